@@ -1,0 +1,195 @@
+"""Every way a request can fail inside the proxy, each with the status and code the contract names.
+
+::
+
+    ProxyError
+    ├── RequestRefused                 nothing was sent upstream, the caller must change something
+    │   ├── BadRequest                 400 bad_request
+    │   ├── Denied                     403 denied_by_rule | origin_not_allowed | client_not_allowed | header_required
+    │   ├── OtherAccount               409 other_account
+    │   ├── BodyTooLarge               413 body_too_large
+    │   ├── TargetTooLong              414 target_too_long
+    │   ├── HostNotAllowed             421 host_not_allowed
+    │   └── HeadersTooLarge            431 headers_too_large
+    ├── Unavailable                    503, with Retry-After
+    │   ├── SessionUnavailable         session_unavailable
+    │   ├── Overloaded                 overloaded
+    │   ├── Draining                   draining
+    │   └── NotRepeatable              not_repeatable
+    └── UpstreamError                  carries `sent`: may any byte of the request have reached CardCash?
+        ├── UpstreamUnreachable        502 upstream_unreachable (never sent)
+        ├── UpstreamReset              502 upstream_reset
+        ├── UpstreamInvalid            502 upstream_invalid
+        └── UpstreamTimeout            504 upstream_timeout
+    CallerGone                         the caller closed its connection: nobody is left to answer
+
+Owns the tree, nothing else; how an error is written to a socket is `server/answers.py`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ProxyError(Exception):
+    """Base of every error that is answered by the proxy itself.
+
+    `str(error)` is one sentence for the caller: it names the cause and what to do and never holds
+    a byte of the request, a token, or a value of a secret.
+    """
+
+    status: ClassVar[int] = 500
+    code: str = "internal_error"
+    #: Error type of RFC 9209, section 2.3, for `Proxy-Status: cardcash-proxy; error=…`.
+    proxy_status: str = "proxy_internal_error"
+    #: Seconds for `Retry-After`; None: the header is left out.
+    retry_after: float | None = None
+
+
+class RequestRefused(ProxyError):
+    """The request was refused before anything was sent upstream."""
+
+    proxy_status = "http_request_error"
+
+
+class BadRequest(RequestRefused):
+    """Malformed or ambiguous HTTP, or a target the proxy does not serve."""
+
+    status = 400
+    code = "bad_request"
+
+
+class Denied(RequestRefused):
+    """A guard said no; `code` says which one."""
+
+    status = 403
+    proxy_status = "http_request_denied"
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+class OtherAccount(RequestRefused):
+    """A caller logs in as a different account than the one the shared session carries."""
+
+    status = 409
+    code = "other_account"
+    proxy_status = "http_request_denied"
+
+
+class BodyTooLarge(RequestRefused):
+    """The request body is larger than `limits.request_body`."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class TargetTooLong(RequestRefused):
+    """The request line is longer than the server reads."""
+
+    status = 414
+    code = "target_too_long"
+
+
+class HostNotAllowed(RequestRefused):
+    """`Host` (or the authority of an absolute-form target) is not in `callers.allowed_hosts`."""
+
+    status = 421
+    code = "host_not_allowed"
+    proxy_status = "http_request_denied"
+
+
+class HeadersTooLarge(RequestRefused):
+    """A header line is too long, or there are too many of them."""
+
+    status = 431
+    code = "headers_too_large"
+
+
+class Unavailable(ProxyError):
+    """The proxy cannot serve the request now; trying again later is right."""
+
+    status = 503
+
+    def __init__(self, sentence: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after
+
+
+class SessionUnavailable(Unavailable):
+    """No usable session, and none can be made now."""
+
+    code = "session_unavailable"
+    proxy_status = "destination_unavailable"
+
+
+class Overloaded(Unavailable):
+    """More requests in flight than `limits.in_flight`, or no upstream connection became free in time."""
+
+    code = "overloaded"
+    proxy_status = "connection_limit_reached"
+
+
+class Draining(Unavailable):
+    """The proxy is shutting down and takes no new requests."""
+
+    code = "draining"
+    proxy_status = "destination_unavailable"
+
+
+class NotRepeatable(Unavailable):
+    """The token was rejected and the body was too large to keep: the caller must send it again."""
+
+    code = "not_repeatable"
+    proxy_status = "http_request_error"
+
+
+class UpstreamError(ProxyError):
+    """The exchange with CardCash failed.
+
+    `sent` is False only when provably no byte of the request left this process; `kind` is the label of
+    `upstream_errors_total`. `proxy_status` is the type of RFC 9209 that fits the kind.
+    """
+
+    status = 502
+
+    def __init__(self, sentence: str, *, kind: str, sent: bool, proxy_status: str | None = None) -> None:
+        super().__init__(sentence)
+        self.kind = kind
+        self.sent = sent
+        if proxy_status is not None:
+            self.proxy_status = proxy_status
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection could be made: DNS, refused, connect time-out, TLS. Nothing was sent."""
+
+    code = "upstream_unreachable"
+    proxy_status = "destination_unavailable"
+
+
+class UpstreamReset(UpstreamError):
+    """The connection ended before the answer was complete."""
+
+    code = "upstream_reset"
+    proxy_status = "connection_terminated"
+
+
+class UpstreamInvalid(UpstreamError):
+    """CardCash's answer was not valid HTTP/1.1."""
+
+    code = "upstream_invalid"
+    proxy_status = "http_protocol_error"
+
+
+class UpstreamTimeout(UpstreamError):
+    """CardCash did not read, answer or go on in `upstream.response_timeout`."""
+
+    status = 504
+    code = "upstream_timeout"
+    proxy_status = "http_response_timeout"
+
+
+class CallerGone(Exception):
+    """The caller closed its connection; what was in flight for it is ended and nothing is answered."""
