@@ -1,0 +1,1 @@
+"""What callers and operators reach: the proxy port, its guards, the request path, and the admin port."""

@@ -1,0 +1,1 @@
+"""What the proxy tells of itself: metrics and log lines. Never a token, a body, or a value of a query."""

@@ -1,0 +1,364 @@
+"""The composition root: builds the parts from the settings, starts them in order, and takes them down in reverse.
+
+The only module that knows all of them. Nothing is decided here but the order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from aiohttp import web
+
+from proxy import __version__
+from proxy.clock import Clock, SystemClock
+from proxy.core.headers import Rewrite
+from proxy.core.routes import Rule
+from proxy.secrets_watch import SecretsWatch
+from proxy.server.accounts import Accounts
+from proxy.server.admin import Admin, Lifecycle
+from proxy.server.bodies import Bodies, ReplayBudget
+from proxy.server.forward import Forwarder, Injected
+from proxy.server.guard import Guard, Policy
+from proxy.server.wire import ProxyServer
+from proxy.session import keeper as session
+from proxy.session.keeper import SessionKeeper
+from proxy.session.login import Credentials, SessionCalls
+from proxy.session.stores.memory import MemoryStore
+from proxy.settings import ListenAddress, Settings
+from proxy.telemetry.logs import log
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.watch import SessionWatch
+from proxy.upstream import Origin, ProxyTunnel, Upstream, tls_context
+
+T = TypeVar("T")
+
+#: Connections that wait to be accepted; the kernel's somaxconn bounds it further.
+BACKLOG = 1024
+#: Seconds given to connections to end after their requests were cancelled at the end of a drain.
+_LAST_SECONDS = 0.5
+
+
+class CannotListen(Exception):
+    """An address of `listen` or `admin.listen` could not be bound; the sentence says which and what to do."""
+
+
+class Proxy:
+    """One running proxy. `async with Proxy(settings) as proxy:` starts it; `await proxy.run()` serves until stopped."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        observer: Callable[[Metrics], session.Observer] = SessionWatch,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._observer = observer
+        self._stopping = asyncio.Event()
+        self._stack = AsyncExitStack()
+        self.life = Lifecycle(eager=settings.session.eager)
+        #: Addresses that are listened on, as people write them.
+        self.addresses: list[str] = []
+        self.admin_addresses: list[str] = []
+
+    async def __aenter__(self) -> Proxy:
+        await self.start()
+        return self
+
+    async def start(self) -> None:
+        """Start, once; a second call is harmless. Raises `CannotListen`, or ValueError for a setting that cannot be used."""
+        if self.life.started:
+            return
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def request_stop(self) -> None:
+        """Ask for a drain and stop; harmless when asked twice."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until `request_stop`, then drain."""
+        await self._stopping.wait()
+        await self._drain()
+
+    async def _start(self) -> None:
+        settings, enter = self._settings, self._stack.enter_async_context
+        began = time.perf_counter()
+        self.metrics = Metrics(__version__)
+        self.secrets = SecretsWatch(settings)
+        origin = Origin.parse(settings.upstream.origin)
+        ssl_context = tls_context(settings.upstream.ca_file) if origin.scheme == "https" else None
+        tunnel = ProxyTunnel.from_environment(origin) if settings.upstream.trust_env else None
+        self.upstream = await enter(
+            _closing(
+                Upstream(
+                    origin,
+                    ssl_context=ssl_context,
+                    connect_timeout=settings.upstream.connect_timeout,
+                    response_timeout=settings.upstream.response_timeout,
+                    max_connections=settings.upstream.max_connections,
+                    idle_timeout=settings.upstream.idle_timeout,
+                    proxy=tunnel,
+                ),
+                Upstream.aclose,
+            )
+        )
+        calls = await enter(
+            _closing(
+                SessionCalls(
+                    self._credentials(),
+                    origin=str(origin),
+                    base_path=settings.upstream.base_path,
+                    user_agent=settings.upstream.user_agent,
+                    clock=self._clock,
+                    ssl_context=ssl_context,
+                    connect_timeout=settings.upstream.connect_timeout,
+                    proxy=_proxy_url(tunnel),
+                    proxy_authorization=tunnel.authorization if tunnel else None,
+                ),
+                SessionCalls.close,
+            )
+        )
+        self.keeper = await enter(
+            _closing(
+                SessionKeeper(
+                    calls,
+                    store=MemoryStore(),
+                    clock=self._clock,
+                    observer=self._observer(self.metrics),
+                    policy=session.Policy(
+                        renew_ahead=settings.session.renew_ahead,
+                        idle_after=settings.session.idle_after,
+                        keepalive_path=settings.session.keepalive_path,
+                    ),
+                ),
+                SessionKeeper.close,
+            )
+        )
+        self.guard = Guard(self._guard_policy())
+        budget = ReplayBudget(settings.limits.replay_total)
+        self._watch_gauges(budget)
+        forwarder = self._forwarder(origin, budget)
+        self.server = ProxyServer(forwarder, forwarder.refuse_unparsed)
+        admin = Admin(
+            version=__version__,
+            origin=str(origin),
+            keeper=self.keeper,
+            upstream=self.upstream,
+            guard=self.guard,
+            metrics=self.metrics,
+            life=self.life,
+            shutdown=self.request_stop,
+        )
+        await enter(self._admin_port(admin.application()))
+        self._listeners = await enter(self._proxy_port())
+        await enter(self.secrets.running(self._secrets_changed))
+        await self.keeper.start(eager=settings.session.eager)
+        self.life.started = True
+        log.info(
+            "started",
+            version=__version__,
+            listen=self.addresses,
+            admin=self.admin_addresses,
+            origin=str(origin),
+            start_ms=round((time.perf_counter() - began) * 1000, 1),
+        )
+
+    def _credentials(self) -> Credentials:
+        login = self._settings.login
+        password = self.secrets.password
+        return Credentials(self.secrets.app_id, login.email, password) if password else Credentials(self.secrets.app_id)
+
+    def _secrets_changed(self) -> None:
+        self.keeper.use_credentials(self._credentials())
+
+    def _guard_policy(self) -> Policy:
+        settings = self._settings
+        callers, header = settings.callers, settings.callers.require_header
+        if callers.allowed_hosts is not None:
+            hosts = frozenset(callers.allowed_hosts)
+        else:
+            hosts = frozenset(address.host.lower() for address in settings.listen if address.host)
+        return Policy(
+            hosts=hosts,
+            origins=frozenset(callers.allowed_origins),
+            networks=callers.allowed_networks,
+            required_name=header.name.lower().encode("ascii") if header else None,
+            required_value=lambda: self.secrets.required_header,
+            rules=tuple(
+                Rule.of(allow=rule.action == "allow", methods=rule.methods, path=rule.path) for rule in settings.rules
+            ),
+            in_flight=settings.limits.in_flight,
+            base_path=settings.upstream.base_path,
+        )
+
+    def _forwarder(self, origin: Origin, budget: ReplayBudget) -> Forwarder:
+        settings = self._settings
+        header = self.guard.policy.required_name
+        host = origin.host_header
+        default_port = {"http": b":80", "https": b":443"}[origin.scheme]
+        plain = f"{origin.scheme}://".encode() + host
+        return Forwarder(
+            guard=self.guard,
+            bodies=Bodies(most=settings.limits.request_body, keep=settings.limits.replay_body, budget=budget),
+            keeper=self.keeper,
+            upstream=self.upstream,
+            injected=Injected(
+                lines=lambda: b"Host: %b\r\nx-cc-app: %b\r\n" % (host, self.keeper.calls.credentials.app_id.encode()),
+                cookie=lambda: self.keeper.calls.credentials.app_id.encode(),
+                user_agent=settings.upstream.user_agent.encode("latin-1"),
+                rewrite=Rewrite((plain.lower(), plain.lower() + default_port)),
+                required_name=header,
+            ),
+            accounts=Accounts(
+                self.keeper,
+                self._clock,
+                configured_email=lambda: settings.login.email if settings.login.configured else None,
+            ),
+            metrics=self.metrics,
+            clock=self._clock,
+        )
+
+    def _watch_gauges(self, budget: ReplayBudget) -> None:
+        keeper = self.keeper
+        guard = self.guard
+        self.metrics.in_flight.set_function(lambda: guard.in_flight)
+        self.metrics.watch(
+            expiry=lambda: keeper.status().expires_wall or 0.0,
+            waiters=lambda: keeper.waiters,
+            replay_bytes=lambda: budget.used,
+            idle=lambda: self.upstream.idle_connections,
+            active=lambda: self.upstream.active_connections,
+            latched=lambda what: float(what in keeper.latched),
+        )
+
+    # Ports
+
+    @asynccontextmanager
+    async def _admin_port(self, application: web.Application) -> AsyncIterator[None]:
+        runner = web.AppRunner(application, access_log=None, handle_signals=False)
+        await runner.setup()
+        assert runner.server is not None  # noqa: S101
+        listeners = []
+        try:
+            for address in self._settings.admin.listen:
+                listeners.append(await _listen(runner.server, address, "admin.listen"))
+                self.admin_addresses += _names(listeners[-1], address)
+            yield
+        finally:
+            for listener in listeners:
+                listener.close()
+            await runner.shutdown()
+            await runner.server.shutdown(_LAST_SECONDS)
+            await runner.cleanup()
+
+    @asynccontextmanager
+    async def _proxy_port(self) -> AsyncIterator[list[asyncio.Server]]:
+        listeners: list[asyncio.Server] = []
+        try:
+            for address in self._settings.listen:
+                listeners.append(await _listen(self.server, address, "listen"))
+                self.addresses += _names(listeners[-1], address)
+            yield listeners
+        finally:
+            for listener in listeners:
+                listener.close()
+            for address in self._settings.listen:
+                if address.kind == "unix":
+                    Path(address.path).unlink(missing_ok=True)  # noqa: ASYNC240  # once, at the very end
+            await self.server.shutdown(_LAST_SECONDS)
+
+    async def _drain(self) -> None:
+        """Stop as CONTRACT `drain.*` says: not ready, delay, no new connections, what is in flight ends."""
+        settings = self._settings.drain
+        self.life.draining = True
+        log.info("draining", delay=settings.delay, timeout=settings.timeout, in_flight=self.guard.in_flight)
+        if settings.delay:
+            await asyncio.sleep(settings.delay)
+        for listener in self._listeners:
+            listener.close()
+        self.guard.draining = self.server.draining = True
+        for connection in self.server.idle_connections():
+            connection.force_close()
+        try:
+            async with asyncio.timeout(settings.timeout):
+                await self.guard.empty()
+        except TimeoutError:
+            log.warning("drain_timeout", in_flight=self.guard.in_flight)
+        log.info("stopped")
+
+
+@asynccontextmanager
+async def _closing(thing: T, close: Callable[[T], Awaitable[None]]) -> AsyncIterator[T]:
+    try:
+        yield thing
+    finally:
+        await close(thing)
+
+
+async def _listen(server: Callable[[], asyncio.BaseProtocol], address: ListenAddress, setting: str) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    try:
+        if address.kind == "tcp":
+            return await loop.create_server(server, address.host, address.port, backlog=BACKLOG)
+        _remove_stale_socket(Path(address.path))
+        # Nobody may connect before the mode is set.
+        before = os.umask(0o117)
+        try:
+            listener = await loop.create_unix_server(server, address.path, backlog=BACKLOG)
+        finally:
+            os.umask(before)
+        Path(address.path).chmod(0o660)  # noqa: ASYNC240  # once, at the start
+        return listener
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            advice = f"something else listens there already; stop it or set {setting} to another address"
+        elif error.errno == errno.EACCES:
+            advice = "this user may not; use a port above 1023 or a folder it may write to"
+        else:
+            advice = os.strerror(error.errno) if error.errno else "the address is not one of this machine"
+        raise CannotListen(f"{setting}: cannot listen on {address}: {advice}") from None
+
+
+def _proxy_url(tunnel: ProxyTunnel | None) -> str | None:
+    if tunnel is None:
+        return None
+    return f"http://[{tunnel.host}]:{tunnel.port}" if ":" in tunnel.host else f"http://{tunnel.host}:{tunnel.port}"
+
+
+def _remove_stale_socket(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            return
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+
+
+def _names(listener: asyncio.Server, address: ListenAddress) -> list[str]:
+    if address.kind == "unix":
+        return [f"unix:{address.path}"]
+    names = []
+    for sock in listener.sockets:
+        host, port = sock.getsockname()[:2]
+        names.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    return names

@@ -1,0 +1,267 @@
+"""The commands; the only reader of argv. Every fault is one clear line on stderr and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from proxy import __version__
+
+if TYPE_CHECKING:
+    from proxy.settings import Settings
+
+OK, FAILED, BAD_USAGE = 0, 1, 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line per fault, without the usage around it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser(sys.argv[1:] if argv is None else argv)
+    options = parser.parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        return OK
+    except BrokenPipeError:
+        # The reader of our output (head, less) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="cardcash-proxy",
+        description="Apps send plain HTTP to this proxy; it adds CardCash's application id and the one shared session.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"cardcash-proxy {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(name: str, text: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(command=command)
+        return sub
+
+    # The flags of all settings are made only for the command that has them: --help of another must not pay for it.
+    wanted = next((word for word in argv if not word.startswith("-")), "")
+    for name, text, command in (
+        ("serve", "run the proxy", _serve),
+        ("check", "validate the configuration and print the effective one, secrets redacted", _check),
+        ("health", "exit 0 when the running proxy is alive, else 1 (for a container HEALTHCHECK)", _health),
+    ):
+        sub = add(name, text, command)
+        sub.add_argument("--config", metavar="FILE", type=Path, help="YAML file (default: $CARDCASH_CONFIG)")
+        if wanted == name:
+            _add_setting_flags(sub, only="admin.listen" if name == "health" else None)
+    demo = add("demo", "simulator and proxy together: try it out, with curl lines to paste", _demo)
+    for flag, default in (("--listen", "8080"), ("--admin-listen", "8081"), ("--simulator-listen", "8090")):
+        demo.add_argument(flag, metavar="HOST:PORT", type=_host_port, default=f"127.0.0.1:{default}")
+    simulate = add("simulate", "the CardCash simulator alone", _simulate)
+    simulate.add_argument("--listen", metavar="HOST:PORT", type=_host_port, default="127.0.0.1:8090")
+    simulate.add_argument("--app-id", metavar="ID", action="append", help="application ids it knows (demo-app-id)")
+    simulate.add_argument("--token-ttl", metavar="SECONDS", type=float, default=1199.0, help="life of a token (1199)")
+    simulate.add_argument(
+        "--refresh-window", metavar="SECONDS", type=float, help="before the end of a token's life (300)"
+    )
+    return parser
+
+
+def _add_setting_flags(parser: argparse.ArgumentParser, *, only: str | None) -> None:
+    from proxy.settings import setting_flags
+
+    group = parser.add_argument_group("settings", "each also as an environment variable, say CARDCASH_UPSTREAM__ORIGIN")
+    for flag in setting_flags():
+        if flag.secret or (only is not None and flag.path != only):
+            continue
+        names = dict.fromkeys((f"--{flag.path}", f"--{flag.path.replace('.', '-')}", "--" + _dashed(flag.path)))
+        group.add_argument(*names, metavar="VALUE", dest=f"setting:{flag.path}", help=flag.help.replace("%", "%%"))
+
+
+def _dashed(path: str) -> str:
+    return path.replace(".", "-").replace("_", "-")
+
+
+def _host_port(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return text
+
+
+def _settings(options: argparse.Namespace) -> Settings | None:
+    """Load the settings; None after the faults were told, one line each."""
+    from proxy.settings import SettingsError, load_settings
+
+    flags = {
+        name.removeprefix("setting:"): value
+        for name, value in vars(options).items()
+        if name.startswith("setting:") and value is not None
+    }
+    try:
+        return load_settings(config=options.config, flags=flags)
+    except SettingsError as error:
+        for fault in error.faults:
+            _complain(fault)
+        return None
+
+
+def _complain(sentence: str) -> None:
+    print(f"cardcash-proxy: {sentence}", file=sys.stderr)
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    """Run in a uvloop event loop."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    return BAD_USAGE if settings is None else _run(_served(settings))
+
+
+async def _served(settings: Settings) -> int:
+    from proxy.app import CannotListen, Proxy
+    from proxy.telemetry import logs
+
+    writer = logs.configure(settings.log.level, settings.log.format)
+    proxy = Proxy(settings)
+    _on_signals(proxy.request_stop)
+    try:
+        async with proxy:
+            await proxy.run()
+    except (CannotListen, ValueError) as error:
+        _complain(str(error))
+        return FAILED
+    finally:
+        writer.drain(1.0)
+    return OK
+
+
+def _on_signals(stop: Callable[[], None]) -> None:
+    """The first SIGTERM or SIGINT drains, the second exits at once."""
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def handle(number: int) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(128 + number)
+        asked = True
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, handle, number)
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    if settings is None:
+        return BAD_USAGE
+    from proxy.settings import describe
+
+    print(describe(settings), end="")
+    return OK
+
+
+def _health(options: argparse.Namespace) -> int:
+    """Ask /healthz of the admin address; nothing but admin.listen of the settings matters here."""
+    import http.client
+    import socket
+
+    from proxy.settings import SettingsError, load_settings
+
+    environ = dict(os.environ)
+    for name in [n for n in environ if n.startswith("CARDCASH_APP_ID")]:
+        del environ[name]
+    environ["CARDCASH_APP_ID"] = "unused"
+    address = getattr(options, "setting:admin.listen")
+    try:
+        settings = load_settings(
+            config=options.config, environ=environ, flags={"admin.listen": address} if address else {}
+        )
+    except SettingsError as error:
+        for fault in error.faults:
+            _complain(fault)
+        return BAD_USAGE
+    listen = settings.admin.listen[0]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104  # compared, not bound
+    connection = http.client.HTTPConnection(host, listen.port, timeout=3)
+    try:
+        if listen.kind == "unix":
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(3)
+            connection.sock.connect(listen.path)
+        connection.request("GET", "/healthz")
+        status = connection.getresponse().status
+    except OSError as error:
+        _complain(f"no proxy answers at {listen}: {error.strerror or error}")
+        return FAILED
+    finally:
+        connection.close()
+    print("ok" if status == 200 else f"not healthy: {status}")
+    return OK if status == 200 else FAILED
+
+
+def _demo(options: argparse.Namespace) -> int:
+    async def work() -> int:
+        from proxy import demo
+        from proxy.telemetry import logs
+
+        logs.configure("error", "console", fd=2)
+        ports = demo.Ports(options.listen, options.admin_listen, options.simulator_listen)
+        return await _until_signal(demo.run(ports, lambda line: print(line, flush=True)))
+
+    return _run(work())
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    async def work() -> int:
+        from proxy.simulator import Simulator, SimulatorSettings
+        from proxy.telemetry import logs
+
+        logs.configure("error", "console", fd=2)
+        window = min(300.0, options.token_ttl / 4) if options.refresh_window is None else options.refresh_window
+        settings = SimulatorSettings(
+            app_ids=tuple(options.app_id or ["demo-app-id"]), token_ttl=options.token_ttl, refresh_window=window
+        )
+        simulator = Simulator(settings)
+        host, _, port = options.listen.rpartition(":")
+        try:
+            await simulator.start(host.strip("[]"), int(port))
+        except OSError as error:
+            _complain(f"--listen: cannot listen on {options.listen}: {error.strerror}")
+            return FAILED
+        print(f"CardCash simulator at {simulator.url}, controls at {simulator.url}/_simulator/", flush=True)
+        print(f"app_id {settings.app_ids[0]}, login {next(iter(settings.accounts.items()))}", flush=True)
+        try:
+            return await _until_signal(asyncio.Event().wait())
+        finally:
+            await simulator.stop()
+
+    return _run(work())
+
+
+async def _until_signal(work: Awaitable[Any]) -> int:
+    """Run `work` until it ends or SIGTERM or SIGINT comes; either is a success."""
+    task = asyncio.ensure_future(work)
+    _on_signals(lambda: task.cancel() and None)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return OK

@@ -1,0 +1,313 @@
+"""Every fact about CardCash's wire, in one place (API.md 2-4).
+
+Owns header names, the shapes of session and login, what a rejected token looks like, where tokens hide in answers, and
+what may be sent twice. Knows no sockets and no clock.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote_to_bytes
+
+from proxy.core.token import usable_lifetime
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+APP_HEADER: Final = b"x-cc-app"
+TOKEN_HEADER: Final = b"authorization"
+LIFETIME_HEADER: Final = b"x-token-exp-seconds"
+SESSION_ID_HEADER: Final = b"x-session-id"
+
+#: API.md 2: what an expired or missing token is answered with; compared trimmed and without case.
+DOCUMENTED_REJECTION: Final = "no authorization token was found"
+#: API.md 3: undocumented, but realistic of the libraries behind such an API.
+REJECTION_VARIANTS: Final = frozenset(
+    {
+        "jwt expired",
+        "jwt malformed",
+        "invalid token",
+        "invalid signature",
+        "jwt not active",
+        "the token has expired",
+        "authorization token expired",
+    }
+)
+#: A rejection is a short envelope; a longer answer is not one (CONTRACT "What a caller sees": at most 64 KiB decoded).
+LONGEST_REJECTION: Final = 64 * 1024
+#: Statuses a rejection can have (API.md 2, 3).
+REJECTION_STATUSES: Final = frozenset({400, 401})
+
+#: JWS compact serialization, RFC 7515, 3.1: three base64url parts; the signature may be empty.
+_JWT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\Z")
+_LONGEST_TOKEN: Final = 8 * 1024
+
+
+class Rejection(Enum):
+    """What a 400 or 401 says about the token it was sent with."""
+
+    NONE = "none"
+    #: The documented wording in CardCash's envelope: refused before anything was processed.
+    DOCUMENTED = "documented"
+    #: A wording nobody documented: surely a rejection, but not surely before anything was processed.
+    VARIANT = "variant"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token found in an answer, with its lifetime in seconds; the value is never shown."""
+
+    value: str = field(repr=False)
+    lifetime: float
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """Something stood where a token stands, and was not one."""
+
+    where: str
+
+
+def is_token_rejection(status: int, body: bytes) -> Rejection:
+    """Judge a decoded answer body by its whole message, never by a substring or the status alone (API.md 3).
+
+    Accepted shapes: CardCash's envelope with `message` as an array (its first element) or a string, other fields or none
+    beside it, a BOM, white space; as variants also a bare JSON string or array, or plain text.
+    """
+    if status not in REJECTION_STATUSES or len(body) > LONGEST_REJECTION:
+        return Rejection.NONE
+    try:
+        text = body.decode("utf-8-sig").strip().strip("\0")
+    except UnicodeDecodeError:
+        return Rejection.NONE
+    try:
+        content: Any = json.loads(text)
+        envelope = isinstance(content, dict)
+    except (ValueError, RecursionError):
+        content, envelope = text, False
+    message = content.get("message") if isinstance(content, dict) else content
+    if isinstance(message, list):
+        message = message[0] if message else None
+    if not isinstance(message, str):
+        return Rejection.NONE
+    wording = message.strip().casefold()
+    if wording == DOCUMENTED_REJECTION:
+        return Rejection.DOCUMENTED if envelope else Rejection.VARIANT
+    return Rejection.VARIANT if wording in REJECTION_VARIANTS else Rejection.NONE
+
+
+def well_formed(text: str) -> str | None:
+    """Return the token in `text`, with or without "Bearer ", or None when it is not a JWT."""
+    text = text.strip()
+    if text[:7].casefold() == "bearer ":
+        text = text[7:].strip()
+    return text if len(text) <= _LONGEST_TOKEN and _JWT.match(text) else None
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    """Read a JWT's claims without verifying them (the key is CardCash's); empty when unreadable."""
+    try:
+        part = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (IndexError, ValueError, RecursionError, binascii.Error):
+        return {}
+    return claims if isinstance(claims, dict) else {}
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str, bytes)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _left_by_claims(token: str, wall: float) -> float | None:
+    exp = _seconds(claims_of(token).get("exp"))
+    return None if exp is None else exp - wall
+
+
+def lifetime_of(token: str, *, header: bytes | None, body: object = None, wall: float) -> float:
+    """Seconds a token just received lives: header, else the body's field, else its `exp`, else the default."""
+    return usable_lifetime(_seconds(header), _seconds(body), _left_by_claims(token, wall))
+
+
+def harvest(headers: RawHeaders, *, cookie: bytes, wall: float) -> Candidate | Malformed | None:
+    """Look for a token in the head of an answer: the header first, the cookie named after the application id second.
+
+    `cookie` is that name, `wall` the Unix time. A malformed value is reported, unless the other place holds a good one.
+    """
+    lifetime: bytes | None = None
+    offered: list[tuple[str, bytes]] = []
+    for name, value in headers:
+        # Lengths first: this runs on every answer, and most headers are neither.
+        size = len(name)
+        if size == 13 and name.lower() == TOKEN_HEADER:
+            offered.insert(0, ("header", value))
+        elif size == 19 and name.lower() == LIFETIME_HEADER:
+            lifetime = value
+        elif size == 10 and name.lower() == b"set-cookie" and (found := _cookie_value(value, cookie)):
+            offered.append(("cookie", found))
+    return _first_well_formed(offered, lifetime, None, wall) if offered else None
+
+
+def _first_well_formed(
+    offered: Iterable[tuple[str, bytes]], lifetime: bytes | None, body_lifetime: object, wall: float
+) -> Candidate | Malformed | None:
+    malformed: Malformed | None = None
+    for where, raw in offered:
+        token = well_formed(raw.decode("latin-1"))
+        if token is not None:
+            return Candidate(token, lifetime_of(token, header=lifetime, body=body_lifetime, wall=wall), where)
+        malformed = malformed or Malformed(where)
+    return malformed
+
+
+def _cookie_value(set_cookie: bytes, wanted: bytes) -> bytes | None:
+    name, found, rest = set_cookie.partition(b"=")
+    if not found:
+        return None
+    name = name.strip()
+    if name != wanted and unquote_to_bytes(name) != wanted:
+        return None
+    return unquote_to_bytes(rest.partition(b";")[0].strip().strip(b'"')) or None
+
+
+def session_token(headers: RawHeaders, body: bytes, *, cookie: bytes, wall: float) -> Candidate | None:
+    """Read the answer of `POST /session` (API.md 2): header, then the body's `access_token`, then the cookie."""
+    content = _json_object(body)
+    found = harvest(headers, cookie=cookie, wall=wall)
+    in_body = content.get("access_token")
+    lifetime = header_value(headers, LIFETIME_HEADER)
+    if isinstance(found, Candidate) and found.where == "header":
+        value = found.value
+    elif isinstance(in_body, str) and (token := well_formed(in_body)) is not None:
+        value = token
+    elif isinstance(found, Candidate):
+        value = found.value
+    else:
+        return None
+    return Candidate(
+        value, lifetime_of(value, header=lifetime, body=content.get("expiresInSeconds"), wall=wall), "session"
+    )
+
+
+def header_value(headers: RawHeaders, name: bytes) -> bytes | None:
+    """Return the first value of `name` (lower case), or None."""
+    for key, value in headers:
+        if len(key) == len(name) and key.lower() == name:
+            return value
+    return None
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class Verdict(Enum):
+    """What a failed session or login call means."""
+
+    #: CardCash said no: the application id or the login is wrong. Trying again could lock the account.
+    REFUSED = "refused"
+    #: Anything else: the edge, an overload, a failure. Trying again later is right.
+    OUTAGE = "outage"
+    #: The session token itself was rejected: a new session, then again.
+    REJECTED = "rejected"
+
+
+def judge_failure(status: int, body: bytes) -> Verdict:
+    """Tell a refusal from an outage, for an answer to a session or login call that brought no token.
+
+    A refusal is a 4xx other than 408 and 429 in CardCash's own envelope and not a token rejection (CONTRACT "Sessions").
+    API.md 6 leaves open whether 401's body is an array, a string or plain text, so short plain text that is not a page
+    counts as well: hammering a login locks the account.
+    """
+    if not 400 <= status < 500 or status in (408, 429):
+        return Verdict.OUTAGE
+    if is_token_rejection(status, body) is not Rejection.NONE:
+        return Verdict.REJECTED
+    text = body[: LONGEST_REJECTION + 1].decode("utf-8", "replace").lstrip("\ufeff").strip()
+    if not text or text.startswith("<") or "<html" in text[:1024].lower():
+        return Verdict.OUTAGE
+    try:
+        content: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return Verdict.REFUSED if len(text) <= 256 and "\n" not in text else Verdict.OUTAGE
+    if isinstance(content, dict):
+        return Verdict.REFUSED if "message" in content or "error" in content else Verdict.OUTAGE
+    return Verdict.REFUSED if isinstance(content, (str, list)) else Verdict.OUTAGE
+
+
+def login_body(email: str, password: str) -> bytes:
+    """Write the body of `POST /customers/login` (API.md 2)."""
+    return json.dumps({"customer": {"email": email, "password": password}}).encode()
+
+
+class AmbiguousLogin(ValueError):
+    """A caller's login whose account cannot be told with certainty."""
+
+
+def login_email(body: bytes, content_type: bytes) -> str:
+    """Read whose login a caller's body is; the password is not looked at.
+
+    Raises `AmbiguousLogin` when it cannot be told: CardCash might then read another account than we do.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise AmbiguousLogin("a key stands twice")
+        return dict(pairs)
+
+    if content_type.partition(b";")[0].strip().lower() == b"application/x-www-form-urlencoded":
+        fields = parse_qs(body.decode("latin-1"), keep_blank_values=True)
+        emails = fields.get("customer[email]", [])
+        if len(emails) != 1:
+            raise AmbiguousLogin("no customer[email]")
+        email: Any = emails[0]
+    else:
+        try:
+            content = json.loads(body.decode("utf-8"), object_pairs_hook=once)
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise AmbiguousLogin("not JSON") from error
+        customer = content.get("customer") if isinstance(content, dict) else None
+        email = customer.get("email") if isinstance(customer, dict) else None
+    if not isinstance(email, str) or not email.strip():
+        raise AmbiguousLogin("no customer.email")
+    return email.strip()
+
+
+def same_account(one: str, other: str) -> bool:
+    """Compare e-mails without case (CONTRACT "What a caller sees")."""
+    return one.strip().casefold() == other.strip().casefold()
+
+
+#: Fields by which some servers let a GET be something else.
+METHOD_OVERRIDES: Final = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
+
+
+def may_repeat(method: str, path: str, *, overridden: bool = False) -> bool:
+    """Say whether a request may be sent twice although the first may have been processed (API.md 4).
+
+    `path` is the normalised path without its version. The safe list: every GET (HEAD is one without the body, RFC 9110,
+    9.3.2), `POST /session`, `POST /carts`; nothing that is `overridden` by one of `METHOD_OVERRIDES`.
+    """
+    if overridden:
+        return False
+    return method in ("GET", "HEAD") or (method == "POST" and path in ("/session", "/carts"))
+
+
+def buys(method: str, path: str) -> bool:
+    """Say whether a request can spend money: anything but a read below `orders` (API.md 4), however it is spelt."""
+    return method not in ("GET", "HEAD", "OPTIONS") and "orders" in path.split("/")

@@ -1,0 +1,224 @@
+"""Header fields on their way through: read once, hop-by-hop and private ones dropped, ours put in.
+
+Bytes in, bytes out: names keep their case, values their bytes, fields their order (RFC 9110, 5.3). Our own fields go in
+*after* the fields that `Connection` names were removed, so that a caller cannot name ours away.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+from proxy.core.dialect import (
+    APP_HEADER,
+    LIFETIME_HEADER,
+    METHOD_OVERRIDES,
+    SESSION_ID_HEADER,
+    TOKEN_HEADER,
+    RawHeaders,
+)
+from proxy.core.errors import BadRequest
+
+#: RFC 9110, 7.6.1, and the older names it lists; framing is written anew on each side.
+_HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+#: Never forwarded up (CONTRACT "What a caller sees"); `Host`, `X-Request-ID` and the framing are replaced by ours.
+_NOT_UP: Final = _HOP_BY_HOP | {
+    TOKEN_HEADER,
+    APP_HEADER,
+    b"cookie",
+    b"cookie2",
+    b"host",
+    b"content-length",
+    b"expect",
+    b"forwarded",
+    b"http2-settings",
+    b"x-request-id",
+}
+_NOT_UP_PREFIXES: Final = (b"proxy-", b"x-forwarded-")
+#: Never handed down; `Connection` and the framing are ours, `X-Request-ID` is replaced by the one sent up.
+_NOT_DOWN: Final = _HOP_BY_HOP | {
+    TOKEN_HEADER,
+    LIFETIME_HEADER,
+    SESSION_ID_HEADER,
+    b"set-cookie",
+    b"set-cookie2",
+    b"content-length",
+    b"x-request-id",
+    b"proxy-authenticate",
+    b"proxy-authentication-info",
+}
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+
+
+@dataclass(slots=True)
+class RequestFields:
+    """What the proxy itself reads of a request head, and the lines that go up."""
+
+    #: Field lines for the upstream, each with its CRLF; names of `Connection` already gone.
+    lines: list[bytes] = field(default_factory=list)
+    host: bytes | None = None
+    origins: list[bytes] = field(default_factory=list)
+    fetch_site: bytes | None = None
+    request_id: str | None = None
+    user_agent: bool = False
+    content_length: int | None = None
+    chunked: bool = False
+    expects_continue: bool = False
+    content_type: bytes = b""
+    #: A field that some servers take for the real method is there.
+    overridden: bool = False
+    #: Values of the header that `callers.require_header` names; it is never forwarded.
+    required: list[bytes] = field(default_factory=list)
+
+
+def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | None = None) -> RequestFields:
+    """Go through a request's fields once (RFC 9112, 6 for the framing).
+
+    `required` is the lower-case name of `callers.require_header`. Raises `BadRequest` for framing that is ambiguous or
+    not understood.
+    """
+    fields = RequestFields()
+    lines = fields.lines
+    nominated = _NOTHING
+    request_ids = 0
+    for name, value in raw:
+        low = name.lower()
+        if low in _NOT_UP:
+            if low == b"host":
+                if fields.host is not None:
+                    raise BadRequest("The request has more than one Host.")
+                fields.host = value
+            elif low == b"content-length":
+                fields.content_length = _length(value, fields.content_length)
+            elif low == b"transfer-encoding":
+                # RFC 9112, 6.1: anything we do not understand must not be guessed at; HTTP/1.0 has no codings.
+                if http_10 or fields.chunked or value.strip().lower() != b"chunked":
+                    raise BadRequest("Transfer-Encoding must be exactly chunked, once, and not in HTTP/1.0.")
+                fields.chunked = True
+            elif low == b"connection":
+                nominated |= _names(value)
+            elif low == b"expect":
+                fields.expects_continue = not http_10 and value.strip().lower() == b"100-continue"
+            elif low == b"x-request-id":
+                request_ids += 1
+                fields.request_id = value.decode("ascii") if _REQUEST_ID.match(value) else None
+            continue
+        if low == required:
+            fields.required.append(value)
+            continue
+        if low.startswith(_NOT_UP_PREFIXES):
+            continue
+        if b"_" in low and _looks_private(low):
+            continue
+        if low == b"user-agent":
+            if not value:
+                continue
+            fields.user_agent = True
+        elif low == b"origin":
+            fields.origins.append(value)
+        elif low == b"sec-fetch-site":
+            fields.fetch_site = value
+        elif low == b"content-type":
+            fields.content_type = value
+        elif low in METHOD_OVERRIDES:
+            fields.overridden = True
+        lines.append(b"%b: %b\r\n" % (name, value))
+    if fields.chunked and fields.content_length is not None:
+        raise BadRequest("Content-Length and Transfer-Encoding cannot stand together.")
+    if request_ids > 1:
+        fields.request_id = None
+    if nominated:
+        fields.lines = _without(lines, nominated)
+        fields.user_agent = fields.user_agent and b"user-agent" not in nominated
+    return fields
+
+
+def _length(value: bytes, before: int | None) -> int:
+    # RFC 9110, 8.6: 1*DIGIT; a list of equal values would be legal, but nobody honest sends one.
+    if before is not None or not value.isdigit() or len(value) > 18:
+        raise BadRequest("Content-Length must be one plain number.")
+    return int(value)
+
+
+def _names(connection: bytes) -> frozenset[bytes]:
+    names = {name for part in connection.lower().split(b",") if (name := part.strip())}
+    return frozenset(names - {b"close", b"keep-alive"})
+
+
+def _without(lines: list[bytes], nominated: frozenset[bytes]) -> list[bytes]:
+    return [line for line in lines if line.partition(b":")[0].lower() not in nominated]
+
+
+def _looks_private(low: bytes) -> bool:
+    """Catch `X_CC_APP`: servers that map fields to variables cannot tell `_` from `-`."""
+    dashed = low.replace(b"_", b"-")
+    return dashed in _NOT_UP or dashed.startswith(_NOT_UP_PREFIXES)
+
+
+def for_upstream(fields: RequestFields, *, method: str, target: str, injected: bytes, user_agent: bytes) -> bytes:
+    """Write the request head up to, not including, `Authorization` and the empty line.
+
+    `injected` holds the fields that are the same for every request (Host, x-cc-app), as lines; `user_agent` is sent when
+    the caller sent none (CardCash answers 401 without one).
+    """
+    parts = [b"%b %b HTTP/1.1\r\n" % (method.encode("ascii"), target.encode("ascii")), injected]
+    parts += fields.lines
+    if not fields.user_agent:
+        parts.append(b"User-Agent: %b\r\n" % user_agent)
+    if fields.content_length is not None:
+        parts.append(b"Content-Length: %d\r\n" % fields.content_length)
+    elif fields.chunked:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """How `Location` at the upstream's origin becomes one at the proxy's: `origins` are the upstream's, lower case."""
+
+    origins: tuple[bytes, ...]
+
+
+def for_client(headers: RawHeaders, *, request_id: bytes, host: bytes | None, rewrite: Rewrite) -> list[bytes]:
+    """Write the field lines of an answer for the caller, without the framing and without the empty line.
+
+    `host` is the caller's `Host`: a `Location` at the upstream's own origin leads back through it.
+    """
+    lines: list[bytes] = []
+    nominated = _NOTHING
+    for name, value in headers:
+        low = name.lower()
+        if low in _NOT_DOWN:
+            if low == b"connection":
+                nominated |= _names(value)
+            continue
+        if low == b"location":
+            value = _location(value, host, rewrite)  # noqa: PLW2901  # the one value that changes on its way
+        lines.append(b"%b: %b\r\n" % (name, value))
+    if nominated:
+        lines = _without(lines, nominated)
+    lines.append(b"X-Request-ID: %b\r\n" % request_id)
+    return lines
+
+
+def _location(value: bytes, host: bytes | None, rewrite: Rewrite) -> bytes:
+    low = value.lower()
+    for origin in rewrite.origins:
+        rest = value[len(origin) :]
+        if low.startswith(origin) and rest[:1] in (b"", b"/", b"?", b"#"):
+            if host is not None:
+                return b"http://" + host + rest
+            return rest if rest.startswith(b"/") else b"/" + rest
+    return value

@@ -1,0 +1,122 @@
+"""Request targets and hosts, judged byte for byte (RFC 9112, 3.2; RFC 3986, 3.2.2). Nothing here changes a target."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.core.errors import BadRequest
+
+#: The IANA method registry (RFC 9110, 16.1.1 and later), less CONNECT and PRI, which are no requests of an application.
+METHODS: Final = frozenset(
+    [
+        "ACL",
+        "BASELINE-CONTROL",
+        "BIND",
+        "CHECKIN",
+        "CHECKOUT",
+        "COPY",
+        "DELETE",
+        "GET",
+        "HEAD",
+        "LABEL",
+        "LINK",
+        "LOCK",
+        "MERGE",
+        "MKACTIVITY",
+        "MKCALENDAR",
+        "MKCOL",
+        "MKREDIRECTREF",
+        "MKWORKSPACE",
+        "MOVE",
+        "OPTIONS",
+        "ORDERPATCH",
+        "PATCH",
+        "POST",
+        "PROPFIND",
+        "PROPPATCH",
+        "PUT",
+        "QUERY",
+        "REBIND",
+        "REPORT",
+        "SEARCH",
+        "TRACE",
+        "UNBIND",
+        "UNCHECKOUT",
+        "UNLINK",
+        "UNLOCK",
+        "UPDATE",
+        "UPDATEREDIRECTREF",
+        "VERSION-CONTROL",
+    ]
+)
+_ABSOLUTE: Final = re.compile(r"https?://([^/?#]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
+_VISIBLE: Final = re.compile(r"[!-~]+\Z")
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::([0-9]{0,5}))?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request line asks for: an origin-form target (or `*`), and the authority of an absolute-form one."""
+
+    text: str
+    authority: str | None = None
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.text.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        """The query, without the question mark."""
+        return self.text.partition("?")[2]
+
+
+def parse_target(method: str, target: str, version: tuple[int, int]) -> Target:
+    """Accept origin-form, absolute-form and `OPTIONS *`; raise `BadRequest` for everything else."""
+    if method not in METHODS:
+        raise BadRequest("The request method is not one that is forwarded.")
+    if version not in ((1, 1), (1, 0)):
+        raise BadRequest("The HTTP version is not 1.0 or 1.1.")
+    if not _VISIBLE.match(target) or "#" in target:
+        raise BadRequest("The request target has a fragment or a character that may not stand there.")
+    if target.startswith("/"):
+        return Target(target)
+    if target == "*":
+        if method != "OPTIONS":
+            raise BadRequest("The request target * is for OPTIONS only.")
+        return Target(target)
+    found = _ABSOLUTE.match(target)
+    if found is None or "@" in found[1] or not found[1]:
+        raise BadRequest("The request target is neither a path nor a plain http URL.")
+    rest = found[2]
+    if method == "OPTIONS" and not rest:
+        return Target("*", found[1])  # RFC 9112, 3.2.4
+    return Target(rest if rest.startswith("/") else "/" + rest, found[1])
+
+
+def host_name(authority: str) -> str:
+    """Return the host of `host[:port]` in lower case, brackets gone; raise `BadRequest` when it is not valid."""
+    found = _HOST.match(authority)
+    if found is None or (found[2] and int(found[2]) > 65535):
+        raise BadRequest("The Host of the request is not valid.")
+    host = found[1].lower()
+    if host.startswith("["):
+        try:
+            return str(ipaddress.IPv6Address(host[1:-1]))
+        except ValueError:
+            raise BadRequest("The Host of the request is not valid.") from None
+    return host.rstrip(".") or host
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host name or address literal is this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

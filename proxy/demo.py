@@ -1,0 +1,183 @@
+"""`cardcash-proxy demo`: simulator and proxy in one process, and the life of a session told as it happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+
+from proxy.app import CannotListen, Proxy
+from proxy.settings import Settings, load_settings
+from proxy.simulator import Simulator, SimulatorSettings
+from proxy.tasks import Tasks
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.watch import SessionWatch
+
+#: Short enough that a whole life fits into a minute; the in-band refresh begins before the proxy's own renewal would.
+TOKEN_TTL: Final = 20.0
+REFRESH_WINDOW: Final = 8.0
+#: Seconds between two revocations of all tokens, the way CardCash might do it without a word.
+REVOKE_EVERY: Final = 25.0
+#: Seconds between two calls of the demo's own little app.
+CALL_EVERY: Final = 1.0
+APP_ID: Final = "demo-app-id"
+EMAIL: Final = "partner@example.com"
+PASSWORD: Final = "demo-password"  # noqa: S105  # of the simulator
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the demo listens; 0 for any free port."""
+
+    listen: str = "127.0.0.1:8080"
+    admin: str = "127.0.0.1:8081"
+    simulator: str = "127.0.0.1:8090"
+
+
+class Story:
+    """Prints what happens, with the seconds since the start."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._began = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self._tell(f"[{time.monotonic() - self._began:5.1f} s] {text}")
+
+    def simulator(self, event: str, fields: Mapping[str, object]) -> None:
+        """Tell what CardCash (the simulator) saw."""
+        texts = {
+            "session_created": "CardCash: a session was made, its token lives {expires_in} s",
+            "login": "CardCash: the session was logged in as {email}",
+            "token_refreshed": "CardCash: handed out a new token inside the answer to {method} {path}",
+            "token_rejected": "CardCash: rejected the token of {method} {path} ({cause}) with its 400",
+            "order_placed": "CardCash: order {order_id} was placed, once",
+        }
+        if event in texts:
+            with contextlib.suppress(KeyError):
+                self.say(texts[event].format(**fields))
+
+
+class _Watch(SessionWatch):
+    """Metrics as always, and a line for people instead of a log line."""
+
+    def __init__(self, metrics: Metrics, story: Story) -> None:
+        super().__init__(metrics)
+        self._story = story
+
+    def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
+        super().renewal(reason, result, fields)
+        why = {"start": "at start", "rejected": "the token was rejected", "window": "its time was running out"}
+        outcome = "done" if result == "ok" else f"{result}: {fields.get('sentence', '')}"
+        self._story.say(f"proxy:    renewed the session ({why.get(reason, reason)}): {outcome}")
+
+    def harvest(self, result: str) -> None:
+        super().harvest(result)
+        if result == "adopted":
+            self._story.say("proxy:    harvested that token; no extra call was needed")
+
+
+async def run(ports: Ports, tell: Callable[[str], None]) -> None:
+    """Run until cancelled; `tell` prints a line."""
+    story = Story(tell)
+    simulator = Simulator(
+        SimulatorSettings(
+            app_ids=(APP_ID,), accounts={EMAIL: PASSWORD}, token_ttl=TOKEN_TTL, refresh_window=REFRESH_WINDOW
+        )
+    )
+    simulator.on_event = story.simulator
+    host, _, port = ports.simulator.rpartition(":")
+    try:
+        await simulator.start(host or "127.0.0.1", int(port))
+    except OSError:
+        await simulator.start("127.0.0.1", 0)
+    tasks = Tasks()
+    try:
+        proxy = await _started(ports, simulator.url, story)
+        async with proxy:
+            base, admin = f"http://{proxy.addresses[0]}", f"http://{proxy.admin_addresses[0]}"
+            tell(_paste(base, admin, simulator.url))
+            tasks.spawn(_little_app(base, story), name="demo-app")
+            tasks.spawn(_revoke_now_and_then(simulator, story), name="demo-revoke")
+            await proxy.run()
+    finally:
+        await tasks.close()
+        await simulator.stop()
+
+
+async def _started(ports: Ports, origin: str, story: Story) -> Proxy:
+    """Start on the ports that were asked for; on free ones when those are taken."""
+    for listen, admin in ((ports.listen, ports.admin), ("127.0.0.1:0", "127.0.0.1:0")):
+        proxy = Proxy(_settings(listen, admin, origin), observer=lambda metrics: _Watch(metrics, story))
+        try:
+            await proxy.start()
+        except CannotListen as taken:
+            story.say(f"{taken}; using a free port")
+            continue
+        return proxy
+    raise CannotListen("no free port on 127.0.0.1")
+
+
+def _settings(listen: str, admin: str, origin: str) -> Settings:
+    return load_settings(
+        environ={
+            "CARDCASH_APP_ID": APP_ID,
+            "CARDCASH_LOGIN__EMAIL": EMAIL,
+            "CARDCASH_LOGIN__PASSWORD": PASSWORD,
+            "CARDCASH_UPSTREAM__ORIGIN": origin,
+            "CARDCASH_LISTEN": listen,
+            "CARDCASH_ADMIN__LISTEN": admin,
+        }
+    )
+
+
+async def _little_app(base: str, story: Story) -> None:
+    """Be an internal app that calls all the time and knows nothing of sessions."""
+    served = 0
+    async with aiohttp.ClientSession(base) as client:
+        while True:
+            await asyncio.sleep(CALL_EVERY)
+            async with client.get("/carts") as answer:
+                await answer.read()
+                served += 1
+                if "session-renewed" in answer.headers.get("Proxy-Status", ""):
+                    story.say(f"proxy:    repeated GET /carts with the new token; the app saw {answer.status}")
+                elif answer.status != 200:
+                    story.say(f"app:      GET /carts was answered {answer.status}")
+            if served % 20 == 0:
+                story.say(f"app:      {served} calls so far, none of them saw an expiry")
+
+
+async def _revoke_now_and_then(simulator: Simulator, story: Story) -> None:
+    while True:
+        await asyncio.sleep(REVOKE_EVERY)
+        story.say("demo:     all tokens are revoked now, without a word to the proxy")
+        simulator.revoke_all()
+
+
+def _paste(base: str, admin: str, simulator: str) -> str:
+    order = (
+        '{"cards":[{"merchantId":MERCHANT,"faceValue":25,"type":"ecode","quantity":1}],'
+        '"payment":{"method":"DRAWDOWN_ACCOUNT"},"shippingDetails":{}}'
+    )
+    return f"""
+cardcash-proxy demo: an internal app talks plain HTTP to {base}, CardCash is simulated at {simulator}.
+Paste these into another terminal; no token, no application id, no login:
+
+  curl -s {base}/merchants/buy | head -c 300
+  curl -s -X POST {base}/carts -H 'Content-Type: application/json' -d '{{"action":"buy"}}'
+  curl -s -X POST '{base}/orders?checkout=condensed' -H 'Content-Type: application/json' -d '{order}'
+  curl -s {base}/orders/buy | head -c 300
+  curl -s {base}/wallets
+  curl -s -X POST {simulator}/_simulator/revoke -d '{{}}'    # revoke every token; the next call still works
+  curl -si {base}/carts | head -20                           # ... and says so: session-renewed
+  curl -s {admin}/status
+
+What happens, as it happens (Ctrl-C ends it):
+"""

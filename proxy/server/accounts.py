@@ -1,0 +1,127 @@
+"""The two calls of a caller that the proxy answers for CardCash: `POST /session` and `POST /customers/login`.
+
+A legacy client that still does the dance keeps working and never sees the token (CONTRACT "What a caller sees").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import orjson
+
+from proxy.clock import Clock
+from proxy.core.dialect import AmbiguousLogin, Candidate, Malformed, login_email, same_account
+from proxy.core.errors import BadRequest, OtherAccount, SessionUnavailable
+from proxy.core.headers import RequestFields
+from proxy.core.token import Token, Windows
+from proxy.server.answers import send_json
+from proxy.server.bodies import Body
+from proxy.server.record import Record
+from proxy.server.wire import Exchange
+from proxy.session.keeper import SessionKeeper
+
+
+class Accounts:
+    """Answers session and login calls from the shared session. `configured_email` is None without `login`."""
+
+    def __init__(self, keeper: SessionKeeper, clock: Clock, *, configured_email: Callable[[], str | None]) -> None:
+        self._keeper = keeper
+        self._clock = clock
+        self._configured_email = configured_email
+        self._session_id = str(uuid.uuid4())
+        # Guards the account of the shared session: callers' logins are handled one at a time, so that the first wins.
+        # Held over the one login call on purpose.
+        self._one_login = asyncio.Lock()
+
+    async def answer_session(self, exchange: Exchange, record: Record) -> None:
+        """Answer `POST /session` in CardCash's shape, with a placeholder and the real remaining lifetime."""
+        seconds = self._remaining(await self._keeper.token())
+        placeholder = self._placeholder(seconds)
+        body = {
+            "access_token": placeholder,
+            "expiresInSeconds": seconds,
+            "sessionId": self._session_id,
+            "renderAssets": True,
+        }
+        lines = [*_token_lines(placeholder, seconds), b"x-session-id: %b\r\n" % self._session_id.encode()]
+        self._send(exchange, record, body, lines)
+
+    @asynccontextmanager
+    async def login(
+        self, exchange: Exchange, body: Body, fields: RequestFields, record: Record
+    ) -> AsyncIterator[str | None]:
+        """Handle a caller's login: yields None when it was answered here, else the e-mail it is to be forwarded as.
+
+        Raises `BadRequest` when the account cannot be told, `OtherAccount` when it is not the shared session's.
+        """
+        email = self._email(body, fields)
+        configured = self._configured_email()
+        if configured is not None:
+            self._refuse_other(email, configured)
+            token = await self._keeper.token()
+            if token.identity is None:
+                raise SessionUnavailable(
+                    "CardCash refused the proxy's own login; check login.email and login.password.", retry_after=30
+                )
+            self._answer_login(exchange, record, email, token)
+            yield None
+            return
+        async with self._one_login:
+            token = await self._keeper.token()
+            if token.identity is None:
+                yield email
+                return
+            self._refuse_other(email, token.identity)
+        self._answer_login(exchange, record, email, token)
+        yield None
+
+    def logged_in(self, found: Candidate | Malformed | None, email: str, sent_with: Token) -> None:
+        """Adopt the token of a caller's accepted login; without one the session itself was logged in."""
+        if not isinstance(found, Candidate):
+            if found is not None:
+                self._keeper.offer(found, sent_with=sent_with)
+            found = Candidate(sent_with.value, float(self._remaining(sent_with)), "login")
+        self._keeper.offer(found, sent_with=sent_with, login_as=email)
+
+    def _email(self, body: Body, fields: RequestFields) -> str:
+        if not body.kept:
+            raise BadRequest("The login is too large to be one.")
+        try:
+            return login_email(body.data, fields.content_type)
+        except AmbiguousLogin:
+            raise BadRequest('The login has no customer.email that can be read; send {"customer": {…}}.') from None
+
+    def _refuse_other(self, email: str, held: str) -> None:
+        if not same_account(email, held):
+            raise OtherAccount(
+                "The shared session carries another account; one proxy serves one account, run a second one."
+            )
+
+    def _answer_login(self, exchange: Exchange, record: Record, email: str, token: Token) -> None:
+        seconds = self._remaining(token)
+        self._send(exchange, record, {"customer": {"email": email}}, _token_lines(self._placeholder(seconds), seconds))
+
+    def _send(self, exchange: Exchange, record: Record, body: object, lines: list[bytes]) -> None:
+        if not exchange.body_at_end():
+            exchange.close_after()
+        record.status = 200
+        send_json(exchange, 200, body, lines, request_id=record.request_id)
+
+    def _remaining(self, token: Token) -> int:
+        left = Windows.of(token, 0).expires_at - self._clock.now().steady
+        return max(1, int(left))
+
+    def _placeholder(self, seconds: int) -> str:
+        """Make something that a client may take for a JWT, and that is worth nothing anywhere."""
+        now = int(self._clock.now().wall)
+        claims = {"iss": "cardcash-proxy", "iat": now, "exp": now + seconds}
+        parts = (orjson.dumps({"alg": "none", "typ": "JWT"}), orjson.dumps(claims), b"placeholder")
+        return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+
+def _token_lines(placeholder: str, seconds: int) -> list[bytes]:
+    return [b"authorization: %b\r\n" % placeholder.encode(), b"x-token-exp-seconds: %d\r\n" % seconds]

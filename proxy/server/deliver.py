@@ -1,0 +1,142 @@
+"""An answer on its way down: looked into when it could be a rejection, scrubbed, streamed; broken ones stay broken."""
+
+from __future__ import annotations
+
+from proxy.core.errors import CallerGone, ProxyError, UpstreamError
+from proxy.core.headers import Rewrite, for_client
+from proxy.server.answers import NAME, connection_line
+from proxy.server.record import Record
+from proxy.server.wire import Exchange
+from proxy.upstream import Response
+
+
+class Answer:
+    """A response of the upstream and what has been read of its body to look into it."""
+
+    __slots__ = ("_failure", "_response", "details", "headers", "peeked", "status")
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers = response.headers
+        self.peeked: list[bytes] = []
+        #: Values for `Proxy-Status: …; details=`.
+        self.details: list[bytes] = []
+        self._failure: UpstreamError | None = None
+
+    @property
+    def response(self) -> Response:
+        """The response itself."""
+        return self._response
+
+    @property
+    def complete(self) -> bool:
+        """Say whether all of the body is here."""
+        return self._failure is None and self._response.complete
+
+    async def peek(self, most: int) -> bytes | None:
+        """Read the whole body if it is at most `most` bytes; None when it is longer, or ends before its time.
+
+        Nothing is lost: what was read, and how it failed, is delivered later.
+        """
+        response = self._response
+        if response.content_length is not None and response.content_length > most:
+            return None
+        size = 0
+        try:
+            while piece := await response.read():
+                self.peeked.append(piece)
+                size += len(piece)
+                if size > most:
+                    return None
+        except UpstreamError as failure:
+            self._failure = failure
+            return None
+        return b"".join(self.peeked)
+
+    async def read(self) -> bytes:
+        """Return the next piece not yet handed down, b"" at the end."""
+        if self.peeked:
+            return self.peeked.pop(0)
+        if self._failure is not None:
+            raise self._failure
+        return await self._response.read()
+
+    def take(self) -> list[bytes]:
+        """Return everything that is here without waiting."""
+        pieces, self.peeked = self.peeked, []
+        return pieces if self._failure is not None else pieces + self._response.take()
+
+    def close(self) -> None:
+        """Discard what is left."""
+        self._response.close()
+
+
+async def deliver(
+    exchange: Exchange, answer: Answer, record: Record, *, request_id: str, host: bytes | None, rewrite: Rewrite
+) -> None:
+    """Hand an answer down: one write when all of it is here, else piece by piece with back-pressure.
+
+    Raises the upstream's error after the connection was broken for the caller to see, `CallerGone` when it left.
+    """
+    response = answer.response
+    try:
+        complete = answer.complete
+        pieces = answer.take() if response.has_body else []
+        chunked = False
+        framing = b""
+        if response.content_length is not None:
+            if answer.status != 204:
+                framing = b"Content-Length: %d\r\n" % response.content_length
+        elif response.has_body:
+            if not exchange.http_10:
+                chunked, framing = True, b"Transfer-Encoding: chunked\r\n"
+            elif complete:
+                framing = b"Content-Length: %d\r\n" % sum(map(len, pieces))
+            else:
+                exchange.close_after()
+        if not exchange.body_at_end():
+            exchange.close_after()
+        lines = for_client(answer.headers, request_id=request_id.encode("ascii"), host=host, rewrite=rewrite)
+        details = b", ".join(b'%b; details="%b"' % (NAME, detail) for detail in answer.details)
+        if details:
+            lines.append(b"Proxy-Status: %b\r\n" % details)
+        head = b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (
+            answer.status,
+            response.reason,
+            b"".join(lines),
+            framing,
+            connection_line(exchange),
+        )
+        record.status = answer.status
+        parts = [head]
+        for piece in pieces:
+            parts += (b"%x\r\n" % len(piece), piece, b"\r\n") if chunked else (piece,)
+        if complete or not response.has_body:
+            if chunked:
+                parts.append(b"0\r\n\r\n")
+            exchange.send(b"".join(parts))
+            return
+        exchange.send(b"".join(parts))
+        await _stream(exchange, answer, chunked=chunked)
+    except CallerGone:
+        exchange.abort()
+        raise
+    except ProxyError:
+        # The head is out: only a broken connection tells the caller that the rest is missing.
+        exchange.abort()
+        raise
+    finally:
+        answer.close()
+
+
+async def _stream(exchange: Exchange, answer: Answer, *, chunked: bool) -> None:
+    while True:
+        await exchange.drained()
+        piece = await answer.read()
+        if not piece:
+            break
+        exchange.send(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+    if chunked:
+        exchange.send(b"0\r\n\r\n")
+    await exchange.drained()

@@ -1,0 +1,280 @@
+"""The request path, readable top to bottom.
+
+caller → guard → keep the body if small → token → headers → send → harvest → (400/401 only) peek and recognise a rejected
+token → renew and send once more → scrub → stream back. Decisions are `core/retry.py`'s; this file only carries them out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.clock import Clock
+from proxy.core import dialect
+from proxy.core.coding import decode
+from proxy.core.dialect import Rejection
+from proxy.core.errors import CallerGone, NotRepeatable, ProxyError, UpstreamError
+from proxy.core.headers import RequestFields, Rewrite, for_upstream, read_request
+from proxy.core.retry import AfterFailure, AfterRejection, RoutePauses, after_failure, after_rejection
+from proxy.core.token import Token
+from proxy.server.accounts import Accounts
+from proxy.server.answers import send_error
+from proxy.server.bodies import Bodies, Body
+from proxy.server.deliver import Answer, deliver
+from proxy.server.guard import Admitted, Guard
+from proxy.server.record import Record, new_request_id
+from proxy.server.wire import Exchange
+from proxy.session.keeper import SessionKeeper
+from proxy.telemetry.logs import describe, log
+from proxy.telemetry.metrics import Metrics
+from proxy.upstream import Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """What every request upstream carries; asked anew for each, because secrets rotate."""
+
+    #: Host and x-cc-app as header lines.
+    lines: Callable[[], bytes]
+    #: The application id, which is also the name of the cookie that may hold a token.
+    cookie: Callable[[], bytes]
+    user_agent: bytes
+    rewrite: Rewrite
+    required_name: bytes | None = None
+
+
+@dataclass(slots=True)
+class Ask:
+    """One caller's request, ready to be sent: everything but the token."""
+
+    method: str
+    way: Admitted
+    fields: RequestFields
+    head: bytes
+    body: Body
+    record: Record
+    #: The e-mail of a caller's own login, whose answer's token carries that account.
+    login_as: str | None = None
+
+    @property
+    def buys(self) -> bool:
+        """Say whether sending it twice could buy twice."""
+        return dialect.buys(self.method, self.way.route.path)
+
+    @property
+    def repeatable(self) -> bool:
+        """Say whether it may be sent twice even though it may have been processed."""
+        return dialect.may_repeat(self.method, self.way.route.path, overridden=self.fields.overridden)
+
+
+class Forwarder:
+    """Answers every request on the proxy port. One instance serves all connections of one event loop."""
+
+    def __init__(
+        self,
+        *,
+        guard: Guard,
+        bodies: Bodies,
+        keeper: SessionKeeper,
+        upstream: Upstream,
+        injected: Injected,
+        accounts: Accounts,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self.guard = guard
+        self._bodies = bodies
+        self._keeper = keeper
+        self._upstream = upstream
+        self._injected = injected
+        self._accounts = accounts
+        self._metrics = metrics
+        self._clock = clock
+        self._pauses = RoutePauses()
+
+    async def __call__(self, exchange: Exchange) -> Exchange:
+        """Serve one request and write its record, whatever happens."""
+        record = Record(exchange.method, exchange.peer)
+        self.guard.enter()
+        try:
+            await self._serve(exchange, record)
+        except ProxyError as error:
+            self._refused(exchange, error, record)
+        except CallerGone:
+            exchange.abort()
+        except asyncio.CancelledError:
+            # The caller left, or the drain ran out of time; the upstream connection was ended on the way here.
+            exchange.abort()
+            raise
+        except Exception as error:  # the last line of defence: a bug answers 500 and hurts nobody else
+            log.error("bug", request_id=record.request_id, **describe(error))
+            self._refused(exchange, ProxyError("The proxy failed; its log says where."), record)
+        finally:
+            self.guard.leave()
+            record.close(self._metrics)
+        return exchange
+
+    async def _serve(self, exchange: Exchange, record: Record) -> None:
+        fields = read_request(exchange.raw_headers, http_10=exchange.http_10, required=self._injected.required_name)
+        if fields.chunked:
+            # aiohttp's parser would take a trailer for a header of the next request (AIOHTTP.md 1, 1).
+            exchange.close_after()
+        record.request_id = fields.request_id or new_request_id()
+        way = self.guard.admit(exchange, fields)
+        record.route, record.query = way.route.template, way.query
+        if exchange.method == "POST" and way.route.is_session:
+            await self._accounts.answer_session(exchange, record)
+            return
+        body = await self._bodies.take(exchange, fields)
+        try:
+            ask = self._ask(exchange, way, fields, body, record)
+            if exchange.method == "POST" and way.route.is_login:
+                async with self._accounts.login(exchange, ask.body, fields, record) as login_as:
+                    if login_as is None:
+                        return
+                    ask.login_as = login_as
+                    answer = await self._answer(ask)
+            else:
+                answer = await self._answer(ask)
+        finally:
+            body.release()
+        await deliver(
+            exchange, answer, record, request_id=record.request_id, host=fields.host, rewrite=self._injected.rewrite
+        )
+
+    def _ask(self, exchange: Exchange, way: Admitted, fields: RequestFields, body: Body, record: Record) -> Ask:
+        head = for_upstream(
+            fields,
+            method=exchange.method,
+            target=way.target,
+            injected=b"%bX-Request-ID: %b\r\n" % (self._injected.lines(), record.request_id.encode("ascii")),
+            user_agent=self._injected.user_agent,
+        )
+        return Ask(exchange.method, way, fields, head, body, record)
+
+    async def _answer(self, ask: Ask) -> Answer:
+        """Get the answer to hand down: send, and once more where that is right."""
+        rejections = 0
+        while True:
+            token = await self._keeper.token(patient=not ask.body.kept or ask.buys)
+            answer = await self._attempt(ask, token)
+            if answer is None:
+                continue
+            kind = await self._rejection(ask, answer)
+            if kind is Rejection.NONE:
+                self._pauses.accepted(ask.way.route.key)
+                if rejections:
+                    self._metrics.retries.labels("accepted").inc()
+                return self._annotated(answer, ask, renewed=rejections > 0)
+            rejections += 1
+            try:
+                again = await self._renewed(ask, kind, rejections, token)
+            except BaseException:
+                answer.close()
+                raise
+            if not again:
+                return self._annotated(answer, ask, renewed=rejections > 1)
+            answer.close()
+
+    async def _attempt(self, ask: Ask, token: Token) -> Answer | None:
+        """Send once; None when nothing was lost and it is to be sent again."""
+        record = ask.record
+        record.attempts += 1
+        started = time.perf_counter()
+        try:
+            response = await self._upstream.send(
+                method=ask.method,
+                head=b"%bAuthorization: %b\r\n\r\n" % (ask.head, token.bearer),
+                body=ask.body.content(),
+                chunked=ask.body.chunked,
+                repeatable=ask.repeatable,
+            )
+        except UpstreamError as error:
+            self._metrics.upstream_errors.labels(error.kind).inc()
+            decision = after_failure(
+                error, attempts=record.attempts, repeatable=ask.repeatable, body_kept=ask.body.can_be_sent
+            )
+            if decision is AfterFailure.REPEAT:
+                return None
+            raise
+        finally:
+            record.upstream_seconds = time.perf_counter() - started
+        self._harvest(response.headers, response.status, ask, token)
+        return Answer(response)
+
+    def _harvest(self, headers: dialect.RawHeaders, status: int, ask: Ask, token: Token) -> None:
+        wall = self._clock.now().wall
+        found = dialect.harvest(headers, cookie=self._injected.cookie(), wall=wall)
+        if ask.login_as is not None and 200 <= status < 300:
+            self._accounts.logged_in(found, ask.login_as, token)
+        elif found is not None:
+            self._keeper.offer(found, sent_with=token)
+
+    async def _rejection(self, ask: Ask, answer: Answer) -> Rejection:
+        """Judge a 400 or 401 by its decoded body; what was read of it is kept for the caller."""
+        if answer.status not in dialect.REJECTION_STATUSES:
+            return Rejection.NONE
+        if ask.method == "HEAD":
+            # No body to read: it counts as a rejection, under the same pause (CONTRACT "Sessions").
+            return Rejection.DOCUMENTED if answer.status == 400 else Rejection.NONE
+        raw = await answer.peek(dialect.LONGEST_REJECTION)
+        if raw is None:
+            return Rejection.NONE
+        coding = b",".join(value for name, value in answer.headers if name.lower() == b"content-encoding")
+        body = decode(raw, coding, limit=dialect.LONGEST_REJECTION)
+        return Rejection.NONE if body is None else dialect.is_token_rejection(answer.status, body)
+
+    async def _renewed(self, ask: Ask, kind: Rejection, rejections: int, token: Token) -> bool:
+        """After a rejection: renew if that is right; True when the request is to be sent once more."""
+        key = ask.way.route.key
+        decision = after_rejection(kind, rejections=rejections, buys=ask.buys, body_kept=ask.body.can_be_sent)
+        if decision is AfterRejection.DELIVER:
+            self._metrics.retries.labels("rejected").inc()
+            self._pauses.rejected_again(key, self._clock.now().steady)
+            return False
+        if self._pauses.paused(key, self._clock.now().steady) and self._keeper.held is token:
+            return False
+        renewed = await self._keeper.renew(rejected=token)
+        if renewed.value == token.value:
+            self._metrics.retries.labels("same_token").inc()
+            self._pauses.rejected_again(key, self._clock.now().steady)
+            return False
+        ask.record.renewed = True
+        if decision is AfterRejection.RENEW_AND_REFUSE:
+            self._metrics.retries.labels("not_repeatable").inc()
+            raise NotRepeatable(
+                "The session had ended and the request body was too large to keep; the session has been renewed and "
+                "nothing was processed: send the request again."
+            )
+        return decision is AfterRejection.RENEW_AND_REPEAT
+
+    def _annotated(self, answer: Answer, ask: Ask, *, renewed: bool) -> Answer:
+        if renewed:
+            answer.details.append(b"session-renewed")
+        if "login" in self._keeper.latched:
+            answer.details.append(b"login-refused")
+        ask.record.renewed = ask.record.renewed or renewed
+        return answer
+
+    def _refused(self, exchange: Exchange, error: ProxyError, record: Record) -> None:
+        """Answer with an error, or end a connection whose answer has begun."""
+        record.code = error.code
+        record.request_id = record.request_id or new_request_id()
+        if exchange.head_sent:
+            exchange.abort()
+            return
+        record.status = error.status
+        try:
+            send_error(exchange, error, request_id=record.request_id)
+        except CallerGone:
+            exchange.abort()
+
+    def refuse_unparsed(self, exchange: Exchange, error: ProxyError, cause: BaseException | None) -> None:
+        """Answer what never became a request; `cause` is logged by its type only."""
+        record = Record("", exchange.peer)
+        if error.status >= 500 and cause is not None:
+            log.error("bug", **describe(cause))
+        self._refused(exchange, error, record)
+        record.close(self._metrics)

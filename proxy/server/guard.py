@@ -1,0 +1,175 @@
+"""Who may call, and what: hosts, networks, origins, the required header, rules, the in-flight limit.
+
+Owns the order of the checks; each refusal is an error of `core/errors.py`, answered and counted in one place. Callers are
+not authenticated, so these checks are all that stands between a web page in somebody's browser and the shared session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from proxy.core.errors import BadRequest, Denied, Draining, HostNotAllowed, Overloaded
+from proxy.core.headers import RequestFields
+from proxy.core.routes import Route, Rule, allowed, classify, upstream_target
+from proxy.core.target import Target, host_name, is_loopback, parse_target
+from proxy.server.wire import Exchange
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+#: Answers that were right once are remembered by the bytes they were given for; bounded, since callers choose the bytes.
+_MOST_REMEMBERED: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The settings `callers.*`, `rules` and `limits.in_flight`.
+
+    `hosts` and `origins` are lower case; a host `*.example.com` allows all below it. `networks` None: loopback only.
+    `required_value` is asked each time, because the file it may come from changes.
+    """
+
+    hosts: frozenset[str] = frozenset()
+    origins: frozenset[str] = frozenset()
+    networks: tuple[Network, ...] | None = None
+    required_name: bytes | None = None
+    required_value: Callable[[], str] = str
+    rules: tuple[Rule, ...] = ()
+    in_flight: int = 1000
+    base_path: str = "/v3"
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that may go on: its target at the upstream, and what that means."""
+
+    target: str
+    route: Route
+    query: str
+
+
+class Guard:
+    """Checks every request before anything is read of its body, sent upstream, or asked of the session."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.in_flight = 0
+        self.draining = False
+        self._good_hosts: set[tuple[bytes, str | None]] = set()
+        self._good_peers: set[str] = set()
+        self._emptied = asyncio.Event()
+
+    def enter(self) -> None:
+        """Count a request in."""
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        """Count a request out."""
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._emptied.set()
+
+    async def empty(self) -> None:
+        """Wait until no request is in flight."""
+        while self.in_flight:
+            self._emptied.clear()
+            await self._emptied.wait()
+
+    def check_caller(self, peer: str | None) -> None:
+        """Refuse a client address outside `callers.allowed_networks`; a unix socket is guarded by its file mode."""
+        if peer is None or peer in self._good_peers:
+            return
+        address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(peer.partition("%")[0])
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        networks = self.policy.networks
+        if networks is None:
+            good = address.is_loopback
+        else:
+            good = any(address in network for network in networks)
+        if not good:
+            raise Denied("client_not_allowed", "This client address is not in callers.allowed_networks.")
+        _remember(self._good_peers, peer)
+
+    def check_host(self, host: bytes | None, local: str | None, *, http_10: bool) -> None:
+        """Refuse a Host nobody allowed: it is what a DNS-rebinding page in a browser would send."""
+        if host is None:
+            if http_10:
+                return  # no browser sends HTTP/1.0
+            raise BadRequest("The request has no Host.")
+        if (host, local) in self._good_hosts:
+            return
+        name = host_name(host.decode("latin-1"))
+        if not self._host_allowed(name, local):
+            raise HostNotAllowed("This Host is not in callers.allowed_hosts; a page may not call the proxy by it.")
+        _remember(self._good_hosts, (host, local))
+
+    def check_origin(self, fields: RequestFields) -> None:
+        """Refuse what a browser sends for a page of another site, unless `callers.allowed_origins` has its origin.
+
+        Origin: RFC 6454; Sec-Fetch-Site: Fetch Metadata, which also marks requests without an Origin.
+        """
+        for origin in fields.origins:
+            if origin.decode("latin-1").lower() not in self.policy.origins and not _same_origin(origin, fields.host):
+                raise Denied("origin_not_allowed", "This browser origin is not in callers.allowed_origins.")
+        site = fields.fetch_site
+        if site is not None and not fields.origins and site.strip().lower() not in (b"none", b"same-origin"):
+            raise Denied("origin_not_allowed", "Cross-site requests of browsers are not served.")
+
+    def admit(self, exchange: Exchange, fields: RequestFields) -> Admitted:
+        """Make all checks in order; returns the request's way upstream. Raises the refusal."""
+        policy = self.policy
+        target = parse_target(exchange.method, exchange.target, exchange.version)
+        self.check_caller(exchange.peer)
+        self.check_host(fields.host, exchange.local, http_10=exchange.http_10)
+        if target.authority is not None:
+            self._check_authority(target, exchange.local)
+        if fields.origins or fields.fetch_site is not None:
+            self.check_origin(fields)
+        if policy.required_name is not None:
+            self._check_required(fields.required)
+        text = upstream_target(target.text, policy.base_path)
+        path, _, query = text.partition("?")
+        route = classify(path, policy.base_path)
+        if policy.rules and not allowed(policy.rules, exchange.method, route):
+            raise Denied("denied_by_rule", "A rule of this proxy does not allow this method and path.")
+        if self.draining:
+            raise Draining("The proxy is stopping; nothing was sent, try again.", retry_after=1)
+        if self.in_flight > policy.in_flight:
+            raise Overloaded("More requests are in flight than limits.in_flight; nothing was sent, try again.")
+        return Admitted(text, route, query)
+
+    def _check_authority(self, target: Target, local: str | None) -> None:
+        assert target.authority is not None  # noqa: S101
+        if not self._host_allowed(host_name(target.authority), local):
+            raise HostNotAllowed("The authority of the request target is not in callers.allowed_hosts.")
+
+    def _host_allowed(self, name: str, local: str | None) -> bool:
+        hosts = self.policy.hosts
+        if is_loopback(name) or name in hosts or name == local:
+            return True
+        parent = name
+        while "." in parent:
+            parent = parent.partition(".")[2]
+            if f"*.{parent}" in hosts:
+                return True
+        return False
+
+    def _check_required(self, values: Sequence[bytes]) -> None:
+        wanted = self.policy.required_value().encode()
+        if len(values) != 1 or not hmac.compare_digest(values[0].strip(), wanted):
+            raise Denied("header_required", "The header of callers.require_header is missing or wrong.")
+
+
+def _same_origin(origin: bytes, host: bytes | None) -> bool:
+    return host is not None and origin.lower() == b"http://" + host.lower()
+
+
+def _remember(good: set[Any], what: object) -> None:
+    if len(good) >= _MOST_REMEMBERED:
+        good.clear()
+    good.add(what)

@@ -1,0 +1,84 @@
+"""What is known of one request, for its log line and its metrics; nothing that could be a secret."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import Any, Final
+
+from proxy.core.routes import OTHER
+from proxy.core.target import METHODS
+from proxy.telemetry.logs import log
+from proxy.telemetry.metrics import Metrics
+
+#: A key that looks like a name; anything else in a query could be a value in the wrong place.
+_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]-]{0,39}\Z")
+_MOST_KEYS: Final = 16
+
+
+class Record:
+    """Filled while the request is served, written once at its end."""
+
+    __slots__ = (
+        "attempts",
+        "client",
+        "code",
+        "method",
+        "query",
+        "renewed",
+        "request_id",
+        "route",
+        "started",
+        "status",
+        "upstream_seconds",
+    )
+
+    def __init__(self, method: str, client: str | None) -> None:
+        self.started = time.perf_counter()
+        self.method = method if method in METHODS else OTHER
+        self.client = client
+        self.request_id = ""
+        self.route = OTHER
+        self.query = ""
+        self.status = 0
+        self.code: str | None = None
+        self.attempts = 0
+        self.renewed = False
+        self.upstream_seconds: float | None = None
+
+    def close(self, metrics: Metrics) -> None:
+        """Count the request and write its line; status 499 stands for a caller that left before its answer."""
+        seconds = time.perf_counter() - self.started
+        status = self.status or 499
+        metrics.answered(self.method, self.route, status, seconds, self.upstream_seconds)
+        if self.code is not None:
+            metrics.errors.labels(self.code).inc()
+        fields: dict[str, Any] = {
+            "request_id": self.request_id,
+            "method": self.method,
+            "route": self.route,
+            "status": status,
+            "duration_ms": round(seconds * 1000, 2),
+            "upstream_ms": None if self.upstream_seconds is None else round(self.upstream_seconds * 1000, 2),
+            "attempts": self.attempts,
+            "client": self.client or "unix",
+        }
+        if self.query:
+            fields["query"] = query_keys(self.query)
+        if self.code is not None:
+            fields["code"] = self.code
+        if self.renewed:
+            fields["renewed"] = True
+        log.info("request", **fields)
+
+
+def query_keys(query: str) -> list[str]:
+    """List the keys of a query; what does not look like a name becomes "?"."""
+    keys = (part.partition("=")[0] if "=" in part else "?" for part in query.split("&", _MOST_KEYS)[:_MOST_KEYS])
+    return [key if _KEY.match(key) else "?" for key in keys]
+
+
+def new_request_id() -> str:
+    """Make an id for a request whose caller gave none."""
+    return secrets.token_hex(16)

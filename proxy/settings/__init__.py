@@ -1,0 +1,41 @@
+"""The frozen settings of the proxy, from file, environment and flags; all faults at once.
+
+model: names, types, defaults · parsing, network, guards: text to values · secret: holding and reading secrets ·
+catalogue: the list of all settings · sources: file, environment, flags · loading: the way to Settings ·
+describe: the way back to text. Knows nothing of the rest of the proxy.
+"""
+
+from proxy.settings.catalogue import FlagInfo, flag_name, variable_name
+from proxy.settings.describe import describe, setting_flags
+from proxy.settings.guards import RequiredHeader, Rule
+from proxy.settings.loading import SettingsError, load_settings
+from proxy.settings.model import Admin, Callers, Drain, Limits, Log, Login, Session, Settings, Upstream
+from proxy.settings.network import ListenAddress, Network
+from proxy.settings.secret import REDACTED, Secret, SecretFileError, read_secret_file
+
+__all__ = [
+    "REDACTED",
+    "Admin",
+    "Callers",
+    "Drain",
+    "FlagInfo",
+    "Limits",
+    "ListenAddress",
+    "Log",
+    "Login",
+    "Network",
+    "RequiredHeader",
+    "Rule",
+    "Secret",
+    "SecretFileError",
+    "Session",
+    "Settings",
+    "SettingsError",
+    "Upstream",
+    "describe",
+    "flag_name",
+    "load_settings",
+    "read_secret_file",
+    "setting_flags",
+    "variable_name",
+]

@@ -1,0 +1,177 @@
+"""Owns the two settings with a small language of their own: `rules` and `callers.require_header`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, cast
+
+from proxy.settings.parsing import Bad, as_text, did_you_mean, each, json_value, shown
+from proxy.settings.secret import Secret, SecretFileError, has_control_characters, read_secret_file
+
+#: RFC 9110 5.6.2
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+#: The IANA registry (RFC 9110 16.1.1): a rule for any other method would silently match nothing.
+_REGISTERED: Final = """
+    ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK MERGE MKACTIVITY
+    MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH POST PRI PROPFIND PROPPATCH PUT QUERY
+    REBIND REPORT SEARCH TRACE UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF VERSION-CONTROL
+"""
+METHODS: Final = frozenset(_REGISTERED.split())
+
+Action = Literal["allow", "deny"]
+_ACTIONS: Final = ("allow", "deny")
+_EXAMPLE: Final = "write {deny: /path/**, methods: [GET]} or {allow: …}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of `rules`: what to do with requests of these methods (none named: any) to paths of this glob."""
+
+    action: Action
+    methods: tuple[str, ...] = ()
+    path: str = "/**"
+
+
+@dataclass(frozen=True, slots=True)
+class RequiredHeader:
+    """A header every caller must send; `file` is where the value was read from, to be read again."""
+
+    name: str
+    value: Secret
+    file: Path | None = None
+
+    def read_again(self) -> RequiredHeader:
+        """Return it with the file's content of now; raise ValueError, without the content, when it cannot be used."""
+        return self if self.file is None else required_header(f"{self.name}: file:{self.file}")
+
+
+def rules(value: object) -> tuple[Rule, ...]:
+    """Parse the ordered list of rules; from text it is JSON."""
+    if isinstance(value, str):
+        if not value.strip():
+            return ()
+        if value.lstrip()[0] in "[{":
+            value = json_value(value)
+    return each(rule, value if isinstance(value, list | tuple) else [value])
+
+
+def rule(value: object) -> Rule:
+    """Parse one rule: a mapping with `action`, `allow` or `deny`, or a text like `deny GET,POST /v3/wallets/**`."""
+    if isinstance(value, Rule):
+        return value
+    if isinstance(value, str):
+        return _rule_of_text(value)
+    if not isinstance(value, Mapping):
+        raise Bad(f"is not a rule; {_EXAMPLE}")
+    given = {str(key): part for key, part in value.items()}
+    unknown = [key for key in given if key not in {"action", "methods", "path", *_ACTIONS}]
+    if unknown:
+        raise Bad(*(f"{shown(k)} is not known in a rule{did_you_mean(k, _RULE_KEYS)}" for k in unknown))
+    chosen = [key for key in ("action", *_ACTIONS) if key in given]
+    if len(chosen) != 1:
+        raise Bad(f"must have exactly one of allow and deny; {_EXAMPLE}")
+    key = chosen[0]
+    subject = given.pop(key)
+    if key == "action":
+        return _rule(as_text(subject).lower(), given)
+    if isinstance(subject, Mapping):
+        if given:
+            raise Bad(f"methods and path stand either inside {key} or beside it, not both; {_EXAMPLE}")
+        return _rule(key, {str(k): part for k, part in subject.items()})
+    if subject is None or subject is True:
+        return _rule(key, given)
+    if subject is False:
+        raise Bad(f"{key}: false says nothing; {_EXAMPLE}")
+    if "path" in given:
+        raise Bad(f"names two paths, one after {key} and one after path; {_EXAMPLE}")
+    return _rule(key, {**given, "path": subject})
+
+
+_RULE_KEYS: Final = ("action", "allow", "deny", "methods", "path")
+
+
+def _rule(action: str, parts: Mapping[str, object]) -> Rule:
+    unknown = [key for key in parts if key not in {"methods", "path"}]
+    if unknown:
+        raise Bad(*(f"{shown(k)} is not known in a rule{did_you_mean(k, ('methods', 'path'))}" for k in unknown))
+    if action not in _ACTIONS:
+        raise Bad(f"{shown(action)} is neither allow nor deny")
+    return Rule(cast("Action", action), _methods(parts.get("methods")), _glob(parts.get("path")))
+
+
+def _rule_of_text(text: str) -> Rule:
+    action, _, rest = text.strip().partition(" ")
+    if action.lower() not in _ACTIONS:
+        raise Bad(f"{shown(text)} does not begin with allow or deny; write it like: deny GET,POST /v3/wallets/**")
+    # The path begins with the first word that has a slash, and may hold blanks: globs match decoded paths.
+    path = re.search(r"(?<!\S)[^\s/]*/.*", rest)
+    methods = rest[: path.start()] if path else rest
+    return _rule(action.lower(), {"methods": methods.strip() or None, "path": path[0] if path else None})
+
+
+def _methods(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    names = value if isinstance(value, list | tuple) else re.split(r"[,\s]+", as_text(value))
+    methods = [as_text(name).upper() for name in names]
+    methods = [name for name in methods if name]
+    if "*" in methods:
+        return ()
+    for name in methods:
+        if name not in METHODS:
+            raise Bad(f"{shown(name)} is not an HTTP method{did_you_mean(name, sorted(METHODS))}")
+    if not methods:
+        raise Bad("has an empty list of methods, which would match nothing; leave methods out to match any")
+    return tuple(dict.fromkeys(methods))
+
+
+def _glob(value: object) -> str:
+    if value is None:
+        return "/**"
+    text = as_text(value)
+    if text in {"", "*"}:
+        return "/**"
+    if has_control_characters(text):
+        raise Bad(f"the path {shown(text)} has control characters")
+    # Without its slash a glob would match nothing, and what a deny should have denied would pass.
+    return text if text.startswith(("/", "*")) else f"/{text}"
+
+
+def required_header(value: object) -> RequiredHeader:
+    """Parse `Name: value`, `Name: /file` or `Name: file:name`.
+
+    Neither value nor file name is ever repeated: a value that begins with "/" by chance is taken for a file's name,
+    and a fault must not print it.
+    """
+    if isinstance(value, RequiredHeader):
+        return value
+    if isinstance(value, bool | list | tuple | Mapping):
+        raise Bad('must be one text; write it in quotes: "Name: value"')
+    name, separator, rest = as_text(value).partition(":")
+    rest = rest.strip()
+    if not separator or not rest:
+        raise Bad('must be a header and its value; write it in quotes: "Name: value" or "Name: /path/of/a/file"')
+    if not _TOKEN.fullmatch(name):
+        raise Bad('the part before the colon is not a header name; write "Name: value" with a name such as X-Proxy-Key')
+    if rest.startswith(("/", "file:")):
+        file = Path(re.sub(r"^file:(?://(?=/))?", "", rest))
+        try:
+            secret = read_secret_file(file)
+        except SecretFileError as error:
+            raise Bad(
+                f'the file named after the colon {error.reason} (what begins with "/" or "file:" is the name of a file)'
+            ) from None
+        if not _is_header_value(secret.reveal()):
+            raise Bad("the file named after the colon holds more than visible ASCII and blanks")
+        return RequiredHeader(name, secret, file)
+    if not _is_header_value(rest):
+        raise Bad("the value after the colon holds more than visible ASCII and blanks")
+    return RequiredHeader(name, Secret(rest))
+
+
+def _is_header_value(text: str) -> bool:
+    return re.fullmatch(r"[!-~](?:[ -~]*[!-~])?", text) is not None

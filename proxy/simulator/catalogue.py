@@ -1,0 +1,99 @@
+"""The merchants, their inventory and the lists made of them (API.md 5), the same for the same seed.
+
+Owns what is for sale and how much of it is left. The lists are serialised once: 330 kB an answer is no work.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+_FIRST = (
+    "Café", "Señor", "Crème", "Über", "Zoë’s", "Façade", "Smörgås", "Jalapeño", "Øresund", "Chloé", "Łódź", "東京",
+    "Maple", "Harbor", "Summit", "Golden", "Urban", "Copper", "Willow", "Northern", "Blue", "Lucky", "Prairie",
+)  # fmt: skip
+_SECOND = (
+    "Outfitters", "Kitchen", "Électronique", "Cinema", "Bäckerei", "Pharmacy", "Sports", "Books", "Taquería", "Home",
+    "Toys", "Shoes", "Garden", "Travel", "Beauté", "Pets", "Grill", "Market", "Optik", "Hardware", "Spa", "Games",
+)  # fmt: skip
+_FACE_VALUES = (10, 15, 20, 25, 50, 75, 100, 150, 200, 250)
+_TYPES = ("ecode", "physical", "newEcodeB2B", "newEcodeAsPre")
+
+
+def dumps(value: object) -> bytes:
+    """Serialise as CardCash does: compact, names in UTF-8 rather than escaped."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class Catalogue:
+    """`count` merchants with ids from 1 up, each with two to five face values and `quantity` cards of each."""
+
+    def __init__(self, seed: int, count: int, quantity: int) -> None:
+        chance = random.Random(seed)
+        self.merchants: dict[int, dict[str, Any]] = {}
+        self._offers: dict[int, list[dict[str, Any]]] = {}
+        for number in range(1, count + 1):
+            self._add(number, chance, quantity)
+        self.buy = dumps({"buyMerchants": list(self.merchants.values())})
+        rows = [self._sell_row(merchant, chance) for merchant in self.merchants.values()]
+        self.sell = dumps({"sellMerchants": rows})
+        self.bulk = dumps([{"id": m["id"], "name": m["name"], "image": m["image"]} for m in self.merchants.values()])
+
+    def _add(self, number: int, chance: random.Random, quantity: int) -> None:
+        name = f"{chance.choice(_FIRST)} {chance.choice(_SECOND)}"
+        faces = sorted(chance.sample(_FACE_VALUES, chance.randint(2, 5)))
+        offers = [self._offer(number, index, face, chance, quantity) for index, face in enumerate(faces)]
+        self._offers[number] = offers
+        best = max(offer["percentOff"] for offer in offers)
+        self.merchants[number] = {
+            "id": number,
+            "name": name,
+            "image": f"https://images.example.com/merchants/{number:04d}/card-front.png",
+            "upToPercentage": best,
+            "cardsFound": sum(offer["qty"] for offer in offers),
+            "faceValueRange": {"min": faces[0], "max": faces[-1]},
+            "buyMessage": f"Save up to {best} % at {name}.",
+            "description": f"Gift cards of {name}, a merchant that does not exist anywhere, "
+            "good in every store and on the web, in one go or in several.",
+            "cardTypes": sorted({offer["type"] for offer in offers}),
+            "isActive": True,
+        }
+
+    @staticmethod
+    def _offer(number: int, index: int, face: int, chance: random.Random, quantity: int) -> dict[str, Any]:
+        percent = chance.randint(2, 40) / 2
+        return {
+            "id": number * 10 + index,
+            "faceValue": face,
+            "percentOff": percent,
+            "cost": round(face * (100 - percent) / 100, 2),
+            "qty": quantity,
+            "type": "ecode" if index == 0 else chance.choice(_TYPES),
+            "isNew": index % 2 == 0,
+            "isLowRisk": True,
+            "tooltipMessages": [],
+        }
+
+    @staticmethod
+    def _sell_row(merchant: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+        return {
+            "id": merchant["id"],
+            "name": merchant["name"],
+            "image": merchant["image"],
+            "cashPercentage": chance.randint(100, 180) / 2,
+            "acceptsEcode": True,
+        }
+
+    def offer(self, merchant_id: object, face_value: object) -> dict[str, Any] | None:
+        """Return the offer of that face value (live: `qty` is what is left), or None."""
+        offers = self._offers.get(merchant_id, []) if isinstance(merchant_id, int) else []
+        return next((offer for offer in offers if offer["faceValue"] == face_value), None)
+
+    def inventory(self, merchant_id: int) -> dict[str, Any] | None:
+        """Answer GET /merchants/:id/inventory/bulk, or None for an unknown merchant."""
+        merchant = self.merchants.get(merchant_id)
+        if merchant is None:
+            return None
+        head = {name: merchant[name] for name in ("id", "image", "buyMessage", "description")}
+        return {**head, "inventory": self._offers[merchant_id]}

@@ -1,0 +1,189 @@
+"""Log lines: one JSON object each on stdout (CONTRACT "Logs"), written without ever blocking the event loop.
+
+Lines carry only what the caller of `log` gives them; nothing here formats a request, a header or an exception's text,
+because those are where tokens and card numbers hide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import select
+import sys
+import time
+from collections import deque
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+import orjson
+import structlog
+
+#: Bytes kept while stdout does not take them; then new lines are dropped and counted.
+_MOST_BUFFERED: Final = 1024 * 1024
+#: Seconds between a line and its write: many lines share one system call.
+_FLUSH_AFTER: Final = 0.02
+#: POSIX: a pipe that polls writable takes this much without blocking (PIPE_BUF on Linux).
+_SURE_WRITE: Final = 4096
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+#: Keys whose values never reach a line, whoever logs them.
+_SECRET_KEYS: Final = frozenset(
+    ("authorization", "cookie", "set-cookie", "x-cc-app", "app_id", "token", "access_token", "bearer", "password")
+    + ("secret", "card", "number", "pin", "ccv", "cvv", "body")
+)
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class NonBlockingWriter:
+    """A binary stream over a file descriptor that never waits for its reader.
+
+    Written to from the event loop's thread. While the reader (a full pipe, a stopped terminal) takes nothing, up to
+    1 MiB is kept; then lines are dropped, counted, and the count is written as a line of its own when there is room again.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lines: deque[bytes] = deque()
+        self._bytes = 0
+        self.dropped = 0
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def write(self, line: bytes) -> int:
+        """Take a whole line; never blocks."""
+        if self._bytes + len(line) > _MOST_BUFFERED:
+            self.dropped += 1
+            return len(line)
+        self._lines.append(line)
+        self._bytes += len(line)
+        if self._timer is None:
+            self._schedule()
+        return len(line)
+
+    def flush(self) -> None:
+        """Do nothing: structlog flushes after every line, and lines are written in batches."""
+
+    def _schedule(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.drain(0.0)
+        else:
+            self._timer = loop.call_later(_FLUSH_AFTER, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.drain(0.0)
+        if self._lines:
+            self._schedule()
+
+    def drain(self, seconds: float) -> None:
+        """Write what is kept, waiting for the reader at most `seconds` in all."""
+        end = time.monotonic() + seconds
+        while self._lines:
+            wait = max(0.0, end - time.monotonic())
+            ready = self._poll.poll(wait * 1000)
+            if not ready or not ready[0][1] & select.POLLOUT:
+                if ready:  # the reader is gone: nobody will ever read these
+                    self._lines.clear()
+                    self._bytes = 0
+                return
+            if self.dropped and self._bytes < _MOST_BUFFERED // 2:
+                note, self.dropped = self.dropped, 0
+                self._lines.append(_line("log_lines_dropped", lines=note))
+                self._bytes += len(self._lines[-1])
+            self._write_some()
+
+    def _write_some(self) -> None:
+        batch = bytearray()
+        while self._lines and len(batch) < _SURE_WRITE:
+            batch += self._lines.popleft()
+        rest = bytes(batch[_SURE_WRITE:])
+        try:
+            done = os.write(self._fd, batch[:_SURE_WRITE])
+        except OSError:
+            self._lines.clear()
+            self._bytes = 0
+            return
+        rest = bytes(batch[done:_SURE_WRITE]) + rest
+        self._bytes -= done
+        if rest:
+            self._lines.appendleft(rest)
+
+
+def _line(event: str, **fields: Any) -> bytes:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return orjson.dumps({"event": event, "level": "warning", "timestamp": now, **fields}) + b"\n"
+
+
+def _redacted(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key in event.keys() & _SECRET_KEYS:
+        event[key] = "********"
+    return event
+
+
+def configure(level: str, fmt: str | None, *, fd: int = 1) -> NonBlockingWriter:
+    """Send all logging, structlog's and the standard library's, to `fd`; returns the writer for a last `drain`.
+
+    `fmt` is json or console; None: console on a terminal, else json.
+    """
+    writer = NonBlockingWriter(fd)
+    threshold = _LEVELS[level]
+    console = fmt == "console" or (fmt is None and os.isatty(fd))
+    renderer: Any
+    if console:
+        pretty = structlog.dev.ConsoleRenderer(colors=os.isatty(fd))
+
+        def renderer(logger: Any, name: str, event: MutableMapping[str, Any]) -> bytes:
+            return pretty(logger, name, event).encode("utf-8", "replace")
+    else:
+        renderer = structlog.processors.JSONRenderer(serializer=lambda event, **_: orjson.dumps(event, default=repr))
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _redacted,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.BytesLoggerFactory(file=writer),  # type: ignore[arg-type]
+        cache_logger_on_first_use=True,
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [_Bridge()]
+    root.setLevel(max(threshold, logging.WARNING))
+    return writer
+
+
+class _Bridge(logging.Handler):
+    """Standard library records as our lines, without their arguments: libraries put raw request bytes there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, Any] = {"logger": record.name, "message": str(record.msg)[:200]}
+        if record.exc_info and record.exc_info[1] is not None:
+            fields |= describe(record.exc_info[1])
+        level = min(40, max(10, record.levelno // 10 * 10))
+        log.log(level, "library", **fields)
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """Describe an unexpected exception without its text: its types, and where it was raised."""
+    types: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(types) < 5:
+        types.append(type(current).__name__)
+        current = current.__cause__ or current.__context__
+    where = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        where.append(f"{code.co_filename.rpartition('/')[2]}:{traceback.tb_lineno} {code.co_name}")
+        traceback = traceback.tb_next
+    return {"error": types[0], "caused_by": types[1:], "where": where[-8:]}
+
+
+def complain(sentence: str) -> None:
+    """Tell a person at the command line, on stderr."""
+    sys.stderr.write(sentence + "\n")

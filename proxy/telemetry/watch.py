@@ -1,0 +1,37 @@
+"""What happens to the session, as log lines and metrics. Stands behind `session.keeper.Observer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from proxy.telemetry.logs import log
+from proxy.telemetry.metrics import Metrics
+
+_WORTH_A_WARNING = frozenset({"failed", "refused", "login_refused", "same_token"})
+
+
+class SessionWatch:
+    """Counts and logs; never raises, never waits."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
+        """Tell of a renewal that ended."""
+        self._metrics.renewals.labels(reason, result).inc()
+        write = log.warning if result in _WORTH_A_WARNING else log.info
+        write("session_renewal", reason=reason, result=result, **fields)
+
+    def harvest(self, result: str) -> None:
+        """Tell of a token seen in an answer."""
+        self._metrics.harvests.labels(result).inc()
+        log.debug("session_harvest", result=result)
+
+    def identity_lost(self) -> None:
+        """Tell that the login of a caller is gone."""
+        self._metrics.identity_lost.inc()
+        log.warning("session_identity_lost", advice="the caller must log in again; requests go on anonymously")
+
+    def store(self, operation: str, result: str) -> None:
+        """Tell of a use of the store."""
+        self._metrics.store_operations.labels(operation, result).inc()

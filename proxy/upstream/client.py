@@ -1,0 +1,162 @@
+"""`Upstream`: one request to the one origin, one answer, and certainty about what was sent.
+
+Owns the order of an attempt. It never sends anything a second time: what to do after a failure is decided by
+`core.retry`, which needs to know one thing from here: `sent`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from math import inf
+
+from proxy.tasks import Tasks
+from proxy.upstream.connection import Connection
+from proxy.upstream.dial import dial
+from proxy.upstream.origin import Origin
+from proxy.upstream.pool import Pool
+from proxy.upstream.response import Response
+from proxy.upstream.tunnel import ProxyTunnel
+from proxy.upstream.upload import SMALL, check_framing, framed, upload
+
+# A request that must not be repeated does not ride on a connection idle for longer: keep-alive time-outs of
+# servers start at 2 s (gunicorn), and a FIN on its way cannot be seen from here.
+YOUNG = 2.0
+# How long a stopped body iterator may take to notice.
+_SETTLE = 1.0
+
+
+class Upstream:
+    """A client of one origin; safe for any number of concurrent tasks of one event loop."""
+
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        ssl_context: ssl.SSLContext | None,
+        connect_timeout: float = 5.0,
+        response_timeout: float = 120.0,
+        max_connections: int = 100,
+        idle_timeout: float = 30.0,
+        proxy: ProxyTunnel | None = None,
+        max_head: int = 64 * 1024,
+    ) -> None:
+        if (origin.scheme == "https") is not (ssl_context is not None):
+            raise ValueError("an https origin needs a TLS context, and only an https origin")
+        self._origin = origin
+        self._ssl_context = ssl_context
+        self._connect_timeout = connect_timeout
+        self._response_timeout = response_timeout
+        self._proxy = proxy
+        self._max_head = max_head
+        self._uploads = Tasks()
+        self._pool = Pool(
+            self._connect,
+            limit=max_connections,
+            wait_timeout=connect_timeout,
+            idle_timeout=idle_timeout,
+            # Phases end at most one tick late.
+            tick=max(0.01, min(1.0, response_timeout / 10, (idle_timeout or inf) / 10)),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self._origin} idle={self.idle_connections} active={self.active_connections}>"
+
+    @property
+    def idle_connections(self) -> int:
+        """Connections that wait for a request."""
+        return self._pool.idle
+
+    @property
+    def active_connections(self) -> int:
+        """Connections that carry an exchange or are being made."""
+        return self._pool.active
+
+    @property
+    def opened_total(self) -> int:
+        """Connections ever made."""
+        return self._pool.opened
+
+    async def send(
+        self,
+        *,
+        method: str,
+        head: bytes,
+        body: bytes | AsyncIterator[bytes] | None = None,
+        chunked: bool = False,
+        fresh: bool = False,
+        repeatable: bool = True,
+    ) -> Response:
+        """Send one request and return when the head of its answer is in.
+
+        `head` is written as it is and must frame `body` truthfully. A body iterator belongs to this call: it
+        is closed when the upload ends or is stopped. An answer of 300 or more stops the upload; one below
+        lets it go on while the answer is read. Cancelling ends the attempt and its connection.
+
+        Raises:
+            UpstreamUnreachable, Overloaded: nothing was sent.
+            UpstreamReset, UpstreamInvalid, UpstreamTimeout: `sent` is True.
+            ValueError: head and body disagree about the framing; nothing was sent.
+            BaseException: whatever the body iterator raised, unchanged.
+        """
+        length = check_framing(head, body, chunked=chunked)
+        connection: Connection | None = None
+        if not fresh:
+            now = asyncio.get_running_loop().time()
+            connection = self._pool.take(now, inf if repeatable else YOUNG)
+        if connection is None:
+            connection = await self._pool.acquire(fresh=fresh)
+        # No await from here to the write: the connection was found clean just now.
+        response = Response(head_only=method == "HEAD")
+        if body is None or (isinstance(body, bytes) and len(body) <= SMALL):
+            connection.begin(response, head + framed(body or b"", chunked=chunked) if body or chunked else head)
+            while not response.status and response.error is None:
+                await response.wait()
+        else:
+            await self._send_large(connection, response, head, body, chunked=chunked, length=length)
+        if not response.status and response.error is not None:
+            raise response.error
+        return response
+
+    async def _send_large(
+        self,
+        connection: Connection,
+        response: Response,
+        head: bytes,
+        body: bytes | AsyncIterator[bytes],
+        *,
+        chunked: bool,
+        length: int | None,
+    ) -> None:
+        connection.begin(response, head, more=True)
+        task = self._uploads.spawn(upload(connection, response, body, chunked=chunked, length=length), name="upload")
+        connection.upload_by(task)
+        try:
+            while not response.status and response.error is None:
+                await response.wait()
+        finally:
+            # A stopped upload must have let go of the caller's body before the caller is answered.
+            if not task.done() and not connection.carries(response):
+                await asyncio.wait((task,), timeout=_SETTLE)
+
+    async def _connect(self, pool: Pool) -> Connection:
+        loop = asyncio.get_running_loop()
+        connection = Connection(pool, loop.time, timeout=self._response_timeout, max_head=self._max_head)
+        try:
+            await dial(
+                connection,
+                self._origin,
+                ssl_context=self._ssl_context,
+                timeout=self._connect_timeout,
+                proxy=self._proxy,
+            )
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    async def aclose(self) -> None:
+        """Close all connections; exchanges still running fail, and whoever waits gets `Draining`."""
+        await self._pool.close()
+        await self._uploads.close()

@@ -1,0 +1,465 @@
+"""One connection: an asyncio protocol that carries one exchange after another.
+
+Owns the phases of an exchange, its deadlines, back-pressure in both directions and the decision whether the
+connection may be used again. Must not know the pool's policy (it reports to `Owner`) nor how requests are built.
+
+An exchange: `begin()` writes; bytes come back through `data_received`; the `Response` is finished or failed exactly
+once, and from then on the connection is idle in the pool or closed. There is no timer here: the pool's
+ticker calls `check()`, so a request costs no timer and a segment costs one reading of the clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import ssl
+from collections.abc import Callable
+from enum import IntEnum
+from math import inf
+from typing import Protocol, cast
+
+from proxy.upstream import failures
+from proxy.upstream.head import Chunks, Head, InvalidAnswer, check_partial
+from proxy.upstream.response import Response
+
+# More interim answers than this are an attack or a fault; each restarts the deadline of the head.
+MAX_INTERIM = 16
+_INTEREST = select.POLLIN | getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+
+
+class Mode(IntEnum):
+    """What the next bytes from the upstream are."""
+
+    IDLE = 0
+    HEAD = 1
+    LENGTH = 2
+    CHUNKED = 3
+    UNTIL_CLOSE = 4
+    CLOSED = 5
+
+
+# Class-level constants: an attribute of an IntEnum costs two look-ups on the hot path.
+_IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _CLOSED = Mode
+
+
+class Owner(Protocol):
+    """The pool as a connection knows it."""
+
+    def adopted(self, connection: Connection) -> None:
+        """A transport is there; `ended` will follow."""
+
+    def released(self, connection: Connection) -> None:
+        """The exchange is over and the connection is clean."""
+
+    def dropped(self, connection: Connection) -> None:
+        """The connection is of no more use; called once."""
+
+    def ended(self, connection: Connection) -> None:
+        """The transport is gone; called once, after `dropped`."""
+
+
+class Connection(asyncio.Protocol):
+    """A connection of one origin; all methods belong to the event loop's thread."""
+
+    __slots__ = ("_can_write", "_chunks", "_deadline", "_drain", "_flushed", "_interim", "_keep",
+                 "_max_head", "_mode", "_owner", "_partial", "_poll", "_progress", "_remaining", "_response",
+                 "_timeout", "_transport", "_upload", "_uploading", "_written", "born", "clock", "expires",
+                 "idle_limit", "idle_since", "slot", "used")  # fmt: skip
+
+    def __init__(self, owner: Owner, clock: Callable[[], float], *, timeout: float, max_head: int) -> None:
+        self._owner = owner
+        self.clock = clock
+        self._timeout = timeout
+        self._max_head = max_head
+        self._mode = _IDLE
+        self._transport: asyncio.Transport | None = None
+        self._poll: select.poll | None = None
+        self._response: Response | None = None
+        self._chunks: Chunks | None = None
+        self._remaining = 0
+        self._partial = b""
+        self._interim = 0
+        self._keep = False
+        self._deadline = inf
+        # Upload.
+        self._upload: asyncio.Task[None] | None = None
+        self._uploading = False
+        self._flushed = True
+        self._written = 0
+        self._progress = 0
+        self._can_write = True
+        self._drain: asyncio.Future[None] | None = None
+        # For the pool: `slot` says that this connection holds one of max_connections.
+        self.slot = False
+        self.used = False
+        self.born = clock()
+        self.idle_since = self.born
+        self.expires = inf
+        #: Seconds the upstream keeps an idle connection by its own words (Keep-Alive: timeout=N).
+        self.idle_limit = inf
+
+    def __repr__(self) -> str:
+        return f"<Connection {Mode(self._mode).name}>"
+
+    # 1. Life.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport; asyncio calls this, or the dialler after start_tls."""
+        self._transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            self._poll = poll = select.poll()
+            poll.register(sock.fileno(), _INTEREST)
+        self._owner.adopted(self)
+
+    @property
+    def open(self) -> bool:
+        """A transport is there and not closing."""
+        return self._mode != _CLOSED and self._transport is not None and not self._transport.is_closing()
+
+    def readable(self) -> bool:
+        """Anything to read, or an end or error to be noticed, that the loop has not seen yet (0.6 us)."""
+        return self._poll is not None and bool(self._poll.poll(0))
+
+    def usable(self) -> bool:
+        """May carry a request now: nothing came since the last answer, not even into the kernel's buffer.
+
+        A connection never used is not polled: TLS 1.3 session tickets wait there, and no answer can.
+        """
+        return self._mode == _IDLE and self.open and not (self.used and self.readable())
+
+    def abort(self) -> None:
+        """Close now; an exchange must have been ended before."""
+        if self._mode == _CLOSED:
+            return
+        self._mode = _CLOSED
+        self._deadline = inf
+        if self._transport is not None:
+            self._transport.abort()
+        self._owner.dropped(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End what is left; asyncio calls this once, whoever closed."""
+        transport, self._transport = self._transport, None
+        self._poll = None
+        if exc is not None and transport is not None and self._response is not None:
+            self._salvage(transport)
+        self._failed_by_end()
+        self._wake_upload()
+        self.abort()
+        self._owner.ended(self)
+
+    def _salvage(self, transport: asyncio.Transport) -> None:
+        """Read what the kernel still holds: a failed write hides an answer that came before the reset.
+
+        Plain TCP only; under TLS the records cannot be fed in any more.
+        """
+        sock = transport.get_extra_info("socket")
+        if transport.get_extra_info("ssl_object") is not None or sock is None or sock.fileno() < 0:
+            return
+        with contextlib.suppress(OSError):
+            while self._response is not None and (data := os.read(sock.fileno(), 65536)):
+                self.data_received(data)
+
+    def fail(self, error: BaseException) -> None:
+        """End the running exchange with `error` and close."""
+        response, self._response = self._response, None
+        self._stop_upload()
+        self._chunks = None
+        self._partial = b""
+        self.abort()
+        if response is not None:
+            response.fail(error)
+
+    def end(self) -> None:
+        """Close, whatever is going on; a running exchange fails as if the upstream had closed."""
+        self._failed_by_end()
+        self.abort()
+
+    def abandon(self, response: Response) -> None:
+        """Nobody takes the rest of the answer: close. Part of `Feeder`."""
+        if response is self._response:
+            self.fail(RuntimeError("the response was closed before its end"))
+
+    def _failed_by_end(self) -> None:
+        if self._response is None:
+            return
+        if self._mode != _HEAD:
+            self.fail(failures.reset("reset_in_body"))
+        else:
+            self.fail(failures.reset("reset_in_head" if self._partial else "reset_before_head"))
+
+    # 2. The request.
+
+    def begin(self, response: Response, data: bytes, *, more: bool = False) -> None:
+        """Start an exchange: from here on the request counts as sent. `more`: an upload follows."""
+        transport = self._transport
+        assert transport is not None  # noqa: S101 — `usable()` was asked just before, without an await between
+        response.attach(self)
+        self._response = response
+        self._mode = _HEAD
+        self._interim = 0
+        self.used = True
+        self._deadline = self.clock() + self._timeout
+        self._written = len(data)
+        self._progress = 0
+        self._uploading = more
+        transport.write(data)
+        self._flushed = not more and not transport.get_write_buffer_size()
+
+    def carries(self, response: Response) -> bool:
+        """The exchange of `response` still runs here and its upload was not stopped."""
+        return response is self._response and self._uploading
+
+    def upload_by(self, task: asyncio.Task[None]) -> None:
+        """Remember the task that writes the rest of the request, to stop it when there is no more use in it."""
+        if self._uploading:
+            self._upload = task
+        else:
+            task.cancel()
+
+    async def write(self, response: Response, data: bytes | memoryview) -> bool:
+        """Write a piece of the body and wait while the transport is full; False: stop, it is in vain."""
+        if self.readable():
+            # Let the loop read first: an answer that came with a reset must not be lost to our failing write.
+            await asyncio.sleep(0)
+        if not self.carries(response) or self._transport is None:
+            return False
+        self._written += len(data)
+        self._transport.write(data)
+        while not self._can_write and self.carries(response):
+            self._drain = asyncio.get_running_loop().create_future()
+            try:
+                await self._drain
+            finally:
+                self._drain = None
+        return self.carries(response)
+
+    def upload_done(self, response: Response) -> None:
+        """All of the request has been handed to the transport."""
+        if self.carries(response):
+            self._uploading = False
+            self._upload = None
+            self._deadline = self.clock() + self._timeout
+
+    def upload_failed(self, response: Response, error: BaseException) -> None:
+        """The body could not be produced: the request is broken off in the middle."""
+        if self.carries(response):
+            self._upload = None
+            self.fail(error)
+
+    def _stop_upload(self) -> None:
+        self._uploading = False
+        task, self._upload = self._upload, None
+        if task is not None:
+            task.cancel()
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full."""
+        self._can_write = False
+
+    def resume_writing(self) -> None:
+        """The transport's buffer has room."""
+        self._can_write = True
+        self._wake_upload()
+
+    def _wake_upload(self) -> None:
+        if self._drain is not None and not self._drain.done():
+            self._drain.set_result(None)
+
+    # 3. The answer.
+
+    def data_received(self, data: bytes) -> None:
+        """Take the next bytes; anything that comes when no answer is due ends the connection."""
+        response = self._response
+        if response is None:
+            self.abort()
+            return
+        try:
+            if self._mode == _HEAD:
+                self._take_head(response, data)
+            else:
+                self._deadline = self.clock() + self._timeout
+                self._take_body(response, data)
+        except InvalidAnswer as error:
+            self.fail(failures.invalid(str(error)))
+
+    def _take_head(self, response: Response, data: bytes) -> None:
+        if self._partial:
+            data = self._partial + data
+        while True:
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3 or end > self._max_head:
+                if len(data) > self._max_head:
+                    raise InvalidAnswer("head too large")
+                check_partial(data)
+                self._partial = data
+                return
+            check = data if end == len(data) else data[:end]
+            head = Head(check)
+            if head.status >= 200:
+                break
+            # RFC 9110, section 15.2: any number of interim answers may come; we asked for none of them.
+            if head.status == 101:
+                raise InvalidAnswer("101 without a request for it")
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise InvalidAnswer("too many interim answers")
+            self._deadline = self.clock() + self._timeout
+            data = data[end:]
+            if not data:
+                self._partial = b""
+                return
+        self._partial = b""
+        self._take_final(response, head, data[end:])
+
+    def _take_final(self, response: Response, head: Head, rest: bytes) -> None:
+        response.status = status = head.status
+        response.reason = head.reason
+        response.headers = head.headers
+        response.http_version = head.version
+        response.content_length = length = head.content_length
+        response.chunked = head.chunked
+        self._keep = head.keep_alive
+        if head.keep_alive_timeout is not None:
+            self.idle_limit = head.keep_alive_timeout - 1.0
+        # RFC 9112, section 6.3, rules 1 and 4 to 8.
+        if response.head_only or status in {204, 304}:
+            self._complete(response, extra=bool(rest))
+            return
+        response.has_body = True
+        if head.chunked:
+            self._mode = _CHUNKED
+            self._chunks = head.decoder()
+        elif length is None:
+            self._mode = _UNTIL_CLOSE
+            self._keep = False
+        elif length == 0:
+            self._complete(response, extra=bool(rest))
+            return
+        else:
+            self._mode = _LENGTH
+            self._remaining = length
+        if self._uploading and status >= 300:
+            # The answer is a refusal: the rest of the upload is of no use to anybody.
+            self._keep = False
+            self._stop_upload()
+        self._deadline = self.clock() + self._timeout
+        if rest:
+            self._take_body(response, rest)
+        response.wake()
+
+    def _take_body(self, response: Response, data: bytes) -> None:
+        mode = self._mode
+        done = extra = False
+        if mode == _LENGTH:
+            self._remaining -= len(data)
+            if self._remaining <= 0:
+                done = True
+                if self._remaining:
+                    extra = True
+                    data = data[: self._remaining]
+        elif mode == _CHUNKED:
+            chunks = self._chunks
+            assert chunks is not None  # noqa: S101 — set with the mode
+            data = chunks.feed(data, self._max_head)
+            done, extra = chunks.done, chunks.extra
+        if data:
+            if response.put(data) and not done and not response.paused:
+                response.paused = True
+                self._deadline = inf
+                if self._transport is not None:
+                    self._transport.pause_reading()
+            if not done:
+                response.wake()
+        if done:
+            self._complete(response, extra=extra)
+
+    def _complete(self, response: Response, *, extra: bool) -> None:
+        transport = self._transport
+        self._response = None
+        self._chunks = None
+        if response.paused and transport is not None:
+            transport.resume_reading()  # an idle connection must notice what comes
+        self._deadline = inf
+        # Only a request that is fully out and an answer that ended exactly leave a clean connection.
+        clean = (
+            self._keep
+            and not extra
+            and not self._uploading
+            and transport is not None
+            and (self._flushed or not transport.get_write_buffer_size())
+            and not transport.is_closing()
+        )
+        if self._uploading:
+            self._stop_upload()
+        if clean:
+            self._mode = _IDLE
+            self._owner.released(self)
+        else:
+            self.abort()
+        response.finish()
+
+    def eof_received(self) -> bool | None:
+        """The upstream will send no more; the transport closes by itself after this."""
+        response = self._response
+        if response is None:
+            self.abort()
+        elif self._mode == _UNTIL_CLOSE and self._ended_cleanly():
+            self._complete(response, extra=True)
+        else:
+            self._failed_by_end()
+        return None
+
+    def _ended_cleanly(self) -> bool:
+        """Under TLS only close_notify is an end; a bare FIN can be forged (RFC 9112, section 9.8)."""
+        assert self._transport is not None  # noqa: S101 — called from eof_received only
+        tls = self._transport.get_extra_info("ssl_object")
+        if tls is None:
+            return True
+        try:
+            return not tls.read(1)
+        except ssl.SSLZeroReturnError:
+            return True
+        except ssl.SSLError:
+            return False
+
+    def resume_reading(self) -> None:
+        """The reader has caught up. Part of `Feeder`."""
+        response = self._response
+        if response is not None and response.paused:
+            response.paused = False
+            self._deadline = self.clock() + self._timeout
+            if self._transport is not None:
+                self._transport.resume_reading()
+
+    # 4. Deadlines.
+
+    def check(self, now: float) -> None:
+        """End the exchange when its phase has taken too long; called by the pool's ticker.
+
+        A slow caller is no fault of the upstream: nothing runs out while reading is paused for it, nor
+        while the upload waits for its next piece.
+        """
+        response = self._response
+        if response is None or response.paused or self._transport is None:
+            return
+        if not self._flushed:
+            left = self._transport.get_write_buffer_size()
+            out = self._written - left
+            if not left and not self._uploading:
+                self._flushed = True
+            if out != self._progress or not left:
+                self._progress = out
+                self._deadline = now + self._timeout
+                return
+        if now < self._deadline:
+            return
+        if not self._flushed:
+            self.fail(failures.timed_out("send_timeout"))
+        elif self._mode == _HEAD:
+            self.fail(failures.timed_out("head_timeout"))
+        else:
+            self.fail(failures.timed_out("body_timeout"))

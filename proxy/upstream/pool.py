@@ -1,0 +1,226 @@
+"""The connections to the one origin: at most so many, the youngest idle one first.
+
+Owns slots, waiters, ages and the one timer of the upstream side. Must not know HTTP.
+
+A slot is held by every connection and every attempt to make one. Waiters stand in line; a slot that becomes free
+goes to the first of them, with an idle connection or without, and is never up for grabs in between.
+Invariant: while somebody waits there is no idle connection and no free slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from random import SystemRandom
+
+from proxy.core.errors import Draining, Overloaded
+from proxy.upstream.connection import Connection
+
+# A connection is used for about five minutes, so that changes of DNS and load balancers are noticed; with
+# jitter, so that connections made together do not end together.
+MAX_AGE = (270.0, 330.0)
+
+_random = SystemRandom()
+
+
+class Pool:
+    """LIFO pool; also the `Owner` of its connections. All methods belong to the event loop's thread."""
+
+    def __init__(
+        self,
+        connect: Callable[[Pool], Awaitable[Connection]],
+        *,
+        limit: int,
+        wait_timeout: float,
+        idle_timeout: float,
+        tick: float,
+    ) -> None:
+        self._connect = connect
+        self._limit = limit
+        self._wait_timeout = wait_timeout
+        self._idle_timeout = idle_timeout
+        self._tick = tick
+        self._idle: list[Connection] = []
+        self._live: set[Connection] = set()
+        self._slots = 0
+        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
+        self._ticker: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._empty: asyncio.Future[None] | None = None
+        self.opened = 0
+
+    @property
+    def idle(self) -> int:
+        """Connections that wait for a request."""
+        return len(self._idle)
+
+    @property
+    def active(self) -> int:
+        """Connections that carry an exchange or are being made."""
+        return self._slots - len(self._idle)
+
+    # 1. Getting a connection.
+
+    def take(self, now: float, max_idle: float) -> Connection | None:
+        """Return the idle connection used last, if it is clean and idle for no longer than `max_idle`."""
+        idle = self._idle
+        while idle:
+            connection = idle[-1]
+            if now - connection.idle_since > max_idle:
+                return None  # the others are older
+            idle.pop()
+            if now < self._end_of(connection) and connection.usable():
+                return connection
+            connection.abort()
+        return None
+
+    async def acquire(self, *, fresh: bool) -> Connection:
+        """Return a connection that may be written to at once; call it when `take` gave none.
+
+        Raises:
+            Overloaded: none became free in time.
+            UpstreamUnreachable: the attempt of this very caller failed.
+            Draining: the pool is closed.
+        """
+        self._check_open()
+        connection: Connection | None = None
+        if self._waiters or (self._slots >= self._limit and not self._evict()):
+            connection = await self._wait()
+        else:
+            self._slots += 1
+        # From here this call owns one slot.
+        if connection is not None:
+            if not fresh and connection.usable():
+                connection.slot = True
+                return connection
+            connection.abort()
+        try:
+            connection = await self._connect(self)
+            self._check_open()
+        except BaseException:
+            if connection is not None:
+                connection.abort()
+            self._free_slot()
+            raise
+        connection.slot = True
+        self.opened += 1
+        connection.expires = connection.born + _random.uniform(*MAX_AGE)
+        return connection
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Draining("The proxy is shutting down; send the request again later.")
+
+    def adopted(self, connection: Connection) -> None:
+        """Watch over a connection from the moment it has a transport until that is gone."""
+        self._live.add(connection)
+        self._arm()
+
+    def _evict(self) -> bool:
+        """Give the slot of the oldest idle connection away; False when there is none."""
+        if not self._idle:
+            return False
+        self._idle[0].abort()
+        return True
+
+    async def _wait(self) -> Connection | None:
+        waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(self._wait_timeout):
+                return await waiter
+        except BaseException as error:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._give_back(waiter.result())
+            elif waiter in self._waiters:
+                self._waiters.remove(waiter)
+            if isinstance(error, TimeoutError):
+                raise Overloaded(
+                    "All connections to CardCash are busy; nothing was sent, send the request again later."
+                ) from None
+            raise
+
+    def _give_back(self, connection: Connection | None) -> None:
+        if connection is not None and connection.open:
+            connection.slot = True
+            self.released(connection)
+        else:
+            self._free_slot()
+
+    # 2. What connections report.
+
+    def released(self, connection: Connection) -> None:
+        """Take a clean connection back: to the first waiter, else to the idle ones."""
+        now = connection.clock()
+        limit = min(self._idle_timeout, connection.idle_limit)
+        if self._closed or limit <= 0 or now >= connection.expires:
+            connection.abort()
+            return
+        connection.idle_since = now
+        waiters = self._waiters
+        while waiters:
+            waiter = waiters.popleft()
+            if not waiter.done():
+                connection.slot = False  # it is the waiter's now
+                waiter.set_result(connection)
+                return
+        self._idle.append(connection)
+
+    def dropped(self, connection: Connection) -> None:
+        """Free the slot of a connection that is closing."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if connection.slot:
+            connection.slot = False
+            self._free_slot()
+
+    def ended(self, connection: Connection) -> None:
+        """Forget a connection whose transport is gone."""
+        self._live.discard(connection)
+        if not self._live and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    def _free_slot(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._slots -= 1
+
+    # 3. Time.
+
+    def _end_of(self, connection: Connection) -> float:
+        idle_end = connection.idle_since + min(self._idle_timeout, connection.idle_limit)
+        return min(idle_end, connection.expires)
+
+    def _arm(self) -> None:
+        if self._ticker is None and self._live:
+            self._ticker = asyncio.get_running_loop().call_later(self._tick, self._on_tick)
+
+    def _on_tick(self) -> None:
+        """Look after all connections at once; runs only while there are any."""
+        self._ticker = None
+        now = asyncio.get_running_loop().time()
+        for connection in [idle for idle in self._idle if now >= self._end_of(idle)]:
+            connection.abort()
+        for connection in list(self._live):
+            connection.check(now)
+        self._arm()
+
+    async def close(self) -> None:
+        """Close every connection and wait until the transports are gone."""
+        self._closed = True
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(Draining("The proxy is shutting down; send the request again later."))
+        self._waiters.clear()
+        for connection in list(self._live):
+            connection.end()
+        if self._live:
+            self._empty = asyncio.get_running_loop().create_future()
+            await self._empty
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None

@@ -1,0 +1,163 @@
+"""An answer as the caller of `Upstream.send` sees it: the head, and the body piece by piece.
+
+Owns what is buffered of one exchange and who waits for more of it. Must not know sockets, parsing or the pool:
+the connection puts in, the reader takes out, and `Feeder` is all they share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+# Reading of the socket stops above HIGH and goes on below LOW. One segment of up to 256 KiB may come on top,
+# so a slow reader costs at most 384 KiB here.
+HIGH = 128 * 1024
+LOW = 32 * 1024
+
+
+class Feeder(Protocol):
+    """The connection as its response knows it."""
+
+    def resume_reading(self) -> None:
+        """Read again: the buffer has been drained."""
+
+    def abandon(self, response: Response) -> None:
+        """End the exchange; nobody will take the rest of the answer."""
+
+
+class Response:
+    """One answer. Not safe for two readers at a time; `close()` may be called from anywhere in the loop.
+
+    Ends in exactly one of two ways: `complete`, or an error that `read()` raises after what was received before
+    it has been taken. A truncated body never looks complete.
+    """
+
+    __slots__ = ("_buffered", "_closed", "_complete", "_error", "_feeder", "_parts", "_waiter", "chunked",
+                 "content_length", "has_body", "head_only", "headers", "http_version", "paused", "reason",
+                 "status")  # fmt: skip
+
+    def __init__(self, *, head_only: bool) -> None:
+        #: The request was HEAD (RFC 9110, section 9.3.2: no body, whatever the framing says).
+        self.head_only = head_only
+        #: 0 until the head is in.
+        self.status = 0
+        self.reason = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.http_version = b"1.1"
+        self.content_length: int | None = None
+        self.chunked = False
+        self.has_body = False
+        self.paused = False
+        self._parts: list[bytes] = []
+        self._buffered = 0
+        self._complete = False
+        self._closed = False
+        self._error: BaseException | None = None
+        self._feeder: Feeder | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        state = "complete" if self._complete else "failed" if self._error else "open"
+        return f"<Response {self.status} {state} headers={len(self.headers)} buffered={self._buffered}>"
+
+    @property
+    def complete(self) -> bool:
+        """All of the body has been received; some of it may still be buffered here."""
+        return self._complete
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of the body received and not taken yet."""
+        return self._buffered
+
+    def take(self) -> list[bytes]:
+        """Return what is buffered now, without waiting; may be empty. Reading goes on."""
+        parts = self._parts
+        if parts:
+            self._parts = []
+            self._buffered = 0
+            if self.paused and self._feeder is not None:
+                self._feeder.resume_reading()
+        return parts
+
+    async def read(self) -> bytes:
+        """Return the next piece as it came, b"" at the end.
+
+        Raises:
+            UpstreamReset, UpstreamInvalid, UpstreamTimeout: the body is truncated (`sent` is True).
+            BaseException: what the request's body iterator raised while the answer was not complete.
+        """
+        while not self._parts:
+            if self._error is not None:
+                raise self._error
+            if self._complete:
+                return b""
+            await self.wait()
+        piece = self._parts.pop(0)
+        self._buffered -= len(piece)
+        if self.paused and self._buffered <= LOW and self._feeder is not None:
+            self._feeder.resume_reading()
+        return piece
+
+    def close(self) -> None:
+        """Discard the rest; idempotent. An unfinished exchange costs its connection."""
+        self._closed = True
+        self._parts.clear()
+        self._buffered = 0
+        if self._feeder is not None:
+            self._feeder.abandon(self)
+
+    # For the connection and the client.
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the exchange before it was complete."""
+        return self._error
+
+    @property
+    def attached(self) -> bool:
+        """A connection still works for this exchange."""
+        return self._feeder is not None
+
+    def attach(self, feeder: Feeder) -> None:
+        """Bind to the connection that carries the exchange."""
+        self._feeder = feeder
+
+    async def wait(self) -> None:
+        """Wait until something changed; a cancelled waiter ends the exchange."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._waiter = None
+
+    def wake(self) -> None:
+        """Let the waiting task look again."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def put(self, piece: bytes) -> bool:
+        """Buffer a piece of the body; True when reading should stop."""
+        if self._closed:
+            return False
+        self._parts.append(piece)
+        self._buffered += len(piece)
+        return self._buffered > HIGH
+
+    def finish(self) -> None:
+        """Mark the answer complete and let go of the connection."""
+        self._complete = True
+        self._feeder = None
+        self.paused = False
+        self.wake()
+
+    def fail(self, error: BaseException) -> None:
+        """End with `error` and let go of the connection."""
+        self._error = error
+        self._feeder = None
+        self.paused = False
+        self.wake()

@@ -1,0 +1,124 @@
+"""The effective configuration, the flags, and config/proxy.yaml say the same as the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from proxy.settings import describe, load_settings, setting_flags, variable_name
+from proxy.settings.describe import readable, without_credentials
+
+if TYPE_CHECKING:
+    from tests.settings.conftest import Load, Write
+
+EXAMPLE = Path(__file__).parents[2] / "config" / "proxy.yaml"
+#: What the example shows in notes only, since it would clash with the `_file` form beside it.
+IN_NOTES = {"app_id", "login.password"}
+
+
+def leaf_paths(document: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in document.items():
+        if isinstance(value, dict):
+            yield from leaf_paths(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def uncommented() -> str:
+    return re.sub(r"^# (?! *#)", "", EXAMPLE.read_text().split("\n\n", 1)[1], flags=re.MULTILINE)
+
+
+def test_every_key_is_shown(load: Load) -> None:
+    assert list(leaf_paths(yaml.safe_load(describe(load())))) == [flag.path for flag in setting_flags()]
+
+
+def test_durations_and_sizes_are_readable(load: Load) -> None:
+    shown = yaml.safe_load(describe(load()))
+    assert (shown["session"]["renew_ahead"], shown["limits"]["request_body"]) == ("5m", "10MiB")
+
+
+def test_secrets_are_not_shown(load: Load, write: Write) -> None:
+    path = write("hunter2")
+    text = (
+        f"app_id: hunter2\nlogin: {{email: a@b, password_file: {path}}}\ncallers: {{require_header: 'X-Key: hunter2'}}"
+    )
+    settings = load(text)
+    shown = yaml.safe_load(describe(settings))
+    assert shown["app_id"] == shown["login"]["password"] == "********"
+    assert shown["callers"]["require_header"] == "X-Key: ********"
+    assert shown["login"]["password_file"] == str(path)
+    assert "hunter2" not in describe(settings)
+    assert "hunter2" not in repr(settings)
+
+
+def test_a_header_from_a_file_is_shown_with_it(load: Load, write: Write) -> None:
+    path = write("hunter2")
+    shown = yaml.safe_load(describe(load(CALLERS__REQUIRE_HEADER=f"X-Key: {path}")))
+    assert shown["callers"]["require_header"] == f"X-Key: file:{path}"
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2@host/0", "rediss://user:hunter2@host", "redis://u:hun@ter2@host"])
+def test_credentials_in_urls_are_not_shown(url: str) -> None:
+    scheme, path = url.partition("://")[0], url.partition("@host")[2]
+    assert without_credentials(url) == f"{scheme}://********@host{path}"
+    assert readable(url) == without_credentials(url)
+
+
+def test_what_is_shown_can_be_loaded_again(load: Load) -> None:
+    text = """
+app_id: x
+login: {email: a@b, password: y}
+listen: [127.0.0.1:1, '[::1]:2', 'unix:/x']
+callers: {allowed_hosts: ['*.a', '::1'], allowed_networks: [10.0.0.0/8], require_header: 'A: b'}
+rules: [deny GET /a, {allow: /b}]
+session: {renew_ahead: 1.25s}
+"""
+    first = describe(load(text))
+    assert describe(load(first)) == first
+
+
+def test_flags_cover_every_setting_and_explain_it() -> None:
+    flags = setting_flags()
+    assert {flag.path for flag in flags if flag.secret} == {"app_id", "login.password"}
+    assert all(flag.help for flag in flags)
+    assert flags[0].path == "app_id"
+
+
+def test_every_secret_has_a_file_form() -> None:
+    paths = {flag.path for flag in setting_flags()}
+    assert {f"{flag.path}_file" for flag in setting_flags() if flag.secret} <= paths
+
+
+def test_variables_follow_the_paths() -> None:
+    assert variable_name("upstream.ca_file") == "CARDCASH_UPSTREAM__CA_FILE"
+
+
+def test_the_example_loads_as_it_is(load: Load) -> None:
+    assert load(EXAMPLE.read_text(), APP_ID="an-app-id") == load()
+
+
+def test_the_example_uncommented_loads_and_is_the_default(load: Load, write: Write) -> None:
+    path = write("an-app-id")
+    settings = load(uncommented().replace("/run/secrets/cardcash-app-id", str(path)))
+    assert settings.app_id_file == path
+    assert settings.model_copy(update={"app_id_file": None}) == load()
+
+
+def test_the_example_has_every_setting_and_no_other() -> None:
+    paths = list(leaf_paths(yaml.safe_load(uncommented())))
+    assert [flag.path for flag in setting_flags() if flag.path not in IN_NOTES] == paths
+    for path in IN_NOTES:
+        assert f"(instead of {path.rpartition('.')[2]}_file)  {path.rpartition('.')[2]}:" in EXAMPLE.read_text()
+
+
+def test_the_example_shows_the_defaults_as_check_does(load: Load) -> None:
+    shown = yaml.safe_load(describe(load_settings(environ={"CARDCASH_APP_ID": "x"})))
+    example = yaml.safe_load(uncommented())
+    shown["login"].pop("password")
+    shown["upstream"]["user_agent"] = None
+    assert {**shown, "app_id_file": example["app_id_file"]} == {"app_id": "********", **example}

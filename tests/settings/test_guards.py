@@ -1,0 +1,132 @@
+"""Rules in all their spellings, and the required header."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from proxy.settings.guards import Rule, required_header, rule, rules
+from proxy.settings.parsing import Bad
+
+if TYPE_CHECKING:
+    from tests.settings.conftest import Faults, Load, Write
+
+WALLETS = Rule("deny", ("GET", "POST"), "/v3/wallets/**")
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        {"action": "deny", "methods": ["GET", "POST"], "path": "/v3/wallets/**"},
+        {"deny": "/v3/wallets/**", "methods": ["get", "post"]},
+        {"deny": "/v3/wallets/**", "methods": "GET, POST"},
+        {"deny": {"methods": ["GET", "POST"], "path": "/v3/wallets/**"}},
+        {"deny": True, "methods": "GET,POST,GET", "path": "/v3/wallets/**"},
+        {"deny": None, "methods": ["GET", "POST"], "path": "/v3/wallets/**"},
+        "deny GET,POST /v3/wallets/**",
+        "deny GET, POST /v3/wallets/**",
+        "DENY get,post   /v3/wallets/**",
+    ],
+)
+def test_spellings_of_one_rule(spelling: object) -> None:
+    assert rule(spelling) == WALLETS
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        *[{"allow": True}, {"action": "allow"}, {"allow": {}}, {"allow": "/**"}, {"allow": "/**", "methods": "*"}],
+        *["allow", "allow *", {"allow": "*"}, {"allow": ""}],
+    ],
+)
+def test_without_methods_and_path_a_rule_matches_all(spelling: object) -> None:
+    assert rule(spelling) == Rule("allow", (), "/**")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "problem"),
+    [
+        ({"allow": "/a", "deny": "/b"}, "exactly one of allow and deny"),
+        ({"methods": ["GET"]}, "exactly one of allow and deny"),
+        ({"action": "refuse"}, "neither allow nor deny"),
+        ({"deny": False}, "says nothing"),
+        ({"deny": "/a", "path": "/b"}, "two paths"),
+        ({"deny": {"path": "/a"}, "methods": "GET"}, "not both"),
+        ({"deny": "/a", "methods": []}, "empty list of methods"),
+        ({"deny": "/a", "methods": ["PSOT"]}, 'not an HTTP method; did you mean "POST"'),
+        ({"deny": "/a", "method": ["GET"]}, 'did you mean "methods"'),
+        ({"deny": {"pathe": "/a"}}, 'did you mean "path"'),
+        ("forbid /a", "does not begin with allow or deny"),
+        (7, "is not a rule"),
+    ],
+)
+def test_rules_refused(spelling: object, problem: str) -> None:
+    with pytest.raises(Bad, match=problem):
+        rule(spelling)
+
+
+@pytest.mark.parametrize("spelling", [{"deny": "orders/**"}, {"deny": "/orders/**"}, "deny orders/**"])
+def test_a_glob_gets_its_missing_slash(spelling: object) -> None:
+    assert rule(spelling).path == "/orders/**"
+
+
+def test_a_glob_may_begin_with_a_star() -> None:
+    assert rule("deny GET **/secure-data") == Rule("deny", ("GET",), "**/secure-data")
+
+
+def test_rules_keep_their_order(load: Load) -> None:
+    loaded = load("app_id: x\nrules:\n  - {allow: /v3/carts}\n  - deny GET /v3/**\n  - deny: true\n    methods: PUT\n")
+    assert loaded.rules == (
+        Rule("allow", (), "/v3/carts"),
+        Rule("deny", ("GET",), "/v3/**"),
+        Rule("deny", ("PUT",), "/**"),
+    )
+
+
+def test_rules_from_the_environment_are_json(load: Load) -> None:
+    assert load(RULES=json.dumps([{"deny": "/v3/wallets/**", "methods": ["GET", "POST"]}])).rules == (WALLETS,)
+
+
+def test_no_rules_from_an_empty_variable(load: Load) -> None:
+    assert load("app_id: x\nrules: [deny]", RULES="").rules == ()
+
+
+def test_a_single_rule_needs_no_list() -> None:
+    assert rules({"deny": "/a"}) == rules("deny /a") == rules('{"deny": "/a"}') == (Rule("deny", (), "/a"),)
+
+
+def test_every_wrong_rule_is_named_by_its_index(faults: Faults) -> None:
+    found = faults("app_id: x\nrules:\n- deny: /a\n- {allow: /a, deny: /b}\n- forbid /x\n")
+    assert [fault.partition(":")[0].partition(" ")[0] for fault in found] == ["rules[1]", "rules[2]"]
+
+
+def test_header_with_a_value() -> None:
+    header = required_header("X-Proxy-Key:  s3cret: with blanks ")
+    assert (header.name, header.value.reveal(), header.file) == ("X-Proxy-Key", "s3cret: with blanks", None)
+    assert "s3cret" not in repr(header)
+    assert header.read_again() is header
+
+
+@pytest.mark.parametrize("prefix", ["", "file:", "file://"])
+def test_header_with_a_file(write: Write, prefix: str) -> None:
+    path = write("s3cret\n")
+    header = required_header(f"X-Proxy-Key: {prefix}{path}")
+    assert (header.value.reveal(), header.file) == ("s3cret", path)
+    write("new")
+    assert header.read_again().value.reveal() == "new"
+
+
+@pytest.mark.parametrize(
+    "text", ["hunter2", "hunter2:", "hun ter2: x", ": hunter2", "X: hunter2\x00", "X: /hunter2", "X: file:hunter2"]
+)
+def test_refused_headers_are_not_repeated(text: str) -> None:
+    with pytest.raises(Bad) as caught:
+        required_header(text)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_header_file_must_fit_into_a_header(write: Write) -> None:
+    with pytest.raises(Bad, match="visible ASCII"):
+        required_header(f"X-Key: {write('schlüssel')}")

@@ -1,0 +1,174 @@
+"""Texts become numbers, durations and sizes, or a clear refusal."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.settings import parsing
+from proxy.settings.describe import readable_duration, readable_size
+from proxy.settings.parsing import Bad
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        *[("30", 30), ("0.5", 0.5), ("30s", 30), ("5m", 300), ("1h", 3600), ("500ms", 0.5), ("300ms", 0.3)],
+        *[("1.5h", 5400), ("2 m", 120), ("0", 0), ("1e3", 1000), ("1d", 86400), (7, 7), (1.5, 1.5)],
+    ],
+)
+def test_durations(text: object, seconds: float) -> None:
+    assert parsing.duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "soon", "5 parsecs", "5M", "-1", "-5s", "nan", "inf", "1e999", "5m30s", "1h ago", "1:30", True, None, []],
+)
+def test_durations_refused(text: object) -> None:
+    with pytest.raises(Bad):
+        parsing.duration(text)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, -1.0])
+def test_odd_floats_are_no_durations(number: float) -> None:
+    with pytest.raises(Bad):
+        parsing.duration(number)
+
+
+def test_duration_above_a_year_is_a_slip() -> None:
+    with pytest.raises(Bad, match="longer than 366d"):
+        parsing.duration("9000h")
+
+
+def test_zero_is_no_positive_duration() -> None:
+    with pytest.raises(Bad, match="more than 0"):
+        parsing.positive_duration("0s")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        *[("0", 0), ("512", 512), ("512KiB", 524288), ("10MiB", 10485760), ("1GiB", 2**30), ("1kB", 1000)],
+        *[("2MB", 2_000_000), ("1.5 KiB", 1536), ("10mib", 10485760), ("64B", 64), (99, 99)],
+    ],
+)
+def test_sizes(text: object, size: int) -> None:
+    assert parsing.size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "big", "10M", "10 apples", "-1", "-1KiB", "nan", "1.5", "99999GiB", True])
+def test_sizes_refused(text: object) -> None:
+    with pytest.raises(Bad):
+        parsing.size(text)
+
+
+@settings(deadline=None)
+@given(st.floats(min_value=0, max_value=parsing.LONGEST))
+def test_a_readable_duration_is_exact(seconds: float) -> None:
+    assert parsing.duration(readable_duration(seconds)) == seconds
+
+
+@settings(deadline=None)
+@given(st.integers(min_value=0, max_value=parsing.LARGEST))
+def test_a_readable_size_is_exact(size: int) -> None:
+    assert parsing.size(readable_size(size)) == size
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_parsers_refuse_any_text_with_bad_only(text: str) -> None:
+    for parse in (parsing.duration, parsing.size, parsing.count, parsing.boolean, parsing.url_path, parsing.store):
+        try:
+            parse(text)
+        except Bad as bad:
+            assert str(bad)
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("No", False), ("on", True), ("0", False), (True, True)])
+def test_booleans(text: object, value: bool) -> None:
+    assert parsing.boolean(text) is value
+
+
+@pytest.mark.parametrize("text", ["", "maybe", "2", [], None])
+def test_booleans_refused(text: object) -> None:
+    with pytest.raises(Bad):
+        parsing.boolean(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", "", "1e3", "9" * 30, True])
+def test_counts_refused(text: object) -> None:
+    with pytest.raises(Bad):
+        parsing.count(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"), [("/v3", "/v3"), ("/v3/", "/v3"), ("/", ""), ("", ""), ("/a/b%20c", "/a/b%20c")]
+)
+def test_url_paths(text: str, path: str) -> None:
+    assert parsing.url_path(text) == path
+
+
+@pytest.mark.parametrize("text", ["v3", "/v3?x=1", "/v3#x", "/a b", "/ü", "//host/v3", "https://host/v3", "/a\\b"])
+def test_url_paths_refused(text: str) -> None:
+    with pytest.raises(Bad):
+        parsing.url_path(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"),
+    [("memory://", "memory://"), ("MEMORY://", "memory://"), ("file:///var/lib/session", "file:///var/lib/session")],
+)
+def test_stores(text: str, stored: str) -> None:
+    assert parsing.store(text) == stored
+
+
+@pytest.mark.parametrize("text", ["redis://host/0", "rediss://:pw@host/0"])
+def test_redis_is_not_available_yet(text: str) -> None:
+    with pytest.raises(Bad, match=r"not available in this version; use memory:// or file:///path"):
+        parsing.store(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "memory", "memory://x", "file://relative", "file:///", "file:///a?b", "sqlite:///x"]
+)
+def test_stores_refused(text: str) -> None:
+    with pytest.raises(Bad, match=r"use memory:// or file:///path"):
+        parsing.store(text)
+
+
+@pytest.mark.parametrize("text", ["", "a\nb", "a\x00", "é"])
+def test_user_agents_refused(text: str) -> None:
+    with pytest.raises(Bad):
+        parsing.user_agent(text)
+
+
+@pytest.mark.parametrize("text", ["a b", "a\r\nX: y", "é", ""])
+def test_application_ids_refused(text: str) -> None:
+    with pytest.raises(Bad) as caught:
+        parsing.app_id(text)
+    assert not text or text not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("a, b,,c ", ["a", "b", "c"]),
+        ('["a", "b,c"]', ["a", "b,c"]),
+        ("[]", []),
+        ("", []),
+        ("[::1]:80,b", ["[::1]:80", "b"]),
+        (["a"], ["a"]),
+        ("[1, 2]", ["[1", "2]"]),
+    ],
+)
+def test_lists_are_json_or_have_commas(value: object, found: list[str]) -> None:
+    assert parsing.items(value) == found
+
+
+def test_broken_json_is_named_as_such() -> None:
+    with pytest.raises(Bad, match="is not valid JSON at line 1 column 6"):
+        parsing.items('["a",')

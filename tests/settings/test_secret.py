@@ -1,0 +1,120 @@
+"""A secret leaves its holder by reveal() only; secret files are read strictly."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from proxy.settings import Secret, SecretFileError, load_settings, read_secret_file
+
+if TYPE_CHECKING:
+    from tests.settings.conftest import Write
+
+
+def test_is_revealed_on_request_only() -> None:
+    secret = Secret("hunter2")
+    assert secret.reveal() == "hunter2"
+    assert {str(secret), repr(secret), f"{secret}", f"{secret:s}", "%s" % secret, repr([secret])} == {  # noqa: UP031
+        "********",
+        "[********]",
+    }
+
+
+def test_cannot_be_pickled() -> None:
+    with pytest.raises(TypeError):
+        pickle.dumps(Secret("hunter2"))
+
+
+def test_cannot_become_json() -> None:
+    with pytest.raises(TypeError):
+        json.dumps(Secret("hunter2"))
+    with pytest.raises(Exception, match="Secret") as caught:
+        load_settings(environ={"CARDCASH_APP_ID": "hunter2"}).model_dump_json()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_settings_cannot_be_pickled() -> None:
+    with pytest.raises(TypeError):
+        pickle.dumps(load_settings(environ={"CARDCASH_APP_ID": "hunter2"}))
+
+
+def test_equality_is_that_of_the_texts() -> None:
+    assert Secret("é") == Secret("é")
+    assert Secret("a") != Secret("b")
+    assert Secret("a") != "a"
+    assert hash(Secret("a")) == hash(Secret("a"))
+
+
+def test_empty_is_refused() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        Secret("")
+
+
+def test_cannot_be_changed() -> None:
+    secret = Secret("a")
+    with pytest.raises(AttributeError):
+        secret.value = "b"
+    with pytest.raises(AttributeError):
+        del secret._Secret__text  # type: ignore[attr-defined]
+
+
+def test_copies_are_the_same_object() -> None:
+    secret = Secret("a")
+    assert copy.copy(secret) is secret
+    assert copy.deepcopy([secret])[0] is secret
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("abc", "abc"),
+        ("abc\n", "abc"),
+        ("abc\r\n", "abc"),
+        (" abc ", " abc "),
+        ("pässwörd\n", "pässwörd"),
+        (b"\xef\xbb\xbfabc\n", "abc"),
+    ],
+)
+def test_file_without_one_newline_at_its_end(write: Write, content: str | bytes, expected: str) -> None:
+    assert read_secret_file(write(content)).reveal() == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", "is empty"),
+        ("\n", "is empty"),
+        ("abc\n\n", "more than one line"),
+        ("a\nb", "more than one line"),
+        ("a\x00b", "control characters"),
+        ("abc\r", "control characters"),
+        (b"\xff\xfe", "not UTF-8"),
+        ("x" * (64 * 1024 + 1), "larger than 64 KiB"),
+    ],
+)
+def test_file_refused_by_name_not_by_content(write: Write, content: str | bytes, problem: str) -> None:
+    path = write(content)
+    with pytest.raises(SecretFileError, match=problem) as caught:
+        read_secret_file(path)
+    assert repr(str(path)) in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SecretFileError, match="/nowhere' cannot be read: No such file"):
+        read_secret_file(tmp_path / "nowhere")
+
+
+def test_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SecretFileError, match="cannot be read"):
+        read_secret_file(tmp_path)
+
+
+def test_application_id_files_hold_visible_ascii(write: Write) -> None:
+    with pytest.raises(SecretFileError, match="blanks or characters beyond ASCII"):
+        read_secret_file(write("an id"), visible_ascii=True)

@@ -1,0 +1,221 @@
+"""What counts as a valid answer; without sockets."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import json
+from pathlib import Path
+
+import pytest
+from httptools import HttpResponseParser
+
+from proxy.upstream.head import MAX_LINES, Head, InvalidAnswer, check_partial
+
+ODD = Path(__file__).parents[3] / "shared" / "data" / "odd-responses.json"
+START = b"HTTP/1.1 200 OK\r\n"
+
+
+def test_headers_are_exact() -> None:
+    head = Head(
+        START + b"X-Empty:\r\nx-cAsE:  a b \t\r\nX-Empty:   \r\nSet-Cookie: a\r\nSet-Cookie: b\r\nL: \xff\xe9\r\n\r\n"
+    )
+    assert head.headers == [
+        (b"X-Empty", b""),
+        (b"x-cAsE", b"a b"),
+        (b"X-Empty", b""),
+        (b"Set-Cookie", b"a"),
+        (b"Set-Cookie", b"b"),
+        (b"L", b"\xff\xe9"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "reason"),
+    [
+        (b"HTTP/1.1 200 OK", 200, b"OK"),
+        (b"HTTP/1.1 200 ", 200, b""),
+        (b"HTTP/1.1 200", 200, b""),
+        (b"HTTP/1.0 999 \xe9t\xe9  x ", 999, b"\xe9t\xe9  x "),
+    ],
+)
+def test_the_status_line_is_exact(line: bytes, status: int, reason: bytes) -> None:
+    head = Head(line + b"\r\n\r\n")
+    assert (head.status, head.reason) == (status, reason)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"HTTP/1.1 099 X", b"HTTP/1.1 20 X", b"HTTP/1.1 2000 X", b"HTTP/1.1 2x0 X", b"HTTP/1.1  200 X",
+        b"HTTP/1.1\t200 X", b"HTTP/1.2 200 X", b"HTTP/2.0 200 X", b"HTTP/0.9 200 X", b"http/1.1 200 X", b"ICY 200 X",
+        b"HTTP/1.1 -20 X", b"HTTP/1.1 200 a\x00b", b"HTTP/1.1 200 a\x01b", b"HTTP/1.1 200 a\x7f", b"HTTP/1.1 200X",
+        b"\r\nHTTP/1.1 200 X", b" HTTP/1.1 200 X", b"HTTP/1.1 200 a\nb", b"HTTP/1.1 200 a\rb",
+    ],
+)  # fmt: skip
+def test_a_malformed_status_line_is_refused(line: bytes) -> None:
+    with pytest.raises(InvalidAnswer):
+        Head(line + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"A: b\r\n c", b"A: b\r\n\tc", b" A: b", b"A : b", b"A", b": b", b"A(: b", b"A\xe9: b", b"A: b\nC: d",
+        b"A: b\rc", b"A: \x00", b"A: \x01", b"A: \x0b", b"A: \x7f",
+        b"Content-Length: 5\r\nContent-Length: 6", b"Content-Length: 5\r\nContent-Length: 5", b"Content-Length: 5, 5",
+        b"Content-Length: -5", b"Content-Length: +5", b"Content-Length: 0x5", b"Content-Length:",
+        b"Content-Length: 5 6",
+        b"Content-Length: 18446744073709551615", b"Content-Length: 99999999999999999999",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: chunked\r\nContent-Length: 5",
+        b"Transfer-Encoding: gzip", b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding: chunked, gzip",
+        b"Transfer-Encoding: chunked, chunked", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: identity", b"Transfer-Encoding:", b"Transfer-Encoding: xchunked",
+        b"Transfer-Encoding: chunked;q=1", b"Transfer-Encoding: \x0bchunked",
+    ],
+)  # fmt: skip
+def test_a_malformed_header_is_refused(lines: bytes) -> None:
+    with pytest.raises(InvalidAnswer):
+        Head(START + lines + b"\r\n\r\n")
+
+
+def test_chunked_is_recognised_without_case() -> None:
+    head = Head(START + b"transfer-ENCODING: ChunKed \r\n\r\n")
+    assert head.chunked
+    assert head.content_length is None
+
+
+def test_an_offer_to_upgrade_is_a_normal_answer() -> None:
+    head = Head(START + b"Connection: upgrade\r\nUpgrade: h2,h2c\r\nContent-Length: 2\r\n\r\n")
+    assert head.keep_alive
+    assert head.content_length == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "keep"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nConnection: Close\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nConnection: x\r\nconnection: y , close\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nConnection: closed\r\n\r\n", True),
+        (b"HTTP/1.0 200 OK\r\n\r\n", False),
+        (b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\n\r\n", True),
+        (b"HTTP/1.0 200 OK\r\nConnection: keep-alive, close\r\n\r\n", False),
+        (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n", False),
+    ],
+)
+def test_persistence_follows_version_and_connection(data: bytes, keep: bool) -> None:
+    assert Head(data).keep_alive is keep
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(b"timeout=5, max=9", 5), (b"max=9,Timeout=7", 7), (b"x", None)])
+def test_the_upstreams_own_idle_timeout_is_read(value: bytes, seconds: int | None) -> None:
+    assert Head(START + b"Keep-Alive: " + value + b"\r\n\r\n").keep_alive_timeout == seconds
+
+
+def test_more_lines_than_the_limit_are_refused() -> None:
+    assert len(Head(START + b"A: b\r\n" * MAX_LINES + b"\r\n").headers) == MAX_LINES
+    with pytest.raises(InvalidAnswer):
+        Head(START + b"A: b\r\n" * (MAX_LINES + 1) + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x16\x03\x01\x02", b"<html>", b"HTTP/2", b"HTTP/1.1 200 OK\nA", b"HTTP/1.1 200 OK\n\n"]
+)
+def test_what_cannot_become_a_head_is_refused_at_once(data: bytes) -> None:
+    with pytest.raises(InvalidAnswer):
+        check_partial(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"H", b"HTTP/1.", b"HTTP/1.1 200 OK\r", b"HTTP/1.1 200 OK\r\nA: b\r\n\r"])
+def test_the_beginning_of_a_head_is_waited_for(data: bytes) -> None:
+    check_partial(data)
+
+
+def chunked(*segments: bytes) -> tuple[bytes, bool, bool]:
+    decoder = Head(START + b"Transfer-Encoding: chunked\r\n\r\n").decoder()
+    body = b"".join(decoder.feed(segment, 1000) for segment in segments)
+    return body, decoder.done, decoder.extra
+
+
+@pytest.mark.parametrize(
+    ("data", "body"),
+    [
+        (b"0\r\n\r\n", b""),
+        (b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
+        (b"005\r\nhello\r\n1\r\n!\r\n0\r\n\r\n", b"hello!"),
+        (b'5;a=b;c="d"\r\nhello\r\n0;x\r\n\r\n', b"hello"),
+        (b"5\r\nhello\r\n0\r\nX: y\r\nSet-Cookie:\r\n\r\n", b"hello"),
+    ],
+)
+def test_chunks_are_decoded_however_they_are_cut(data: bytes, body: bytes) -> None:
+    assert chunked(data) == (body, True, False)
+    assert chunked(*[data[i : i + 1] for i in range(len(data))]) == (body, True, False)
+    for cut in range(1, len(data)):
+        assert chunked(data[:cut], data[cut:]) == (body, True, False)
+
+
+@pytest.mark.parametrize(
+    "rest", [b"\r\n", b"\n", b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"junk", b"0\r\n\r\n"]
+)
+def test_anything_after_the_last_chunk_is_noticed(rest: bytes) -> None:
+    data = b"2\r\nok\r\n0\r\n\r\n" + rest
+    for cut in range(len(data) - len(rest)):
+        body, done, extra = chunked(*[part for part in (data[:cut], data[cut:]) if part])
+        assert (body, done, extra) == (b"ok", True, True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"0x5\r\n", b"5 \r\n", b" 5\r\n", b"5\n", b"5\r\nhelloX", b"5\r\nhello\n", b"-5\r\n", b"+5\r\n", b"\r\n",
+        b"g\r\n",
+        b"fffffffffffffffff\r\n", b"5;\x01\r\n", b"5;a\nhello", b"0\r\nX y\r\n\r\n", b"0\r\nX: y\n\r\n",
+    ],
+)  # fmt: skip
+def test_malformed_chunks_are_refused(data: bytes) -> None:
+    with pytest.raises(InvalidAnswer):
+        chunked(data)
+
+
+@pytest.mark.parametrize("data", [b"5;" + b"a" * 900, b"0\r\nX: " + b"a" * 900])
+def test_endless_extensions_and_trailers_are_refused(data: bytes) -> None:
+    with pytest.raises(InvalidAnswer):
+        chunked(data, b"a" * 900)
+
+
+def test_trailers_never_become_headers() -> None:
+    head = Head(START + b"A: b\r\nTransfer-Encoding: chunked\r\n\r\n")
+    head.decoder().feed(b"0\r\nX-Trailer: t\r\n\r\n", 1000)
+    assert head.headers == [(b"A", b"b"), (b"Transfer-Encoding", b"chunked")]
+
+
+def test_a_parser_is_no_part_of_a_garbage_cycle() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        decoder = Head(START + b"Transfer-Encoding: chunked\r\n\r\n").decoder()
+        decoder.feed(b"1\r\nx\r\n0\r\n\r\n", 1000)
+        del decoder
+        assert not [found for found in gc.get_objects() if isinstance(found, HttpResponseParser)]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(not ODD.exists(), reason="the shared data folder is absent")
+def test_odd_answers_are_refused_or_read_but_never_crash() -> None:
+    for name, _, encoded in json.loads(ODD.read_text())["answers"]:
+        data = base64.b64decode(encoded)
+        end = data.find(b"\r\n\r\n") + 4
+        try:
+            if end == 3:
+                check_partial(data)
+                continue
+            head = Head(data[:end])
+            if head.chunked:
+                head.decoder().feed(data[end:], 65536)
+        except InvalidAnswer as error:
+            assert str(error), name
+        else:
+            assert data.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), name
+            assert not (head.chunked and head.content_length is not None), name
