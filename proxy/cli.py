@@ -261,7 +261,11 @@ def _simulate(options: argparse.Namespace) -> int:
 async def _until_signal(work: Awaitable[Any]) -> int:
     """Run `work` until it ends or SIGTERM or SIGINT comes; either is a success."""
     task = asyncio.ensure_future(work)
-    _on_signals(lambda: task.cancel() and None)
+
+    def cancel() -> None:
+        task.cancel()
+
+    _on_signals(cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await task
     return OK

