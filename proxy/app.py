@@ -221,8 +221,9 @@ class Proxy:
             keeper=self.keeper,
             upstream=self.upstream,
             injected=Injected(
+                host=b"Host: %b\r\n" % host,
                 lines=lambda: b"Host: %b\r\nx-cc-app: %b\r\n" % (host, self.keeper.calls.credentials.app_id.encode()),
-                cookie=lambda: self.keeper.calls.credentials.app_id.encode(),
+                cookie=lambda: self.keeper.calls.credentials.app_id.encode(),  # noqa: PLW0108  # credentials rotate
                 user_agent=settings.upstream.user_agent.encode("latin-1"),
                 rewrite=Rewrite((plain.lower(), plain.lower() + default_port)),
                 required_name=header,

@@ -1,0 +1,1 @@
+"""Values and decisions: pure, without event loop, clock, randomness, files or logging."""

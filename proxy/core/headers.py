@@ -18,7 +18,7 @@ from proxy.core.dialect import (
     TOKEN_HEADER,
     RawHeaders,
 )
-from proxy.core.errors import BadRequest
+from proxy.core.errors import BadRequest, HeadersTooLarge
 
 #: RFC 9110, 7.6.1, and the older names it lists; framing is written anew on each side.
 _HOP_BY_HOP: Final = frozenset(
@@ -58,6 +58,8 @@ _NOT_DOWN: Final = _HOP_BY_HOP | {
     b"proxy-authenticate",
     b"proxy-authentication-info",
 }
+#: Bytes of names and values together; what real APIs accept at most, and a bound on what a caller can make us hold.
+LARGEST_HEAD: Final = 64 * 1024
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 
@@ -93,8 +95,10 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
     lines = fields.lines
     nominated = _NOTHING
     request_ids = 0
+    size = 0
     for name, value in raw:
         low = name.lower()
+        size += len(name) + len(value)
         if low in _NOT_UP:
             if low == b"host":
                 if fields.host is not None:
@@ -135,6 +139,8 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
         elif low in METHOD_OVERRIDES:
             fields.overridden = True
         lines.append(b"%b: %b\r\n" % (name, value))
+    if size > LARGEST_HEAD:
+        raise HeadersTooLarge(f"The header fields of the request are larger than {LARGEST_HEAD} bytes together.")
     if fields.chunked and fields.content_length is not None:
         raise BadRequest("Content-Length and Transfer-Encoding cannot stand together.")
     if request_ids > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from email.utils import formatdate
 from http import HTTPStatus
 
 import orjson
@@ -21,6 +22,7 @@ def send_json(exchange: Exchange, status: int, body: object, lines: Sequence[byt
     head = [
         b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode()),
         b"Content-Type: application/json\r\n",
+        b"Date: %b\r\n" % formatdate(usegmt=True).encode("ascii"),
         b"Content-Length: %d\r\n" % length,
         *lines,
         b"X-Request-ID: %b\r\n" % request_id.encode("ascii"),

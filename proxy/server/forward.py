@@ -36,7 +36,8 @@ from proxy.upstream import Upstream
 class Injected:
     """What every request upstream carries; asked anew for each, because secrets rotate."""
 
-    #: Host and x-cc-app as header lines.
+    #: Host as a header line, and Host with x-cc-app.
+    host: bytes
     lines: Callable[[], bytes]
     #: The application id, which is also the name of the cookie that may hold a token.
     cookie: Callable[[], bytes]
@@ -145,17 +146,21 @@ class Forwarder:
         )
 
     def _ask(self, exchange: Exchange, way: Admitted, fields: RequestFields, body: Body, record: Record) -> Ask:
+        # TRACE repeats what it is sent: not even the application id goes with it.
+        lines = self._injected.lines() if exchange.method != "TRACE" else self._injected.host
         head = for_upstream(
             fields,
             method=exchange.method,
             target=way.target,
-            injected=b"%bX-Request-ID: %b\r\n" % (self._injected.lines(), record.request_id.encode("ascii")),
+            injected=b"%bX-Request-ID: %b\r\n" % (lines, record.request_id.encode("ascii")),
             user_agent=self._injected.user_agent,
         )
         return Ask(exchange.method, way, fields, head, body, record)
 
     async def _answer(self, ask: Ask) -> Answer:
         """Get the answer to hand down: send, and once more where that is right."""
+        if ask.method == "TRACE":
+            return await self._traced(ask)
         rejections = 0
         while True:
             token = await self._keeper.token(patient=not ask.body.kept or ask.buys)
@@ -178,15 +183,22 @@ class Forwarder:
                 return self._annotated(answer, ask, renewed=rejections > 1)
             answer.close()
 
-    async def _attempt(self, ask: Ask, token: Token) -> Answer | None:
+    async def _traced(self, ask: Ask) -> Answer:
+        """Send a TRACE without credentials: its answer repeats what was sent (RFC 9110, 9.3.8)."""
+        while (answer := await self._attempt(ask, None)) is None:
+            pass
+        return answer
+
+    async def _attempt(self, ask: Ask, token: Token | None) -> Answer | None:
         """Send once; None when nothing was lost and it is to be sent again."""
         record = ask.record
         record.attempts += 1
         started = time.perf_counter()
+        credentials = b"\r\n" if token is None else b"Authorization: %b\r\n\r\n" % token.bearer
         try:
             response = await self._upstream.send(
                 method=ask.method,
-                head=b"%bAuthorization: %b\r\n\r\n" % (ask.head, token.bearer),
+                head=ask.head + credentials,
                 body=ask.body.content(),
                 chunked=ask.body.chunked,
                 repeatable=ask.repeatable,
@@ -201,7 +213,8 @@ class Forwarder:
             raise
         finally:
             record.upstream_seconds = time.perf_counter() - started
-        self._harvest(response.headers, response.status, ask, token)
+        if token is not None:
+            self._harvest(response.headers, response.status, ask, token)
         return Answer(response)
 
     def _harvest(self, headers: dialect.RawHeaders, status: int, ask: Ask, token: Token) -> None:

@@ -87,10 +87,7 @@ class Guard:
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         networks = self.policy.networks
-        if networks is None:
-            good = address.is_loopback
-        else:
-            good = any(address in network for network in networks)
+        good = address.is_loopback if networks is None else any(address in network for network in networks)
         if not good:
             raise Denied("client_not_allowed", "This client address is not in callers.allowed_networks.")
         _remember(self._good_peers, peer)

@@ -222,7 +222,11 @@ class ProxyProtocol(RequestHandler):
                 cast(Exchange, request).payload.set_exception(BadRequest("The request body is not framed correctly."))
 
     def handle_error(  # type: ignore[override]
-        self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: Any,
+        status: int = 500,  # noqa: ARG002  # aiohttp's signature
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # aiohttp's signature
     ) -> Exchange:
         """Answer what never became a request, or a bug, without a byte of it in the answer or the log."""
         exchange = cast(Exchange, request)

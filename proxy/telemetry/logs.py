@@ -39,8 +39,10 @@ _SURE_WRITE: Final = 4096
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 #: Keys whose values never reach a line, whoever logs them.
 _SECRET_KEYS: Final = frozenset(
-    ("authorization", "cookie", "set-cookie", "x-cc-app", "app_id", "token", "access_token", "bearer", "password")
-    + ("secret", "card", "number", "pin", "ccv", "cvv", "body")
+    (
+        *("authorization", "cookie", "set-cookie", "x-cc-app", "app_id", "token", "access_token", "bearer"),
+        *("password", "secret", "card", "number", "pin", "ccv", "cvv", "body"),
+    )
 )
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

@@ -69,23 +69,8 @@ class Head:
         Raises:
             InvalidAnswer: not an answer we would stake money on.
         """
-        self._sink = sink = _Sink()
-        self._parser = parser = HttpResponseParser(sink)
-        try:
-            parser.feed_data(data)
-        except HttpParserUpgrade:
-            pass  # 101; refused by status below and by the connection
-        except HttpParserError as error:
-            raise InvalidAnswer(str(error) or "malformed head") from None
-        lines = data.split(b"\r\n")
-        count = len(lines) - 1  # the start line, the headers, the empty line
-        if count > MAX_LINES + 2:
-            raise InvalidAnswer("too many header lines")
-        # What is left of the data: every CR and LF must belong to a CRLF, so that llhttp's idea of a line is the
-        # one used here; and the controls that it lets pass in the reason phrase must not be there.
-        if sink.heads != 1 or len(data.translate(None, _CONTROLS)) != len(data) - 2 * count:
-            raise InvalidAnswer("control characters in the head")
-
+        lines = self._judged(data)
+        count = len(lines) - 1
         start = lines[0]
         version = _VERSIONS.get(start[:9])
         code = start[9:12]
@@ -130,6 +115,26 @@ class Head:
                 and b"close" not in connection
                 and not self.chunked
             )
+
+    def _judged(self, data: bytes) -> list[bytes]:
+        """Let llhttp judge the head and return its lines; the last two are empty."""
+        self._sink = sink = _Sink()
+        self._parser = parser = HttpResponseParser(sink)
+        try:
+            parser.feed_data(data)
+        except HttpParserUpgrade:
+            pass  # 101; refused by status below and by the connection
+        except HttpParserError as error:
+            raise InvalidAnswer(str(error) or "malformed head") from None
+        lines = data.split(b"\r\n")
+        count = len(lines) - 1  # the start line, the headers, the empty line
+        if count > MAX_LINES + 2:
+            raise InvalidAnswer("too many header lines")
+        # What is left of the data: every CR and LF must belong to a CRLF, so that llhttp's idea of a line is the
+        # one used here; and the controls that it lets pass in the reason phrase must not be there.
+        if sink.heads != 1 or len(data.translate(None, _CONTROLS)) != len(data) - 2 * count:
+            raise InvalidAnswer("control characters in the head")
+        return lines
 
     def _take_length(self, value: bytes) -> None:
         # llhttp refuses repeated lengths and lists already; a length over 2^63 is no length.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -71,7 +72,7 @@ async def test_an_upstream_that_stops_reading_is_a_timeout(connect: Connect, kin
     _, up = await connect(script, response_timeout=0.2)
     body = b"x" * 30_000_000
 
-    async def stream():  # type: ignore[no-untyped-def]
+    async def stream() -> AsyncIterator[bytes]:
         yield body
 
     with pytest.raises(UpstreamTimeout) as caught:
@@ -80,7 +81,7 @@ async def test_an_upstream_that_stops_reading_is_a_timeout(connect: Connect, kin
 
 
 async def test_a_slow_caller_is_no_timeout_of_the_upstream(connect: Connect) -> None:
-    async def slowly():  # type: ignore[no-untyped-def]
+    async def slowly() -> AsyncIterator[bytes]:
         for _ in range(4):
             await asyncio.sleep(0.08)
             yield b"x"
