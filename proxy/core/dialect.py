@@ -262,7 +262,8 @@ class AmbiguousLogin(ValueError):
 def login_email(body: bytes, content_type: bytes) -> str:
     """Read whose login a caller's body is; the password is not looked at.
 
-    Raises `AmbiguousLogin` when it cannot be told: CardCash might then read another account than we do.
+    JSON, whatever its Content-Type says (curl -d says form), or a form. Raises `AmbiguousLogin` when the account cannot
+    be told: CardCash might then read another one than we do.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -270,7 +271,8 @@ def login_email(body: bytes, content_type: bytes) -> str:
             raise AmbiguousLogin("a key stands twice")
         return dict(pairs)
 
-    if content_type.partition(b";")[0].strip().lower() == b"application/x-www-form-urlencoded":
+    is_form = content_type.partition(b";")[0].strip().lower() == b"application/x-www-form-urlencoded"
+    if is_form and not body.lstrip().startswith(b"{"):
         fields = parse_qs(body.decode("latin-1"), keep_blank_values=True)
         emails = fields.get("customer[email]", [])
         if len(emails) != 1:
@@ -278,7 +280,7 @@ def login_email(body: bytes, content_type: bytes) -> str:
         email: Any = emails[0]
     else:
         try:
-            content = json.loads(body.decode("utf-8"), object_pairs_hook=once)
+            content = json.loads(body.decode("utf-8-sig"), object_pairs_hook=once)
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise AmbiguousLogin("not JSON") from error
         customer = content.get("customer") if isinstance(content, dict) else None
