@@ -11,6 +11,10 @@ from typing import Protocol
 from proxy.core.token import Token
 
 
+class StoreUnusable(Exception):
+    """The place named by `session.store` cannot be used safely; the sentence says what to do."""
+
+
 class Store(Protocol):
     """The place of the shared token. Safe for concurrent use by tasks; shared kinds also by processes."""
 
