@@ -281,7 +281,8 @@ class Proxy:
         finally:
             for listener in listeners:
                 listener.close()
-            for address in self._settings.listen:
+            # Only what was bound here: the address that failed may be another's.
+            for address in self._settings.listen[: len(listeners)]:
                 if address.kind == "unix":
                     Path(address.path).unlink(missing_ok=True)  # noqa: ASYNC240  # once, at the very end
             await self.server.shutdown(_LAST_SECONDS)
@@ -349,10 +350,14 @@ def _remove_stale_socket(path: Path) -> None:
         if not stat.S_ISSOCK(path.stat().st_mode):
             return
         with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
             try:
                 probe.connect(str(path))
             except ConnectionRefusedError:
                 path.unlink()
+                return
+        # asyncio would take the path away from whoever listens there.
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _names(listener: asyncio.Server, address: ListenAddress) -> list[str]:

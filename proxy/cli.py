@@ -222,11 +222,17 @@ def _health(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     async def work() -> int:
         from proxy import demo
+        from proxy.settings import SettingsError
         from proxy.telemetry import logs
 
         logs.configure("error", "console", fd=2)
         ports = demo.Ports(options.listen, options.admin_listen, options.simulator_listen)
-        return await _until_signal(demo.run(ports, lambda line: print(line, flush=True)))
+        try:
+            return await _until_signal(demo.run(ports, lambda line: print(line, flush=True)))
+        except SettingsError as error:
+            for fault in error.faults:
+                _complain(fault)
+            return BAD_USAGE
 
     return _run(work())
 
@@ -238,9 +244,13 @@ def _simulate(options: argparse.Namespace) -> int:
 
         logs.configure("error", "console", fd=2)
         window = min(300.0, options.token_ttl / 4) if options.refresh_window is None else options.refresh_window
-        settings = SimulatorSettings(
-            app_ids=tuple(options.app_id or ["demo-app-id"]), token_ttl=options.token_ttl, refresh_window=window
-        )
+        try:
+            settings = SimulatorSettings(
+                app_ids=tuple(options.app_id or ["demo-app-id"]), token_ttl=options.token_ttl, refresh_window=window
+            )
+        except ValueError as error:
+            _complain(str(error))
+            return BAD_USAGE
         simulator = Simulator(settings)
         host, _, port = options.listen.rpartition(":")
         try:

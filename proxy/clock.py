@@ -8,7 +8,7 @@ from typing import Protocol
 from proxy.core.token import Moment
 
 # CLOCK_BOOTTIME goes on while the machine sleeps (Linux); elsewhere the wall clock notices the sleep (Windows.freshness).
-_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_STEADY: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class Clock(Protocol):
@@ -24,4 +24,5 @@ class SystemClock:
 
     def now(self) -> Moment:
         """Read both clocks, in seconds."""
-        return Moment(steady=time.clock_gettime(_STEADY), wall=time.time())
+        steady = time.monotonic() if _STEADY is None else time.clock_gettime(_STEADY)
+        return Moment(steady=steady, wall=time.time())

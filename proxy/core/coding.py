@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import zlib
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 import brotli
 
@@ -15,16 +16,39 @@ else:
 
 #: More codings than this one inside the other is nobody's honest answer.
 MOST_CODINGS: Final = 3
+#: Neither are more gzip members (RFC 1952, 2.2) or zstd frames (RFC 8878, 3) than this, one after the other.
+MOST_MEMBERS: Final = 16
+#: RFC 9659, 3: a zstd window is at most 8 MiB; the library would allocate 128 MiB for who asks for it.
+_ZSTD_OPTIONS: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: 23}
+
+
+class _Decoder(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def _members(make: Callable[[], _Decoder], data: bytes, limit: int, most: int = MOST_MEMBERS) -> bytes | None:
+    out = b""
+    for _ in range(most):
+        decoder = make()
+        out += decoder.decompress(data, limit + 1 - len(out))
+        if not decoder.eof or len(out) > limit:
+            return None
+        data = decoder.unused_data
+        if not data:
+            return out
+    return None
 
 
 def _inflate(data: bytes, limit: int, wbits: int) -> bytes | None:
-    decoder = zlib.decompressobj(wbits)
-    out = decoder.decompress(data, limit + 1)
-    return out if decoder.eof else None
+    return _members(lambda: zlib.decompressobj(wbits), data, limit, most=1)
 
 
 def _gzip(data: bytes, limit: int) -> bytes | None:
-    return _inflate(data, limit, 16 + zlib.MAX_WBITS)
+    return _members(lambda: zlib.decompressobj(16 + zlib.MAX_WBITS), data, limit)
 
 
 def _deflate(data: bytes, limit: int) -> bytes | None:
@@ -47,9 +71,7 @@ def _brotli(data: bytes, limit: int) -> bytes | None:
 
 
 def _zstd(data: bytes, limit: int) -> bytes | None:
-    decoder = zstd.ZstdDecompressor()
-    out = bytes(decoder.decompress(data, limit + 1))
-    return out if decoder.eof else None
+    return _members(lambda: zstd.ZstdDecompressor(options=_ZSTD_OPTIONS), data, limit)
 
 
 _DECODERS: Final = {b"gzip": _gzip, b"x-gzip": _gzip, b"deflate": _deflate, b"br": _brotli, b"zstd": _zstd}

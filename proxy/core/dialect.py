@@ -97,7 +97,7 @@ def is_token_rejection(status: int, body: bytes) -> Rejection:
         message = message[0] if message else None
     if not isinstance(message, str):
         return Rejection.NONE
-    wording = message.strip().casefold()
+    wording = message.strip().lower()
     if wording == DOCUMENTED_REJECTION:
         return Rejection.DOCUMENTED if envelope else Rejection.VARIANT
     return Rejection.VARIANT if wording in REJECTION_VARIANTS else Rejection.NONE
@@ -143,16 +143,19 @@ def lifetime_of(token: str, *, header: bytes | None, body: object = None, wall: 
 def harvest(headers: RawHeaders, *, cookie: bytes, wall: float) -> Candidate | Malformed | None:
     """Look for a token in the head of an answer: the header first, the cookie named after the application id second.
 
-    `cookie` is that name, `wall` the Unix time. A malformed value is reported, unless the other place holds a good one.
+    `cookie` is that name, `wall` the Unix time. Of several the first good one counts; a malformed value is reported only
+    when there is none.
     """
     lifetime: bytes | None = None
     offered: list[tuple[str, bytes]] = []
+    headers_found = 0
     for name, value in headers:
         # Lengths first: this runs on every answer, and most headers are neither.
         size = len(name)
         if size == 13 and name.lower() == TOKEN_HEADER:
-            offered.insert(0, ("header", value))
-        elif size == 19 and name.lower() == LIFETIME_HEADER:
+            offered.insert(headers_found, ("header", value))
+            headers_found += 1
+        elif size == 19 and lifetime is None and name.lower() == LIFETIME_HEADER:
             lifetime = value
         elif size == 10 and name.lower() == b"set-cookie" and (found := _cookie_value(value, cookie)):
             offered.append(("cookie", found))
@@ -232,14 +235,14 @@ def judge_failure(status: int, body: bytes) -> Verdict:
 
     A refusal is a 4xx other than 408 and 429 in CardCash's own envelope and not a token rejection (CONTRACT "Sessions").
     API.md 6 leaves open whether 401's body is an array, a string or plain text, so short plain text that is not a page
-    counts as well: hammering a login locks the account.
+    counts as well: hammering a login locks the account. "error code: 1020" is the page of Cloudflare's edge as text.
     """
     if not 400 <= status < 500 or status in (408, 429):
         return Verdict.OUTAGE
     if is_token_rejection(status, body) is not Rejection.NONE:
         return Verdict.REJECTED
     text = body[: LONGEST_REJECTION + 1].decode("utf-8", "replace").lstrip("\ufeff").strip()
-    if not text or text.startswith("<") or "<html" in text[:1024].lower():
+    if not text or text.startswith("<") or "<html" in text[:1024].lower() or text.lower().startswith("error code:"):
         return Verdict.OUTAGE
     try:
         content: Any = json.loads(text)
@@ -255,6 +258,12 @@ def login_body(email: str, password: str) -> bytes:
     return json.dumps({"customer": {"email": email, "password": password}}).encode()
 
 
+_FORM: Final = b"application/x-www-form-urlencoded"
+_UTF8: Final = frozenset({b"utf-8", b"utf8"})
+#: Charsets that read ASCII as UTF-8 does.
+_LIKE_ASCII: Final = _UTF8 | {b"us-ascii", b"iso-8859-1", b"windows-1252"}
+
+
 class AmbiguousLogin(ValueError):
     """A caller's login whose account cannot be told with certainty."""
 
@@ -265,34 +274,51 @@ def login_email(body: bytes, content_type: bytes) -> str:
     JSON, whatever its Content-Type says (curl -d says form), or a form. Raises `AmbiguousLogin` when the account cannot
     be told: CardCash might then read another one than we do.
     """
+    kind, _, parameters = content_type.lower().partition(b";")
+    charset = re.search(rb"charset\s*=\s*\"?([^\s\";]*)", parameters)
+    if b"," in content_type or (charset and charset[1] not in (_LIKE_ASCII if body.isascii() else _UTF8)):
+        # "a+AEA-b" is one address in UTF-8 and another in UTF-7.
+        raise AmbiguousLogin("not one type in UTF-8")
+    try:
+        text = body.decode("utf-8-sig")
+        # JSON is read whatever its type says: curl and many a client send it as a form.
+        is_form = kind.strip() == _FORM and not text.lstrip().startswith("{")
+        email = _email_in_form(text) if is_form else _email_in_json(text)
+    except AmbiguousLogin:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise AmbiguousLogin("not JSON or form in UTF-8") from error
+    if not isinstance(email, str) or not email.strip():
+        raise AmbiguousLogin("no customer.email")
+    email = email.strip()
+    if not email.isprintable():
+        raise AmbiguousLogin("characters that are dropped, replaced or cut at by some readers")
+    return email
 
+
+def _email_in_json(text: str) -> object:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) != len(pairs):
             raise AmbiguousLogin("a key stands twice")
         return dict(pairs)
 
-    is_form = content_type.partition(b";")[0].strip().lower() == b"application/x-www-form-urlencoded"
-    if is_form and not body.lstrip().startswith(b"{"):
-        fields = parse_qs(body.decode("latin-1"), keep_blank_values=True)
-        emails = fields.get("customer[email]", [])
-        if len(emails) != 1:
-            raise AmbiguousLogin("no customer[email]")
-        email: Any = emails[0]
-    else:
-        try:
-            content = json.loads(body.decode("utf-8-sig"), object_pairs_hook=once)
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise AmbiguousLogin("not JSON") from error
-        customer = content.get("customer") if isinstance(content, dict) else None
-        email = customer.get("email") if isinstance(customer, dict) else None
-    if not isinstance(email, str) or not email.strip():
-        raise AmbiguousLogin("no customer.email")
-    return email.strip()
+    content = json.loads(text, object_pairs_hook=once)
+    customer = content.get("customer") if isinstance(content, dict) else None
+    return customer.get("email") if isinstance(customer, dict) else None
+
+
+def _email_in_form(text: str) -> str:
+    fields = parse_qs(text, keep_blank_values=True, errors="strict")
+    # Parsers of nested forms would also read "customer[email][]" or "customer[email" as the e-mail, or as one more.
+    about = [name for name in fields if "email" in name.lower() or name.strip().lower() == "customer"]
+    if about != ["customer[email]"] or len(fields["customer[email]"]) != 1:
+        raise AmbiguousLogin("not one customer[email]")
+    return fields["customer[email]"][0]
 
 
 def same_account(one: str, other: str) -> bool:
-    """Compare e-mails without case (CONTRACT "What a caller sees")."""
-    return one.strip().casefold() == other.strip().casefold()
+    """Compare e-mails without case (CONTRACT "What a caller sees"), but not "ß" like "ss": those are two accounts."""
+    return one.strip().lower() == other.strip().lower()
 
 
 #: Fields by which some servers let a GET be something else.

@@ -99,6 +99,8 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
     for name, value in raw:
         low = name.lower()
         size += len(name) + len(value)
+        if low == required:
+            fields.required.append(value)
         if low in _NOT_UP:
             if low == b"host":
                 if fields.host is not None:
@@ -119,13 +121,14 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
                 request_ids += 1
                 fields.request_id = value.decode("ascii") if _REQUEST_ID.match(value) else None
             continue
-        if low == required:
-            fields.required.append(value)
+        if low == required or low.startswith(_NOT_UP_PREFIXES):
             continue
-        if low.startswith(_NOT_UP_PREFIXES):
-            continue
-        if b"_" in low and _looks_private(low):
-            continue
+        if b"_" in low:
+            # Servers that map fields to variables cannot tell `_` from `-`.
+            dashed = low.replace(b"_", b"-")
+            if dashed == required or dashed in _NOT_UP or dashed.startswith(_NOT_UP_PREFIXES):
+                continue
+            fields.overridden = fields.overridden or dashed in METHOD_OVERRIDES
         if low == b"user-agent":
             if not value:
                 continue
@@ -135,7 +138,7 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
         elif low == b"sec-fetch-site":
             fields.fetch_site = value
         elif low == b"content-type":
-            fields.content_type = value
+            fields.content_type = b", ".join(filter(None, (fields.content_type, value)))
         elif low in METHOD_OVERRIDES:
             fields.overridden = True
         lines.append(b"%b: %b\r\n" % (name, value))
@@ -165,12 +168,6 @@ def _names(connection: bytes) -> frozenset[bytes]:
 
 def _without(lines: list[bytes], nominated: frozenset[bytes]) -> list[bytes]:
     return [line for line in lines if line.partition(b":")[0].lower() not in nominated]
-
-
-def _looks_private(low: bytes) -> bool:
-    """Catch `X_CC_APP`: servers that map fields to variables cannot tell `_` from `-`."""
-    dashed = low.replace(b"_", b"-")
-    return dashed in _NOT_UP or dashed.startswith(_NOT_UP_PREFIXES)
 
 
 def for_upstream(fields: RequestFields, *, method: str, target: str, injected: bytes, user_agent: bytes) -> bytes:
@@ -222,9 +219,13 @@ def for_client(headers: RawHeaders, *, request_id: bytes, host: bytes | None, re
 def _location(value: bytes, host: bytes | None, rewrite: Rewrite) -> bytes:
     low = value.lower()
     for origin in rewrite.origins:
-        rest = value[len(origin) :]
-        if low.startswith(origin) and rest[:1] in (b"", b"/", b"?", b"#"):
+        # RFC 3986, 4.2: "//host/path" has the scheme of the answer, so it is at the upstream's origin as well.
+        start = origin[origin.index(b"//") :] if low.startswith(b"//") else origin
+        rest = value[len(start) :]
+        if low.startswith(start) and rest[:1] in (b"", b"/", b"?", b"#"):
             if host is not None:
                 return b"http://" + host + rest
+            if rest.startswith(b"//"):
+                return b"/." + rest  # or the path would be read as another host (RFC 3986, 4.2)
             return rest if rest.startswith(b"/") else b"/" + rest
     return value

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 #: A client path that begins with a version segment is already an upstream path (CONTRACT `upstream.base_path`).
-_VERSION: Final = re.compile(r"/v\d+(?:\.\d+)?(?=/|\?|$)")
-_VERSION_ANY_CASE: Final = re.compile(r"/v\d+(?:\.\d+)?(?=/|$)", re.IGNORECASE)
+_VERSION: Final = re.compile(r"/v[0-9]+(?:\.[0-9]+)?(?=/|\?|\Z)")
+#: The same at the head of a view, which is in lower case and has no query.
+_VERSION_OF_VIEW: Final = re.compile(r"/v[0-9]+(?:\.[0-9]+)?(?=/|\Z)")
 #: Percent-decoding is repeated until nothing changes; a path coded deeper than this is refused by every deny rule.
 _DEEPEST_CODING: Final = 8
+#: Only short paths are remembered, so that callers cannot fill the memory: 1024 of them with their views are 1-30 MB.
+_LONGEST_REMEMBERED: Final = 256
 
 #: API.md 5. Templates are the `route` label of metrics and logs, so that no id, coupon or card ever becomes one.
 KNOWN_ROUTES: Final = (
@@ -69,10 +72,15 @@ class Route:
 
     template: str
     views: tuple[str, ...]
-    #: The fully decoded view without its version: "/orders" for "/v3/orders".
+    #: The fully decoded view without its version: "/orders" for "/v3/orders"; if any view is below `orders`, that one,
+    #: because money is at stake.
     path: str
     is_session: bool
     is_login: bool
+    #: `views` without their base path or version, one for one.
+    plain: tuple[str, ...]
+    #: Coded so deep that not every reading was looked at.
+    unfathomed: bool = False
 
     @property
     def key(self) -> str:
@@ -80,15 +88,18 @@ class Route:
         return self.template if self.template != OTHER else _without_ids(self.path)
 
 
-@lru_cache(maxsize=4096)
 def classify(path: str, base_path: str = "/v3") -> Route:
     """Judge an upstream path (no query). Cached: the same few paths come again and again."""
-    views = _views(path)
+    if len(path) > _LONGEST_REMEMBERED:
+        return _judged.__wrapped__(path, base_path)
+    return _judged(path, base_path)
+
+
+@lru_cache(maxsize=1024)
+def _judged(path: str, base_path: str) -> Route:
+    views, unfathomed = _views(path)
     base = base_path.casefold()
-    plain = tuple(
-        (view.removeprefix(base) if view.startswith(base + "/") else _VERSION_ANY_CASE.sub("", view, count=1)) or "/"
-        for view in views
-    )
+    plain = tuple(_plain(view, base) for view in views)
     is_session = "/session" in plain
     is_login = "/customers/login" in plain
     if is_session:
@@ -97,22 +108,43 @@ def classify(path: str, base_path: str = "/v3") -> Route:
         template = "/v3/customers/login"
     else:
         template = _template(path)
-    return Route(template=template, views=views, path=plain[-1], is_session=is_session, is_login=is_login)
+    return Route(
+        template=template,
+        views=views,
+        path=next((view for view in plain if "orders" in view.split("/")), plain[-1]),
+        is_session=is_session,
+        is_login=is_login,
+        plain=plain,
+        unfathomed=unfathomed,
+    )
 
 
-def _views(path: str) -> tuple[str, ...]:
-    """List what the path may be read as: at every depth of percent-decoding, with and without `;parameters`."""
+def _plain(view: str, base: str) -> str:
+    if base and view.startswith(base + "/"):
+        return view.removeprefix(base)
+    version = _VERSION_OF_VIEW.match(view)
+    return (view[version.end() :] if version else view) or "/"
+
+
+def _views(path: str) -> tuple[tuple[str, ...], bool]:
+    """List what the path may be read as, the most decoded last, and say whether it is coded too deep to be sure.
+
+    At every depth of percent-decoding, with a backslash as itself and as a slash, with and without `;parameters`.
+    """
     found: dict[str, None] = {}
     current = path.encode("utf-8", "surrogateescape")
     for _ in range(_DEEPEST_CODING):
-        text = current.decode("utf-8", "replace").replace("\\", "/").casefold()
-        found[_normalised(text)] = None
+        text = current.decode("utf-8", "replace").casefold()
+        readings = [text, text.replace("\\", "/")] if "\\" in text else [text]
         if ";" in text:
-            found[_normalised(re.sub(r";[^/]*", "", text))] = None
+            readings += [re.sub(r";[^/]*", "", reading) for reading in readings]
+        for view in map(_normalised, readings):
+            found.pop(view, None)  # what is read later stands later
+            found[view] = None
         if b"%" not in current or (decoded := unquote_to_bytes(current)) == current:
-            break
+            return tuple(found), False
         current = decoded
-    return tuple(found)
+    return tuple(found), True
 
 
 def _normalised(path: str) -> str:
@@ -180,6 +212,58 @@ def _template(path: str) -> str:
     return walk(_ROOT, segments) or OTHER
 
 
+class _Glob:
+    """A path glob: `*` and `?` within a segment, `**` across segments; a tree (`/x/**`) includes its root.
+
+    Matched in one pass with a set of positions, one bit each: callers choose the path, and a backtracking regular
+    expression would let them choose the time as well.
+    """
+
+    __slots__ = ("_across", "_done", "_endless", "_literals", "_prefix", "_single", "_stars", "_tree")
+
+    def __init__(self, glob: str) -> None:
+        glob = glob.rstrip("/") or "/"
+        # "/orders/**" means /orders as well: whoever denies a tree means its root too.
+        self._tree = glob.endswith("/**") and glob != "/**"
+        glob = glob[:-3] if self._tree else glob
+        self._prefix = re.split(r"[*?]", glob, maxsplit=1)[0]
+        parts = re.findall(r"\*+|[^*]", glob[len(self._prefix) :], re.DOTALL)
+        self._literals: dict[str, int] = {}
+        self._single = self._stars = self._across = 0
+        for place, part in enumerate(parts):
+            bit = 1 << place
+            if part == "?":
+                self._single |= bit
+            elif part.startswith("*"):
+                self._stars |= bit
+                self._across |= bit if part != "*" else 0
+            else:
+                self._literals[part] = self._literals.get(part, 0) | bit
+        self._done = 1 << len(parts)
+        #: At a last `**` whatever follows matches.
+        self._endless = self._across & (self._done >> 1)
+
+    def matches(self, path: str) -> bool:
+        """Say whether all of `path` matches."""
+        if not path.startswith(self._prefix):
+            return False
+        at = 1 | (1 & self._stars) << 1
+        for char in path[len(self._prefix) :]:
+            if at & self._endless:
+                return True
+            if char == "/":
+                if self._tree and at & self._done:
+                    return True
+                forward, stay = at & self._literals.get(char, 0), at & self._across
+            else:
+                forward, stay = at & (self._literals.get(char, 0) | self._single), at & self._stars
+            at = forward << 1 | stay
+            at |= (at & self._stars) << 1  # a star may stand for nothing; two never stand together
+            if not at:
+                return False
+        return bool(at & self._done)
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One line of `rules`. `methods` empty: any. `path` is a glob: `*` within a segment, `**` across segments."""
@@ -187,42 +271,27 @@ class Rule:
     allow: bool
     methods: frozenset[str]
     path: str
-    _versioned: re.Pattern[str]
-    _plain: re.Pattern[str] | None
+    _glob: _Glob = field(repr=False, compare=False)
+    #: The glob has no version segment, and so matches every version.
+    _any_version: bool = field(repr=False)
 
     @classmethod
     def of(cls, *, allow: bool, methods: Iterable[str], path: str) -> Rule:
         """Compile a rule; a glob without a version segment matches every version."""
         glob = path.casefold() if path not in ("", "*") else "/**"
         glob = glob if glob.startswith(("/", "*")) else "/" + glob
-        pattern = _compile(glob)
-        versioned = bool(re.match(r"/v\d", glob))
-        return cls(allow, frozenset(m.upper() for m in methods), path, pattern, None if versioned else pattern)
+        return cls(allow, frozenset(m.upper() for m in methods), path, _Glob(glob), not re.match(r"/v[0-9]", glob))
 
     def matches(self, method: str, route: Route) -> bool:
         """Match the way that is safe: a deny if any reading of the path matches, an allow only if all do."""
         if self.methods and method not in self.methods:
             return False
-        return (all if self.allow else any)(map(self._matches_view, route.views))
+        if route.unfathomed:
+            return not self.allow
+        return (all if self.allow else any)(map(self._matches_view, route.views, route.plain))
 
-    def _matches_view(self, view: str) -> bool:
-        if self._versioned.fullmatch(view):
-            return True
-        if self._plain is None:
-            return False
-        return self._plain.fullmatch(_VERSION_ANY_CASE.sub("", view, count=1) or "/") is not None
-
-
-def _compile(glob: str) -> re.Pattern[str]:
-    glob = glob.rstrip("/") or "/"
-    out = ""
-    # "/orders/**" means /orders as well: whoever denies a tree means its root too.
-    tail = ""
-    if glob.endswith("/**") and glob != "/**":
-        glob, tail = glob[:-3], "(?:/.*)?"
-    for part in re.split(r"(\*\*|\*|\?)", glob):
-        out += {"**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part) or re.escape(part)
-    return re.compile(out + tail, re.DOTALL)
+    def _matches_view(self, view: str, plain: str) -> bool:
+        return self._glob.matches(view) or (self._any_version and self._glob.matches(plain))
 
 
 def allowed(rules: Sequence[Rule], method: str, route: Route) -> bool:

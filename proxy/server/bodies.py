@@ -94,7 +94,7 @@ class Bodies:
         if not length and not fields.chunked:
             return _NO_BODY
         if length is not None and length > self._most:
-            raise BodyTooLarge(f"The request body is larger than limits.request_body, {self._most} bytes.")
+            raise self._too_large()
         if fields.expects_continue:
             exchange.go_on()
         body = Body(b"", chunked=fields.chunked)
@@ -107,6 +107,8 @@ class Bodies:
             while piece := await exchange.read():
                 pieces.append(piece)
                 size += len(piece)
+                if size > self._most:
+                    raise self._too_large()
                 if size > self._keep or not self.budget.reserve(len(piece)):
                     return self._left(body, exchange, pieces, size)
                 body._reserved += len(piece)
@@ -115,6 +117,9 @@ class Bodies:
             raise
         body._data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return body
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"The request body is larger than limits.request_body, {self._most} bytes.")
 
     def _left(self, body: Body, exchange: Exchange, pieces: list[bytes], size: int) -> Body:
         body.kept = False
@@ -126,5 +131,5 @@ class Bodies:
         while piece := await exchange.read():
             size += len(piece)
             if size > self._most:
-                raise BodyTooLarge(f"The request body is larger than limits.request_body, {self._most} bytes.")
+                raise self._too_large()
             yield piece

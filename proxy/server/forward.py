@@ -15,7 +15,7 @@ from proxy.clock import Clock
 from proxy.core import dialect
 from proxy.core.coding import decode
 from proxy.core.dialect import Rejection
-from proxy.core.errors import CallerGone, NotRepeatable, ProxyError, UpstreamError
+from proxy.core.errors import BadRequest, CallerGone, NotRepeatable, ProxyError, UpstreamError
 from proxy.core.headers import RequestFields, Rewrite, for_upstream, read_request
 from proxy.core.retry import AfterFailure, AfterRejection, RoutePauses, after_failure, after_rejection
 from proxy.core.token import Token
@@ -278,6 +278,9 @@ class Forwarder:
         if exchange.head_sent:
             exchange.abort()
             return
+        if isinstance(error, BadRequest):
+            # RFC 9112, 6.3: what follows ambiguous framing must not be read as a request.
+            exchange.close_after()
         record.status = error.status
         try:
             send_error(exchange, error, request_id=record.request_id)

@@ -1,112 +1,33 @@
 """The keeper of the one shared token.
 
-Owns which token is held, when it is renewed, and who waits for it. At most one renewal runs at any time, whoever asks;
-a caller that leaves cancels nothing. Tokens are compared by identity: the clock never decides whether a rejected token is
-replaced. How a session is made is `login.py`'s affair, where it is kept the store's.
+Owns which token is held, when it is renewed, and what a new one is worth. At most one renewal runs at any time, whoever
+asks; a caller that leaves cancels nothing. Tokens are compared by identity: the clock never decides whether a rejected
+token is replaced. How a session is made is `flight.py`'s and `login.py`'s affair, where it is kept `shelf.py`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import replace
+from typing import Final
 
 from proxy.clock import Clock
 from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import SessionUnavailable
-from proxy.core.retry import backoff
-from proxy.core.token import Freshness, Source, Token, Windows
-from proxy.session.login import Credentials, SessionOutage, SessionRefused, SessionTokenRejected
+from proxy.core.token import Freshness, Source, Token
+from proxy.session.flight import FIRST_ATTEMPTS, LONGEST_PAUSE, Failure, Flight, Pause, make_token
+from proxy.session.holding import Holding, Kept
+from proxy.session.login import Credentials, SessionOutage, SessionRefused
+from proxy.session.ports import RENEWAL_DEADLINE, Calls, Observer, Policy, Status
+from proxy.session.shelf import Saver, Shelf
 from proxy.session.stores import Store
+from proxy.session.upkeep import Renewing, Upkeep
 from proxy.tasks import Tasks
 
-#: A renewal, retries and login included, ends after this many seconds (CONTRACT "Sessions").
-RENEWAL_DEADLINE: Final = 10.0
-#: Calls of one kind in the first renewal of an outage; later ones probe with a single call each, so that the first
-#: minute of an outage costs at most 4 + 6 session calls however many callers there are.
-FIRST_ATTEMPTS: Final = 4
-#: The pause after a failed renewal, in seconds: 1 doubling to 30 (CONTRACT "Sessions").
-FIRST_PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 30.0
+__all__ = ["RENEWAL_DEADLINE", "Calls", "Observer", "Policy", "SessionKeeper", "Status"]
 
-
-class Calls(Protocol):
-    """What the keeper needs of `login.SessionCalls`."""
-
-    credentials: Credentials
-
-    async def session(self, *, attempts: int) -> Token:
-        """Make an anonymous session."""
-        ...
-
-    async def login(self, session: Token, *, attempts: int) -> Token:
-        """Log a session in."""
-        ...
-
-    async def keep_alive(self, token: Token, path: str) -> Token | None:
-        """Call something harmless with the token, for a refresh in the answer."""
-        ...
-
-
-class Observer(Protocol):
-    """Who is told of what happens to the session; must not raise and must not wait."""
-
-    def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
-        """A renewal ended; `result` is ok, login_refused, refused, failed, same_token or superseded."""
-        ...
-
-    def harvest(self, result: str) -> None:
-        """A token was seen in an answer: adopted, unchanged, late or malformed."""
-        ...
-
-    def identity_lost(self) -> None:
-        """The login of a caller is gone; the proxy goes on anonymously."""
-        ...
-
-    def store(self, operation: str, result: str) -> None:
-        """The store was used: load, save or lease; ok, lost or failed."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The settings of `session.*`, durations in seconds."""
-
-    renew_ahead: float = 300.0
-    idle_after: float = 3600.0
-    keepalive_path: str = "/v3/carts"
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """A snapshot for `/status`; holds no token."""
-
-    state: str
-    expires_wall: float | None
-    expires_in: float | None
-    renews_in: float | None
-    source: str | None
-    identity: str | None
-    own_login: bool
-    identity_lost: bool
-    latched: str | None
-    latch_sentence: str | None
-    paused_for: float
-    failures: int
-    renewals: int
-    harvests: int
-    renewing: bool
-    waiters: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """How a renewal failed; kept as a value, so that every waiter gets an exception of its own."""
-
-    result: str
-    sentence: str
-    retry_after: float | None = None
+_STOPPING: Final = Failure("failed", "The proxy is stopping.")
 
 
 class SessionKeeper:
@@ -114,32 +35,31 @@ class SessionKeeper:
 
     def __init__(self, calls: Calls, *, store: Store, clock: Clock, observer: Observer, policy: Policy) -> None:
         self.calls = calls
-        self._store = store
+        self._shelf = Shelf(store, clock=clock, observer=observer)
         self._clock = clock
         self._observer = observer
         self._policy = policy
         self._tasks = Tasks()
-        self._held: Token | None = None
-        self._windows: Windows | None = None
-        # The renewal in flight, what it is for, the token held when it began, and who waits for it. Fanned out from one
-        # callback: thousands of waiters cost a future each, and none of them can cancel it.
-        self._flight: asyncio.Task[Token | _Failure] | None = None
-        self._reason = ""
-        self._rejected: Token | None = None
-        self._base: Token | None = None
-        self._waiters: set[asyncio.Future[Token]] = set()
-        self._keeping_alive = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._failures = 0
-        self._pause_until = float("-inf")
-        self._last_failure = _Failure("failed", "")
+        self._holding = Holding(policy.renew_ahead)
+        self._saver = Saver(self._shelf, held=lambda: self.held, adopt=self._adopt)
+        self._flight: Flight | None = None
+        # Between renewals that fail: 503 for whoever needs one meanwhile.
+        self._outage = Pause()
+        self._last_failure = _STOPPING
         # What CardCash refused: "app_id" stops everything, "login" only the login. Opened by a new secret or an operator.
         self._latched: dict[str, str] = {}
-        self._last_used = float("-inf")
         self._identity_lost = False
         self._renewals = 0
         self._harvests = 0
         self._closed = False
+        renewing = Renewing(
+            may_begin=lambda: self._flight is None and self._obstacle() is None,
+            not_before=lambda: self._outage.until,
+            login_refused=lambda: "login" in self._latched,
+            begin=self._take_off,
+            adopt=self._adopt_refreshed,
+        )
+        self._upkeep = Upkeep(self._holding, renewing, calls=calls, clock=clock, observer=observer, policy=policy)
         #: Set when the first renewal has ended, well or not.
         self.first_attempt_over = asyncio.Event()
 
@@ -152,17 +72,17 @@ class SessionKeeper:
         Raises `SessionUnavailable`, at once while a pause lasts or the application id is refused.
         """
         now = self._clock.now()
-        self._last_used = now.steady
-        held, windows = self._held, self._windows
+        self._upkeep.last_used = now.steady
+        held, windows = self._holding.token, self._holding.windows
         if held is None or windows is None:
             return await self._renewed("first")
-        if patient and self._flight is not None and self._rejected is held:
-            return await self._joined()
         freshness = windows.freshness(now)
         if freshness is Freshness.EXPIRED:
             return await self._renewed("expired")
+        if patient and self._flight is not None and self._holding.is_rejected:
+            return await self._renewed("rejected")
         if freshness is Freshness.STALE and now.steady >= windows.renew_at:
-            self._renew_in_background()
+            self._upkeep.act()
         return held
 
     async def renew(self, *, rejected: Token) -> Token:
@@ -170,9 +90,11 @@ class SessionKeeper:
 
         Returns the held token, which is the rejected one when CardCash gives no other. Raises `SessionUnavailable`.
         """
-        held = self._held
-        if held is not None and held is not rejected:
+        held = self.held
+        if held is not None and held.value != rejected.value:
             return await self.token()
+        # By value: a login that brings no token of its own leaves the session's, in another object.
+        self._holding.is_rejected = held is not None
         return await self._renewed("rejected", rejected)
 
     def offer(self, found: Candidate | Malformed, *, sent_with: Token, login_as: str | None = None) -> Token | None:
@@ -184,61 +106,83 @@ class SessionKeeper:
         if isinstance(found, Malformed):
             self._observer.harvest("malformed")
             return None
-        held = self._held
-        if login_as is None:
-            if held is not sent_with:
-                self._observer.harvest("late")
-                return None
-            if found.value == held.value:
-                self._observer.harvest("unchanged")
-                return None
-            token = Token(
-                found.value, self._clock.now(), found.lifetime, Source.HARVEST, sent_with.identity, sent_with.own_login
-            )
+        held = self.held
+        is_late = held is not sent_with or self._holding.is_foreign
+        if is_late and (login_as is None or (held is not None and held.identity is not None)):
+            self._observer.harvest("late")
+            return None
+        now = self._clock.now()
+        if login_as is not None:
+            token = Token(found.value, now, found.lifetime, Source.LOGIN, login_as, own_login=True)
+        elif found.value == sent_with.value:
+            self._observer.harvest("unchanged")
+            return None
         else:
-            token = Token(found.value, self._clock.now(), found.lifetime, Source.LOGIN, login_as, own_login=True)
-            self._identity_lost = False
+            token = Token(found.value, now, found.lifetime, Source.HARVEST, sent_with.identity, sent_with.own_login)
         self._harvests += 1
-        self._adopt(token)
+        self._adopt_refreshed(token)
         self._observer.harvest("adopted")
-        self._tasks.spawn(self._save(token, replaces=held), name="session-save")
         return token
 
     # What operators and the composition root ask
 
     async def start(self, *, eager: bool) -> None:
         """Take over what the store holds; with `eager` begin the first renewal in the background."""
-        self._last_used = self._clock.now().steady
-        shared = await self._load()
-        if shared is not None and Windows.of(shared, 0).freshness(self._clock.now()) is not Freshness.EXPIRED:
-            self._adopt(shared)
+        self._upkeep.last_used = self._clock.now().steady
+        shared = await self._shelf.load()
+        if shared is not None and self._holding.is_news(shared, self._clock.now()):
+            self._adopt(replace(shared, source=Source.STORE))
+            self._saver.check()
             self.first_attempt_over.set()
-        elif eager:
+        elif eager and self.held is None and self._flight is None:
             self._take_off("start")
 
     async def renew_now(self) -> Token:
         """Renew whatever is held: an operator asks. Opens latches and ends pauses. Raises `SessionUnavailable`."""
         self._latched.clear()
-        self._end_pause()
-        if self._flight is None:
-            self._take_off("operator")
-        return await self._joined()
+        self._end_pauses()
+        if self._flight is not None and not self._flight.fresh:
+            # It began before the operator asked, and may have passed the point where a latch mattered.
+            await self._flight.outcome()
+            self._end_pauses()
+        if "app_id" in self._latched:
+            raise SessionUnavailable(self._latched["app_id"], retry_after=LONGEST_PAUSE)
+        if self._closed:
+            raise SessionUnavailable(_STOPPING.sentence)
+        outcome = await (self._flight or self._take_off("operator", fresh=True)).outcome()
+        if isinstance(outcome, Failure):
+            held = self._holding.usable(self._clock.now())
+            if held is not None and outcome.result == "same_token":
+                return held
+            raise SessionUnavailable(outcome.sentence, retry_after=outcome.retry_after or 1.0)
+        return outcome
 
     def use_credentials(self, credentials: Credentials) -> None:
-        """Take changed secrets: opens latches, and makes a session with them while requests go on with the old one."""
-        self.calls.credentials = credentials
+        """Take changed secrets: opens latches, and makes a session with them while requests go on with the old one.
+
+        A renewal under way used the old ones: it is stopped, and whoever waits for it waits for the next.
+        """
+        before, self.calls.credentials = self.calls.credentials, credentials
+        if before == credentials or self._closed:
+            return
+        if before.app_id != credentials.app_id:
+            self._holding.is_foreign = self.held is not None
         self._latched.clear()
-        self._end_pause()
-        if self._flight is None and self._held is not None:
-            self._take_off("credentials")
+        self._end_pauses()
+        if self._flight is not None:
+            self._flight.outdated = True
+            if self._flight.task is not None:
+                self._flight.task.cancel()
+        elif self.first_attempt_over.is_set():
+            self._take_off("credentials", fresh=True)
 
     async def close(self) -> None:
         """Stop timers and a renewal in flight; whoever waits for it gets `SessionUnavailable`."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        await self._upkeep.close()
+        await self._saver.close()
         await self._tasks.close()
-        await self._store.close()
+        await self._shelf.close()
 
     @property
     def alive(self) -> bool:
@@ -253,236 +197,158 @@ class SessionKeeper:
     @property
     def waiters(self) -> int:
         """How many callers wait for a renewal."""
-        return len(self._waiters)
+        return 0 if self._flight is None else len(self._flight.waiters)
 
     @property
     def held(self) -> Token | None:
         """The token that is held, expired or not."""
-        return self._held
+        return self._holding.token
 
     def status(self) -> Status:
         """Describe the session as it is now."""
         now = self._clock.now()
-        held, windows = self._held, self._windows
-        state = "none" if held is None or windows is None else windows.freshness(now).value
-        return Status(
-            state=state,
-            expires_wall=windows.expires_wall if windows else None,
-            expires_in=windows.expires_at - now.steady if windows else None,
-            renews_in=windows.renew_at - now.steady if windows else None,
-            source=held.source.value if held else None,
-            identity=held.identity if held else None,
-            own_login=held.own_login if held else False,
+        return self._holding.describe(
+            now,
             identity_lost=self._identity_lost,
-            latched=next(iter(self._latched), None),
-            latch_sentence=next(iter(self._latched.values()), None),
-            paused_for=max(0.0, self._pause_until - now.steady),
-            failures=self._failures,
+            latched=next(iter(self._latched.items()), None),
+            paused_for=self._outage.left(now.steady),
+            failures=self._outage.failures,
             renewals=self._renewals,
             harvests=self._harvests,
             renewing=self._flight is not None,
-            waiters=len(self._waiters),
+            waiters=self.waiters,
         )
 
     # One renewal at a time
 
     async def _renewed(self, reason: str, rejected: Token | None = None) -> Token:
-        if self._flight is None:
-            if (sentence := self._latched.get("app_id")) is not None:
-                raise SessionUnavailable(sentence, retry_after=LONGEST_PAUSE)
-            left = self._pause_until - self._clock.now().steady
-            if left > 0:
-                if rejected is not None and self._last_failure.result == "same_token":
-                    return rejected
-                raise SessionUnavailable(self._last_failure.sentence, retry_after=left)
-            self._take_off(reason, rejected)
-        return await self._joined()
-
-    async def _joined(self) -> Token:
-        waiter: asyncio.Future[Token] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            return await waiter
-        finally:
-            self._waiters.discard(waiter)
-
-    def _renew_in_background(self) -> None:
-        held = self._held
-        if self._flight is not None or "app_id" in self._latched or self._clock.now().steady < self._pause_until:
-            return
-        if held is not None and held.own_login:
-            # Its password is the caller's: a new session would lose the account, so the old one is kept going.
-            if not self._keeping_alive:
-                self._keeping_alive = True
-                self._tasks.spawn(self._keep_alive(held), name="session-keep-alive")
-            return
-        self._take_off("window")
-
-    def _take_off(self, reason: str, rejected: Token | None = None) -> None:
-        self._reason, self._rejected, self._base = reason, rejected, self._held
-        self._flight = self._tasks.spawn(self._fly(rejected), name="session-renewal")
-        self._flight.add_done_callback(self._landed)
-
-    async def _fly(self, rejected: Token | None) -> Token | _Failure:
-        attempts = FIRST_ATTEMPTS if self._failures == 0 else 1
-        try:
-            async with asyncio.timeout(RENEWAL_DEADLINE), self._store.lease():
-                shared = await self._load()
-                if shared is not None and self._is_news(shared, rejected):
-                    return shared
-                token = await self._made(attempts)
-                await self._save(token, replaces=shared)
-                return token
-        except SessionRefused as refused:
-            self._latched[refused.what] = str(refused)
-            return _Failure("refused", str(refused), LONGEST_PAUSE)
-        except SessionOutage as outage:
-            return _Failure("failed", f"No session with CardCash: {outage}", outage.retry_after)
-        except TimeoutError:
-            return _Failure("failed", f"No session with CardCash: it was not made within {RENEWAL_DEADLINE:g} s.")
-
-    async def _made(self, attempts: int) -> Token:
-        session = await self.calls.session(attempts=attempts)
-        for _ in range(2):
-            if not self.calls.credentials.logs_in or "login" in self._latched:
-                return session
-            try:
-                return await self.calls.login(session, attempts=attempts)
-            except SessionRefused as refused:
-                self._latched[refused.what] = str(refused)
-            except SessionTokenRejected:
-                session = await self.calls.session(attempts=1)
-        if "login" in self._latched:
-            return session
-        raise SessionOutage("CardCash rejects the tokens it has just given.")
-
-    def _is_news(self, shared: Token, rejected: Token | None) -> bool:
-        """Say whether another process has already renewed: usable, and newer than all we know."""
-        known = self._held if rejected is None else rejected
-        if Windows.of(shared, 0).freshness(self._clock.now()) is Freshness.EXPIRED:
-            return False
-        return known is None or (shared.value != known.value and shared.born.wall > known.born.wall)
-
-    def _landed(self, flight: asyncio.Task[Token | _Failure]) -> None:
-        rejected, base, held = self._rejected, self._base, self._held
-        self._flight = self._rejected = self._base = None
-        self.first_attempt_over.set()
-        if flight.cancelled():
-            outcome: Token | _Failure = _Failure("failed", "The proxy is stopping.")
-        elif (error := flight.exception()) is not None:
-            outcome = _Failure("failed", f"No session with CardCash: {type(error).__name__} in the renewal.")
-        else:
-            outcome = flight.result()
+        """Join the renewal in flight or begin one; `rejected` is what the caller cannot use."""
+        outcome: Token | Failure | None = self._obstacle() if self._flight is None else None
+        if outcome is None:
+            outcome = await (self._flight or self._take_off(reason)).outcome()
         if isinstance(outcome, Token):
-            outcome = self._judged(outcome, rejected=rejected, base=base, held=held)
-        if isinstance(outcome, _Failure):
-            self._failed(outcome, rejected)
-            return
-        self._failures = 0
-        self._end_pause()
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(outcome)
-
-    def _judged(
-        self, token: Token, *, rejected: Token | None, base: Token | None, held: Token | None
-    ) -> Token | _Failure:
-        """Decide what a renewal's token is worth, against what happened while it was made."""
-        if held is not None and held is not base and held.identity is not None and token.identity is None:
-            # A caller logged in meanwhile: an anonymous session must not take that away.
-            self._observer.renewal(self._reason, "superseded", {})
+            return outcome
+        held = self._holding.usable(self._clock.now())
+        if held is not None and (rejected is None or held.value != rejected.value):
+            # Whatever fails, a token that lives is used: one that was harvested meanwhile, or one that others still use.
             return held
-        if rejected is not None and token.value == rejected.value:
-            return _Failure("same_token", "CardCash gave the rejected token again.")
-        if held is not None and token.value == held.value and not self._expired():
-            return _Failure("same_token", "CardCash gave the held token again.")
+        if rejected is not None and outcome.result == "same_token":
+            return rejected
+        raise SessionUnavailable(outcome.sentence, retry_after=outcome.retry_after or 1.0)
+
+    def _obstacle(self) -> Failure | None:
+        """Say why no renewal may begin now."""
+        if self._closed:
+            return _STOPPING
+        if (sentence := self._latched.get("app_id")) is not None:
+            return Failure("refused", sentence, LONGEST_PAUSE)
+        left = self._outage.left(self._clock.now().steady)
+        return replace(self._last_failure, retry_after=left) if left > 0 else None
+
+    def _take_off(self, reason: str, *, fresh: bool = False) -> Flight:
+        flight = Flight(reason, base=self.held, rejected=self._holding.is_rejected, fresh=fresh)
+        self._flight = flight
+        flight.task = self._tasks.spawn(self._fly(flight), name="session-renewal")
+        flight.task.add_done_callback(lambda _: self._landed(flight))
+        return flight
+
+    async def _fly(self, flight: Flight) -> Token | Failure:
+        attempts = FIRST_ATTEMPTS if self._outage.failures == 0 else 1
+        token: Token | None = None
+        try:
+            async with asyncio.timeout(self._policy.deadline), self._shelf.lease():
+                shared = await self._shelf.load()
+                if shared is not None and not flight.fresh and self._holding.is_news(shared, self._clock.now()):
+                    return replace(shared, source=Source.STORE)
+                login = "login" not in self._latched
+                token = await make_token(self.calls, flight, attempts=attempts, login=login)
+                token = await self._shelf.keep(token, yields=not flight.fresh)
+        except SessionRefused as refused:
+            return Failure("refused", str(refused), LONGEST_PAUSE, latch=refused.what)
+        except SessionOutage as outage:
+            return Failure("failed", f"No session with CardCash: {outage}", outage.retry_after)
+        except TimeoutError:
+            if token is None:
+                within = f"it was not made within {self._policy.deadline:g} s."
+                return Failure("failed", f"No session with CardCash: {within}")
+        assert token is not None  # noqa: S101
+        return token
+
+    def _landed(self, flight: Flight) -> None:
+        self._flight = None
+        self.first_attempt_over.set()
+        outcome = flight.result()
+        if self._closed:
+            flight.land(_STOPPING)
+            return
+        if flight.outdated:
+            self._go_on(flight, "credentials", fresh=True)
+            return
+        if flight.login_refused is not None:
+            self._latched["login"] = flight.login_refused
+        if isinstance(outcome, Token):
+            if self._holding.was_asked_too_early(outcome, flight):
+                self._go_on(flight, "rejected", fresh=False)
+                return
+            outcome = self._judged(outcome, flight)
+        if isinstance(outcome, Failure):
+            outcome = self._failed(outcome, flight)
+        else:
+            self._outage.end()
+        self._upkeep.schedule()
+        flight.land(outcome)
+
+    def _go_on(self, flight: Flight, reason: str, *, fresh: bool) -> None:
+        """Begin the next renewal for those who waited for this one."""
+        self._observer.renewal(flight.reason, "superseded", {})
+        self._take_off(reason, fresh=fresh).waiters = flight.waiters
+
+    def _judged(self, token: Token, flight: Flight) -> Token | Failure:
+        """Adopt a renewal's token if it is worth it; returns what is held then."""
+        held = self._holding.token
+        worth = self._holding.weigh(token, flight, login_refused="login" in self._latched, now=self._clock.now())
+        if isinstance(worth, Failure):
+            return worth
+        if isinstance(worth, Kept):
+            assert held is not None  # noqa: S101
+            self._observer.renewal(flight.reason, worth.result, {})
+            self._saver.save(anew=True)
+            return held
         if held is not None and held.own_login and token.identity is None:
             self._identity_lost = True
             self._observer.identity_lost()
         self._renewals += 1
         self._adopt(token)
+        self._saver.check()
         result = "login_refused" if "login" in self._latched else "ok"
-        self._observer.renewal(
-            self._reason, result, {"lifetime": round(token.lifetime, 3), "source": token.source.value}
-        )
+        fields = {"lifetime": round(token.lifetime, 3), "source": token.source.value}
+        self._observer.renewal(flight.reason, result, fields)
         return token
 
-    def _failed(self, failure: _Failure, rejected: Token | None) -> None:
-        self._failures += 1
-        self._last_failure = failure
-        pause = max(
-            backoff(self._failures, first=FIRST_PAUSE, cap=LONGEST_PAUSE), min(failure.retry_after or 0.0, 30.0)
-        )
-        self._pause_until = self._clock.now().steady + pause
-        self._observer.renewal(self._reason, failure.result, {"sentence": failure.sentence, "pause": pause})
-        self._schedule()
-        for waiter in self._waiters:
-            if waiter.done():
-                continue
-            if failure.result == "same_token" and self._held is not None:
-                waiter.set_result(self._held)
-            else:
-                waiter.set_exception(SessionUnavailable(failure.sentence, retry_after=pause))
-        del rejected
+    def _failed(self, failure: Failure, flight: Flight) -> Failure:
+        """Begin a pause: of background tries when the held token is merely given again, else of all session calls."""
+        if failure.latch is not None:
+            self._latched[failure.latch] = failure.sentence
+        harmless = failure.result == "same_token" and not flight.rejected
+        pause = self._upkeep.lull if harmless else self._outage
+        seconds = pause.failed(self._clock.now().steady, at_least=failure.retry_after or 0.0)
+        self._observer.renewal(flight.reason, failure.result, {"sentence": failure.sentence, "pause": seconds})
+        failure = replace(failure, retry_after=seconds)
+        if not harmless:
+            self._last_failure = failure
+        return failure
 
-    def _end_pause(self) -> None:
-        self._failures = 0
-        self._pause_until = float("-inf")
-
-    async def _keep_alive(self, held: Token) -> None:
-        try:
-            async with asyncio.timeout(RENEWAL_DEADLINE):
-                token = await self.calls.keep_alive(held, self._policy.keepalive_path)
-        except (SessionOutage, TimeoutError):
-            token = None
-        finally:
-            self._keeping_alive = False
-        if token is not None and self._held is held:
-            self._adopt(token)
-            self._observer.renewal("keepalive", "ok", {"lifetime": round(token.lifetime, 3)})
-            await self._save(token, replaces=held)
-        elif self._held is held:
-            self._failed(_Failure("failed", "The keep-alive call brought no new token."), None)
-
-    # Holding it
+    def _end_pauses(self) -> None:
+        self._outage.end()
+        self._upkeep.lull.end()
 
     def _adopt(self, token: Token) -> None:
-        self._held = token
-        self._windows = Windows.of(token, self._policy.renew_ahead)
-        self._schedule()
+        self._holding.adopt(token)
+        if token.identity is not None:
+            self._identity_lost = False
+        self._upkeep.lull.end()
+        self._upkeep.schedule()
 
-    def _expired(self) -> bool:
-        return self._windows is None or self._windows.freshness(self._clock.now()) is Freshness.EXPIRED
-
-    def _schedule(self) -> None:
-        """Set the one timer: the next background renewal, or its next try after a failure."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._windows is None or self._closed:
-            return
-        now = self._clock.now().steady
-        delay = max(self._windows.renew_at, self._pause_until) - now
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, delay), self.tick)
-
-    def tick(self) -> None:
-        """Renew in the background if it is time and there was traffic; called by the timer, and by tests."""
-        now = self._clock.now()
-        windows = self._windows
-        if windows is None or self._closed or now.steady - self._last_used >= self._policy.idle_after:
-            return
-        if windows.freshness(now) is Freshness.EXPIRED:
-            return
-        if now.steady < windows.renew_at:
-            self._schedule()
-            return
-        self._renew_in_background()
-
-    async def _load(self) -> Token | None:
-        token = await self._store.load()
-        self._observer.store("load", "ok" if token is not None else "empty")
-        return token
-
-    async def _save(self, token: Token, *, replaces: Token | None) -> None:
-        saved = await self._store.save(token, replaces=replaces)
-        self._observer.store("save", "ok" if saved else "lost")
+    def _adopt_refreshed(self, token: Token) -> None:
+        self._adopt(token)
+        self._saver.save()

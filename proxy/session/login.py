@@ -6,10 +6,12 @@ repeat, few, and never the traffic of a caller.
 
 from __future__ import annotations
 
+import logging
 import random
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Final
 
 import aiohttp
@@ -18,7 +20,7 @@ from aiohttp_retry import RetryClient, RetryOptionsBase
 from proxy.clock import Clock
 from proxy.core import dialect
 from proxy.core.retry import full_jitter
-from proxy.core.token import Source, Token
+from proxy.core.token import Moment, Source, Token
 
 #: First and longest wait (seconds) between tries inside one call; the whole renewal is bounded by the keeper.
 _FIRST_WAIT: Final = 0.2
@@ -32,7 +34,10 @@ _NETWORK: Final = (
     aiohttp.ServerDisconnectedError,
     aiohttp.ClientOSError,
     aiohttp.SocketTimeoutError,
+    aiohttp.ClientPayloadError,
 )
+#: aiohttp-retry tells its logger of exceptions by repr, and that of some holds the request's headers.
+_SILENT: Final = logging.Logger("proxy.session.retry", logging.CRITICAL + 1)
 
 
 class SessionOutage(Exception):
@@ -72,8 +77,10 @@ class Credentials:
 @dataclass(frozen=True, slots=True)
 class _Answer:
     status: int
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
     body: bytes = field(repr=False)
+    #: When the call that was answered (not an earlier try) was begun.
+    sent: Moment
 
     @property
     def retry_after(self) -> float | None:
@@ -81,24 +88,61 @@ class _Answer:
         return float(value) if value is not None and value.isdigit() and len(value) < 6 else None
 
 
-class _FullJitter(RetryOptionsBase):
-    """Full jitter under a cap; closes the failed answer, which aiohttp-retry leaves holding its connection."""
+class _Tries(RetryOptionsBase):
+    """The tries of one call: full jitter under a cap, bodies read inside the retries.
 
-    def __init__(self, attempts: int, method: str, fraction: Callable[[], float]) -> None:
+    Retried are failures of the network (a body that breaks off too) and 5xx, nothing else. Closes what it leaves behind:
+    aiohttp-retry lets a failed answer hold its connection.
+    """
+
+    def __init__(self, attempts: int, method: str, clock: Clock, fraction: Callable[[], float]) -> None:
         super().__init__(
             attempts=attempts,
-            statuses={500, 502, 503, 504},
             exceptions=_NETWORK,
             methods={method},
-            retry_all_server_errors=False,
+            retry_all_server_errors=True,
+            evaluate_response_callback=self._read_whole,
         )
+        self._clock = clock
         self._fraction = fraction
+        self.sent = clock.now()
+        self._body: bytes | None = None
 
     def get_timeout(self, attempt: int, response: aiohttp.ClientResponse | None = None) -> float:
         """Return the seconds to wait before the next try."""
         if response is not None:
             response.close()
         return full_jitter(attempt, first=_FIRST_WAIT, cap=_LONGEST_WAIT, fraction=self._fraction())
+
+    async def _read_whole(self, response: aiohttp.ClientResponse) -> bool:
+        self._body = await self._read(response)
+        return True
+
+    async def answer(self, response: aiohttp.ClientResponse) -> _Answer:
+        """Return the answer that is left at the end of all tries."""
+        body = await self._read(response) if self._body is None else self._body
+        return _Answer(response.status, tuple(response.raw_headers), body, self.sent)
+
+    @staticmethod
+    async def _read(response: aiohttp.ClientResponse) -> bytes:
+        content = bytearray()
+        try:
+            async for piece in response.content.iter_chunked(16 * 1024):
+                content += piece
+                if len(content) > _LONGEST_ANSWER:
+                    break
+            else:
+                return bytes(content)
+        except BaseException:
+            response.close()
+            raise
+        response.close()
+        raise SessionOutage("CardCash's answer is too long to be one of a session.")
+
+
+async def _note_start(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    tries: _Tries = context.trace_request_ctx["tries"]
+    tries.sent = tries._clock.now()
 
 
 class SessionCalls:
@@ -142,12 +186,13 @@ class SessionCalls:
 
     async def session(self, *, attempts: int) -> Token:
         """Make (or get back) an anonymous session. Raises `SessionOutage` or `SessionRefused("app_id")`."""
-        born = self._clock.now()
-        answer = await self._call("POST", f"{self._base}/session", attempts=attempts)
+        credentials = self.credentials
+        answer = await self._call("POST", f"{self._base}/session", credentials, attempts=attempts)
         if 200 <= answer.status < 300:
-            found = dialect.session_token(answer.headers, answer.body, cookie=self._cookie, wall=self._clock.now().wall)
+            wall = self._clock.now().wall
+            found = dialect.session_token(answer.headers, answer.body, cookie=_cookie(credentials), wall=wall)
             if found is not None:
-                return Token(found.value, born, found.lifetime, Source.SESSION)
+                return Token(found.value, answer.sent, found.lifetime, Source.SESSION)
             raise SessionOutage("CardCash answered POST /session without a token.")
         if dialect.judge_failure(answer.status, answer.body) is dialect.Verdict.REFUSED:
             raise SessionRefused(
@@ -162,20 +207,24 @@ class SessionCalls:
 
         Raises `SessionOutage` or `SessionRefused("login")`; `SessionTokenRejected` when the session itself was rejected.
         """
-        email, password = self.credentials.email, self.credentials.password
+        credentials = self.credentials
+        email, password = credentials.email, credentials.password
         assert email is not None and password is not None  # noqa: S101  # the keeper asks logs_in first
-        born = self._clock.now()
         answer = await self._call(
             "POST",
             f"{self._base}/customers/login",
+            credentials,
             attempts=attempts,
             token=session,
             body=dialect.login_body(email, password),
         )
         if 200 <= answer.status < 300:
-            found = dialect.harvest(answer.headers, cookie=self._cookie, wall=self._clock.now().wall)
-            if isinstance(found, dialect.Candidate):
-                return Token(found.value, born, found.lifetime, Source.LOGIN, identity=email)
+            found = self._harvested(answer, credentials)
+            if found is not None:
+                return Token(found.value, answer.sent, found.lifetime, Source.LOGIN, identity=email)
+            if answer.body.lstrip().startswith(b"<"):
+                # A page of the edge with 200 is no login.
+                raise SessionOutage("A web page came instead of CardCash's answer to the login.")
             # No new token: the session itself was logged in.
             return Token(session.value, session.born, session.lifetime, Source.LOGIN, identity=email)
         verdict = dialect.judge_failure(answer.status, answer.body)
@@ -190,29 +239,40 @@ class SessionCalls:
         raise SessionOutage(f"CardCash answered the login with {answer.status}.", retry_after=answer.retry_after)
 
     async def keep_alive(self, token: Token, path: str) -> Token | None:
-        """GET `path` with the held token, for a refresh in its answer; None when there was none."""
-        born = self._clock.now()
-        answer = await self._call("GET", path, attempts=1, token=token)
-        found = dialect.harvest(answer.headers, cookie=self._cookie, wall=self._clock.now().wall)
-        if not isinstance(found, dialect.Candidate) or found.value == token.value:
-            return None
-        return Token(found.value, born, found.lifetime, Source.HARVEST, token.identity, token.own_login)
+        """GET `path` with the held token, for a refresh in its answer; None when there was none.
 
-    @property
-    def _cookie(self) -> bytes:
-        return self.credentials.app_id.encode("ascii")
+        Raises `SessionOutage`, or `SessionTokenRejected` when CardCash knows the token no more.
+        """
+        credentials = self.credentials
+        answer = await self._call("GET", path, credentials, attempts=1, token=token)
+        found = self._harvested(answer, credentials)
+        if found is not None and found.value != token.value:
+            return Token(found.value, answer.sent, found.lifetime, Source.HARVEST, token.identity, token.own_login)
+        if dialect.is_token_rejection(answer.status, answer.body) is not dialect.Rejection.NONE:
+            raise SessionTokenRejected(f"CardCash rejected the token of the keep-alive call with {answer.status}.")
+        return None
+
+    def _harvested(self, answer: _Answer, credentials: Credentials) -> dialect.Candidate | None:
+        found = dialect.harvest(answer.headers, cookie=_cookie(credentials), wall=self._clock.now().wall)
+        return found if isinstance(found, dialect.Candidate) else None
 
     async def _call(
-        self, method: str, path: str, *, attempts: int, token: Token | None = None, body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        credentials: Credentials,
+        *,
+        attempts: int,
+        token: Token | None = None,
+        body: bytes | None = None,
     ) -> _Answer:
-        headers = {"x-cc-app": self.credentials.app_id, "User-Agent": self._user_agent, "Accept": "application/json"}
+        headers = {"x-cc-app": credentials.app_id, "User-Agent": self._user_agent, "Accept": "application/json"}
         if token is not None:
             headers["Authorization"] = token.bearer.decode("ascii")
         if body is not None:
             headers["Content-Type"] = "application/json"
-        retrying = RetryClient(
-            client_session=self._session(), retry_options=_FullJitter(attempts, method, self._fraction)
-        )
+        tries = _Tries(attempts, method, self._clock, self._fraction)
+        retrying = RetryClient(client_session=self._session(), retry_options=tries, logger=_SILENT)
         try:
             async with retrying.request(
                 method,
@@ -222,19 +282,19 @@ class SessionCalls:
                 allow_redirects=False,
                 proxy=self._proxy,
                 proxy_headers=self._proxy_headers,
+                trace_request_ctx={"tries": tries},
             ) as response:
-                content = bytearray()
-                async for piece in response.content.iter_chunked(16 * 1024):
-                    content += piece
-                    if len(content) > _LONGEST_ANSWER:
-                        raise SessionOutage(f"CardCash's answer to {method} {path} is too long to be one.")
-                return _Answer(response.status, tuple(response.raw_headers), bytes(content))
+                return await tries.answer(response)
         except aiohttp.ClientError as error:
             # Not str(error): parser errors repeat the bytes they choked on.
-            raise SessionOutage(f"{method} {path} failed: {_describe(error)}.") from None
+            why = _describe(error)
+        # Outside of the except block, so that no library error, which knows the headers, hangs on as context.
+        raise SessionOutage(f"{method} {path} failed: {why}.")
 
     def _session(self) -> aiohttp.ClientSession:
         if self._client is None:
+            trace = aiohttp.TraceConfig()
+            trace.on_request_start.append(_note_start)
             self._client = aiohttp.ClientSession(
                 # No connection is kept: a stray answer on an idle one would be taken for a session (AIOHTTP.md 1, 2).
                 connector=aiohttp.TCPConnector(force_close=True, limit=8, ssl=self._ssl or True),
@@ -242,15 +302,26 @@ class SessionCalls:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout),
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
                 max_field_size=16 * 1024,
+                trace_configs=[trace],
             )
             # aiohttp sends idempotent requests again by itself (AIOHTTP.md 1, 3); retries are aiohttp-retry's here.
             self._client._retry_connection = False
         return self._client
 
 
+def _cookie(credentials: Credentials) -> bytes:
+    return credentials.app_id.encode("ascii")
+
+
 def _describe(error: aiohttp.ClientError) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return "the TLS certificate of the upstream is not valid; check upstream.origin and upstream.ca_file"
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return "the TLS handshake with the upstream failed; check upstream.origin"
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return "no connection to the proxy of HTTPS_PROXY could be made; check it, or upstream.trust_env"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy of HTTPS_PROXY answered CONNECT with {error.status}; check its address and credentials"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "the upstream's name could not be resolved; check DNS and upstream.origin"
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -259,4 +330,6 @@ def _describe(error: aiohttp.ClientError) -> str:
         return "the upstream did not answer in time"
     if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
         return "the upstream closed the connection"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the upstream's answer broke off or could not be decoded"
     return f"the upstream's answer was not valid ({type(error).__name__})"

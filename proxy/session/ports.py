@@ -1,0 +1,84 @@
+"""What the keeper needs of others, what it is told, and what it tells: Protocols and frozen values, no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from proxy.core.token import Token
+from proxy.session.login import Credentials
+
+#: A renewal, retries and login included, ends after this many seconds (CONTRACT "Sessions").
+RENEWAL_DEADLINE: Final = 10.0
+
+
+class Calls(Protocol):
+    """What the keeper needs of `login.SessionCalls`."""
+
+    credentials: Credentials
+
+    async def session(self, *, attempts: int) -> Token:
+        """Make an anonymous session."""
+        ...
+
+    async def login(self, session: Token, *, attempts: int) -> Token:
+        """Log a session in."""
+        ...
+
+    async def keep_alive(self, token: Token, path: str) -> Token | None:
+        """Call something harmless with the token, for a refresh in the answer."""
+        ...
+
+
+class Observer(Protocol):
+    """Who is told of what happens to the session; must not raise and must not wait."""
+
+    def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
+        """A renewal ended; `result` is ok, login_refused, refused, failed, same_token or superseded."""
+        ...
+
+    def harvest(self, result: str) -> None:
+        """A token was seen in an answer: adopted, unchanged, late or malformed."""
+        ...
+
+    def identity_lost(self) -> None:
+        """The login of a caller is gone; the proxy goes on anonymously."""
+        ...
+
+    def store(self, operation: str, result: str) -> None:
+        """The store was used: load (ok, empty, failed), save (ok, lost, failed) or lease (ok, failed)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The settings of `session.*`, durations in seconds."""
+
+    renew_ahead: float = 300.0
+    idle_after: float = 3600.0
+    keepalive_path: str = "/v3/carts"
+    #: Not a setting: the contract's number, shorter in tests.
+    deadline: float = RENEWAL_DEADLINE
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A snapshot for `/status`; holds no token."""
+
+    state: str
+    expires_wall: float | None
+    expires_in: float | None
+    renews_in: float | None
+    source: str | None
+    identity: str | None
+    own_login: bool
+    identity_lost: bool
+    latched: str | None
+    latch_sentence: str | None
+    paused_for: float
+    failures: int
+    renewals: int
+    harvests: int
+    renewing: bool
+    waiters: int

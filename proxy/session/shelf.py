@@ -1,0 +1,161 @@
+"""The store as the keeper uses it: bounded in time, counted, and never a reason for a request to fail.
+
+Owns the compare-and-set against other processes. A store that raises or hangs is a store that is empty: the token in
+memory is what counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Final
+
+from proxy.clock import Clock
+from proxy.core.token import Source, Token
+from proxy.session.holding import is_over
+from proxy.session.ports import Observer
+from proxy.session.stores import Store
+from proxy.tasks import Tasks
+
+#: Seconds for one read or write; the lease may take as long as another process's renewal, so the keeper bounds it.
+STORE_DEADLINE: Final = 2.0
+#: Writes of one token: against what was read last, then against what another process wrote meanwhile.
+_TRIES: Final = 3
+
+
+class Shelf:
+    """Wraps one store for one keeper. None of its methods raises, but for cancellation."""
+
+    def __init__(self, store: Store, *, clock: Clock, observer: Observer, deadline: float = STORE_DEADLINE) -> None:
+        self._store = store
+        self._clock = clock
+        self._observer = observer
+        self._deadline = deadline
+        # What the store held when we last looked or wrote; the base of the next compare-and-set.
+        self._kept: Token | None = None
+        # Guards `_kept` against two writers of this process. Held over one store operation, each with a deadline.
+        self._writing = asyncio.Lock()
+
+    async def load(self) -> Token | None:
+        """Return what the store holds; None when it is empty or cannot be read."""
+        async with self._writing:
+            return await self._read()
+
+    async def keep(self, token: Token, *, yields: bool) -> Token:
+        """Write `token`, and return the one to use.
+
+        That is `token`, unless another process wrote a better one since we last looked and `yields` allows to take it.
+        """
+        async with self._writing:
+            for _ in range(_TRIES):
+                try:
+                    async with asyncio.timeout(self._deadline):
+                        saved = await self._store.save(token, replaces=self._kept)
+                except Exception:
+                    self._observer.store("save", "failed")
+                    return token
+                self._observer.store("save", "ok" if saved else "lost")
+                if saved:
+                    self._kept = token
+                    return token
+                theirs = await self._read()
+                if yields and theirs is not None and self._outranks(theirs, token):
+                    return theirs
+        return token
+
+    def holds(self, token: Token) -> bool:
+        """Say whether the store held this token when we last looked or wrote."""
+        return self._kept is not None and self._kept.value == token.value and self._kept.identity == token.identity
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[None]:
+        """Hold the right to make a session call; go on without it when the store cannot give one."""
+        stack = AsyncExitStack()
+        try:
+            await stack.enter_async_context(self._store.lease())
+        except Exception:
+            self._observer.store("lease", "failed")
+        else:
+            self._observer.store("lease", "ok")
+        try:
+            yield
+        finally:
+            # A lease that cannot be given back runs out by itself; the token just made must not be lost over it.
+            with suppress(Exception):
+                await stack.aclose()
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        with suppress(Exception):
+            async with asyncio.timeout(self._deadline):
+                await self._store.close()
+
+    async def _read(self) -> Token | None:
+        try:
+            async with asyncio.timeout(self._deadline):
+                self._kept = await self._store.load()
+        except Exception:
+            self._observer.store("load", "failed")
+            return None
+        self._observer.store("load", "empty" if self._kept is None else "ok")
+        return self._kept
+
+    def _outranks(self, theirs: Token, ours: Token) -> bool:
+        """Say whether another process's token is the better one: a login beats none, then the younger wins."""
+        if is_over(theirs, self._clock.now()):
+            return False
+        if (theirs.identity is None) != (ours.identity is None):
+            return theirs.identity is not None
+        return theirs.value != ours.value and theirs.born.wall > ours.born.wall
+
+
+class Saver:
+    """Writes the held token in the background: one writer, which always ends with the newest.
+
+    `held` reads what is held; `adopt` is given another process's token when that is the better one.
+    """
+
+    def __init__(self, shelf: Shelf, *, held: Callable[[], Token | None], adopt: Callable[[Token], None]) -> None:
+        self._shelf = shelf
+        self._held = held
+        self._adopt = adopt
+        self._tasks = Tasks()
+        self._writer: asyncio.Task[None] | None = None
+        self._saved: Token | None = None
+
+    def check(self) -> None:
+        """After a renewal, which writes by itself: write again only if a harvest has got in between since."""
+        held = self._held()
+        if held is not None and self._shelf.holds(held):
+            self._saved = held
+        self.save()
+
+    def save(self, *, anew: bool = False) -> None:
+        """See to it that the held token gets into the store; `anew`: even if it was written before."""
+        if anew:
+            self._saved = None
+        if self._writer is None and self._held() is not self._saved:
+            self._writer = self._tasks.spawn(self._write(), name="session-save")
+
+    async def close(self) -> None:
+        """Give the last token a moment: a caller's login cannot be made again after a restart."""
+        if self._writer is not None:
+            await asyncio.wait({self._writer}, timeout=STORE_DEADLINE)
+        await self._tasks.close()
+
+    async def _write(self) -> None:
+        try:
+            while (held := self._held()) is not None and held is not self._saved:
+                winner = await self._shelf.keep(held, yields=True)
+                if self._held() is not held:
+                    # Replaced while it was written, perhaps by one that a renewal wrote before this: write once more.
+                    self._saved = None
+                elif winner is held:
+                    self._saved = held
+                else:
+                    self._saved = replace(winner, source=Source.STORE)
+                    self._adopt(self._saved)
+        finally:
+            self._writer = None

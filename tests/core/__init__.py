@@ -1,0 +1,1 @@
+"""Unit tests of proxy/core: no event loop, no network."""

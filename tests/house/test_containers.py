@@ -1,0 +1,244 @@
+"""The container files: what can be held to a rule without a Docker engine or a cluster."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import proxy
+from proxy.settings import Settings, load_settings
+from proxy.settings.catalogue import leaves
+from tests.house.pages import ROOT, text_of
+
+Steps = list[tuple[str, str]]
+
+
+def _stages() -> list[Steps]:
+    """Split the Dockerfile into stages of (instruction, rest)."""
+    text = re.sub(r"^\s*#.*\n", "", text_of("Dockerfile"), flags=re.MULTILINE).replace("\\\n", " ")
+    stages: list[Steps] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        word, _, rest = line.partition(" ")
+        if word == "FROM":
+            stages.append([])
+        stages[-1].append((word, rest.strip()))
+    return stages
+
+
+BUILDER, FINAL = _stages()
+
+
+def _one(stage: Steps, word: str) -> str:
+    (rest,) = [rest for name, rest in stage if name == word]
+    return rest
+
+
+def _runs(stage: Steps) -> list[str]:
+    return [command.strip() for name, rest in stage if name == "RUN" for command in rest.split("&&")]
+
+
+def test_both_stages_stand_on_the_same_slim_python() -> None:
+    images = {_one(stage, "FROM").partition(" ")[0] for stage in (BUILDER, FINAL)}
+    assert len(images) == 1
+    assert re.fullmatch(r"python:3\.1[1-4]-slim-\w+", images.pop())
+
+
+def test_the_final_stage_takes_only_the_finished_environment() -> None:
+    assert _runs(FINAL) == []
+    assert _one(FINAL, "COPY") == "--from=builder /opt/cardcash-proxy /opt/cardcash-proxy"
+
+
+def test_the_user_is_a_number_that_is_not_root() -> None:
+    uid, _, gid = _one(FINAL, "USER").partition(":")
+    assert int(uid) >= 10000
+    assert int(gid) >= 10000
+
+
+def test_health_is_asked_of_the_health_command() -> None:
+    _, _, command = _one(FINAL, "HEALTHCHECK").partition("CMD ")
+    assert json.loads(command) == ["cardcash-proxy", "health"]
+
+
+def test_it_serves_unless_told_otherwise_and_drains_on_sigterm() -> None:
+    assert json.loads(_one(FINAL, "ENTRYPOINT")) == ["cardcash-proxy"]
+    assert json.loads(_one(FINAL, "CMD")) == ["serve"]
+    assert _one(FINAL, "STOPSIGNAL") == "SIGTERM"
+
+
+def test_the_ports_of_the_defaults_are_named() -> None:
+    settings = load_settings(environ={"CARDCASH_APP_ID": "x"})
+    assert _one(FINAL, "EXPOSE").split() == [str(settings.listen[0].port), str(settings.admin.listen[0].port)]
+
+
+def test_nothing_is_written_at_run_time() -> None:
+    assert "PYTHONDONTWRITEBYTECODE=1" in _one(FINAL, "ENV")
+    assert any("compileall" in run and "unchecked-hash" in run for run in _runs(BUILDER))
+
+
+def test_the_label_has_the_version_of_the_package() -> None:
+    assert f'org.opencontainers.image.version="{proxy.__version__}"' in _one(FINAL, "LABEL")
+
+
+def test_everything_from_the_network_has_a_hash() -> None:
+    installs = [run for run in _runs(BUILDER) if re.search(r"\bpip\b.*\binstall\b", run)]
+    assert len(installs) == 3
+    for run in installs:
+        assert "--require-hashes" in run or "--no-index" in run
+    assert "-r requirements/runtime.txt" in installs[0]
+
+
+def _needed_by(name: str) -> set[str]:
+    """The distribution and all it needs on this Python, normalised as locks write them."""
+    needed, left = set[str](), [name]
+    while left:
+        dist = left.pop()
+        if dist in needed:
+            continue
+        needed.add(dist)
+        for line in importlib.metadata.requires(dist) or []:
+            requirement, _, marker = line.partition(";")
+            if "extra ==" not in marker and "python_version < '3.11'" not in marker.replace('"', "'"):
+                left.append(re.split(r"[\s<>=!~\[(]", requirement.strip(), maxsplit=1)[0].lower().replace("_", "-"))
+    return needed
+
+
+def test_the_wheel_is_built_by_hatchling_and_all_it_needs_from_the_lock(tmp_path: Path) -> None:
+    (cut,) = [run for run in _runs(BUILDER) if run.startswith("awk")]
+    subprocess.run(
+        ["sh", "-c", cut.replace("build.txt", str(tmp_path / "build.txt"))], cwd=ROOT, check=True, timeout=20
+    )
+    lines = (tmp_path / "build.txt").read_text(encoding="utf-8").splitlines()
+    pins = [i for i, line in enumerate(lines) if re.match(r"[a-z]", line)]
+    assert {lines[i].partition("==")[0] for i in pins} == _needed_by("hatchling")
+    assert [lines[i] for i in pins if "--hash=sha256:" not in lines[i + 1]] == []
+
+
+def test_the_build_context_holds_what_is_copied_and_no_secrets() -> None:
+    lines = [line for line in text_of(".dockerignore").splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "*"
+    sent = {line[1:] for line in lines if line.startswith("!")}
+    copied = {part.rstrip("/") for name, rest in BUILDER if name == "COPY" for part in rest.split()[:-1]}
+    assert sent == copied
+
+
+COMPOSE: dict[str, Any] = yaml.safe_load(text_of("docker-compose.yml"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+def _compose_settings() -> Settings:
+    return load_settings(environ=SERVICES["proxy"]["environment"])
+
+
+def test_compose_runs_the_three() -> None:
+    assert set(SERVICES) == {"simulator", "proxy", "prometheus"}
+
+
+def test_the_environment_in_compose_is_a_valid_configuration() -> None:
+    settings = _compose_settings()
+    assert settings.upstream.origin == "http://simulator:8090"
+    assert settings.login.configured
+
+
+def test_the_network_in_compose_is_the_one_whose_callers_are_served() -> None:
+    (config,) = COMPOSE["networks"]["cardcash"]["ipam"]["config"]
+    networks = _compose_settings().callers.allowed_networks
+    assert networks is not None
+    assert {str(network) for network in networks} == {"127.0.0.0/8", config["subnet"]}
+
+
+def test_the_proxy_is_served_by_its_name_in_compose() -> None:
+    assert "proxy" in (_compose_settings().callers.allowed_hosts or ())
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_in_compose_are_locked_down(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_in_compose_are_published_on_loopback_only(name: str) -> None:
+    ports = SERVICES[name].get("ports", [])
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
+
+
+def test_compose_gives_the_proxy_time_to_drain() -> None:
+    drain = _compose_settings().drain
+    assert int(SERVICES["proxy"]["stop_grace_period"].removesuffix("s")) > drain.delay + drain.timeout
+
+
+SIDECAR: dict[str, Any] = yaml.safe_load(text_of("config/kubernetes/sidecar.yaml"))
+POD: dict[str, Any] = SIDECAR["spec"]["template"]["spec"]
+(CONTAINER,) = POD["initContainers"]
+
+
+def _sidecar_settings(folder: Path) -> Settings:
+    environ = {item["name"]: item["value"] for item in CONTAINER["env"]}
+    (mount,) = CONTAINER["volumeMounts"]
+    for name, value in environ.items():
+        if name.endswith("_FILE"):
+            assert value.startswith(mount["mountPath"] + "/")
+            environ[name] = str(folder / Path(value).name)
+            Path(environ[name]).write_text("a-secret\n")
+    return load_settings(environ=environ)
+
+
+def test_the_environment_of_the_sidecar_is_a_valid_configuration(tmp_path: Path) -> None:
+    settings = _sidecar_settings(tmp_path)
+    assert settings.login.configured
+    assert all(address.loopback for address in settings.listen)
+
+
+def test_no_secret_stands_in_the_manifest() -> None:
+    secret = {leaf.variable for leaf in leaves().values() if leaf.secret}
+    assert secret & {item["name"] for item in CONTAINER["env"]} == set()
+
+
+def test_the_sidecar_is_a_native_one_that_starts_before_the_app() -> None:
+    assert CONTAINER["restartPolicy"] == "Always"
+    assert CONTAINER["startupProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_the_probes_go_to_the_admin_port(tmp_path: Path) -> None:
+    (port,) = CONTAINER["ports"]
+    assert port["containerPort"] == _sidecar_settings(tmp_path).admin.listen[0].port
+    probes = {name: CONTAINER[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert {probe["port"] for probe in probes.values()} == {port["name"]}
+    assert probes["livenessProbe"]["path"] == "/healthz"
+    assert probes["readinessProbe"]["path"] == "/readyz"
+
+
+def test_the_pod_waits_for_the_drain(tmp_path: Path) -> None:
+    drain = _sidecar_settings(tmp_path).drain
+    assert POD["terminationGracePeriodSeconds"] > drain.delay + drain.timeout
+
+
+@pytest.mark.parametrize("container", [*POD["initContainers"], *POD["containers"]], ids=lambda c: str(c["name"]))
+def test_containers_of_the_pod_are_locked_down(container: dict[str, Any]) -> None:
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert set(container["resources"]) == {"requests", "limits"}
+
+
+def test_the_pod_runs_as_the_user_of_the_image() -> None:
+    context = POD["securityContext"]
+    assert f"{context['runAsUser']}:{context['runAsGroup']}" == _one(FINAL, "USER")
+    assert context["runAsNonRoot"] is True
+
+
+def test_the_group_of_the_pod_may_read_the_secrets() -> None:
+    assert POD["securityContext"]["fsGroup"] == POD["securityContext"]["runAsGroup"]
+    (volume,) = POD["volumes"]
+    assert volume["secret"]["defaultMode"] & 0o040

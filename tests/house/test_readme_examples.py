@@ -1,0 +1,141 @@
+"""What the README shows is what happens: its examples are run, and print what it says they print."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.house.conftest import Playground
+from tests.house.pages import ROOT, Block, blocks, table, ticked
+
+# One simulator and one proxy for all of them.
+pytestmark = pytest.mark.xdist_group("playground")
+
+CONSOLE = [block for block in blocks() if block.language == "console" and block.not_run is None]
+
+
+def _id(block: Block) -> str:
+    return f"line-{block.line}"
+
+
+def _steps(block: Block) -> list[tuple[str, str]]:
+    """Split a console block into commands and what each prints."""
+    steps: list[tuple[str, str]] = []
+    for line in block.content.splitlines():
+        if line.startswith("$ "):
+            steps.append((line[2:], ""))
+        else:
+            command, printed = steps[-1]
+            steps[-1] = (command, f"{printed}{line}\n")
+    return steps
+
+
+def _is_like(printed: str, expected: str) -> bool:
+    pattern = ".*".join(re.escape(part) for part in expected.strip().split("…"))
+    return re.fullmatch(pattern, printed.strip().replace("\r", ""), re.DOTALL) is not None
+
+
+def _run(command: list[str], playground: Playground, content: str | None = None) -> str:
+    done = subprocess.run(
+        command,
+        input=None if content is None else content.encode(),
+        stdin=subprocess.DEVNULL if content is None else None,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+        env=playground.environment(),
+        timeout=30,
+        check=False,
+    )
+    return done.stdout.decode("utf-8", "replace")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize("block", CONSOLE, ids=_id)
+def test_console_examples_print_what_is_shown(block: Block, playground: Playground) -> None:
+    for command, expected in _steps(block):
+        printed = _run(["bash", "-c", playground.adapted(command)], playground)
+        assert _is_like(printed, expected.replace("…\n", "…")), f"$ {command}\n{printed}"
+
+
+def test_there_are_console_examples() -> None:
+    assert len(CONSOLE) >= 5
+    assert all(_steps(block) for block in CONSOLE)
+
+
+def test_examples_that_are_not_run_say_why() -> None:
+    kinds = {block.language for block in blocks()}
+    assert kinds == {"console", "python", "js", "text"}  # text: nothing to run
+    assert [block.line for block in blocks() if block.not_run is not None and len(block.not_run) < 10] == []
+
+
+def _code(language: str) -> Block:
+    (block,) = [block for block in blocks() if block.language == language]
+    return block
+
+
+def _promised(block: Block) -> str:
+    return "\n".join(re.findall(r"^(?:#|//) prints: (.*)$", block.content, re.MULTILINE))
+
+
+def test_the_python_example_prints_what_it_says(playground: Playground) -> None:
+    block = _code("python")
+    printed = _run([sys.executable, "-"], playground, playground.adapted(block.content))
+    assert _promised(block)
+    assert printed.strip() == _promised(block)
+
+
+def _node() -> int:
+    if shutil.which("node") is None:
+        return 0
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False).stdout
+    return int((re.match(r"v(\d+)", version) or ["", "0"])[1])
+
+
+@pytest.mark.skipif(_node() < 18, reason="Node 18 or newer is not installed")
+def test_the_node_example_prints_what_it_says(playground: Playground) -> None:
+    block = _code("js")
+    printed = _run(["node", "--input-type=module", "-"], playground, playground.adapted(block.content))
+    assert _promised(block)
+    assert printed.strip() == _promised(block)
+
+
+def _get(playground: Playground, path: str, **headers: str) -> None:
+    request = urllib.request.Request(f"http://{playground.proxy}{path}", headers=headers)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener.addheaders = []
+    try:
+        opener.open(request, timeout=10).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+
+
+def test_request_lines_have_the_fields_of_the_table_and_no_others(playground: Playground) -> None:
+    _get(playground, "/orders/buy?store_specific=true")
+    revoke = urllib.request.Request(f"http://{playground.simulator}/_simulator/revoke", data=b"{}")
+    urllib.request.urlopen(revoke, timeout=10).close()
+    _get(playground, "/carts")
+    _get(playground, "/carts", Host="evil.example", **{"X-Request-ID": "the-last-one"})
+    end = time.monotonic() + 10
+    while '"request_id":"the-last-one"' not in playground.log.read_text(encoding="utf-8"):
+        assert time.monotonic() < end, "the line never came"
+        time.sleep(0.02)
+    written = {key for line in playground.lines() if line["event"] == "request" for key in line}
+    documented = {name for row in table("field of `request`") for name in ticked(row[0])}
+    assert written - {"timestamp", "level", "event"} == documented
+
+
+def test_every_line_of_the_log_is_one_json_object_with_the_common_fields(playground: Playground) -> None:
+    lines = [json.loads(line) for line in Path(playground.log).read_text(encoding="utf-8").splitlines()]
+    assert lines
+    assert [line for line in lines if not {"timestamp", "level", "event"} <= set(line)] == []

@@ -1,0 +1,135 @@
+"""The README names all there is, and nothing that is not."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.metrics import MetricWrapperBase
+
+import proxy
+from proxy.cli import _parser
+from proxy.core.errors import ProxyError
+from proxy.settings.catalogue import CONFIG_VARIABLE, Leaf, groups, leaves
+from proxy.settings.describe import readable
+from proxy.telemetry.metrics import Metrics
+from tests.house.pages import ROOT, calls, literals, prose, readme, table, ticked
+
+
+def _default(leaf: Leaf) -> str:
+    shown = readable(leaf.default, leaf.kinds) if isinstance(leaf.default, bool | int | float | str | tuple) else None
+    if isinstance(shown, bool):
+        shown = str(shown).lower()
+    if isinstance(shown, list):
+        shown = ", ".join(map(str, shown))
+    return f"`{shown}`".replace(proxy.__version__, "<version>") if shown not in {None, ""} else "–"
+
+
+def test_every_setting_stands_in_the_table_with_its_variable_and_default() -> None:
+    documented = [row[:3] for row in table("key")]
+    assert documented == [[f"`{leaf.path}`", f"`{leaf.variable}`", _default(leaf)] for leaf in leaves().values()]
+
+
+def test_every_setting_has_a_meaning() -> None:
+    assert [row[0] for row in table("key") if len(row) != 4 or len(row[3]) < 10] == []
+
+
+def test_every_setting_that_is_spoken_of_exists() -> None:
+    tops = "|".join(sorted(groups()))
+    spoken_of = {match[0] for match in re.finditer(rf"(?<![\w./-])(?:{tops})\.[a-z]\w+(?!\()", prose())}
+    assert len(spoken_of) > 20
+    assert {name for name in spoken_of if name not in leaves() and not name.endswith((".py", ".yaml"))} == set()
+
+
+def test_every_environment_variable_that_is_spoken_of_exists() -> None:
+    spoken_of = set(re.findall(r"\bCARDCASH_[A-Z_]+", prose()))
+    assert spoken_of - {leaf.variable for leaf in leaves().values()} == {CONFIG_VARIABLE}
+
+
+@pytest.mark.parametrize("path", leaves())
+def test_every_setting_stands_in_the_annotated_file(path: str) -> None:
+    *parents, name = path.split(".")
+    lines = (ROOT / "config/proxy.yaml").read_text(encoding="utf-8").splitlines()
+    if parents:
+        lines = lines[lines.index(f"# {parents[0]}:") :]
+    assert any(re.search(rf"(?<![\w.]){name}:", line) for line in lines)
+
+
+def _collectors() -> Iterator[MetricWrapperBase]:
+    for collector in Metrics("0").registry._collector_to_names:
+        if isinstance(collector, MetricWrapperBase):
+            yield collector
+
+
+def test_every_metric_stands_in_the_table_with_its_type_and_labels() -> None:
+    documented = {(ticked(name)[0], kind, *ticked(labels)) for name, kind, labels, _ in table("metric")}
+    there_are = {(c._name + ("_total" if c._type == "counter" else ""), c._type, *c._labelnames) for c in _collectors()}
+    assert documented == there_are
+
+
+def test_every_metric_that_is_spoken_of_exists() -> None:
+    names = {c._name + ("_total" if c._type == "counter" else "") for c in _collectors()}
+    assert set(re.findall(r"\bcardcash_proxy_\w+", readme())) <= names
+
+
+def _codes() -> set[tuple[int, str]]:
+    codes = {(ProxyError.status, ProxyError.code)}
+    kinds = [ProxyError]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        if "code" in vars(kind):
+            codes.add((kind.status, kind.code))
+    # Denied gets its code from who raises it.
+    codes |= {(403, literals(call)[0]) for name, call in calls() if name == "Denied" and literals(call)}
+    return codes
+
+
+def test_every_error_code_stands_in_the_table_with_its_status() -> None:
+    assert {(int(status), ticked(code)[0]) for status, code, _ in table("status")} == _codes()
+
+
+def test_no_error_code_stands_there_twice() -> None:
+    rows = [row[1] for row in table("status")]
+    assert len(rows) == len(set(rows))
+
+
+def test_codes_in_what_happens_have_their_status() -> None:
+    told = {
+        (int(status), code) for row in table("when") for status, code in re.findall(r"\b(\d{3}) `([a-z_]+)`", row[1])
+    }
+    assert len(told) > 8
+    assert told <= _codes()
+
+
+def test_every_command_stands_in_the_table() -> None:
+    subparsers = next(a for a in _parser([])._actions if isinstance(a, argparse._SubParsersAction))
+    assert {ticked(row[0])[0].split()[0] for row in table("command")} == set(subparsers.choices)
+
+
+def test_every_admin_endpoint_stands_in_the_table() -> None:
+    there_are = {
+        f"{name.removeprefix('add_').upper()} {literals(call)[0]}"
+        for name, call in calls()
+        if name in {"add_get", "add_post"} and len(literals(call)) == 1 and not literals(call)[0].startswith("/_sim")
+    }
+    assert {ticked(row[0])[0] for row in table("on the admin port")} == there_are
+
+
+def test_every_log_event_stands_in_the_table() -> None:
+    levels = {"debug", "info", "warning", "error", "log", "write", "_line"}
+    there_are = {
+        literals(call)[0]
+        for name, call in calls()
+        if name in levels and literals(call) and re.fullmatch(r"[a-z][a-z_]+", literals(call)[0])
+    }
+    assert {event for row in table("event") for event in ticked(row[0])} == there_are
+
+
+def test_every_file_that_is_spoken_of_exists() -> None:
+    spoken_of = set(re.findall(r"(?<![\w/.])((?:proxy|tests|config)/[\w/.-]*\w)", readme()))
+    spoken_of |= set(re.findall(r"\]\((?!#|https?:)([^)]+)\)", readme()))
+    assert len(spoken_of) > 10
+    assert {name for name in spoken_of if not (ROOT / name).exists()} == set()

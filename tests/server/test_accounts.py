@@ -1,0 +1,169 @@
+"""A caller's own session and login calls, answered from the shared session."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from tests.conftest import StartProxy
+from tests.server.harness import OK, REJECTION, Peer, RawUpstream, Running, answer, until
+
+
+def login(email: str, password: str = "x") -> bytes:
+    return json.dumps({"customer": {"email": email, "password": password}}).encode()
+
+
+JSON = b"Content-Type: application/json"
+
+
+@pytest.mark.parametrize("target", ["/session", "/v3/session", "/v3.1/session", "/v3/session?x=y", "/v3//session/"])
+async def test_a_session_call_is_answered_with_a_placeholder_and_the_real_lifetime(
+    upstream: RawUpstream, proxy: Running, target: str
+) -> None:
+    got = await proxy.ask(f"POST {target}")
+    assert got.status == 200
+    body = got.json
+    assert set(body) == {"access_token", "expiresInSeconds", "sessionId", "renderAssets"}
+    assert 3500 < body["expiresInSeconds"] <= 3600
+    assert got.value("authorization") == body["access_token"].encode()
+    assert got.value("x-token-exp-seconds") == b"%d" % body["expiresInSeconds"]
+    assert got.value("x-session-id") == body["sessionId"].encode()
+    assert body["access_token"] not in upstream.tokens
+    assert body["access_token"].count(".") == 2
+    assert upstream.requests == []
+    assert len(upstream.sessions) == 1
+
+
+async def test_a_legacy_client_may_send_the_placeholder_and_is_served_with_the_real_token(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    placeholder = (await proxy.ask("POST /session")).json["access_token"]
+    assert (await proxy.ask("GET /carts", b"Authorization: Bearer " + placeholder.encode())).status == 200
+    assert upstream.requests[0].token == upstream.tokens[0]
+
+
+async def test_a_session_call_with_a_body_keeps_working_on_its_connection(upstream: RawUpstream, proxy: Running) -> None:
+    caller = await proxy.caller()
+    got = await caller.ask(proxy.request("POST /session", JSON, body=b"{}"))
+    assert got.status == 200
+    if got.value("connection") == b"close":
+        assert await caller.ended() == b""
+    else:
+        assert (await caller.ask(proxy.request("GET /a"))).status == 200
+
+
+@pytest.mark.parametrize("email", ["me@example.com", " ME@Example.com "])
+async def test_a_login_as_the_configured_account_is_answered_here(
+    upstream: RawUpstream, start_proxy: StartProxy, email: str
+) -> None:
+    proxy = await start_proxy(LOGIN__EMAIL="me@example.com", LOGIN__PASSWORD="p")
+    got = await proxy.ask("POST /customers/login", JSON, body=login(email))
+    assert got.status == 200
+    assert got.value("authorization")
+    assert got.value("authorization") not in {t.encode() for t in upstream.tokens}
+    assert (len(upstream.logins), upstream.requests) == (1, [])
+
+
+async def test_a_login_as_another_account_is_409(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+    proxy = await start_proxy(LOGIN__EMAIL="me@example.com", LOGIN__PASSWORD="p")
+    got = await proxy.ask("POST /v3/customers/login", JSON, body=login("you@example.com"))
+    assert (got.status, got.code) == (409, "other_account")
+    assert b"example.com" not in got.body
+    assert all(b"you@" not in received.body for received in upstream.logins)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"nonsense", b'{"customer":{"email":"a@b","email":"c@d"}}', b"[" * 5000])
+async def test_a_login_whose_account_cannot_be_told_is_400(
+    upstream: RawUpstream, start_proxy: StartProxy, body: bytes
+) -> None:
+    proxy = await start_proxy(LOGIN__EMAIL="me@example.com", LOGIN__PASSWORD="p")
+    got = await proxy.ask("POST /customers/login", JSON, body=body)
+    assert (got.status, got.code) == (400, "bad_request")
+
+
+async def test_without_a_configured_login_it_is_forwarded_and_adopted(upstream: RawUpstream, proxy: Running) -> None:
+    got = await proxy.ask("POST /customers/login", JSON, body=login("me@example.com", "their-password"))
+    assert got.status == 200
+    assert got.values("authorization") == [] or got.value("authorization") != upstream.tokens[1].encode()
+    assert json.loads(upstream.logins[0].body) == {"customer": {"email": "me@example.com", "password": "their-password"}}
+    await proxy.ask("GET /carts")
+    assert upstream.requests[0].token == upstream.tokens[1]
+    assert (await proxy.admin("GET /status")).json["session"]["identity_from_caller"] is True
+
+
+async def test_after_an_adopted_login_the_same_is_answered_here_and_another_is_409(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("ME@example.com"))).status == 200
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("you@example.com"))).code == "other_account"
+    assert len(upstream.logins) == 1
+
+
+async def test_a_refused_login_of_a_caller_comes_down_and_is_not_remembered(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    upstream.login_answers.append(answer(400, b'{"message":["Invalid email or password"]}'))
+    got = await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))
+    assert (got.status, got.body) == (400, b'{"message":["Invalid email or password"]}')
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("you@example.com"))).status == 200
+    assert len(upstream.logins) == 2
+
+
+async def test_of_two_logins_at_once_the_first_wins(upstream: RawUpstream, proxy: Running) -> None:
+    go = asyncio.Event()
+
+    async def slow(peer: Peer) -> None:
+        await go.wait()
+        await upstream._login(peer)
+
+    upstream.login_answers.append(slow)
+    first = asyncio.create_task(proxy.ask("POST /customers/login", JSON, body=login("me@example.com")))
+    await until(lambda: upstream.logins)
+    second = asyncio.create_task(proxy.ask("POST /customers/login", JSON, body=login("you@example.com")))
+    await until(lambda: proxy.proxy.guard.in_flight == 2)
+    go.set()
+    assert (await first).status == 200
+    assert (await second).status == 409
+    assert len(upstream.logins) == 1
+
+
+async def test_a_lost_login_goes_on_anonymously_says_so_and_anybody_may_log_in(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))
+    upstream.answers += [REJECTION, OK]
+    assert (await proxy.ask("GET /merchants/buy")).status == 200
+    session = (await proxy.admin("GET /status")).json["session"]
+    assert session["identity"] is None
+    assert session["identity_lost"] is True
+    assert proxy.sample("session_identity_lost_total") == 1
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("you@example.com"))).status == 200
+
+
+async def test_the_token_of_a_login_rejected_at_first_is_adopted_from_the_second_try(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    upstream.login_answers.append(REJECTION)
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))).status == 200
+    assert (len(upstream.logins), len(upstream.sessions)) == (2, 2)
+    await proxy.ask("GET /carts")
+    assert upstream.requests[0].token == upstream.tokens[2]
+
+
+async def test_a_form_login_is_understood(upstream: RawUpstream, proxy: Running) -> None:
+    form = b"customer%5Bemail%5D=me%40example.com&customer[password]=p"
+    got = await proxy.ask("POST /customers/login", b"Content-Type: application/x-www-form-urlencoded", body=form)
+    assert got.status == 200
+    assert upstream.logins[0].body == form
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("you@example.com"))).status == 409
+
+
+@pytest.mark.parametrize("line", ["GET /session", "PUT /customers/login", "POST /sessions", "POST /x/session"])
+async def test_nothing_else_is_taken_for_a_session_or_login_call(
+    upstream: RawUpstream, proxy: Running, line: str
+) -> None:
+    assert (await proxy.ask(line)).status == 200
+    assert len(upstream.requests) == 1

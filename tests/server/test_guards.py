@@ -1,0 +1,194 @@
+"""Who may call: hosts, origins, networks, the required header, rules; and the unix socket's mode."""
+
+from __future__ import annotations
+
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from proxy.app import CannotListen
+from tests.conftest import StartProxy
+from tests.server.harness import APP_ID, RawUpstream, Running, running_proxy
+
+
+@pytest.mark.parametrize("host", [b"127.0.0.1", b"localhost", b"LocalHost:80", b"app.localhost", b"[::1]:8080", b"127.0.0.2"])
+async def test_loopback_hosts_are_served(upstream: RawUpstream, proxy: Running, host: bytes) -> None:
+    assert (await proxy.ask("GET /a", host=host)).status == 200
+
+
+@pytest.mark.parametrize(
+    "host", [b"evil.example", b"127.0.0.1.evil.example", b"localhost.evil.example", b"169.254.169.254", b"0.0.0.0", b"[::]"]
+)
+async def test_other_hosts_are_421(upstream: RawUpstream, proxy: Running, host: bytes) -> None:
+    got = await proxy.ask("GET /a", host=host)
+    assert (got.status, got.code) == (421, "host_not_allowed")
+    assert upstream.requests == []
+
+
+async def test_an_absolute_target_elsewhere_is_421(upstream: RawUpstream, proxy: Running) -> None:
+    got = await proxy.ask("GET http://evil.example/a")
+    assert (got.status, got.code) == (421, "host_not_allowed")
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("host", [b"proxy.internal", b"PROXY.internal:9", b"a.b.svc.example"])
+async def test_configured_hosts_are_served(upstream: RawUpstream, start_proxy: StartProxy, host: bytes) -> None:
+    proxy = await start_proxy(CALLERS__ALLOWED_HOSTS="proxy.internal,*.svc.example")
+    assert (await proxy.ask("GET /a", host=host)).status == 200
+    assert (await proxy.ask("GET /a", host=b"other.internal")).status == 421
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"Origin: https://evil.example"],
+        [b"Origin: null"],
+        [b"Origin: http://localhost:3000"],
+        [b"Sec-Fetch-Site: cross-site"],
+        [b"Sec-Fetch-Site: same-site"],
+        [b"Origin: https://shop.example", b"Origin: https://evil.example"],
+    ],
+)
+async def test_cross_site_requests_of_browsers_are_403(
+    upstream: RawUpstream, start_proxy: StartProxy, lines: list[bytes]
+) -> None:
+    proxy = await start_proxy(CALLERS__ALLOWED_ORIGINS="https://shop.example")
+    got = await proxy.ask("POST /orders", *lines, body=b"{}")
+    assert (got.status, got.code) == (403, "origin_not_allowed")
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        [b"Sec-Fetch-Site: none"],
+        [b"Sec-Fetch-Site: same-origin"],
+        [b"Origin: https://shop.example", b"Sec-Fetch-Site: cross-site"],
+    ],
+)
+async def test_allowed_and_own_origins_are_served(
+    upstream: RawUpstream, start_proxy: StartProxy, lines: list[bytes]
+) -> None:
+    proxy = await start_proxy(CALLERS__ALLOWED_ORIGINS="https://shop.example")
+    assert (await proxy.ask("GET /a", *lines)).status == 200
+    assert (await proxy.ask("GET /a", b"Origin: http://" + proxy.host)).status == 200
+
+
+async def test_a_client_outside_the_networks_is_403(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+    proxy = await start_proxy(CALLERS__ALLOWED_NETWORKS="10.0.0.0/8")
+    got = await proxy.ask("GET /a")
+    assert (got.status, got.code) == (403, "client_not_allowed")
+
+
+async def test_a_client_inside_the_networks_is_served(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+    proxy = await start_proxy(CALLERS__ALLOWED_NETWORKS="10.0.0.0/8,127.0.0.0/8")
+    assert (await proxy.ask("GET /a")).status == 200
+
+
+@pytest.mark.parametrize(
+    "lines", [[], [b"X-Key: wrong"], [b"X-Key: k-value", b"X-Key: k-value"], [b"X-Key: K-VALUE"], [b"X-Key: k-val"]]
+)
+async def test_without_the_required_header_it_is_403(
+    upstream: RawUpstream, start_proxy: StartProxy, lines: list[bytes]
+) -> None:
+    proxy = await start_proxy(CALLERS__REQUIRE_HEADER="X-Key: k-value")
+    got = await proxy.ask("GET /a", *lines)
+    assert (got.status, got.code) == (403, "header_required")
+    assert upstream.requests == []
+
+
+async def test_the_required_header_lets_pass_and_does_not_go_up(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+    proxy = await start_proxy(CALLERS__REQUIRE_HEADER="X-Key: k-value")
+    assert (await proxy.ask("GET /a", b"x-key: k-value")).status == 200
+    assert b"k-value" not in upstream.requests[0].raw
+
+
+RULES = (
+    '[{"allow": "/wallets", "methods": ["GET"]}, {"deny": "/wallets/**"},'
+    ' {"deny": "/v3/orders/**", "methods": ["PUT", "DELETE"]}]'
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "GET /wallets/7/secure-data",
+        "GET /v3/wallets/7",
+        "GET /v3.1/wallets/7",
+        "GET /%77allets/7",
+        "GET /x/../wallets/7",
+        "GET //wallets//7",
+        "GET /WALLETS/7",
+        "GET /wallets;a=b/7",
+        "GET /%2577allets/7",
+        "GET /wallets%2F7",
+        "POST /wallets",
+        "PUT /orders/7",
+        "PUT /v3/orders/7?x=y",
+    ],
+)
+async def test_a_denied_path_is_403_however_it_is_spelt(
+    upstream: RawUpstream, start_proxy: StartProxy, line: str
+) -> None:
+    proxy = await start_proxy(RULES=RULES)
+    got = await proxy.ask(line)
+    assert (got.status, got.code) == (403, "denied_by_rule")
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("line", ["GET /wallets", "GET /v3/wallets?archived=true", "GET /orders/7", "POST /orders", "GET /walletsx"])
+async def test_what_no_rule_denies_is_served(upstream: RawUpstream, start_proxy: StartProxy, line: str) -> None:
+    proxy = await start_proxy(RULES=RULES)
+    assert (await proxy.ask(line)).status == 200
+
+
+async def test_session_and_login_fall_under_the_rules_too(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+    proxy = await start_proxy(RULES='[{"deny": "/session"}, {"deny": "/customers/**"}]')
+    assert (await proxy.ask("POST /session")).code == "denied_by_rule"
+    assert (await proxy.ask("POST /v3/customers/login", body=b"{}")).code == "denied_by_rule"
+
+
+async def test_a_unix_socket_has_mode_0660_serves_and_is_gone_afterwards(upstream: RawUpstream, tmp_path: Path) -> None:
+    path = tmp_path / "proxy.sock"
+    async with running_proxy(upstream.url, LISTEN=f"unix:{path}") as proxy:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        caller = await proxy.caller(path=str(path))
+        assert (await caller.ask(b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n")).status == 200
+    assert not path.exists()
+
+
+async def test_a_live_unix_socket_of_another_is_left_alone(upstream: RawUpstream, tmp_path: Path) -> None:
+    path = tmp_path / "proxy.sock"
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(str(path))
+        live.listen()
+        with pytest.raises(CannotListen, match="something else listens"):
+            async with running_proxy(upstream.url, LISTEN=f"unix:{path}"):
+                pass
+        assert path.exists()
+
+
+async def test_a_stale_unix_socket_is_replaced(upstream: RawUpstream, tmp_path: Path) -> None:
+    path = tmp_path / "proxy.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    async with running_proxy(upstream.url, LISTEN=f"unix:{path}") as proxy:
+        caller = await proxy.caller(path=str(path))
+        assert (await caller.ask(b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n")).status == 200
+
+
+async def test_several_addresses_are_served(upstream: RawUpstream, tmp_path: Path) -> None:
+    path = tmp_path / "proxy.sock"
+    async with running_proxy(upstream.url, LISTEN=f"127.0.0.1:0,unix:{path}") as proxy:
+        assert (await proxy.ask("GET /a")).status == 200
+        caller = await proxy.caller(path=str(path))
+        assert (await caller.ask(b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n")).status == 200
+
+
+async def test_no_error_names_the_application_id(upstream: RawUpstream, proxy: Running) -> None:
+    for line in ("FOO /", "GET /" + APP_ID, "GET http://evil.example/"):
+        got = await proxy.ask(line, b"x-cc-app: " + APP_ID.encode())
+        assert APP_ID.encode() not in got.head + got.body

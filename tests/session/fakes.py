@@ -1,0 +1,202 @@
+"""Fakes with counters: a clock that stands still, CardCash as a script, an observer and a store that can fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from proxy.core.token import Moment, Source, Token
+from proxy.session.keeper import Policy, SessionKeeper
+from proxy.session.login import Credentials, SessionOutage
+from proxy.session.stores import Store
+from proxy.session.stores.memory import MemoryStore
+
+ME = "partner@example.com"
+APP = "app-id"
+LOGIN = Credentials(APP, ME, "password")
+ANONYMOUS = Credentials(APP)
+
+#: What a scripted call does: return a token's value, raise, or (None) the ordinary thing.
+Step = str | Exception | None
+
+
+class FakeClock:
+    """Stands still until it is moved; the two clocks may be moved apart."""
+
+    def __init__(self) -> None:
+        self.steady = 1_000.0
+        self.wall = 1_800_000_000.0
+        #: Tokens made under this clock, so that no two of one world are equal.
+        self.made = 0
+
+    def now(self) -> Moment:
+        return Moment(self.steady, self.wall)
+
+    def advance(self, seconds: float) -> None:
+        self.steady += seconds
+        self.wall += seconds
+
+
+class FakeCalls:
+    """CardCash as the keeper sees it. `gate` holds every session call back until it is opened."""
+
+    def __init__(self, clock: FakeClock, credentials: Credentials = ANONYMOUS) -> None:
+        self.credentials = credentials
+        self.clock = clock
+        self.lifetime = 1200.0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        #: Times at which POST /session was sent, every try counted.
+        self.sessions: list[float] = []
+        self.logins: list[Credentials] = []
+        self.keep_alives = 0
+        self.busy = 0
+        self.most_busy = 0
+        self.on_session: deque[Step] = deque()
+        self.on_login: deque[Step] = deque()
+        self.on_keep_alive: deque[Step] = deque()
+        #: An outage: every session call fails so, all tries.
+        self.down: Exception | None = None
+        #: Called while a session call is under way.
+        self.meanwhile: Callable[[], Any] = lambda: None
+
+    async def session(self, *, attempts: int) -> Token:
+        credentials = self.credentials
+        born = self.clock.now()
+        self.busy += 1
+        self.most_busy = max(self.most_busy, self.busy)
+        try:
+            self.sessions += [born.steady] * (attempts if self.down else 1)
+            await self.gate.wait()
+            self.meanwhile()
+            if self.down:
+                raise self.down
+            value = self._next(self.on_session, f"session-of-{credentials.app_id}")
+            return Token(value, born, self.lifetime, Source.SESSION)
+        finally:
+            self.busy -= 1
+
+    async def login(self, session: Token, *, attempts: int) -> Token:
+        credentials = self.credentials
+        self.logins.append(credentials)
+        value = self._next(self.on_login, "login")
+        return Token(value, self.clock.now(), self.lifetime, Source.LOGIN, credentials.email)
+
+    async def keep_alive(self, token: Token, path: str) -> Token | None:
+        self.keep_alives += 1
+        if not self.on_keep_alive or self.on_keep_alive[0] is None:
+            if self.on_keep_alive:
+                self.on_keep_alive.popleft()
+            return None
+        value = self._next(self.on_keep_alive, "")
+        return Token(value, self.clock.now(), self.lifetime, Source.HARVEST, token.identity, token.own_login)
+
+    def _next(self, script: deque[Step], name: str) -> str:
+        step = script.popleft() if script else None
+        if isinstance(step, Exception):
+            raise step
+        self.clock.made += 1
+        return step or f"{name}.{self.clock.made}."
+
+
+class Recorder:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.renewals: list[tuple[str, str]] = []
+        self.harvests: Counter[str] = Counter()
+        self.losses = 0
+        self.stores: Counter[tuple[str, str]] = Counter()
+
+    def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
+        self.renewals.append((reason, result))
+
+    def harvest(self, result: str) -> None:
+        self.harvests[result] += 1
+
+    def identity_lost(self) -> None:
+        self.losses += 1
+
+    def store(self, operation: str, result: str) -> None:
+        self.stores[operation, result] += 1
+
+
+class BrokenStore:
+    """Raises at whatever is in `broken`; else a memory store."""
+
+    def __init__(self, *broken: str) -> None:
+        self.broken = broken
+        self.inner = MemoryStore()
+
+    async def load(self) -> Token | None:
+        self._check("load")
+        return await self.inner.load()
+
+    async def save(self, token: Token, *, replaces: Token | None) -> bool:
+        self._check("save")
+        return await self.inner.save(token, replaces=replaces)
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[None]:
+        self._check("lease")
+        yield
+        self._check("release")
+
+    async def close(self) -> None:
+        self._check("close")
+
+    def _check(self, operation: str) -> None:
+        if operation in self.broken:
+            raise OSError(operation)
+
+
+class House:
+    """One keeper with everything around it."""
+
+    def __init__(
+        self,
+        *,
+        credentials: Credentials = ANONYMOUS,
+        store: Store | None = None,
+        clock: FakeClock | None = None,
+        deadline: float = 10.0,
+        idle_after: float = 3600.0,
+    ) -> None:
+        self.clock = clock or FakeClock()
+        self.calls = FakeCalls(self.clock, credentials)
+        self.seen = Recorder()
+        self.store: Store = store or MemoryStore()
+        self.keeper = SessionKeeper(
+            self.calls,
+            store=self.store,
+            clock=self.clock,
+            observer=self.seen,
+            policy=Policy(renew_ahead=300, idle_after=idle_after, deadline=deadline),
+        )
+
+    def outage(self, retry_after: float | None = None) -> None:
+        self.calls.down = SessionOutage("down", retry_after=retry_after)
+
+    @property
+    def held(self) -> Token:
+        assert self.keeper.held is not None
+        return self.keeper.held
+
+    def tick(self) -> None:
+        """Let the timer fire."""
+        self.keeper._upkeep.tick()
+
+    def to_the_window(self) -> None:
+        """Go to the half of the renewal window in which the background renewal acts."""
+        windows = self.keeper._holding.windows
+        assert windows is not None
+        self.clock.advance(windows.renew_at - self.clock.steady + 1)
+
+
+async def settle() -> None:
+    """Let everything that can run now run; nothing here waits for time."""
+    for _ in range(25):
+        await asyncio.sleep(0)

@@ -1,0 +1,152 @@
+"""The one contract of all stores. A kind of store passes it by subclassing `StoreContract` with a `make` of its own.
+
+`make()` returns a new handle on the *same* place each time, as a second process would have; a kind that lives in one
+process (`memory://`) returns the same object. Import the class as a whole module (`from tests.session import
+store_contract`), so that pytest does not collect it by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from proxy.core.token import Moment, Source, Token
+from proxy.session.stores import Store
+from tests.session.fakes import FakeClock, settle
+
+Make = Callable[[], Store]
+
+
+class StoreContract:
+    """Rules for any store; `clock` is the one the store must use."""
+
+    @pytest.fixture
+    def clock(self) -> FakeClock:
+        return FakeClock()
+
+    @pytest.fixture
+    def make(self, clock: FakeClock) -> Make:
+        raise NotImplementedError
+
+    @staticmethod
+    def token(clock: FakeClock, value: str = "one.token.", **more: object) -> Token:
+        return Token(value, clock.now(), 600, **more)  # type: ignore[arg-type]
+
+    async def test_a_new_store_is_empty(self, make: Make) -> None:
+        assert await make().load() is None
+
+    async def test_what_was_saved_is_loaded_by_whoever_shares_the_place(self, make: Make, clock: FakeClock) -> None:
+        assert await make().save(self.token(clock), replaces=None)
+        loaded = await make().load()
+        assert loaded is not None
+        assert loaded.value == "one.token."
+
+    async def test_everything_a_token_knows_survives(self, make: Make, clock: FakeClock) -> None:
+        token = self.token(clock, source=Source.LOGIN, identity="é@example.com", own_login=True)
+        await make().save(token, replaces=None)
+        loaded = await make().load()
+        assert loaded is not None
+        assert (loaded.identity, loaded.own_login, loaded.lifetime) == ("é@example.com", True, 600)
+        assert loaded.born.wall == pytest.approx(token.born.wall, abs=0.001)
+        assert loaded.born.steady == pytest.approx(token.born.steady, abs=0.001)
+
+    async def test_a_token_grows_older_in_the_store(self, make: Make, clock: FakeClock) -> None:
+        token = self.token(clock)
+        await make().save(token, replaces=None)
+        clock.advance(100)
+        loaded = await make().load()
+        assert loaded is not None
+        assert loaded.expires_at == pytest.approx(token.expires_at, abs=0.001)
+
+    async def test_a_wall_clock_set_back_does_not_lengthen_a_life(self, make: Make, clock: FakeClock) -> None:
+        await make().save(self.token(clock), replaces=None)
+        clock.wall -= 86_400
+        loaded = await make().load()
+        assert loaded is None or loaded.expires_at - clock.steady <= 600
+
+    async def test_a_save_that_replaces_what_is_kept_succeeds(self, make: Make, clock: FakeClock) -> None:
+        first = self.token(clock)
+        await make().save(first, replaces=None)
+        assert await make().save(self.token(clock, "two.token."), replaces=first)
+
+    async def test_what_is_kept_counts_by_value(self, make: Make, clock: FakeClock) -> None:
+        await make().save(self.token(clock), replaces=None)
+        other = Token("one.token.", Moment(0, 0), 1)
+        assert await make().save(self.token(clock, "two.token."), replaces=other)
+
+    async def test_a_save_that_lost_changes_nothing(self, make: Make, clock: FakeClock) -> None:
+        first, second = self.token(clock), self.token(clock, "two.token.")
+        await make().save(first, replaces=None)
+        await make().save(second, replaces=first)
+        assert not await make().save(self.token(clock, "three.token."), replaces=first)
+        assert not await make().save(self.token(clock, "three.token."), replaces=None)
+        loaded = await make().load()
+        assert loaded is not None
+        assert loaded.value == "two.token."
+
+    async def test_a_save_onto_nothing_that_expects_something_is_lost(self, make: Make, clock: FakeClock) -> None:
+        assert not await make().save(self.token(clock), replaces=self.token(clock, "gone.token."))
+        assert await make().load() is None
+
+    async def test_of_concurrent_saves_on_one_base_one_wins(self, make: Make, clock: FakeClock) -> None:
+        base = self.token(clock)
+        await make().save(base, replaces=None)
+        names = [f"{number}.token." for number in range(20)]
+        saved = await asyncio.gather(*(make().save(self.token(clock, name), replaces=base) for name in names))
+        assert saved.count(True) == 1
+        loaded = await make().load()
+        assert loaded is not None
+        assert loaded.value == names[saved.index(True)]
+
+    async def test_one_at_a_time_holds_the_lease(self, make: Make) -> None:
+        inside, most, turns = 0, 0, 0
+
+        async def work() -> None:
+            nonlocal inside, most, turns
+            async with make().lease():
+                inside += 1
+                most = max(most, inside)
+                await settle()
+                inside -= 1
+                turns += 1
+
+        await asyncio.gather(*(work() for _ in range(5)))
+        assert (most, turns) == (1, 5)
+
+    async def test_a_lease_is_given_back_when_its_work_fails(self, make: Make) -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with make().lease():
+                raise ZeroDivisionError
+        async with asyncio.timeout(5), make().lease():
+            pass
+
+    async def test_who_waits_for_the_lease_may_leave(self, make: Make) -> None:
+        async def wait() -> None:
+            async with make().lease():
+                raise AssertionError("the lease was held")
+
+        async with make().lease():
+            waiting = asyncio.create_task(wait())
+            await settle()
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        async with asyncio.timeout(5), make().lease():
+            pass
+        assert waiting.cancelled()
+
+    async def test_load_and_save_need_no_lease(self, make: Make, clock: FakeClock) -> None:
+        async with make().lease():
+            assert await make().save(self.token(clock), replaces=None)
+            assert await make().load() is not None
+
+    async def test_no_token_shows_in_the_repr_of_a_store(self, make: Make, clock: FakeClock) -> None:
+        store = make()
+        await store.save(self.token(clock), replaces=None)
+        assert "one.token." not in repr(store)
+
+    async def test_closing_twice_is_harmless(self, make: Make) -> None:
+        store = make()
+        await store.close()
+        await store.close()

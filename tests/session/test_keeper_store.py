@@ -1,0 +1,192 @@
+"""The keeper and its store: shared when it works, never missed when it does not."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from proxy.core.dialect import Candidate
+from proxy.core.token import Moment, Source, Token
+from proxy.session.stores.memory import MemoryStore
+from tests.session.conftest import Build
+from tests.session.fakes import LOGIN, ME, BrokenStore, FakeClock, House, settle
+
+
+class SlowStore(MemoryStore):
+    """Holds back each save until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+
+    async def save(self, token: Token, *, replaces: Token | None) -> bool:
+        await self.go.wait()
+        return await super().save(token, replaces=replaces)
+
+
+async def kept(house: House) -> str | None:
+    token = await house.store.load()
+    return None if token is None else token.value
+
+
+@pytest.mark.parametrize("operation", ["load", "save", "lease", "release", "close"])
+async def test_a_store_that_raises_loses_no_token_and_breaks_no_request(build: Build, operation: str) -> None:
+    house = build(store=BrokenStore(operation))
+    await house.keeper.start(eager=True)
+    first = await house.keeper.token()
+    assert await house.keeper.renew(rejected=first) is house.held
+    harvested = house.keeper.offer(Candidate("new.token.", 900, "header"), sent_with=house.held)
+    await settle()
+    assert await house.keeper.token() is harvested
+    await house.keeper.close()
+    if operation in ("load", "save", "lease"):
+        assert house.seen.stores[operation, "failed"] > 0
+
+
+async def test_a_store_that_hangs_does_not_take_the_token_that_was_made(build: Build) -> None:
+    house = build(store=SlowStore(), deadline=0.02)
+    assert (await house.keeper.token()).value == "session-of-app-id.1."
+
+
+async def test_what_the_store_holds_is_taken_over_at_the_start(build: Build) -> None:
+    first = build(credentials=LOGIN)
+    token = await first.keeper.token()
+    second = build(store=first.store, clock=first.clock)
+    await second.keeper.start(eager=True)
+    assert (second.held.value, second.held.source, second.held.identity) == (token.value, Source.STORE, ME)
+    assert second.keeper.first_attempt_over.is_set()
+    assert second.calls.sessions == []
+
+
+async def test_an_expired_token_in_the_store_is_not_taken(build: Build) -> None:
+    first = build()
+    token = await first.keeper.token()
+    first.clock.advance(token.lifetime)
+    second = build(store=first.store, clock=first.clock)
+    await second.keeper.start(eager=False)
+    assert second.keeper.held is None
+    await second.keeper.token()
+    assert await kept(second) == second.held.value
+
+
+async def test_keepers_on_one_store_make_one_session_of_a_rejected_token(build: Build) -> None:
+    clock, store = FakeClock(), MemoryStore()
+    houses = [build(store=store, clock=clock) for _ in range(5)]
+    for house in houses:
+        await house.keeper.token()
+    assert sum(len(house.calls.sessions) for house in houses) == 1
+    clock.advance(10)
+    await asyncio.gather(*(house.keeper.renew(rejected=house.held) for house in houses))
+    assert len({house.held.value for house in houses}) == 1
+    assert sum(len(house.calls.sessions) for house in houses) == 2
+
+
+async def test_an_operator_does_not_get_another_keepers_token(build: Build) -> None:
+    first = build()
+    second = build(store=first.store, clock=first.clock)
+    await first.keeper.token()
+    await second.keeper.token()
+    first.clock.advance(10)
+    await first.keeper.renew_now()
+    await second.keeper.renew_now()
+    assert second.held.source is Source.SESSION
+
+
+async def test_harvests_that_race_with_slow_saves_leave_the_newest_in_the_store(build: Build) -> None:
+    store = SlowStore()
+    house = build(store=store)
+    first = asyncio.create_task(house.keeper.token())
+    await settle()
+    store.go.set()
+    token: Token | None = await first
+    store.go.clear()
+    for number in range(5):
+        assert token is not None
+        token = house.keeper.offer(Candidate(f"token.{number}.", 900, "header"), sent_with=token)
+        await settle()
+    store.go.set()
+    await settle()
+    assert await kept(house) == "token.4."
+
+
+async def test_a_harvest_during_a_renewals_save_does_not_stay_in_the_store(build: Build) -> None:
+    store = SlowStore()
+    house = build(store=store)
+    store.go.set()
+    sent = await house.keeper.token()
+    store.go.clear()
+    renewal = asyncio.create_task(house.keeper.renew(rejected=sent))
+    await settle()
+    house.keeper.offer(Candidate("harvested.token.", 900, "header"), sent_with=sent)
+    await settle()
+    store.go.set()
+    renewed = await renewal
+    await settle()
+    assert house.held is renewed
+    assert await kept(house) == renewed.value
+
+
+async def test_a_login_that_raced_with_a_renewal_ends_up_in_the_store(build: Build) -> None:
+    house = build()
+    sent = await house.keeper.token()
+    house.calls.gate.clear()
+    renewal = asyncio.create_task(house.keeper.renew(rejected=sent))
+    await settle()
+    house.keeper.offer(Candidate("callers.login.", 900, "header"), sent_with=sent, login_as="a@example.com")
+    await settle()
+    house.calls.gate.set()
+    await renewal
+    await settle()
+    assert await kept(house) == "callers.login."
+
+
+async def test_a_younger_token_of_another_process_wins_over_a_harvest(build: Build) -> None:
+    house = build()
+    sent = await house.keeper.token()
+    now = house.clock.now()
+    theirs = Token("theirs.token.", Moment(now.steady + 1, now.wall + 1), 900)
+    assert await house.store.save(theirs, replaces=sent)
+    house.keeper.offer(Candidate("ours.token.", 900, "header"), sent_with=sent)
+    await settle()
+    assert house.held.value == "theirs.token."
+    assert await kept(house) == "theirs.token."
+
+
+async def test_a_login_wins_over_a_younger_anonymous_token_of_another_process(build: Build) -> None:
+    house = build()
+    sent = await house.keeper.token()
+    now = house.clock.now()
+    assert await house.store.save(Token("theirs.token.", Moment(now.steady, now.wall + 9), 900), replaces=sent)
+    house.keeper.offer(Candidate("callers.login.", 900, "header"), sent_with=sent, login_as="a@example.com")
+    await settle()
+    assert house.held.value == await kept(house) == "callers.login."
+
+
+async def test_the_last_token_is_written_before_the_keeper_is_gone(build: Build) -> None:
+    class Spy(MemoryStore):
+        last: Token | None = None
+
+        async def save(self, token: Token, *, replaces: Token | None) -> bool:
+            await settle()
+            self.last = token
+            return await super().save(token, replaces=replaces)
+
+    store = Spy()
+    house = build(store=store)
+    token = house.keeper.offer(Candidate("last.token.", 900, "header"), sent_with=await house.keeper.token())
+    await house.keeper.close()
+    assert store.last is token
+
+
+async def test_a_token_of_the_store_counts_by_value_not_by_object(build: Build) -> None:
+    first = build()
+    token = await first.keeper.token()
+    copy = MemoryStore()
+    await copy.save(replace(token), replaces=None)
+    house = build(store=copy, clock=first.clock)
+    await house.keeper.start(eager=False)
+    assert await house.keeper.renew(rejected=house.held) is house.held
+    assert house.held.value != token.value
+    assert len(house.calls.sessions) == 1

@@ -1,0 +1,133 @@
+"""The renewal window, the timer and the clocks."""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.core.dialect import Candidate
+from tests.session.conftest import Build
+from tests.session.fakes import House, settle
+
+
+async def test_in_the_window_requests_go_on_while_one_background_renewal_runs(house: House) -> None:
+    token = await house.keeper.token()
+    house.to_the_window()
+    house.calls.gate.clear()
+    assert [await house.keeper.token() for _ in range(50)] == [token] * 50
+    await settle()
+    assert len(house.calls.sessions) == 2
+    house.calls.gate.set()
+    await settle()
+    assert await house.keeper.token() is not token
+
+
+async def test_the_first_half_of_the_window_is_left_to_in_band_refresh(house: House) -> None:
+    token = await house.keeper.token()
+    house.clock.advance(token.lifetime - 200)
+    await house.keeper.token()
+    house.tick()
+    await settle()
+    assert house.keeper.status().state == "stale"
+    assert len(house.calls.sessions) == 1
+
+
+async def test_the_timer_renews_without_a_request_in_the_window(house: House) -> None:
+    await house.keeper.token()
+    house.to_the_window()
+    house.tick()
+    await settle()
+    assert house.seen.renewals[-1] == ("window", "ok")
+
+
+async def test_a_session_nobody_used_for_idle_after_is_left_to_lapse(build: Build) -> None:
+    house = build(idle_after=600)
+    await house.keeper.token()
+    house.to_the_window()
+    house.tick()
+    await settle()
+    assert len(house.calls.sessions) == 1
+
+
+async def test_a_lapsed_session_is_made_again_on_demand(build: Build) -> None:
+    house = build(idle_after=600)
+    token = await house.keeper.token()
+    house.clock.advance(token.lifetime)
+    house.tick()
+    assert await house.keeper.token() is not token
+    assert house.seen.renewals[-1] == ("expired", "ok")
+
+
+async def test_the_timer_is_set_to_the_middle_of_the_window(house: House) -> None:
+    await house.keeper.token()
+    timer, windows = house.keeper._upkeep._timer, house.keeper._holding.windows
+    assert timer is not None
+    assert windows is not None
+    delay = timer.when() - asyncio.get_running_loop().time()
+    assert abs(delay - (windows.renew_at - house.clock.steady)) < 5
+
+
+async def test_a_timer_that_fires_early_is_set_again_and_renews_nothing(house: House) -> None:
+    await house.keeper.token()
+    before = house.keeper._upkeep._timer
+    house.tick()
+    assert house.keeper._upkeep._timer is not before
+    assert house.keeper._upkeep._timer is not None
+    await settle()
+    assert len(house.calls.sessions) == 1
+
+
+async def test_after_a_failed_background_renewal_the_timer_waits_for_the_pause(house: House) -> None:
+    await house.keeper.token()
+    house.to_the_window()
+    house.outage(retry_after=20)
+    house.tick()
+    await settle()
+    timer = house.keeper._upkeep._timer
+    assert timer is not None
+    assert 15 < timer.when() - asyncio.get_running_loop().time() <= 20
+
+
+async def test_a_try_that_is_overdue_and_fails_does_not_spin(house: House) -> None:
+    await house.keeper.token()
+    house.to_the_window()
+    house.outage()
+    for _ in range(100):
+        house.tick()
+        await settle()
+    assert len(house.calls.sessions) == 1 + 4
+
+
+async def test_a_harvest_sets_the_timer_anew(house: House) -> None:
+    token = await house.keeper.token()
+    house.to_the_window()
+    house.keeper.offer(Candidate("new.token.", 1200, "header"), sent_with=token)
+    house.tick()
+    await settle()
+    assert len(house.calls.sessions) == 1
+
+
+async def test_a_wall_clock_set_forward_past_the_expiry_renews(house: House) -> None:
+    token = await house.keeper.token()
+    house.clock.wall += token.lifetime
+    assert await house.keeper.token() is not token
+
+
+async def test_a_wall_clock_set_back_neither_renews_nor_lengthens_a_life(house: House) -> None:
+    token = await house.keeper.token()
+    house.clock.wall -= 86_400
+    assert await house.keeper.token() is token
+    house.clock.advance(token.lifetime)
+    assert await house.keeper.token() is not token
+
+
+async def test_a_machine_that_slept_past_the_expiry_renews_before_the_next_request(house: House) -> None:
+    token = await house.keeper.token()
+    house.clock.advance(8 * 3600)
+    assert await house.keeper.token() is not token
+
+
+async def test_a_wall_clock_that_jumps_does_not_move_a_pause(house: House) -> None:
+    house.outage(retry_after=10)
+    await asyncio.gather(house.keeper.token(), return_exceptions=True)
+    house.clock.wall += 86_400
+    assert house.keeper.status().paused_for == 10

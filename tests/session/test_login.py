@@ -1,0 +1,369 @@
+"""`POST /session` and the login on the wire: exact requests, few retries, and no secret in any failure."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import socket
+import ssl
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+import trustme
+
+from proxy.core.errors import SessionUnavailable
+from proxy.core.token import Token
+from proxy.session.keeper import Policy, SessionKeeper
+from proxy.session.login import (
+    Credentials,
+    SessionCalls,
+    SessionOutage,
+    SessionRefused,
+    SessionTokenRejected,
+    _Answer,
+)
+from proxy.session.stores.memory import MemoryStore
+from tests.session.fakes import FakeClock, Recorder
+from tests.session.raw_server import CLOSE, HANG, RawServer, answer, serving
+
+APP, EMAIL, PASSWORD = "the-app-id", "me@example.com", "pass word é"
+TOKEN = "head.claims.signature"
+GOOD = answer("200 OK", b"{}", f"authorization: {TOKEN}", "x-token-exp-seconds: 900")
+NO = b'{"message": ["no Authorization token was found"]}'
+REFUSAL = b'{"message": ["Invalid email or password"]}'
+PAGE = b"<!DOCTYPE html><html>Just a moment</html>"
+
+Call = Callable[..., SessionCalls]
+
+
+@pytest.fixture
+async def calls() -> AsyncIterator[Call]:
+    async with AsyncExitStack() as stack:
+
+        def make(origin: str, **more: object) -> SessionCalls:
+            made = SessionCalls(
+                Credentials(APP, EMAIL, PASSWORD),
+                origin=origin,
+                user_agent="agent/1",
+                **{"base_path": "/v3", "clock": FakeClock(), "fraction": lambda: 0.0, **more},  # type: ignore[arg-type]
+            )
+            stack.push_async_callback(made.close)
+            return made
+
+        yield make
+
+
+def held(value: str = TOKEN) -> Token:
+    return Token(value, FakeClock().now(), 600)
+
+
+def fields(request: bytes) -> dict[bytes, bytes]:
+    lines = request.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+    names = [line.partition(b":")[0].lower() for line in lines]
+    assert len(names) == len(set(names))
+    return {line.partition(b":")[0].lower(): line.partition(b":")[2].strip() for line in lines}
+
+
+# Requests
+
+
+async def test_the_session_call_sends_the_application_id_a_user_agent_and_nothing_to_identify_by(calls: Call) -> None:
+    async with serving(GOOD) as server:
+        await calls(server.url).session(attempts=1)
+    request = server.requests[0]
+    assert request.startswith(b"POST /v3/session HTTP/1.1\r\n")
+    assert request.endswith(b"\r\n\r\n")
+    assert fields(request) == {
+        b"host": server.url.removeprefix("http://").encode(),
+        b"x-cc-app": APP.encode(),
+        b"user-agent": b"agent/1",
+        b"accept": b"application/json",
+        b"content-length": b"0",
+        b"connection": b"close",
+    }
+
+
+async def test_the_login_sends_token_and_the_documented_body(calls: Call) -> None:
+    async with serving(GOOD) as server:
+        await calls(server.url).login(held("anonymous.session.token"), attempts=1)
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /v3/customers/login HTTP/1.1\r\n")
+    assert json.loads(body) == {"customer": {"email": EMAIL, "password": PASSWORD}}
+    sent = fields(server.requests[0])
+    assert sent[b"authorization"] == b"Bearer anonymous.session.token"
+    assert sent[b"content-type"] == b"application/json"
+    assert b"accept-encoding" not in sent
+
+
+@pytest.mark.parametrize(("base", "path"), [("/v3", "/v3"), ("/v4.2", "/v4.2"), ("", "/v3"), ("/proxy", "/v3")])
+async def test_the_session_lives_where_the_version_of_the_base_path_says(calls: Call, base: str, path: str) -> None:
+    async with serving(GOOD) as server:
+        await calls(server.url, base_path=base).session(attempts=1)
+    assert server.requests[0].startswith(f"POST {path}/session ".encode())
+
+
+async def test_no_connection_is_kept(calls: Call) -> None:
+    async with serving(GOOD) as server:
+        made = calls(server.url)
+        await made.session(attempts=1)
+        await made.session(attempts=1)
+    assert server.connections == 2
+
+
+async def test_cookies_are_neither_kept_nor_sent(calls: Call) -> None:
+    async with serving(answer("200 OK", b"{}", f"authorization: {TOKEN}", "Set-Cookie: a=b")) as server:
+        made = calls(server.url)
+        await made.session(attempts=1)
+        await made.session(attempts=1)
+    assert b"cookie" not in fields(server.requests[1])
+
+
+async def test_credentials_changed_during_a_call_are_for_the_next(calls: Call) -> None:
+    cookie = answer("200 OK", b"{}", f"Set-Cookie: {APP}={TOKEN}")
+    async with serving(cookie) as server:
+        made = calls(server.url)
+        call = asyncio.create_task(made.session(attempts=1))
+        await server.arrived.wait()
+        made.credentials = Credentials("other-app")
+        assert (await call).value == TOKEN
+
+
+# Answers
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        answer("200 OK", b"{}", f"Authorization: {TOKEN}"),
+        answer("201 Created", b"{}", f"authorization: Bearer {TOKEN}"),
+        answer("200 OK", json.dumps({"access_token": TOKEN}).encode()),
+        answer("200 OK", b"\xef\xbb\xbf" + json.dumps({"access_token": TOKEN}).encode()),
+        answer("200 OK", b"", f"Set-Cookie: {APP}={TOKEN}; Path=/"),
+        answer("200 OK", gzip.compress(json.dumps({"access_token": TOKEN}).encode()), "Content-Encoding: gzip"),
+    ],
+    ids=["header", "bearer", "body", "bom", "cookie", "gzip"],
+)
+async def test_the_token_is_found_wherever_cardcash_puts_it(calls: Call, reply: bytes) -> None:
+    async with serving(reply) as server:
+        assert (await calls(server.url).session(attempts=1)).value == TOKEN
+
+
+BAD = {
+    "no token": answer("200 OK", b"{}"),
+    "malformed token": answer("200 OK", b'{"access_token": "secret-but-no-jwt"}', "authorization: secret-but-no-jwt"),
+    "page": answer("200 OK", PAGE),
+    "not json": answer("200 OK", b"\xff\xfe"),
+    "huge": answer("200 OK", b"x" * 70_000, f"authorization: {TOKEN}"),
+    "zip bomb": answer("200 OK", gzip.compress(b"x" * 10_000_000), f"authorization: {TOKEN}", "Content-Encoding: gzip"),
+    "not gzip": answer("200 OK", b"plain", f"authorization: {TOKEN}", "Content-Encoding: gzip"),
+    "no http": b"secret-but-no-jwt\r\n\r\n",
+    "bad head": b"HTTP/1.1 200 OK\r\nauthorization secret-but-no-jwt\r\n\r\n",
+    "page 403": answer("403 Forbidden", PAGE),
+    "429": answer("429 Too Many Requests", REFUSAL),
+    "408": answer("408 Request Timeout", REFUSAL),
+    "302": answer("302 Found", b"", "Location: http://127.0.0.1:1/"),
+    "rejection": answer("400 Bad Request", NO),
+    "empty 400": answer("400 Bad Request"),
+    "503": answer("503 Service Unavailable", REFUSAL),
+}
+
+
+@pytest.mark.parametrize("reply", BAD.values(), ids=BAD.keys())
+async def test_an_answer_that_is_no_session_is_an_outage(calls: Call, reply: bytes) -> None:
+    async with serving(reply) as server:
+        with pytest.raises(SessionOutage) as caught:
+            await calls(server.url).session(attempts=1)
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+    assert "secret-but-no-jwt" not in shown
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "401 Unauthorized", "403 Forbidden", "423 Locked"])
+async def test_a_refusal_in_cardcashs_envelope_is_final(calls: Call, status: str) -> None:
+    async with serving(answer(status, REFUSAL)) as server:
+        with pytest.raises(SessionRefused) as session:
+            await calls(server.url).session(attempts=4)
+        with pytest.raises(SessionRefused) as login:
+            await calls(server.url).login(held(), attempts=4)
+    assert (session.value.what, login.value.what) == ("app_id", "login")
+    assert len(server.requests) == 2
+
+
+async def test_a_session_rejected_at_login_is_told_apart_from_a_refused_login(calls: Call) -> None:
+    async with serving(answer("400 Bad Request", NO)) as server:
+        with pytest.raises(SessionTokenRejected):
+            await calls(server.url).login(held(), attempts=4)
+    assert len(server.requests) == 1
+
+
+async def test_a_login_without_a_token_of_its_own_logs_the_session_in(calls: Call) -> None:
+    session = held()
+    async with serving(answer("200 OK", b"{}")) as server:
+        token = await calls(server.url).login(session, attempts=1)
+    assert (token.value, token.identity, token.born) == (TOKEN, EMAIL, session.born)
+
+
+async def test_a_web_page_with_200_is_no_login(calls: Call) -> None:
+    async with serving(answer("200 OK", PAGE)) as server:
+        with pytest.raises(SessionOutage):
+            await calls(server.url).login(held(), attempts=1)
+
+
+async def test_retry_after_of_an_outage_is_told(calls: Call) -> None:
+    async with serving(answer("429 Too Many Requests", b"", "Retry-After: 17")) as server:
+        with pytest.raises(SessionOutage) as caught:
+            await calls(server.url).session(attempts=4)
+    assert caught.value.retry_after == 17
+
+
+async def test_the_life_of_a_token_counts_from_the_try_that_brought_it(calls: Call) -> None:
+    clock = FakeClock()
+
+    def later() -> float:
+        clock.advance(5)
+        return 0.0
+
+    async with serving(answer("503 Unavailable"), GOOD) as server:
+        token = await calls(server.url, clock=clock, fraction=later).session(attempts=2)
+    assert token.born == clock.now()
+
+
+async def test_the_keep_alive_brings_the_refresh_with_the_account_of_the_token(calls: Call) -> None:
+    token = Token("held.token.x", FakeClock().now(), 600, identity="a@example.com", own_login=True)
+    async with serving(GOOD) as server:
+        refreshed = await calls(server.url).keep_alive(token, "/v3/carts")
+    assert refreshed is not None
+    assert (refreshed.value, refreshed.identity, refreshed.own_login) == (TOKEN, "a@example.com", True)
+    assert server.requests[0].startswith(b"GET /v3/carts HTTP/1.1\r\n")
+
+
+async def test_a_keep_alive_without_a_new_token_brings_none(calls: Call) -> None:
+    async with serving(answer("200 OK", b"{}", f"authorization: {TOKEN}")) as server:
+        assert await calls(server.url).keep_alive(held(), "/v3/carts") is None
+
+
+async def test_a_keep_alive_tells_of_a_rejected_token(calls: Call) -> None:
+    async with serving(answer("400 Bad Request", NO)) as server:
+        with pytest.raises(SessionTokenRejected):
+            await calls(server.url).keep_alive(held(), "/v3/carts")
+
+
+# Retries
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        answer("500 Internal Server Error"),
+        answer("503 Service Unavailable", b"x" * 200_000),
+        answer("520 Unknown"),
+        CLOSE,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nBREAK",
+    ],
+    ids=["500", "large 503", "520", "closed", "broken off"],
+)
+async def test_5xx_and_lost_connections_are_tried_exactly_as_often_as_asked(calls: Call, reply: bytes | str) -> None:
+    for attempts in (1, 4):
+        async with serving(reply) as server:
+            with pytest.raises(SessionOutage):
+                await calls(server.url).session(attempts=attempts)
+        assert len(server.requests) == attempts
+
+
+async def test_a_lost_connection_of_the_keep_alive_is_not_sent_again_by_the_library(calls: Call) -> None:
+    async with serving(CLOSE) as server:
+        with pytest.raises(SessionOutage):
+            await calls(server.url).keep_alive(held(), "/v3/carts")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "403 Forbidden", "408 Timeout", "429 Too Many", "302 Found"])
+async def test_4xx_and_redirects_are_never_tried_again(calls: Call, status: str) -> None:
+    async with serving(answer(status, PAGE, "Location: /elsewhere")) as server:
+        with pytest.raises(SessionOutage):
+            await calls(server.url).session(attempts=4)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "first", [CLOSE, answer("502 Bad Gateway"), b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nBREAK"]
+)
+async def test_a_retry_that_succeeds_is_a_success(calls: Call, first: bytes | str) -> None:
+    async with serving(first, GOOD) as server:
+        assert (await calls(server.url).session(attempts=2)).value == TOKEN
+    assert len(server.requests) == 2
+
+
+async def test_waits_are_a_random_part_of_a_capped_doubling(calls: Call) -> None:
+    from proxy.session.login import _Tries
+
+    for part in (0.0, 0.5, 1.0):
+        tries = _Tries(9, "POST", FakeClock(), lambda part=part: part)  # type: ignore[misc]
+        waits = [tries.get_timeout(attempt) for attempt in range(1, 7)]
+        assert waits == pytest.approx([part * wait for wait in (0.2, 0.4, 0.8, 1.6, 3.0, 3.0)])
+
+
+# Failures
+
+
+async def test_a_refused_connection_says_so(calls: Call) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(SessionOutage, match="no connection to the upstream could be made"):
+        await calls(f"http://127.0.0.1:{port}").session(attempts=2)
+
+
+@pytest.mark.parametrize("fault", ["unknown authority", "other name"])
+async def test_a_certificate_that_is_not_valid_says_what_to_check(calls: Call, fault: str) -> None:
+    authority = trustme.CA()
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost" if fault == "unknown authority" else "other.example").configure_cert(server_side)
+    context = ssl.create_default_context()
+    if fault == "other name":
+        authority.configure_trust(context)
+    async with serving(GOOD, tls=server_side) as server:
+        with pytest.raises(
+            SessionOutage, match=r"certificate .* not valid; check upstream.origin and upstream.ca_file"
+        ):
+            await calls(server.url, ssl_context=context).session(attempts=1)
+    assert server.requests == []
+
+
+async def test_a_proxy_that_refuses_is_named_without_its_credentials(calls: Call) -> None:
+    async with serving(answer("407 Proxy Authentication Required")) as proxy:
+        made = calls("https://upstream.test", proxy=proxy.url, proxy_authorization=b"Basic c2VjcmV0")
+        with pytest.raises(SessionOutage, match="answered CONNECT with 407") as caught:
+            await made.session(attempts=1)
+    assert proxy.requests[0].startswith(b"CONNECT upstream.test:443 HTTP/1.1\r\n")
+    assert fields(proxy.requests[0])[b"proxy-authorization"] == b"Basic c2VjcmV0"
+    assert "c2VjcmV0" not in "".join(traceback.format_exception(caught.value))
+    assert APP.encode() not in proxy.requests[0]
+
+
+async def test_no_secret_shows_in_any_repr() -> None:
+    clock = FakeClock()
+    shown = repr(Credentials(APP, EMAIL, PASSWORD)) + repr(
+        _Answer(200, ((b"authorization", TOKEN.encode()),), TOKEN.encode(), clock.now())
+    )
+    for secret in (APP, EMAIL, PASSWORD, TOKEN):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize("where", ["before the head", "in the body"])
+async def test_a_hung_upstream_does_not_outlive_the_keepers_deadline(calls: Call, where: str) -> None:
+    hung: bytes | str = HANG if where == "before the head" else b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"
+    server: RawServer
+    async with serving(hung) as server:
+        made = calls(server.url)
+        keeper = SessionKeeper(
+            made, store=MemoryStore(), clock=FakeClock(), observer=Recorder(), policy=Policy(deadline=0.2)
+        )
+        with pytest.raises(SessionUnavailable, match=r"within 0\.2 s"):
+            await keeper.token()
+        async with asyncio.timeout(5):
+            await server.left.wait()
+        await keeper.close()
+    assert len(server.requests) == 1

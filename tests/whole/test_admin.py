@@ -1,0 +1,193 @@
+"""The admin port: health, readiness, metrics, status, the two actions and their guards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as prometheus
+
+from proxy import __version__
+from tests.conftest import StartProxy
+from tests.server.harness import OK, REJECTION, RawUpstream, Running, answer, until
+
+#: CONTRACT "Admin port", word for word.
+PROMISED = {
+    "requests_total": {"method", "route", "status"},
+    "request_duration_seconds_bucket": {"route", "le"},
+    "request_duration_seconds_count": {"route"},
+    "upstream_duration_seconds_bucket": {"route", "le"},
+    "requests_in_flight": set(),
+    "request_errors_total": {"code"},
+    "upstream_errors_total": {"kind"},
+    "upstream_connections": {"state"},
+    "session_expiry_timestamp_seconds": set(),
+    "session_renewals_total": {"reason", "result"},
+    "session_harvests_total": {"result"},
+    "session_retries_total": {"result"},
+    "session_waiters": set(),
+    "replay_buffer_bytes": set(),
+    "store_operations_total": {"operation", "result"},
+    "build_info": {"version"},
+}
+
+
+def samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    for family in prometheus(text):
+        for sample in family.samples:
+            yield sample.name.removeprefix("cardcash_proxy_"), sample.labels, sample.value
+
+
+async def test_every_promised_metric_is_there_with_its_labels(upstream: RawUpstream, proxy: Running) -> None:
+    await proxy.ask("GET /wallets/123456/secure-data")
+    upstream.answers += [REJECTION, answer(200, b"", b"authorization: not-a-token")]
+    await proxy.ask("GET /carts/3b241101-e2bb-4255-8caf-4136c566a962")
+    await proxy.ask("GET /unknown/4111111111111111")
+    await proxy.ask("GET /a", b"Origin: https://evil.example")
+    upstream.answers += [b"nonsense\r\n\r\n"]
+    await proxy.ask("POST /orders", body=b"{}")
+    page = await proxy.admin("GET /metrics")
+    assert (page.value("content-type") or b"").startswith(b"text/plain")
+    text = page.body.decode()
+    found = {name: set(labels) for name, labels, _ in samples(text)}
+    assert {name: found.get(name) for name in PROMISED} == PROMISED
+    assert ("build_info", {"version": __version__}, 1.0) in list(samples(text))
+    for private in ("123456", "3b241101", "4111", "unknown"):
+        assert private not in text
+    routes = {labels["route"] for name, labels, _ in samples(text) if name == "requests_total"}
+    assert routes == {"/v3/wallets/:cardId/secure-data", "/v3/carts/:cartId", "/v3/orders", "other"}
+
+
+async def test_metrics_come_as_openmetrics_when_asked_for(upstream: RawUpstream, proxy: Running) -> None:
+    await proxy.ask("GET /a")
+    page = await proxy.admin("GET /metrics", b"Accept: application/openmetrics-text; version=1.0.0")
+    assert (page.value("content-type") or b"").startswith(b"application/openmetrics-text")
+    names = {family.name for family in openmetrics(page.body.decode())}  # type: ignore[no-untyped-call]
+    assert "cardcash_proxy_requests" in names
+
+
+async def test_the_expiry_gauge_is_unix_time(upstream: RawUpstream, proxy: Running) -> None:
+    await proxy.ask("GET /a")
+    page = await proxy.admin("GET /status")
+    shown = page.json["session"]["expires_in_seconds"]
+    assert 3500 < shown <= 3600
+    import time
+
+    expiry = proxy.sample("session_expiry_timestamp_seconds")
+    assert expiry == pytest.approx(time.time() + shown, abs=2)
+
+
+async def test_readyz_waits_for_the_first_attempt_and_not_for_its_success(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = await start_proxy(origin="http://127.0.0.1:9")
+    first = await proxy.admin("GET /readyz")
+    assert (first.status, first.json["because"]) == (503, ["the first session is being made"])
+    await until(lambda: proxy.proxy.keeper.first_attempt_over.is_set())
+    assert (await proxy.admin("GET /readyz")).status == 200
+    assert (await proxy.admin("GET /healthz")).status == 200
+
+
+async def test_a_lazy_proxy_is_ready_without_a_session_and_never_dials(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = await start_proxy(SESSION__EAGER="false")
+    for path in ("/readyz", "/healthz", "/status", "/metrics", "/"):
+        assert (await proxy.admin(f"GET {path}")).status == 200
+    assert upstream.accepted == 0
+    assert (await proxy.ask("GET /a")).status == 200
+
+
+async def test_status_names_no_token_and_no_application_id(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+    proxy = await start_proxy(LOGIN__EMAIL="person@example.com", LOGIN__PASSWORD="p-word", APP_ID="zebra-app")
+    await proxy.ask("GET /a")
+    for path in ("/status", "/", "/metrics"):
+        text = (await proxy.admin(f"GET {path}")).body.decode()
+        for secret in (*upstream.tokens, "zebra-app", "p-word", "person@example.com"):
+            assert secret not in text
+    session = (await proxy.admin("GET /status")).json
+    assert session["version"] == __version__
+    assert session["session"]["state"] == "fresh"
+
+
+@pytest.mark.parametrize(
+    "path", ["/carts", "/v3/carts", "/merchants/buy", "/session", "/v3/session", "/customers/login", "/status/x"]
+)
+async def test_the_admin_port_never_serves_proxied_paths(upstream: RawUpstream, proxy: Running, path: str) -> None:
+    for method in ("GET", "POST"):
+        assert (await proxy.admin(f"{method} {path}")).status in (404, 405)
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/status", "/_simulator/"])
+async def test_the_proxy_port_never_serves_admin_paths(upstream: RawUpstream, proxy: Running, path: str) -> None:
+    await proxy.ask(f"GET {path}")
+    assert upstream.requests[0].line == f"GET /v3{path} HTTP/1.1"
+
+
+async def test_renew_makes_a_new_session(upstream: RawUpstream, proxy: Running) -> None:
+    await proxy.ask("GET /a")
+    got = await proxy.admin("POST /session/renew")
+    assert got.status == 200
+    assert len(upstream.sessions) == 2
+    await proxy.ask("GET /b")
+    assert upstream.requests[-1].token == upstream.tokens[1]
+    assert all(token not in got.body.decode() for token in upstream.tokens)
+
+
+async def test_renew_opens_a_latch(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+    upstream.session_answers.append(answer(400, b'{"message":["no x-cc-app was found"]}'))
+    proxy = await start_proxy()
+    assert (await proxy.ask("GET /a")).status == 503
+    assert (await proxy.admin("GET /readyz")).status == 503
+    assert (await proxy.admin("POST /session/renew")).status == 200
+    assert (await proxy.admin("GET /readyz")).status == 200
+    assert (await proxy.ask("GET /a")).status == 200
+
+
+async def test_a_renewal_that_fails_says_so(upstream: RawUpstream, proxy: Running) -> None:
+    await proxy.ask("GET /a")
+    upstream.session_answers += [answer(400, b'{"message":["no x-cc-app was found"]}')] * 9
+    got = await proxy.admin("POST /session/renew")
+    assert (got.status, got.json["error"]) == (503, "session_unavailable")
+
+
+@pytest.mark.parametrize("path", ["/session/renew", "/shutdown"])
+async def test_the_actions_pass_the_guards_of_the_proxy_port(upstream: RawUpstream, proxy: Running, path: str) -> None:
+    await until(lambda: upstream.sessions)
+    refused = [
+        (await proxy.admin(f"POST {path}", host=b"evil.example"), 421, "host_not_allowed"),
+        (await proxy.admin(f"POST {path}", b"Origin: https://evil.example"), 403, "origin_not_allowed"),
+        (await proxy.admin(f"POST {path}", b"Origin: null"), 403, "origin_not_allowed"),
+        (await proxy.admin(f"POST {path}", b"Sec-Fetch-Site: cross-site"), 403, "origin_not_allowed"),
+    ]
+    for got, status, code in refused:
+        assert (got.status, got.json["error"]) == (status, code)
+    assert (await proxy.admin(f"GET {path}")).status == 405
+    assert len(upstream.sessions) == 1
+    assert not proxy.proxy.life.draining and not proxy.proxy._stopping.is_set()
+
+
+async def test_shutdown_drains_and_stops(upstream: RawUpstream, proxy: Running) -> None:
+    got = await proxy.admin("POST /shutdown")
+    assert got.status == 202
+    await proxy.proxy.run()
+    assert proxy.proxy.life.draining
+
+
+async def test_the_page_for_people_is_html_and_loads_nothing(upstream: RawUpstream, proxy: Running) -> None:
+    got = await proxy.admin("GET /")
+    assert (got.value("content-type") or b"").startswith(b"text/html")
+    assert b"default-src 'none'" in (got.value("content-security-policy") or b"")
+    assert b"<script" not in got.body
+
+
+async def test_status_is_json_with_the_counters(upstream: RawUpstream, proxy: Running) -> None:
+    upstream.answers += [REJECTION, OK]
+    await proxy.ask("GET /a")
+    status = json.loads((await proxy.admin("GET /status")).body)
+    assert status["session"]["renewals"] == 2
+    assert status["upstream"]["connections_opened"] >= 1
+    assert status["requests_in_flight"] == 0

@@ -1,0 +1,181 @@
+"""The commands: exit codes, one line per fault, never a traceback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from proxy.simulator import Simulator
+from tests.server.harness import RawUpstream
+from tests.whole.processes import TERM, Process, fetch, run, serving
+
+
+@pytest.mark.parametrize("command", ["", "serve", "check", "health", "demo", "simulate"])
+async def test_every_command_has_help(command: str) -> None:
+    done = await run(*command.split(), "--help")
+    assert await done.ended() == 0
+    assert b"usage: " in done.out
+    assert done.err == b""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["serve", "--nonsense"],
+        ["serve", "positional"],
+        ["simulate", "--listen", "nowhere"],
+        ["simulate", "--token-ttl", "soon"],
+        ["simulate", "--token-ttl", "-1"],
+        ["demo", "--listen", "127.0.0.1:99999"],
+        ["demo", "--listen", "0.0.0.0:0"],
+        ["demo", "--listen", "127.0.0.1:7", "--admin-listen", "127.0.0.1:7"],
+        ["check", "--config"],
+        ["health", "--admin.listen"],
+    ],
+)
+async def test_bad_usage_is_one_line_and_exit_code_2(arguments: list[str]) -> None:
+    done = await run(*arguments)
+    assert await done.ended() == 2
+    assert done.out == b""
+    assert len(done.err.decode().splitlines()) == 1
+    assert "Traceback" not in done.text
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+async def test_a_bad_configuration_is_one_line_per_fault_and_exit_code_2(command: str, tmp_path: Path) -> None:
+    config = tmp_path / "proxy.yaml"
+    config.write_text("limits:\n  request_bodi: 1\nlogin:\n  email: me@example.com\n")
+    done = await run(command, "--config", str(config), CARDCASH_LOG__LEVEL="loud", CARDCASH_LISTEN="0.0.0.0:0")
+    assert await done.ended() == 2
+    lines = done.err.decode().splitlines()
+    assert len(lines) >= 5
+    for part in ("app_id", "request_body", "login.password", "log.level", "callers.allowed_networks"):
+        assert sum(part in line for line in lines) >= 1, part
+    assert all(line.startswith("cardcash-proxy: ") for line in lines)
+    assert "Traceback" not in done.text
+    assert done.out == b""
+
+
+@pytest.mark.parametrize("what", ["missing", "a folder", "not YAML", "binary"])
+async def test_a_configuration_file_that_cannot_be_read_is_exit_code_2(what: str, tmp_path: Path) -> None:
+    file = tmp_path / "proxy.yaml"
+    if what == "a folder":
+        file.mkdir()
+    elif what == "not YAML":
+        file.write_text("a: [1\nb: }")
+    elif what == "binary":
+        file.write_bytes(b"\xff\xfe\x00\x01")
+    done = await run("check", "--config", str(file), CARDCASH_APP_ID="x")
+    assert await done.ended() == 2
+    assert len(done.err.splitlines()) == 1
+    assert "Traceback" not in done.text
+
+
+async def test_check_prints_the_effective_settings_without_secrets(tmp_path: Path) -> None:
+    config = tmp_path / "proxy.yaml"
+    config.write_text("listen: 127.0.0.1:9999\nlimits:\n  in_flight: 7\n")
+    done = await run(
+        "check",
+        "--config",
+        str(config),
+        "--limits.in_flight",
+        "8",
+        CARDCASH_APP_ID="secret-zebra",
+        CARDCASH_LOGIN__EMAIL="me@example.com",
+        CARDCASH_LOGIN__PASSWORD="secret-zebra",
+        CARDCASH_CALLERS__REQUIRE_HEADER="X-Key: secret-zebra",
+    )
+    assert await done.ended() == 0, done.text
+    assert "zebra" not in done.text
+    assert "127.0.0.1:9999" in done.text
+    assert re.search(r"in_flight: *8", done.text)
+
+
+async def test_health_is_0_when_the_proxy_lives_and_1_when_none_answers(upstream: RawUpstream) -> None:
+    async with serving(upstream.url) as proxy:
+        done = await run("health", "--admin.listen", proxy.admin)
+        assert await done.ended() == 0, done.text
+        alone = await run("health", CARDCASH_ADMIN__LISTEN=proxy.admin)
+        assert await alone.ended() == 0, alone.text
+        admin = proxy.admin
+    done = await run("health", "--admin.listen", admin)
+    assert await done.ended() == 1
+    assert len(done.err.splitlines()) == 1
+
+
+async def test_the_version_is_told() -> None:
+    done = await run("--version")
+    assert await done.ended() == 0
+    assert re.fullmatch(r"cardcash-proxy \d+\.\d+\.\d+.*\n", done.out.decode())
+
+
+async def test_simulate_starts_answers_and_ends_with_0() -> None:
+    process = await Process.start("simulate", "--listen", "127.0.0.1:0", "--app-id", "mine", "--token-ttl", "60")
+    try:
+        await process.says(lambda out: b"controls at" in out)
+        found = re.search(r"http://127\.0\.0\.1:\d+", process.out.decode())
+        assert found is not None
+        status, text = await fetch("POST", f"{found[0]}/v3/session", headers={"x-cc-app": "mine"})
+        assert status == 200
+        assert json.loads(text)["expiresInSeconds"] in (59, 60)
+        process.signal(TERM)
+        assert await process.ended() == 0
+        assert process.err == b""
+    finally:
+        await process.close()
+
+
+async def test_simulate_on_a_taken_address_is_one_line_and_exit_code_1(simulator: Simulator) -> None:
+    done = await run("simulate", "--listen", f"127.0.0.1:{simulator.port}")
+    assert await done.ended() == 1
+    assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.skipif(shutil.which("bash") is None or shutil.which("curl") is None, reason="curl is not installed")
+async def test_demo_tells_its_story_and_its_curl_lines_work() -> None:
+    free = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--simulator-listen", "127.0.0.1:0")
+    demo = await Process.start("demo", *free)
+    try:
+        await demo.says(lambda out: b"Ctrl-C" in out)
+        lines = [line.strip() for line in demo.out.decode().splitlines() if line.strip().startswith("curl ")]
+        assert len(lines) >= 7
+        seen = []
+        for line in lines:
+            shell = await asyncio.create_subprocess_exec(
+                *("bash", "-c", "set -o pipefail; " + line.split("   #")[0].split(" | head")[0]),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            out, _ = await asyncio.wait_for(shell.communicate(), 10)
+            assert shell.returncode == 0, line
+            assert b'"error"' not in out, line
+            seen.append(out.decode(errors="replace"))
+        assert "buyMerchants" in seen[0]
+        assert "orderId" in seen[2] + seen[3]
+        assert any("session-renewed" in text for text in seen)
+        await demo.says(lambda out: b"was placed, once" in out and b"repeated GET" in out or b"rejected the token" in out)
+        demo.signal(TERM)
+        assert await demo.ended() == 0
+        assert demo.err == b""
+    finally:
+        await demo.close()
+
+
+async def test_demo_finds_free_ports_when_its_own_are_taken(simulator: Simulator) -> None:
+    taken = f"127.0.0.1:{simulator.port}"
+    demo = await Process.start(
+        "demo", "--listen", taken, "--admin-listen", "127.0.0.1:0", "--simulator-listen", taken
+    )
+    try:
+        await demo.says(lambda out: b"Ctrl-C" in out)
+        demo.signal(TERM)
+        assert await demo.ended() == 0
+    finally:
+        await demo.close()
