@@ -336,6 +336,6 @@ def may_repeat(method: str, path: str, *, overridden: bool = False) -> bool:
     return method in ("GET", "HEAD") or (method == "POST" and path in ("/session", "/carts"))
 
 
-def buys(method: str, path: str) -> bool:
+def buys(method: str, path: str, *, overridden: bool = False) -> bool:
     """Say whether a request can spend money: anything but a read below `orders` (API.md 4), however it is spelt."""
-    return method not in ("GET", "HEAD", "OPTIONS") and "orders" in path.split("/")
+    return (overridden or method not in ("GET", "HEAD", "OPTIONS")) and "orders" in path.split("/")

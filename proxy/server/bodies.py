@@ -93,8 +93,7 @@ class Bodies:
         length = fields.content_length
         if not length and not fields.chunked:
             return _NO_BODY
-        if length is not None and length > self._most:
-            raise self._too_large()
+        self._check(length or 0)
         if fields.expects_continue:
             exchange.go_on()
         body = Body(b"", chunked=fields.chunked)
@@ -107,8 +106,7 @@ class Bodies:
             while piece := await exchange.read():
                 pieces.append(piece)
                 size += len(piece)
-                if size > self._most:
-                    raise self._too_large()
+                self._check(size)
                 if size > self._keep or not self.budget.reserve(len(piece)):
                     return self._left(body, exchange, pieces, size)
                 body._reserved += len(piece)
@@ -118,8 +116,9 @@ class Bodies:
         body._data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return body
 
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"The request body is larger than limits.request_body, {self._most} bytes.")
+    def _check(self, size: int) -> None:
+        if size > self._most:
+            raise BodyTooLarge(f"The request body is larger than limits.request_body, {self._most} bytes.")
 
     def _left(self, body: Body, exchange: Exchange, pieces: list[bytes], size: int) -> Body:
         body.kept = False
@@ -130,6 +129,5 @@ class Bodies:
     async def _rest(self, exchange: Exchange, size: int) -> AsyncIterator[bytes]:
         while piece := await exchange.read():
             size += len(piece)
-            if size > self._most:
-                raise self._too_large()
+            self._check(size)
             yield piece

@@ -62,7 +62,7 @@ class Ask:
     @property
     def buys(self) -> bool:
         """Say whether sending it twice could buy twice."""
-        return dialect.buys(self.method, self.way.route.path)
+        return dialect.buys(self.method, self.way.route.path, overridden=self.fields.overridden)
 
     @property
     def repeatable(self) -> bool:
@@ -125,6 +125,8 @@ class Forwarder:
         record.request_id = fields.request_id or new_request_id()
         way = self.guard.admit(exchange, fields)
         record.route, record.query = way.route.template, way.query
+        if fields.overridden and (way.route.is_session or way.route.is_login):
+            raise BadRequest("A session or login call may not have its method overridden by a header.")
         if exchange.method == "POST" and way.route.is_session:
             await self._accounts.answer_session(exchange, record)
             return

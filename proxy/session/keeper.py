@@ -144,7 +144,6 @@ class SessionKeeper:
         if self._flight is not None and not self._flight.fresh:
             # It began before the operator asked, and may have passed the point where a latch mattered.
             await self._flight.outcome()
-            self._end_pauses()
         if "app_id" in self._latched:
             raise SessionUnavailable(self._latched["app_id"], retry_after=LONGEST_PAUSE)
         if self._closed:

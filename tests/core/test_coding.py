@@ -117,7 +117,9 @@ def test_codings_are_read_without_case_and_blanks(value: bytes) -> None:
     assert decode(gzip.compress(BODY), value, limit=LIMIT) == BODY
 
 
-@pytest.mark.parametrize("value", [b"compress", b"gzip2", b"dcb", b"gzip;q=1", b"unknown, gzip", b"gzip, unknown", b"\xff"])
+@pytest.mark.parametrize(
+    "value", [b"compress", b"gzip2", b"dcb", b"gzip;q=1", b"unknown, gzip", b"gzip, unknown", b"\xff"]
+)
 def test_an_unknown_coding_is_nothing(value: bytes) -> None:
     assert decode(gzip.compress(BODY), value, limit=LIMIT) is None
 

@@ -44,7 +44,9 @@ async def test_a_legacy_client_may_send_the_placeholder_and_is_served_with_the_r
     assert upstream.requests[0].token == upstream.tokens[0]
 
 
-async def test_a_session_call_with_a_body_keeps_working_on_its_connection(upstream: RawUpstream, proxy: Running) -> None:
+async def test_a_session_call_with_a_body_keeps_working_on_its_connection(
+    upstream: RawUpstream, proxy: Running
+) -> None:
     caller = await proxy.caller()
     got = await caller.ask(proxy.request("POST /session", JSON, body=b"{}"))
     assert got.status == 200
@@ -87,7 +89,9 @@ async def test_without_a_configured_login_it_is_forwarded_and_adopted(upstream: 
     got = await proxy.ask("POST /customers/login", JSON, body=login("me@example.com", "their-password"))
     assert got.status == 200
     assert got.values("authorization") == [] or got.value("authorization") != upstream.tokens[1].encode()
-    assert json.loads(upstream.logins[0].body) == {"customer": {"email": "me@example.com", "password": "their-password"}}
+    assert json.loads(upstream.logins[0].body) == {
+        "customer": {"email": "me@example.com", "password": "their-password"}
+    }
     await proxy.ask("GET /carts")
     assert upstream.requests[0].token == upstream.tokens[1]
     assert (await proxy.admin("GET /status")).json["session"]["identity_from_caller"] is True

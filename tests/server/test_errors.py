@@ -73,7 +73,6 @@ async def test_a_malformed_body_of_a_streamed_upload_breaks_the_request_upstream
     await caller.send(b"nonsense\r\n\r\n")
     got = await caller.answer()
     assert (got.status, got.code) == (400, "bad_request")
-    await until(lambda: upstream.open == 1 or upstream.open == 0)
     await proxy.quiet()
     assert not whole
 
@@ -84,9 +83,7 @@ async def test_a_target_too_long_is_414(upstream: RawUpstream, proxy: Running) -
 
 
 @pytest.mark.parametrize("lines", [[b"X-A: " + b"a" * 20_000], [b"X-%d: a" % n for n in range(200)]])
-async def test_headers_too_large_or_too_many_are_431(
-    upstream: RawUpstream, proxy: Running, lines: list[bytes]
-) -> None:
+async def test_headers_too_large_or_too_many_are_431(upstream: RawUpstream, proxy: Running, lines: list[bytes]) -> None:
     got = await proxy.ask("GET /a", *lines)
     assert (got.status, got.code) == (431, "headers_too_large")
     assert upstream.requests == []
@@ -131,19 +128,21 @@ async def test_a_chunked_body_beyond_the_limit_is_413_and_never_whole_upstream(
 
     upstream.default = script
     caller = await proxy.caller()
-    await caller.send(proxy.request("POST /a", b"Transfer-Encoding: chunked") + b"65\r\n" + b"x" * 101 + b"\r\n0\r\n\r\n")
+    await caller.send(
+        proxy.request("POST /a", b"Transfer-Encoding: chunked") + b"65\r\n" + b"x" * 101 + b"\r\n0\r\n\r\n"
+    )
     got = await caller.answer()
     assert (got.status, got.code) == (413, "body_too_large")
     await proxy.quiet()
     assert not whole
 
 
-async def test_a_small_chunked_body_beyond_the_limit_is_413_too(
-    upstream: RawUpstream, start_proxy: StartProxy
-) -> None:
+async def test_a_small_chunked_body_beyond_the_limit_is_413_too(upstream: RawUpstream, start_proxy: StartProxy) -> None:
     proxy = await start_proxy(LIMITS__REQUEST_BODY="100")
     caller = await proxy.caller()
-    await caller.send(proxy.request("POST /a", b"Transfer-Encoding: chunked") + b"65\r\n" + b"x" * 101 + b"\r\n0\r\n\r\n")
+    await caller.send(
+        proxy.request("POST /a", b"Transfer-Encoding: chunked") + b"65\r\n" + b"x" * 101 + b"\r\n0\r\n\r\n"
+    )
     assert (await caller.answer()).code == "body_too_large"
     assert upstream.requests == []
 
@@ -261,7 +260,7 @@ async def test_without_a_session_requests_are_503_at_once_until_the_pause_is_ove
 ) -> None:
     upstream.session_answers += [answer(429, b"{}", b"Retry-After: 7")] * 9
     proxy = await start_proxy()
-    await until(lambda: proxy.proxy.keeper.first_attempt_over.is_set())
+    await until(proxy.proxy.keeper.first_attempt_over.is_set)
     calls = len(upstream.sessions)
     started = time.monotonic()
     got = await proxy.ask("GET /a")
@@ -275,7 +274,7 @@ async def test_without_a_session_requests_are_503_at_once_until_the_pause_is_ove
 async def test_a_refused_application_id_is_not_tried_again(upstream: RawUpstream, start_proxy: StartProxy) -> None:
     upstream.session_answers += [answer(400, b'{"message":["no x-cc-app was found"]}')] * 9
     proxy = await start_proxy()
-    await until(lambda: proxy.proxy.keeper.first_attempt_over.is_set())
+    await until(proxy.proxy.keeper.first_attempt_over.is_set)
     for _ in range(3):
         assert (await proxy.ask("GET /a")).code == "session_unavailable"
     assert len(upstream.sessions) == 1

@@ -13,13 +13,16 @@ from tests.conftest import StartProxy
 from tests.server.harness import APP_ID, RawUpstream, Running, running_proxy
 
 
-@pytest.mark.parametrize("host", [b"127.0.0.1", b"localhost", b"LocalHost:80", b"app.localhost", b"[::1]:8080", b"127.0.0.2"])
+@pytest.mark.parametrize(
+    "host", [b"127.0.0.1", b"localhost", b"LocalHost:80", b"app.localhost", b"[::1]:8080", b"127.0.0.2"]
+)
 async def test_loopback_hosts_are_served(upstream: RawUpstream, proxy: Running, host: bytes) -> None:
     assert (await proxy.ask("GET /a", host=host)).status == 200
 
 
 @pytest.mark.parametrize(
-    "host", [b"evil.example", b"127.0.0.1.evil.example", b"localhost.evil.example", b"169.254.169.254", b"0.0.0.0", b"[::]"]
+    "host",
+    [b"evil.example", b"127.0.0.1.evil.example", b"localhost.evil.example", b"169.254.169.254", b"0.0.0.0", b"[::]"],
 )
 async def test_other_hosts_are_421(upstream: RawUpstream, proxy: Running, host: bytes) -> None:
     got = await proxy.ask("GET /a", host=host)
@@ -139,7 +142,9 @@ async def test_a_denied_path_is_403_however_it_is_spelt(
     assert upstream.requests == []
 
 
-@pytest.mark.parametrize("line", ["GET /wallets", "GET /v3/wallets?archived=true", "GET /orders/7", "POST /orders", "GET /walletsx"])
+@pytest.mark.parametrize(
+    "line", ["GET /wallets", "GET /v3/wallets?archived=true", "GET /orders/7", "POST /orders", "GET /walletsx"]
+)
 async def test_what_no_rule_denies_is_served(upstream: RawUpstream, start_proxy: StartProxy, line: str) -> None:
     proxy = await start_proxy(RULES=RULES)
     assert (await proxy.ask(line)).status == 200

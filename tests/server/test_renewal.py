@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import sys
 import zlib
 
 import brotli
@@ -13,9 +14,9 @@ import pytest
 from tests.conftest import StartProxy
 from tests.server.harness import OK, REJECTION, REJECTION_BODY, Peer, RawUpstream, Running, answer, until
 
-try:
+if sys.version_info >= (3, 14):
     from compression import zstd
-except ImportError:
+else:
     from backports import zstd
 
 
@@ -49,7 +50,9 @@ async def test_with_a_login_the_new_session_is_logged_in_before_the_second_try(
     upstream.answers += [REJECTION, OK]
     assert (await proxy.ask("GET /carts")).status == 200
     assert (len(upstream.sessions), len(upstream.logins)) == (2, 2)
-    assert [json.loads(r.body) for r in upstream.logins] == [{"customer": {"email": "a@example.com", "password": "p"}}] * 2
+    assert [json.loads(r.body) for r in upstream.logins] == [
+        {"customer": {"email": "a@example.com", "password": "p"}}
+    ] * 2
     assert upstream.requests[1].token == upstream.tokens[3]
 
 

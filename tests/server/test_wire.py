@@ -6,12 +6,11 @@ import asyncio
 import hashlib
 from typing import Any
 
-from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.core.errors import ProxyError
 from proxy.server import wire
-from proxy.server.wire import Exchange, ProxyProtocol, ProxyServer
+from proxy.server.wire import Exchange, ProxyServer
 from tests.conftest import StartProxy
 from tests.server.harness import OK, Peer, RawUpstream, Running, answer, until
 
@@ -28,7 +27,6 @@ def _server() -> ProxyServer:
 
 async def test_the_settings_of_a_connection_took_effect() -> None:
     protocol: Any = _server()()
-    assert isinstance(protocol, ProxyProtocol)
     assert protocol._keepalive_timeout == wire.KEEPALIVE_TIMEOUT
     assert protocol._lingering_time == wire.LINGERING_TIME
     assert protocol.access_log is None
@@ -36,16 +34,11 @@ async def test_the_settings_of_a_connection_took_effect() -> None:
 
 
 async def test_the_hooks_we_override_are_still_there() -> None:
-    for name in ("data_received", "handle_error", "_drain_helper", "force_close", "peername", "sockname"):
-        assert hasattr(RequestHandler, name) or name in ("peername", "sockname"), name
+    for name in ("data_received", "handle_error", "_drain_helper", "force_close"):
+        assert hasattr(RequestHandler, name), name
     protocol: Any = _server()()
     for name in ("_messages", "_current_request", "_manager", "peername", "sockname", "writing_paused"):
         assert hasattr(protocol, name), name
-    assert issubclass(ProxyServer, web.Server)
-
-
-async def test_two_limits_tell_a_long_target_from_a_long_header() -> None:
-    assert wire.MAX_TARGET != wire.MAX_FIELD
 
 
 async def test_a_gzip_body_of_a_request_is_not_decompressed(upstream: RawUpstream, proxy: Running) -> None:
@@ -145,7 +138,11 @@ async def test_a_request_in_single_bytes_is_understood(upstream: RawUpstream, pr
 
 
 async def test_an_upgrade_is_answered_without_upgrading(upstream: RawUpstream, proxy: Running) -> None:
-    got = await proxy.ask("POST /a", b"Upgrade: h2c", b"Connection: Upgrade, HTTP2-Settings", b"HTTP2-Settings: x", body=b"ab")
+    got = await proxy.ask(
+        "POST /a", b"Upgrade: h2c", b"Connection: Upgrade, HTTP2-Settings", b"HTTP2-Settings: x", body=b"ab"
+    )
     assert got.status == 200
     assert upstream.requests[0].body == b"ab"
-    assert not {b"upgrade", b"http2-settings", b"connection"} & {name.lower() for name, _ in upstream.requests[0].fields}
+    assert not {b"upgrade", b"http2-settings", b"connection"} & {
+        name.lower() for name, _ in upstream.requests[0].fields
+    }

@@ -161,6 +161,25 @@ async def test_changed_credentials_open_the_latch_and_are_tried_at_once(house: H
     house.keeper.use_credentials(Credentials("new-app"))
     await settle()
     assert house.held.value.startswith("session-of-new-app")
+    assert house.keeper.latched == {}
+
+
+async def test_a_changed_password_logs_in_again_after_a_refusal(build: Build) -> None:
+    house = build(credentials=LOGIN)
+    house.calls.on_login.append(REFUSED_LOGIN)
+    await house.keeper.token()
+    house.keeper.use_credentials(Credentials(APP, ME, "right"))
+    await settle()
+    assert house.held.identity == ME
+
+
+async def test_a_renewal_with_old_credentials_is_stopped_rather_than_waited_for(house: House) -> None:
+    house.calls.gate.clear()
+    await house.keeper.start(eager=True)
+    await settle()
+    house.keeper.use_credentials(Credentials("new-app"))
+    await settle()
+    assert (len(house.calls.sessions), house.calls.busy) == (2, 1)
 
 
 async def test_a_renewal_with_old_credentials_is_dropped_and_its_waiters_get_the_next(house: House) -> None:
@@ -254,6 +273,18 @@ async def test_one_keep_alive_runs_at_a_time_and_again_only_after_a_growing_paus
     house.tick()
     await settle()
     assert house.calls.keep_alives == 2
+
+
+async def test_after_a_keep_alive_that_brought_nothing_the_timer_is_set_for_the_next(house: House) -> None:
+    await own_login(house)
+    house.to_the_window()
+    before = house.keeper._upkeep._timer
+    house.tick()
+    await settle()
+    timer = house.keeper._upkeep._timer
+    assert timer is not None
+    assert timer is not before
+    assert 0 < timer.when() - asyncio.get_running_loop().time() <= 1
 
 
 async def test_a_keep_alive_that_brings_nothing_does_not_delay_the_renewal_of_a_rejected_token(house: House) -> None:

@@ -190,3 +190,37 @@ async def test_a_token_of_the_store_counts_by_value_not_by_object(build: Build) 
     assert await house.keeper.renew(rejected=house.held) is house.held
     assert house.held.value != token.value
     assert len(house.calls.sessions) == 1
+
+
+async def test_an_older_token_in_the_store_does_not_replace_a_rejected_one(build: Build) -> None:
+    house = build()
+    now = house.clock.now()
+    sent = await house.keeper.token()
+    await house.store.save(Token("older.token.", Moment(now.steady - 9, now.wall - 9), 900), replaces=sent)
+    assert (await house.keeper.renew(rejected=sent)).source is Source.SESSION
+
+
+async def test_an_older_token_of_another_process_loses_against_a_harvest(build: Build) -> None:
+    house = build()
+    now = house.clock.now()
+    sent = await house.keeper.token()
+    await house.store.save(Token("older.token.", Moment(now.steady - 9, now.wall - 9), 900), replaces=sent)
+    house.keeper.offer(Candidate("ours.token.", 900, "header"), sent_with=sent)
+    await settle()
+    assert house.held.value == await kept(house) == "ours.token."
+
+
+@pytest.mark.parametrize("by_operator", [False, True])
+async def test_a_login_elsewhere_beats_an_anonymous_renewal_unless_an_operator_asked(
+    build: Build, by_operator: bool
+) -> None:
+    store = MemoryStore()
+    house = build(store=store)
+    theirs = Token("theirs.login.", house.clock.now(), 900, identity="a@example.com", own_login=True)
+
+    def log_in_elsewhere() -> None:
+        store._token = theirs
+
+    house.calls.meanwhile = log_in_elsewhere
+    token = await (house.keeper.renew_now() if by_operator else house.keeper.token())
+    assert (token.value == "theirs.login.") is not by_operator

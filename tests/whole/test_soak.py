@@ -43,12 +43,13 @@ class Tally:
 
     statuses: Counter[str] = field(default_factory=Counter)
     sent: Counter[str] = field(default_factory=Counter)
+    orders: int = 0
     renewed: int = 0
     rejected: int = 0
     odd: list[str] = field(default_factory=list)
 
 
-async def caller(number: int, url: str, seed: int, until: float, tally: Tally, pause: float) -> None:
+async def one_app(number: int, url: str, seed: int, until: float, tally: Tally) -> None:
     """Be one app: mixed requests, each with an id of its own, until the time is over."""
     dice = random.Random(seed * 1000 + number)
     async with aiohttp.ClientSession() as client:
@@ -56,11 +57,12 @@ async def caller(number: int, url: str, seed: int, until: float, tally: Tally, p
         while time.monotonic() < until:
             method, path, body = dice.choice(MIX)
             count += 1
-            name = f"c{number}-{count}"
+            name = f"soak-{number}-{count}"
             sent = {} if body is None else {"json": body}
             async with client.request(method, url + path, headers={"X-Test-Id": name}, **sent) as got:  # type: ignore[arg-type]
                 text = await got.text()
             tally.sent[method] += 1
+            tally.orders += "/orders?" in path
             tally.statuses[f"{method} {got.status}"] += 1
             if "session-renewed" in got.headers.get("Proxy-Status", ""):
                 tally.renewed += 1
@@ -68,11 +70,11 @@ async def caller(number: int, url: str, seed: int, until: float, tally: Tally, p
                 tally.rejected += 1
             if got.status not in (200, 201):
                 tally.odd.append(f"{method} {path} {got.status} {text[:80]}")
-            await asyncio.sleep(pause * dice.random())
+            await asyncio.sleep(0.02 * dice.random())
 
 
 async def soak(
-    *, ttl: float, window: float, seconds: float, seed: int, revocations: int, pause: float = 0.02, **more: object
+    *, ttl: float, window: float, seconds: float, seed: int, revocations: int, **more: object
 ) -> tuple[Tally, Simulator, dict[str, int]]:
     """Run it; returns what callers saw, the simulator as the judge, and the counts that must add up."""
     simulator = Simulator(
@@ -87,7 +89,9 @@ async def soak(
             await is_ready(proxy)
             began = time.monotonic()
             end = began + seconds
-            moments = sorted(dice.uniform(0.5, seconds - 0.5) for _ in range(revocations))
+            # At random, one in each slice and 0.5 s apart: two within one request's life are "rejected again" by contract.
+            width = (seconds - 1) / revocations
+            moments = [0.5 + width * n + dice.uniform(0, width - 0.5) for n in range(revocations)]
 
             async def revoke() -> int:
                 hit = 0
@@ -99,16 +103,16 @@ async def soak(
             revoking = asyncio.create_task(revoke())
             async with asyncio.timeout(seconds + 20), asyncio.TaskGroup() as group:
                 for number in range(CALLERS):
-                    group.create_task(caller(number, proxy.url, seed, end, tally, pause))
+                    group.create_task(one_app(number, proxy.url, seed, end, tally))
             counts = {
                 "sessions": simulator.calls["POST /v3/session"],
                 "logins": simulator.calls["POST /v3/customers/login"],
                 "revocations": await revoking,
-                "harvested": sum(
-                    "session_harvests_total" in line for line in ()  # filled by the metrics below
-                ),
                 "requests": sum(tally.sent.values()),
             }
+            reasons = Counter(event["reason"] for event in proxy.events("session_renewal"))
+            counts |= {f"renewed {reason}": times for reason, times in reasons.items()}
+            counts["memory MB"] = round(proxy.memory())
             assert proxy.err == b""
             assert not [line for line in proxy.lines if line["level"] in ("warning", "error")]
     finally:
@@ -120,37 +124,49 @@ def check(tally: Tally, simulator: Simulator) -> None:
     """What must hold whatever the numbers: no rejection seen, nothing processed twice, nothing lost."""
     assert tally.rejected == 0
     assert tally.odd == []
-    mine = {name: times for name, times in simulator.processed.items() if name.startswith("c")}
+    mine = {name: times for name, times in simulator.processed.items() if name.startswith("soak-")}
     assert {name: times for name, times in mine.items() if times != 1} == {}
     assert len(mine) == sum(count for method, count in tally.sent.items() if method != "GET")
     assert {"GET", "POST", "PUT", "DELETE"} <= set(tally.sent)
-    assert simulator.counters["orders_placed"] == simulator.calls["POST /v3/orders"] - _refused(simulator)
+    assert simulator.counters["orders_placed"] == tally.orders
 
 
-def _refused(simulator: Simulator) -> int:
-    placed = [entry for entry in simulator.processed if entry]  # the simulator's own ledger
-    assert placed
-    return int(simulator.calls["POST /v3/orders"] - simulator.counters["orders_placed"])
+def lives(counts: dict[str, int], ttl: float, seconds: float) -> None:
+    """Check that session calls are the first one, one for each revocation, and one for each life that came to its end.
+
+    A life is at most `ttl` and at least as long as the proxy lets it be: renew_ahead is capped at half of a life, the
+    first half of that window is left to in-band refresh, and a token counts as expired a tenth of its life early: with
+    ttl 4 s it is renewed 2.8 s after it was made. A revocation just while a renewal is in flight is healed by that
+    renewal, so one of them may cost nothing; none may cost two.
+    """
+    made = sum(times for name, times in counts.items() if name.startswith("renewed "))
+    assert counts["sessions"] == counts["logins"] == made
+    assert counts["renewed start"] == 1
+    assert counts["revocations"] - 1 <= counts["renewed rejected"] <= counts["revocations"]
+    assert counts.get("renewed window", 0) <= seconds / (ttl * 0.7) + 1
 
 
 @pytest.mark.timeout(60)
 async def test_with_in_band_refresh_only_revocations_cost_session_calls() -> None:
-    tally, simulator, counts = await soak(ttl=4, window=3, seconds=9, seed=1, revocations=4)
+    tally, simulator, counts = await soak(ttl=4, window=3, seconds=7, seed=1, revocations=4)
     check(tally, simulator)
-    print(json.dumps(counts), dict(tally.statuses))
-    # The window is open before the proxy's own renewal acts (half of its own 2 s), so lives are prolonged in band.
-    assert 1 + counts["revocations"] <= counts["sessions"] <= 2 + counts["revocations"]
-    assert tally.renewed >= counts["revocations"]
+    lives(counts, 4, 7)
+    # CardCash's window (3 s) is open before the proxy's own renewal acts: every life is prolonged in band.
+    assert counts.get("renewed window", 0) == 0
+    assert simulator.counters["tokens"]["refreshes"] > 0
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("window", [1.0, 0.0])
 async def test_without_in_band_refresh_lives_and_revocations_cost_one_session_call_each(window: float) -> None:
-    tally, simulator, counts = await soak(ttl=4, window=window, seconds=10, seed=2, revocations=3)
+    tally, simulator, counts = await soak(ttl=4, window=window, seconds=7, seed=2, revocations=3)
     check(tally, simulator)
-    print(json.dumps(counts), dict(tally.statuses))
-    # renew_ahead is capped at half of a life (2 s), of which the first half is left to refresh; expiry counts 0.4 s
-    # early: the proxy renews 2.8 s into a life of 4 s. Lives cut short by a revocation begin anew.
-    lived = 10 / 2.8
-    assert 1 + counts["revocations"] <= counts["sessions"] <= 1 + counts["revocations"] + lived + 1
-    assert counts["logins"] == counts["sessions"]
+    lives(counts, 4, 7)
+
+
+if __name__ == "__main__":  # the judge's own numbers: three lives of 15 s
+    for open_for in (3.0, 0.0, 7.0):
+        seen, judge, numbers = asyncio.run(soak(ttl=15, window=open_for, seconds=45, seed=3, revocations=6))
+        check(seen, judge)
+        print(f"refresh window {open_for:g} s:", json.dumps(numbers), json.dumps(dict(seen.statuses)), seen.renewed)  # noqa: T201  # run by hand
+        lives(numbers, 15, 45)

@@ -1,0 +1,230 @@
+"""What CardCash's answers mean: rejected tokens, refusals, outages (API.md 2, 3)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.dialect import Rejection, Verdict, is_token_rejection, judge_failure
+
+DOCUMENTED = "no Authorization token was found"
+VARIANTS = (
+    "jwt expired",
+    "jwt malformed",
+    "invalid token",
+    "invalid signature",
+    "jwt not active",
+    "The token has expired",
+    "Authorization token expired",
+)
+STATUSES = pytest.mark.parametrize("status", [400, 401])
+ORDINARY = (
+    "Error, insufficient inventory",
+    "Invalid coupon",
+    "no order status found",
+    "Insufficient funds",
+    "Not all requested cards were added to the cart",
+    "no x-cc-app was found",
+    "OVER_THE_LIMIT",
+    "Unauthorized",
+)
+
+
+def envelope(message: object, **more: object) -> bytes:
+    return json.dumps({"message": message, **more}).encode()
+
+
+# Token rejections
+
+
+@STATUSES
+@pytest.mark.parametrize("wording", [DOCUMENTED, DOCUMENTED.lower(), DOCUMENTED.upper(), f" {DOCUMENTED}\n"])
+def test_the_documented_wording_is_a_documented_rejection(status: int, wording: str) -> None:
+    assert is_token_rejection(status, envelope([wording])) is Rejection.DOCUMENTED
+    assert is_token_rejection(status, envelope(wording)) is Rejection.DOCUMENTED
+
+
+@STATUSES
+@pytest.mark.parametrize("wording", VARIANTS)
+def test_an_undocumented_wording_is_a_variant(status: int, wording: str) -> None:
+    for spelling in (wording, wording.upper(), wording.title(), f"\t{wording} "):
+        assert is_token_rejection(status, envelope([spelling])) is Rejection.VARIANT
+        assert is_token_rejection(status, envelope(spelling)) is Rejection.VARIANT
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xef\xbb\xbf" + envelope([DOCUMENTED]),
+        b" \r\n\t" + envelope([DOCUMENTED]) + b"\r\n",
+        envelope([DOCUMENTED]) + b"\n\0",
+        envelope([DOCUMENTED, "and more"]),
+        envelope([DOCUMENTED], error=True, statusCode=400, stack=[1, {"a": None}]),
+        json.dumps({"message": [DOCUMENTED]}, indent=4).encode(),
+        b'{"message":["no Authorizatio\\u006e token was found"]}',
+    ],
+    ids=["BOM", "white space", "NUL", "longer array", "more fields", "indented", "escapes"],
+)
+def test_packaging_does_not_hide_a_rejection(body: bytes) -> None:
+    assert is_token_rejection(400, body) is Rejection.DOCUMENTED
+
+
+@pytest.mark.parametrize(
+    "body",
+    [DOCUMENTED.encode(), json.dumps(DOCUMENTED).encode(), json.dumps([DOCUMENTED]).encode(), b"jwt expired\n"],
+    ids=["plain text", "JSON string", "JSON array", "plain variant"],
+)
+def test_a_wording_outside_the_envelope_is_only_a_variant(body: bytes) -> None:
+    assert is_token_rejection(400, body) is Rejection.VARIANT
+    assert is_token_rejection(401, body) is Rejection.VARIANT
+
+
+@STATUSES
+@pytest.mark.parametrize("message", ORDINARY)
+def test_an_ordinary_error_is_no_rejection(status: int, message: str) -> None:
+    for body in (envelope([message]), envelope(message), message.encode(), json.dumps(message).encode()):
+        assert is_token_rejection(status, body) is Rejection.NONE
+
+
+@pytest.mark.parametrize("wording", [DOCUMENTED, *VARIANTS])
+@pytest.mark.parametrize("frame", ["{}.", "{}!", "Error: {}", "{} {}", "'{}'", "x{}", "{}\u200b", "{}: order 5"])
+def test_a_rejection_inside_a_longer_message_is_none(wording: str, frame: str) -> None:
+    message = frame.format(wording, wording)
+    assert is_token_rejection(400, envelope([message])) is Rejection.NONE
+    assert is_token_rejection(400, message.encode()) is Rejection.NONE
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b"true",
+        b"400",
+        envelope([]),
+        envelope(None),
+        envelope([None, DOCUMENTED]),
+        envelope(["Invalid coupon", DOCUMENTED]),
+        envelope([[DOCUMENTED]]),
+        envelope({"0": DOCUMENTED}),
+        json.dumps({"error": DOCUMENTED}).encode(),
+        json.dumps({"Message": [DOCUMENTED]}).encode(),
+        json.dumps({"data": {"message": [DOCUMENTED]}}).encode(),
+        json.dumps([{"message": [DOCUMENTED]}]).encode(),
+        envelope([DOCUMENTED])[:-1],
+        envelope([DOCUMENTED]) * 2,
+        envelope([DOCUMENTED]).decode().encode("utf-16"),
+        b"<html><body>" + DOCUMENTED.encode() + b"</body></html>",
+        b'{"message":["\xff"]}',
+    ],
+)
+def test_another_shape_is_no_rejection(body: bytes) -> None:
+    assert is_token_rejection(400, body) is Rejection.NONE
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 301, 402, 403, 404, 408, 409, 422, 429, 500, 502, 503, 504])
+def test_only_400_and_401_can_be_rejections(status: int) -> None:
+    assert is_token_rejection(status, envelope([DOCUMENTED])) is Rejection.NONE
+
+
+@pytest.mark.parametrize(
+    "wording", ["The token haſ expired", "jwt expıred", "ｊｗｔ expired", "no Authorization token was ﬁound"]
+)
+def test_letters_that_only_look_alike_do_not_match(wording: str) -> None:
+    assert is_token_rejection(400, envelope([wording])) is Rejection.NONE
+
+
+def test_an_answer_over_64_kibibytes_is_no_rejection() -> None:
+    body = envelope([DOCUMENTED])
+    assert is_token_rejection(400, body.ljust(64 * 1024)) is Rejection.DOCUMENTED
+    assert is_token_rejection(400, body.ljust(64 * 1024 + 1)) is Rejection.NONE
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 60_000, b'{"message":' * 5_000, b"9" * 60_000, b'{"message":[' + b"9" * 60_000 + b"]}"]
+)
+def test_json_made_to_hurt_is_no_rejection_and_an_outage(body: bytes) -> None:
+    assert is_token_rejection(400, body) is Rejection.NONE
+    assert judge_failure(400, body) is Verdict.OUTAGE
+
+
+@given(st.text(max_size=60))
+def test_any_other_message_is_no_rejection(message: str) -> None:
+    known = message.strip().lower() in {DOCUMENTED.lower(), *(wording.lower() for wording in VARIANTS)}
+    assert (is_token_rejection(400, envelope([message])) is not Rejection.NONE) is known
+
+
+@given(st.integers(100, 599), st.binary(max_size=80))
+def test_no_answer_makes_judging_fail(status: int, body: bytes) -> None:
+    assert is_token_rejection(status, body) is Rejection.NONE
+    assert judge_failure(status, body) in (Verdict.REFUSED, Verdict.OUTAGE)
+
+
+# Failed session and login calls
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
+@pytest.mark.parametrize(
+    "body",
+    [
+        envelope(["no x-cc-app was found"]),
+        envelope("Invalid credentials"),
+        envelope(["locked"], error=True),
+        b'{"error": true, "message": "OVER_THE_LIMIT", "remainingSubmitAttempts": 4}',
+        b'{"error": "Unauthorized"}',
+        b'\xef\xbb\xbf {"message": ["Invalid login"]}\n',
+    ],
+)
+def test_a_4xx_in_the_envelope_is_a_refusal(status: int, body: bytes) -> None:
+    assert judge_failure(status, body) is Verdict.REFUSED
+
+
+@pytest.mark.parametrize("body", [b"Unauthorized", b'"Unauthorized"', b'["Unauthorized"]', b"Invalid login\n"])
+def test_a_short_text_that_is_no_page_is_a_refusal(body: bytes) -> None:
+    assert judge_failure(401, body) is Verdict.REFUSED
+
+
+@pytest.mark.parametrize("status", [301, 302, 304, 408, 429, 500, 502, 503, 504, 520, 530])
+def test_a_status_that_may_pass_is_an_outage(status: int) -> None:
+    assert judge_failure(status, envelope(["Invalid credentials"])) is Verdict.OUTAGE
+    assert judge_failure(status, envelope([DOCUMENTED])) is Verdict.OUTAGE
+    assert judge_failure(status, b"") is Verdict.OUTAGE
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" \r\n",
+        b"<!DOCTYPE html><html><title>Attention Required! | Cloudflare</title></html>",
+        b"\xef\xbb\xbf\n <html></html>",
+        b"Sorry: <HTML><body>blocked</body></HTML>",
+        b"<?xml version='1.0'?><Error/>",
+        b"error code: 1020",
+        b"line one\nline two",
+        b"x" * 257,
+        b"{}",
+        b'{"type": "about:blank", "title": "Access denied", "status": 403, "cloudflare_error": true}',
+        b"17",
+        b"null",
+        b"\xff\xfe\n\x00",
+    ],
+)
+def test_a_4xx_of_the_edge_is_an_outage_and_latches_nothing(status: int, body: bytes) -> None:
+    assert judge_failure(status, body) is Verdict.OUTAGE
+
+
+@STATUSES
+@pytest.mark.parametrize("wording", [DOCUMENTED, *VARIANTS])
+def test_a_rejected_session_token_is_neither_refusal_nor_outage(status: int, wording: str) -> None:
+    assert judge_failure(status, envelope([wording])) is Verdict.REJECTED
+
+
+def test_the_rejection_wording_with_another_4xx_is_a_refusal() -> None:
+    assert judge_failure(403, envelope([DOCUMENTED])) is Verdict.REFUSED

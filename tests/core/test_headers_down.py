@@ -1,0 +1,156 @@
+"""Response fields: what never goes down, and how `Location` leads back to the proxy."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.headers import Rewrite, for_client
+
+REWRITE = Rewrite((b"https://api.example", b"https://api.example:443"))
+OURS = b"X-Request-ID: id\r\n"
+
+
+def down(*headers: tuple[bytes, bytes]) -> list[bytes]:
+    return for_client(list(headers), request_id=b"id", host=b"localhost:8080", rewrite=REWRITE)
+
+
+def location(value: bytes, *, host: bytes | None = b"localhost:8080") -> bytes:
+    line, last = for_client([(b"Location", value)], request_id=b"id", host=host, rewrite=REWRITE)
+    assert last == OURS
+    return line.removeprefix(b"Location: ").removesuffix(b"\r\n")
+
+
+PRIVATE = (
+    b"authorization", b"Authorization", b"x-token-exp-seconds", b"X-Session-Id", b"Set-Cookie", b"set-cookie2",
+    b"Connection", b"Keep-Alive", b"Proxy-Connection", b"Proxy-Authenticate", b"Proxy-Authentication-Info", b"TE",
+    b"Trailer", b"Transfer-Encoding", b"Upgrade", b"Content-Length", b"X-Request-ID",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRIVATE, ids=bytes.decode)
+def test_a_private_or_hop_by_hop_field_never_goes_down(name: bytes) -> None:
+    assert down((b"A", b"1"), (name, b"value"), (b"A", b"2"), (name, b"value")) == [b"A: 1\r\n", b"A: 2\r\n", OURS]
+
+
+def test_a_field_that_connection_names_never_goes_down() -> None:
+    assert down((b"X-Hop", b"1"), (b"Via", b"2"), (b"Connection", b"close, x-HOP")) == [b"Via: 2\r\n", OURS]
+
+
+@pytest.mark.parametrize("named", [b"x-request-id", b"X-Request-ID, close"])
+def test_an_upstream_cannot_name_our_request_id_away(named: bytes) -> None:
+    assert down((b"Connection", named), (b"X-Request-ID", b"theirs")) == [OURS]
+
+
+def test_order_case_repetition_and_bytes_of_the_rest_are_kept() -> None:
+    headers = [
+        (b"content-TYPE", b"text/html"),
+        (b"X", b"1"),
+        (b"Content-Encoding", b"br"),
+        (b"x", b""),
+        (b"X-Latin", b"caf\xe9"),
+        (b"WWW-Authenticate", b"Bearer"),
+        (b"Retry-After", b"5"),
+        (b"X_Under", b"_"),
+        (b"Vary", b"A,  b"),
+    ]
+    assert down(*headers) == [*(b"%b: %b\r\n" % field for field in headers), OURS]
+
+
+NAMES = st.sampled_from([b"A", b"a", b"Via", b"Server", b"ETag", b"Vary", b"Cookie", b"X-Session"])
+VALUES = st.binary(max_size=20).map(lambda value: value.translate(None, b"\r\n\0"))
+
+
+@given(
+    st.lists(st.tuples(NAMES, VALUES), max_size=12),
+    st.lists(st.tuples(st.sampled_from([name for name in PRIVATE if name != b"Connection"]), VALUES)),
+)
+def test_private_fields_change_nothing_of_the_others(
+    public: list[tuple[bytes, bytes]], private: list[tuple[bytes, bytes]]
+) -> None:
+    expected = [*(b"%b: %b\r\n" % field for field in public), OURS]
+    assert down(*private, *public) == down(*public, *private) == expected
+
+
+# Location
+
+
+@pytest.mark.parametrize(
+    ("value", "rewritten"),
+    [
+        (b"https://api.example", b"http://localhost:8080"),
+        (b"https://api.example/", b"http://localhost:8080/"),
+        (b"https://api.example/v3/Carts?a=%2F#B", b"http://localhost:8080/v3/Carts?a=%2F#B"),
+        (b"https://api.example?a", b"http://localhost:8080?a"),
+        (b"https://api.example#a", b"http://localhost:8080#a"),
+        (b"https://api.example:443/v3", b"http://localhost:8080/v3"),
+        (b"HTTPS://API.Example/V3", b"http://localhost:8080/V3"),
+        (b"//api.example/v3", b"http://localhost:8080/v3"),
+        (b"//API.example:443", b"http://localhost:8080"),
+    ],
+)
+def test_a_location_at_the_upstreams_origin_leads_back_to_the_proxy(value: bytes, rewritten: bytes) -> None:
+    assert location(value) == rewritten
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"/v3/carts",
+        b"carts?next=https://api.example/",
+        b"https://api.example.evil.com/",
+        b"https://api.examplex",
+        b"https://api.example@evil.com/",
+        b"https://api.example:443@evil.com/",
+        b"https://user@api.example/",
+        b"https://api.example:8443/",
+        b"https://api.example:4430/",
+        b"https://api.example\\@evil.com/",
+        b"https://api.example\\.evil.com/",
+        b"https://api.example%2eevil.com/",
+        b"http://api.example/",
+        b"https://other.example/https://api.example/",
+        b"//api.example.evil.com/",
+        b"//api.example@evil.com/",
+        b"///api.example/",
+        b"\\\\api.example/",
+        b" https://api.example/",
+        b"https:/api.example/",
+    ],
+)
+def test_any_other_location_is_left_as_it_came(value: bytes) -> None:
+    assert location(value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "rewritten"),
+    [
+        (b"https://api.example", b"/"),
+        (b"https://api.example/v3?a", b"/v3?a"),
+        (b"https://api.example?a", b"/?a"),
+        (b"https://api.example#a", b"/#a"),
+        (b"//api.example/v3", b"/v3"),
+        (b"https://other.example/", b"https://other.example/"),
+    ],
+)
+def test_without_a_host_a_location_becomes_a_path(value: bytes, rewritten: bytes) -> None:
+    assert location(value, host=None) == rewritten
+
+
+def test_a_location_that_became_a_path_never_leads_to_another_host() -> None:
+    assert location(b"https://api.example//evil.com/x", host=None) == b"/.//evil.com/x"
+
+
+def test_every_location_is_rewritten_whatever_the_case_of_its_name() -> None:
+    got = down((b"LOCATION", b"https://api.example/a"), (b"location", b"https://api.example/b"))
+    assert got == [b"LOCATION: http://localhost:8080/a\r\n", b"location: http://localhost:8080/b\r\n", OURS]
+
+
+def test_no_other_field_is_rewritten() -> None:
+    value = b"https://api.example/a"
+    assert down((b"Content-Location", value), (b"Link", value))[:2] == [
+        b"Content-Location: %b\r\n" % value,
+        b"Link: %b\r\n" % value,
+    ]

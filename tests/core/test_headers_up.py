@@ -1,0 +1,286 @@
+"""Request fields: what the proxy reads, what goes up, what never does."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.errors import BadRequest, HeadersTooLarge
+from proxy.core.headers import LARGEST_HEAD, RequestFields, for_upstream, read_request
+
+INJECTED = b"Host: api.example\r\nx-cc-app: APP\r\nX-Request-ID: id\r\n"
+Headers = list[tuple[bytes, bytes]]
+
+
+def lines(*headers: tuple[bytes, bytes], required: bytes | None = None) -> list[bytes]:
+    return read_request(list(headers), required=required).lines
+
+
+def head(*headers: tuple[bytes, bytes], method: str = "GET", target: str = "/v3/carts") -> bytes:
+    fields = read_request(list(headers))
+    return for_upstream(fields, method=method, target=target, injected=INJECTED, user_agent=b"proxy/1")
+
+
+# What never goes up
+
+PRIVATE = (
+    b"Authorization", b"x-cc-app", b"X-CC-App", b"Cookie", b"Cookie2", b"Proxy-Authorization", b"Proxy-Connection",
+    b"Proxy-Anything", b"Forwarded", b"X-Forwarded-For", b"X-Forwarded-Host", b"X-FORWARDED-PROTO", b"X-Forwarded-Prefix",
+    b"Keep-Alive", b"TE", b"Trailer", b"Upgrade", b"Expect", b"HTTP2-Settings", b"Host", b"X-Request-ID",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRIVATE, ids=bytes.decode)
+def test_a_private_or_hop_by_hop_field_never_goes_up(name: bytes) -> None:
+    assert lines((b"A", b"1"), (name, b"value"), (b"B", b"2")) == [b"A: 1\r\n", b"B: 2\r\n"]
+
+
+@pytest.mark.parametrize("name", PRIVATE, ids=bytes.decode)
+def test_a_look_alike_with_underscores_never_goes_up(name: bytes) -> None:
+    if b"-" in name:
+        assert lines((name.replace(b"-", b"_"), b"value"), (name.replace(b"-", b"_", 1), b"value")) == []
+
+
+@pytest.mark.parametrize("name", [b"Content_Length", b"Transfer_Encoding", b"Set_Cookie", b"X_Custom"])
+def test_a_look_alike_of_framing_never_goes_up_and_frames_nothing(name: bytes) -> None:
+    fields = read_request([(name, b"5")])
+    assert (fields.content_length, fields.chunked) == (None, False)
+    assert (fields.lines == []) is (name in (b"Content_Length", b"Transfer_Encoding"))
+
+
+@pytest.mark.parametrize(
+    "connection", [b"X-Drop", b"close, x-drop", b"keep-alive , X-DROP,", b"\tx-drop\t", b",x-drop"]
+)
+def test_a_field_that_connection_names_never_goes_up(connection: bytes) -> None:
+    assert lines((b"X-Drop", b"1"), (b"X-Keep", b"2"), (b"Connection", connection)) == [b"X-Keep: 2\r\n"]
+
+
+def test_names_of_several_connection_fields_count_wherever_they_stand() -> None:
+    headers = ((b"Connection", b"a"), (b"A", b"1"), (b"B", b"2"), (b"A", b"3"), (b"C", b"4"), (b"Connection", b"b"))
+    assert lines(*headers) == [b"C: 4\r\n"]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [b"x-cc-app", b"authorization", b"host", b"user-agent", b"x-request-id", b"content-length", b"transfer-encoding"],
+)
+def test_a_caller_cannot_name_our_own_fields_away(named: bytes) -> None:
+    plain = head((b"Content-Length", b"5"))
+    assert head((b"Connection", b"close, " + named), (b"Content-Length", b"5")) == plain
+
+
+def test_chunked_framing_cannot_be_named_away() -> None:
+    got = head((b"Connection", b"transfer-encoding"), (b"Transfer-Encoding", b"chunked"))
+    assert got.endswith(b"Transfer-Encoding: chunked\r\n")
+
+
+def test_naming_the_user_agent_away_leaves_ours() -> None:
+    got = head((b"User-Agent", b"curl"), (b"Connection", b"User-Agent"))
+    assert b"curl" not in got
+    assert got.count(b"User-Agent: proxy/1\r\n") == 1
+
+
+def test_the_required_header_is_read_and_never_goes_up() -> None:
+    headers: Headers = [(b"X-Proxy-Key", b"secret"), (b"x_proxy_key", b"secret"), (b"X-PROXY-KEY", b"again")]
+    fields = read_request(headers, required=b"x-proxy-key")
+    assert fields.required == [b"secret", b"again"]
+    assert fields.lines == []
+
+
+@pytest.mark.parametrize(
+    "name", [b"authorization", b"cookie", b"proxy-authorization", b"x-forwarded-secret", b"x-request-id", b"forwarded"]
+)
+def test_a_field_that_never_goes_up_can_be_the_required_one(name: bytes) -> None:
+    fields = read_request([(name.title(), b"secret")], required=name)
+    assert fields.required == [b"secret"]
+    assert fields.lines == []
+
+
+# What goes up as it came
+
+
+def test_order_case_repetition_and_bytes_of_the_rest_are_kept() -> None:
+    headers: Headers = [
+        (b"x-B", b"1"),
+        (b"ACCEPT", b"*/*"),
+        (b"x-B", b""),
+        (b"X-Latin", b"caf\xe9 \xff"),
+        (b"x-b", b"a,  b ;c"),
+        (b"X-Under_Score", b"_"),
+        (b"Accept-Encoding", b"br, gzip;q=0"),
+        (b"Content-Encoding", b"gzip"),
+        (b"Range", b"bytes=0-"),
+    ]
+    assert lines(*headers) == [b"%b: %b\r\n" % field for field in headers]
+
+
+NAMES = st.sampled_from(
+    [b"A", b"a", b"X-One", b"x-one", b"X_One", b"Accept", b"Via", b"If-Match", b"Date", b"X-Forward"]
+)
+VALUES = st.binary(max_size=20).map(lambda value: value.translate(None, b"\r\n\0"))
+
+
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=12), st.lists(st.tuples(st.sampled_from(PRIVATE[:15]), VALUES)))
+def test_private_fields_change_nothing_of_the_others(public: Headers, private: Headers) -> None:
+    expected = [b"%b: %b\r\n" % field for field in public]
+    assert lines(*private, *public) == lines(*public, *private) == expected
+
+
+# The head
+
+
+def test_the_head_is_request_line_ours_theirs_and_framing() -> None:
+    assert head((b"User-Agent", b"curl"), (b"Content-Length", b"007"), (b"X", b"1"), method="PUT", target="/v3/a?b=%20") == (
+        b"PUT /v3/a?b=%20 HTTP/1.1\r\n" + INJECTED + b"User-Agent: curl\r\nX: 1\r\nContent-Length: 7\r\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("headers", [[], [(b"User-Agent", b"")]], ids=["none", "empty"])
+def test_our_user_agent_stands_in_for_a_missing_one(headers: Headers) -> None:
+    assert head(*headers) == b"GET /v3/carts HTTP/1.1\r\n" + INJECTED + b"User-Agent: proxy/1\r\n"
+
+
+def test_a_callers_user_agents_are_kept_and_ours_stays_away() -> None:
+    got = head((b"user-agent", b"one"), (b"User-Agent", b"two"))
+    assert got.endswith(b"user-agent: one\r\nUser-Agent: two\r\n")
+
+
+def test_a_request_without_body_has_no_framing_and_an_empty_one_keeps_its_length() -> None:
+    assert b"ontent-" not in head(method="POST")
+    assert head((b"Content-Length", b"0"), method="POST").endswith(b"Content-Length: 0\r\n")
+
+
+# Framing (RFC 9112, 6)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b" ", b"-1", b"+5", b"5,5", b"5, 5", b"0x5", b"5 5", b"1e3", b"1_0", b"5;", b"\xb2", b"\xd9\xa1", b"9" * 19],
+)
+def test_a_content_length_that_is_not_one_plain_number_is_refused(value: bytes) -> None:
+    with pytest.raises(BadRequest):
+        read_request([(b"Content-Length", value)])
+
+
+@pytest.mark.parametrize("second", [b"5", b"6"])
+def test_a_second_content_length_is_refused_even_if_equal(second: bytes) -> None:
+    with pytest.raises(BadRequest):
+        read_request([(b"Content-Length", b"5"), (b"content-length", second)])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"identity",
+        b"gzip",
+        b"gzip, chunked",
+        b"chunked, chunked",
+        b"chunked,",
+        b"chunked;q=1",
+        b"xchunked",
+        b"\x0bchunke",
+        b"chunked, identity",
+        b'"chunked"',
+    ],
+)
+def test_a_transfer_encoding_that_is_not_exactly_chunked_is_refused(value: bytes) -> None:
+    with pytest.raises(BadRequest):
+        read_request([(b"Transfer-Encoding", value)])
+
+
+def test_chunked_is_read_without_case() -> None:
+    assert read_request([(b"TRANSFER-ENCODING", b"Chunked")]).chunked
+
+
+def test_a_second_transfer_encoding_is_refused() -> None:
+    with pytest.raises(BadRequest):
+        read_request([(b"Transfer-Encoding", b"chunked"), (b"Transfer-Encoding", b"chunked")])
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_length_and_transfer_encoding_together_are_refused(turn: int) -> None:
+    headers = [(b"Content-Length", b"5"), (b"Transfer-Encoding", b"chunked")][::turn]
+    with pytest.raises(BadRequest):
+        read_request(headers)
+
+
+def test_http_1_0_has_no_transfer_encoding_and_no_expectation() -> None:
+    with pytest.raises(BadRequest):
+        read_request([(b"Transfer-Encoding", b"chunked")], http_10=True)
+    assert not read_request([(b"Expect", b"100-continue")], http_10=True).expects_continue
+
+
+def test_an_expectation_is_read_without_case() -> None:
+    assert read_request([(b"Expect", b"100-Continue")]).expects_continue
+    assert not read_request([(b"Expect", b"something")]).expects_continue
+
+
+def test_a_second_host_is_refused_even_if_equal() -> None:
+    with pytest.raises(BadRequest):
+        read_request([(b"Host", b"localhost"), (b"host", b"localhost")])
+
+
+def test_fields_over_the_bound_are_refused_together() -> None:
+    line = (b"X-Filler", b"x" * 1016)
+    assert len(lines(*[line] * 64)) == 64 * 1024 // 1024 == LARGEST_HEAD // 1024
+    with pytest.raises(HeadersTooLarge):
+        lines(*[line] * 64, (b"A", b""))
+
+
+# What else is read
+
+
+@pytest.mark.parametrize("value", [b"a", b"A-b_c.9", b"x" * 128])
+def test_a_good_request_id_is_kept(value: bytes) -> None:
+    assert read_request([(b"x-request-ID", value)]).request_id == value.decode()
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"x" * 129, b"a b", b"a\n", b"a/b", b"a,b", b"\xe9", b"a\r\nX: y", b"{}", b"a\0"]
+)
+def test_a_bad_request_id_is_not_kept(value: bytes) -> None:
+    assert read_request([(b"X-Request-ID", value)]).request_id is None
+
+
+def test_two_request_ids_are_none() -> None:
+    assert read_request([(b"X-Request-ID", b"a"), (b"X-Request-ID", b"a")]).request_id is None
+
+
+@pytest.mark.parametrize(
+    "name", [b"X-HTTP-Method-Override", b"x-http-method", b"X-Method-Override", b"X_HTTP_Method_Override"]
+)
+def test_a_method_override_goes_up_and_is_remembered(name: bytes) -> None:
+    fields = read_request([(name, b"POST")])
+    assert fields.overridden
+    assert fields.lines == [name + b": POST\r\n"]
+
+
+def test_a_method_override_is_remembered_even_if_connection_names_it() -> None:
+    fields = read_request([(b"Connection", b"x-http-method-override"), (b"X-HTTP-Method-Override", b"POST")])
+    assert fields.overridden
+    assert fields.lines == []
+
+
+def test_what_guards_judge_is_read_and_goes_up() -> None:
+    headers = [(b"Origin", b"http://a"), (b"ORIGIN", b"null"), (b"Sec-Fetch-Site", b"none"), (b"Content-Type", b"a/b")]
+    fields = read_request(headers)
+    assert (fields.origins, fields.fetch_site, fields.content_type) == ([b"http://a", b"null"], b"none", b"a/b")
+    assert len(fields.lines) == 4
+
+
+@pytest.mark.parametrize("name", [b"origin", b"sec-fetch-site"])
+def test_a_caller_cannot_hide_a_browser_from_the_guards_by_connection(name: bytes) -> None:
+    fields = read_request([(b"Connection", name), (name, b"http://evil.example")])
+    assert fields.origins or fields.fetch_site
+
+
+def test_two_content_types_are_read_as_both() -> None:
+    fields = read_request([(b"Content-Type", b"application/json"), (b"content-type", b"text/plain")])
+    assert fields.content_type == b"application/json, text/plain"
+    assert len(fields.lines) == 2
+
+
+def test_nothing_is_read_of_an_empty_head() -> None:
+    assert read_request([]) == RequestFields()

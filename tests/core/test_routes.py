@@ -1,0 +1,364 @@
+"""Where a target goes, what a path is called, and what it may be read as."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import tracemalloc
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.routes import KNOWN_ROUTES, OTHER, Route, classify, upstream_target
+
+UUID = "2b1c3d4e-5f60-4a7b-8c9d-0e1f2a3b4c5d"
+
+# upstream_target
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v3",
+        "/v3/",
+        "/v3/carts",
+        "/v3.1/carts/1/cards",
+        "/v4",
+        "/v12.34/x",
+        "/v3?a",
+        "/v3.1?a=/b",
+        "/v3/../x",
+        "/v3//x",
+    ],
+)
+def test_a_target_with_a_version_is_already_an_upstream_target(target: str) -> None:
+    assert upstream_target(target, "/v3") == target
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "/carts",
+        "/v3x",
+        "/v3x/carts",
+        "/v3.x/",
+        "/v3./",
+        "/v/",
+        "/vv3/",
+        "/v-3/",
+        "/x/v3/",
+        "//v3/carts",
+        "/?a=/v3/",
+        "/v3%2Fcarts",
+        "/%763/carts",
+        "/v3;a/carts",
+        "//evil.com/",
+        "/v３/carts",
+        "/a?b#c",
+    ],
+)
+def test_any_other_target_goes_below_the_base_path(target: str) -> None:
+    assert upstream_target(target, "/v3") == "/v3" + target
+    assert upstream_target(target, "/deep/base") == "/deep/base" + target
+    assert upstream_target(target, "") == target
+
+
+def test_the_asterisk_of_options_has_no_base_path() -> None:
+    assert upstream_target("*", "/v3") == "*"
+
+
+@given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=40))
+def test_a_target_is_never_changed_but_for_the_base_path(rest: str) -> None:
+    target = "/" + rest
+    assert upstream_target(target, "/base") in (target, "/base" + target)
+
+
+# Templates
+
+EXAMPLES = {
+    "/v3/session": "/v3/session",
+    "/v3/customers": "/v3/customers",
+    "/v3/customers/login": "/v3/customers/login",
+    "/v3/customers/payment-options": "/v3/customers/payment-options",
+    "/v3/customers/payment-options/17": "/v3/customers/payment-options/:id",
+    "/v3/customers/drawdown-account": "/v3/customers/drawdown-account",
+    "/v3/customers/drawdown-account/transactions": "/v3/customers/drawdown-account/transactions",
+    "/v3/merchants/buy": "/v3/merchants/buy",
+    "/v3/merchants/buy/bulk": "/v3/merchants/buy/bulk",
+    "/v3/merchants/sell": "/v3/merchants/sell",
+    "/v3/merchants/99/inventory/bulk": "/v3/merchants/:id/inventory/bulk",
+    "/v3/merchants/buy/inventory/bulk": "/v3/merchants/:id/inventory/bulk",
+    "/v3/carts": "/v3/carts",
+    f"/v3/carts/{UUID}": "/v3/carts/:cartId",
+    f"/v3/carts/{UUID}/cards": "/v3/carts/:cartId/cards",
+    f"/v3.1/carts/{UUID}/cards": "/v3.1/carts/:cartId/cards",
+    f"/v3/carts/{UUID}/cards/{UUID}": "/v3/carts/:cartId/cards/:cardId",
+    f"/v3/carts/{UUID}/coupons/SAVE%2010": "/v3/carts/:cartId/coupons/:code",
+    "/v3/orders": "/v3/orders",
+    "/v3/orders/buy": "/v3/orders/buy",
+    "/v3/orders/sell": "/v3/orders/sell",
+    f"/v3/orders/{UUID}": "/v3/orders/:orderId",
+    f"/v3/orders/status/{UUID}": "/v3/orders/status/:orderId",
+    "/v3/wallets": "/v3/wallets",
+    "/v3/wallets/12345": "/v3/wallets/:cardId",
+    "/v3/wallets/12345/secure-data": "/v3/wallets/:cardId/secure-data",
+    "/v3/cards/sell": "/v3/cards/sell",
+    "/v3/payments/sell": "/v3/payments/sell",
+    "/v3/payments/sell/4": "/v3/payments/sell/:id",
+}
+
+
+@pytest.mark.parametrize(("path", "template"), EXAMPLES.items(), ids=EXAMPLES)
+def test_a_known_path_is_called_by_its_template(path: str, template: str) -> None:
+    assert classify(path).template == template
+    assert classify(path).key == template
+
+
+def test_every_known_route_has_an_example() -> None:
+    assert set(EXAMPLES.values()) == set(KNOWN_ROUTES)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "*",
+        "/v3",
+        "/v3/",
+        "/v3/unknown",
+        "/v3/carts/",
+        "/v3/carts//cards",
+        "/v3//carts",
+        "/v4/carts",
+        "/v3.1/carts",
+        "/carts",
+        "/v3/Carts",
+        "/v3/wallets/1/secure-data/x",
+        "/v3/orders/status/1/2",
+        "/v3/carts/1/2/3/4/5/6/7/8/9",
+    ],
+)
+def test_an_unknown_path_is_other(path: str) -> None:
+    assert classify(path).template == OTHER
+
+
+@given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="?#"), max_size=40))
+def test_a_template_never_shows_a_path_of_a_caller(rest: str) -> None:
+    assert classify("/v3/" + rest).template in {*KNOWN_ROUTES, OTHER}
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("/v3/new/12345", "/new/:id"),
+        ("/v3/new/12345/x/678", "/new/:id/x/:id"),
+        (f"/v3/new/{UUID.upper()}", "/new/:id"),
+        ("/v3/new/" + "x" * 33, "/new/:id"),
+        ("/v3/new/1a", "/new/1a"),
+        ("/v4/carts", "/carts"),
+    ],
+)
+def test_the_key_of_an_unknown_route_has_no_ids(path: str, key: str) -> None:
+    assert classify(path).key == key
+
+
+def test_the_key_of_an_unknown_route_is_bounded() -> None:
+    assert len(classify("/v3" + "/abc" * 4000).key) == 256
+
+
+# Session and login, disguised
+
+
+def disguises(path: str) -> list[str]:
+    """Ways to write `/v3/...` that some server reads as the same."""
+    head, _, tail = path.rpartition("/")
+    spelt = "".join(f"%{ord(letter):02x}" for letter in tail)
+    plain = path.removeprefix("/v3")
+    return [
+        path,
+        path + "/",
+        path + "//",
+        path.upper().replace("/V3", "/v3"),
+        path.replace("/V3", "/v3").title(),
+        "/" + path,
+        path.replace("/", "//"),
+        f"{head}/./{tail}",
+        f"{path}/.",
+        f"{path}/x/..",
+        f"/v3/carts/..{plain}",
+        f"{head}/{spelt}",
+        f"{head}/{spelt.upper()}",
+        f"{head}/{quote(spelt)}",
+        f"{head}%2F{tail}",
+        f"{head}%2f{tail}",
+        f"{head}%252F{tail}",
+        f"{head}\\{tail}",
+        f"{head}%5C{tail}",
+        f"{path};jsessionid=1",
+        f"{path};a=b;c",
+        f"{head};x/{tail}",
+        f"/v3/carts/..;/{plain.lstrip('/')}",
+        f"{path}%3Ba=b",
+        f"/v3/carts%2F..{plain}",
+        f"/v3.1{plain}",
+        f"/v4{plain}",
+        f"/v3/%2e%2e/v3{plain}",
+    ]
+
+
+@pytest.mark.parametrize("path", disguises("/v3/session"))
+def test_a_session_call_is_known_in_every_disguise(path: str) -> None:
+    route = classify(path)
+    assert route.is_session
+    assert not route.is_login
+    assert route.template == "/v3/session"
+
+
+@pytest.mark.parametrize("path", disguises("/v3/customers/login"))
+def test_a_login_call_is_known_in_every_disguise(path: str) -> None:
+    route = classify(path)
+    assert route.is_login
+    assert not route.is_session
+    assert route.template == "/v3/customers/login"
+
+
+@pytest.mark.parametrize("base", ["", "/v3", "/v4", "/api", "/api/v3", "/v3.1"])
+@pytest.mark.parametrize("target", ["/session", "/v3/session", "/v3.1/session", "/SESSION/", "//session"])
+def test_a_session_call_is_known_below_every_base_path(base: str, target: str) -> None:
+    assert classify(upstream_target(target, base), base).is_session
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v3/sessions",
+        "/v3/sessionx",
+        "/v3/xsession",
+        "/v3/session/x",
+        "/v3/x/session",
+        "/v3/session.json",
+        "/v3/session%20",
+        "/v3/customers/session",
+        "/v3/session/v3",
+        "/session/v2/x",
+        "/v3",
+        "*",
+    ],
+)
+def test_a_path_that_only_resembles_the_session_call_is_none(path: str) -> None:
+    for base in ("/v3", ""):
+        assert not classify(path, base).is_session
+
+
+@pytest.mark.parametrize(
+    "path", ["/v3/customers", "/v3/customers/login/x", "/v3/login", "/v3/customers/logins", "/v3/customers%20/login"]
+)
+def test_a_path_that_only_resembles_the_login_call_is_none(path: str) -> None:
+    assert not classify(path).is_login
+
+
+# Views
+
+
+@pytest.mark.parametrize(
+    ("path", "views"),
+    [
+        ("/v3/carts", ("/v3/carts",)),
+        ("/V3/Carts/", ("/v3/carts",)),
+        ("/v3/../../carts", ("/carts",)),
+        ("/v3/%63arts", ("/v3/%63arts", "/v3/carts")),
+        ("/v3/%2563arts", ("/v3/%2563arts", "/v3/%63arts", "/v3/carts")),
+        ("/v3/a;b/c", ("/v3/a;b/c", "/v3/a/c")),
+        ("/v3/a\\b", ("/v3/a\\b", "/v3/a/b")),
+        ("/v3/a%", ("/v3/a%",)),
+        ("/v3/%zz", ("/v3/%zz",)),
+        ("/v3/%ff", ("/v3/%ff", "/v3/\ufffd")),
+        ("", ("/",)),
+    ],
+)
+def test_the_views_of_a_path_are_its_readings(path: str, views: tuple[str, ...]) -> None:
+    assert classify(path).views == views
+
+
+def test_the_path_is_the_most_decoded_view_without_base_path_or_version() -> None:
+    assert classify("/v3/%2563arts/").path == "/carts"
+    assert classify("/v3.1/carts").path == "/carts"
+    assert classify("/v3").path == "/"
+    assert classify("/api/carts", "/api").path == "/carts"
+    assert classify("/v3/x/v3/carts").path == "/x/v3/carts"
+
+
+def test_the_path_is_a_view_below_orders_if_there_is_one() -> None:
+    assert classify("/v3/orders/1%2F..%2F..%2Fcarts").path == "/orders/1%2f..%2f..%2fcarts"
+
+
+def test_every_view_has_its_plain_one() -> None:
+    route = classify("/v3%2F..%2Fv4/a;b\\c")
+    assert len(route.plain) == len(route.views)
+    assert all(view.endswith(plain) for view, plain in zip(route.views, route.plain, strict=True))
+
+
+def test_a_path_coded_eight_times_is_fathomed_and_a_deeper_one_is_not() -> None:
+    def coded(times: int) -> Route:
+        path = "/v3/%2573ession".replace("%2573", "%" + "25" * (times - 1) + "73")
+        return classify(path)
+
+    assert coded(7).is_session
+    assert not coded(7).unfathomed
+    assert coded(8).unfathomed
+
+
+@given(st.text(st.sampled_from("/.%25efF\\;av3\u017f\u00e9"), max_size=30))
+def test_every_view_is_normal_and_in_lower_case(path: str) -> None:
+    for view in classify(path).views:
+        assert view.startswith("/")
+        assert view == "/" or not view.endswith("/")
+        assert view == view.casefold()
+        assert not {".", ".."} & set(view.split("/"))
+        assert "//" not in view
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/" + "%25" * 5000,
+        "/%" + "25" * 8000,
+        "/" + ";" * 16_000,
+        "/" + "a/" * 8000,
+        "/" + "../" * 5000,
+        "/" + "%5c;" * 4000,
+        "/" + "%c0" * 5000,
+        "/v3/" + "1/" * 8000,
+    ],
+)
+def test_a_path_made_to_hurt_is_judged_in_a_moment(path: str) -> None:
+    started = time.perf_counter()
+    classify(path)
+    assert time.perf_counter() - started < 0.5
+
+
+def test_long_paths_are_not_remembered() -> None:
+    for number in range(20):  # whatever the first ones make once
+        classify(f"/v3/{number}/" + "warm" * 1000)
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            classify(f"/v3/{number}/" + "%41" * 1000)
+        assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_short_paths_are_remembered() -> None:
+    one, other = "/v3/carts/" + "a" * 20, "/v3/carts/" + "a" * 20
+    assert classify(one) is classify(other)
+
+
+def test_a_judgement_does_not_depend_on_what_was_judged_before() -> None:
+    for path, base in itertools.product(("/session", "/v3/session", "/api/session"), ("", "/v3", "/api")):
+        assert classify(path, base) == classify(path, base)
+    assert not classify("/api/session", "/v3").is_session
+    assert classify("/api/session", "/api").is_session
