@@ -25,7 +25,7 @@ from proxy.core.headers import Rewrite
 from proxy.core.routes import Rule
 from proxy.secrets_watch import SecretsWatch
 from proxy.server.accounts import Accounts
-from proxy.server.admin import Admin, Lifecycle
+from proxy.server.admin import Admin, AdminProtocol, Lifecycle
 from proxy.server.bodies import Bodies, ReplayBudget
 from proxy.server.forward import Forwarder, Injected
 from proxy.server.guard import Guard, Policy
@@ -222,8 +222,7 @@ class Proxy:
             upstream=self.upstream,
             injected=Injected(
                 host=b"Host: %b\r\n" % host,
-                lines=lambda: b"Host: %b\r\nx-cc-app: %b\r\n" % (host, self.keeper.calls.credentials.app_id.encode()),
-                cookie=lambda: self.keeper.calls.credentials.app_id.encode(),  # noqa: PLW0108  # credentials rotate
+                app_id=lambda: self.keeper.calls.credentials.app_id,
                 user_agent=settings.upstream.user_agent.encode("latin-1"),
                 rewrite=Rewrite((plain.lower(), plain.lower() + default_port)),
                 required_name=header,
@@ -256,18 +255,23 @@ class Proxy:
     async def _admin_port(self, application: web.Application) -> AsyncIterator[None]:
         runner = web.AppRunner(application, access_log=None, handle_signals=False)
         await runner.setup()
-        assert runner.server is not None  # noqa: S101
+        server = runner.server
+        assert server is not None  # noqa: S101
+
+        def connection() -> asyncio.BaseProtocol:
+            return AdminProtocol(server, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=75.0)  # type: ignore[arg-type]
+
         listeners = []
         try:
             for address in self._settings.admin.listen:
-                listeners.append(await _listen(runner.server, address, "admin.listen"))
+                listeners.append(await _listen(connection, address, "admin.listen"))
                 self.admin_addresses += _names(listeners[-1], address)
             yield
         finally:
             for listener in listeners:
                 listener.close()
             await runner.shutdown()
-            await runner.server.shutdown(_LAST_SECONDS)
+            await server.shutdown(_LAST_SECONDS)
             await runner.cleanup()
 
     @asynccontextmanager
@@ -302,6 +306,8 @@ class Proxy:
         try:
             async with asyncio.timeout(settings.timeout):
                 await self.guard.empty()
+                # The last bytes of the last answers may still be on their way to a slow reader.
+                await self.server.all_ended()
         except TimeoutError:
             log.warning("drain_timeout", in_flight=self.guard.in_flight)
         log.info("stopped")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from proxy import __version__
 
 if TYPE_CHECKING:
+    from proxy.admin_client import Reply
     from proxy.settings import Settings
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
@@ -67,6 +68,26 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         sub.add_argument("--config", metavar="FILE", type=Path, help="YAML file (default: $CARDCASH_CONFIG)")
         if wanted == name:
             _add_setting_flags(sub, only="admin.listen" if name == "health" else None)
+    session = commands.add_parser("session", help="read or renew the running proxy's session", allow_abbrev=False)
+    actions = session.add_subparsers(title="actions", required=True, metavar="ACTION", parser_class=_Parser)
+    for name, text, command in (
+        (
+            "status",
+            "print the running proxy's session: state, expiry, identity, pauses; never a token",
+            _session_status,
+        ),
+        (
+            "renew",
+            "renew the running proxy's session now; opens the latch of a refused login or app_id",
+            _session_renew,
+        ),
+    ):
+        sub = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(command=command)
+        sub.add_argument("--config", metavar="FILE", type=Path, help="YAML file (default: $CARDCASH_CONFIG)")
+        sub.add_argument("--json", action="store_true", help="as JSON")
+        if wanted == "session":
+            _add_setting_flags(sub, only="admin.listen")
     demo = add("demo", "simulator and proxy together: try it out, with curl lines to paste", _demo)
     for flag, default in (("--listen", "8080"), ("--admin-listen", "8081"), ("--simulator-listen", "8090")):
         demo.add_argument(flag, metavar="HOST:PORT", type=_host_port, default=f"127.0.0.1:{default}")
@@ -180,43 +201,61 @@ def _check(options: argparse.Namespace) -> int:
     return OK
 
 
-def _health(options: argparse.Namespace) -> int:
-    """Ask /healthz of the admin address; nothing but admin.listen of the settings matters here."""
-    import http.client
-    import socket
+def _asked(options: argparse.Namespace, method: str, path: str, *, timeout: float) -> Reply | int:
+    """Ask the running proxy; an exit code after the fault was told."""
+    from proxy.admin_client import NoAnswer, admin_address, ask
+    from proxy.settings import SettingsError
 
-    from proxy.settings import SettingsError, load_settings
-
-    environ = dict(os.environ)
-    for name in [n for n in environ if n.startswith("CARDCASH_APP_ID")]:
-        del environ[name]
-    environ["CARDCASH_APP_ID"] = "unused"
-    address = getattr(options, "setting:admin.listen")
     try:
-        settings = load_settings(
-            config=options.config, environ=environ, flags={"admin.listen": address} if address else {}
+        return ask(
+            admin_address(options.config, getattr(options, "setting:admin.listen")), method, path, timeout=timeout
         )
     except SettingsError as error:
         for fault in error.faults:
             _complain(fault)
         return BAD_USAGE
-    listen = settings.admin.listen[0]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104  # compared, not bound
-    connection = http.client.HTTPConnection(host, listen.port, timeout=3)
-    try:
-        if listen.kind == "unix":
-            connection.sock = socket.socket(socket.AF_UNIX)
-            connection.sock.settimeout(3)
-            connection.sock.connect(listen.path)
-        connection.request("GET", "/healthz")
-        status = connection.getresponse().status
-    except OSError as error:
-        _complain(f"no proxy answers at {listen}: {error.strerror or error}")
+    except NoAnswer as error:
+        _complain(str(error))
         return FAILED
-    finally:
-        connection.close()
-    print("ok" if status == 200 else f"not healthy: {status}")
-    return OK if status == 200 else FAILED
+
+
+def _health(options: argparse.Namespace) -> int:
+    reply = _asked(options, "GET", "/healthz", timeout=3)
+    if isinstance(reply, int):
+        return reply
+    print("ok" if reply.status == 200 else f"not healthy: {reply.status}")
+    return OK if reply.status == 200 else FAILED
+
+
+def _session_status(options: argparse.Namespace) -> int:
+    reply = _asked(options, "GET", "/status", timeout=5)
+    return reply if isinstance(reply, int) else _told(reply, options)
+
+
+def _session_renew(options: argparse.Namespace) -> int:
+    # A renewal ends within 10 s; another may have to end before it.
+    reply = _asked(options, "POST", "/session/renew", timeout=25)
+    return reply if isinstance(reply, int) else _told(reply, options)
+
+
+def _told(reply: Reply, options: argparse.Namespace) -> int:
+    """Print the session of an answer, or its error."""
+    import json
+
+    if reply.status != 200:
+        _complain(" ".join(map(str, reply.body.get("message", [f"the proxy answered {reply.status}"]))))
+        return FAILED
+    session = reply.body.get("session", {})
+    if options.json:
+        print(json.dumps(session, indent=2, ensure_ascii=False))
+        return OK
+    width = max(map(len, session), default=0)
+    for name, value in session.items():
+        shown = (
+            "-" if value is None or value == [] else ("yes" if value else "no") if isinstance(value, bool) else value
+        )
+        print(f"{name.replace('_', ' '):{width}}  {', '.join(shown) if isinstance(shown, list) else shown}")
+    return OK
 
 
 def _demo(options: argparse.Namespace) -> int:

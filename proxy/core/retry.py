@@ -50,12 +50,15 @@ def after_failure(error: UpstreamError, *, attempts: int, repeatable: bool, body
     return AfterFailure.GIVE_UP
 
 
-def after_rejection(kind: Rejection, *, rejections: int, buys: bool, body_kept: bool) -> AfterRejection:
+def after_rejection(
+    kind: Rejection, *, rejections: int, buys: bool, body_kept: bool, dead: bool = False
+) -> AfterRejection:
     """Decide after an answer that rejected its token (CONTRACT "Sessions").
 
-    `rejections` counts those of this request, this one included; `buys` is `dialect.buys()`.
+    `rejections` counts those of this request, this one included; `buys` is `dialect.buys()`. `dead` says that the token is
+    known to be rejected not only here: then a second rejection is a second revocation, and worth one more renewal.
     """
-    if rejections >= 2:
+    if rejections > (2 if dead else 1):
         return AfterRejection.DELIVER
     if kind is Rejection.VARIANT and buys:
         return AfterRejection.RENEW_AND_DELIVER

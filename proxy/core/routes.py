@@ -54,6 +54,10 @@ KNOWN_ROUTES: Final = (
     "/v3/payments/sell/:id",
 )
 OTHER: Final = "other"
+#: API.md 5: what answers without a login; every other known route is about somebody's account.
+WITHOUT_LOGIN: Final = frozenset(
+    {"/v3/session", "/v3/customers", "/v3/customers/login", "/v3/merchants/buy", "/v3/merchants/sell", OTHER}
+)
 
 
 def upstream_target(target: str, base_path: str) -> str:
@@ -81,6 +85,11 @@ class Route:
     plain: tuple[str, ...]
     #: Coded so deep that not every reading was looked at.
     unfathomed: bool = False
+
+    @property
+    def needs_login(self) -> bool:
+        """Say whether the route is known to be about somebody's account."""
+        return self.template not in WITHOUT_LOGIN
 
     @property
     def key(self) -> str:

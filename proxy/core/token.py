@@ -6,9 +6,10 @@ by identity (`is`), never by value or by time: "is the held one still the one I 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 #: Lifetime in seconds when nothing tells one (CONTRACT "Sessions", Lifetime).
 DEFAULT_LIFETIME: Final = 600.0
@@ -65,6 +66,10 @@ class Token:
     source: Source = Source.SESSION
     identity: str | None = None
     own_login: bool = False
+    #: The application id it was made for; "" when unknown. Never shown.
+    app_id: str = ""
+    #: What its login shows by, see `core/identity.py`.
+    marks: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def bearer(self) -> bytes:

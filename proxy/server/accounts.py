@@ -106,8 +106,7 @@ class Accounts:
         self._send(exchange, record, {"customer": {"email": email}}, _token_lines(self._placeholder(seconds), seconds))
 
     def _send(self, exchange: Exchange, record: Record, body: object, lines: list[bytes]) -> None:
-        if not exchange.body_at_end():
-            exchange.close_after()
+        exchange.drop_body()
         record.status = 200
         send_json(exchange, 200, body, lines, request_id=record.request_id)
 

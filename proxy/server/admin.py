@@ -15,12 +15,16 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestHandler
 
 from proxy.core.errors import Denied, ProxyError
 from proxy.core.headers import read_request
+from proxy.core.identity import shortened
 from proxy.core.target import is_loopback
 from proxy.server.guard import Guard
 from proxy.session.keeper import SessionKeeper
+from proxy.telemetry.logs import describe, log
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Upstream
 
@@ -32,6 +36,29 @@ class Lifecycle:
     started: bool = False
     draining: bool = False
     eager: bool = True
+
+
+class AdminProtocol(RequestHandler):
+    """aiohttp's connection handler, without a byte of a malformed request in its answer or in a log."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002  # aiohttp's signature
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # aiohttp's signature
+    ) -> web.StreamResponse:
+        """Answer what never became a request, or a bug."""
+        if exc is not None and not isinstance(exc, HttpProcessingError):
+            log.error("bug", **describe(exc))
+        code, sentence = (
+            ("bad_request", "The request is not valid HTTP/1.1.")
+            if status < 500
+            else ("internal_error", "The proxy failed; its log says where.")
+        )
+        answer = _json({"message": [sentence], "error": code}, status=status)
+        answer.force_close()
+        return answer
 
 
 class Admin:
@@ -120,6 +147,7 @@ class Admin:
                 "identity_lost": session.identity_lost,
                 "latched": session.latched,
                 "advice": session.latch_sentence,
+                "refused": sorted(self._keeper.latched),
                 "paused_seconds": round(session.paused_for, 3),
                 "failures_in_a_row": session.failures,
                 "renewing": session.renewing,
@@ -179,14 +207,6 @@ async def _errors_in_our_envelope(request: web.Request, handler: Callable[[web.R
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
         return answer
-
-
-def shortened(email: str | None) -> str | None:
-    """Show whose session it is without spelling the address out: `p…@example.com`."""
-    if email is None:
-        return None
-    name, _, domain = email.rpartition("@")
-    return f"{name[:1]}…@{domain}" if name else "…"
 
 
 def _json(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

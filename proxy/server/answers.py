@@ -35,9 +35,7 @@ def send_json(exchange: Exchange, status: int, body: object, lines: Sequence[byt
 
 def send_error(exchange: Exchange, error: ProxyError, *, request_id: str) -> None:
     """Answer with an error: `{"message": ["<sentence>"], "error": "<code>"}`."""
-    if not exchange.body_at_end():
-        # The rest of the body was never read; what follows it cannot be told from it.
-        exchange.close_after()
+    exchange.drop_body()
     lines = [b"Proxy-Status: %b; error=%b\r\n" % (NAME, error.proxy_status.encode())]
     if error.retry_after is not None:
         lines.append(b"Retry-After: %d\r\n" % max(1, math.ceil(error.retry_after)))

@@ -15,7 +15,7 @@ from proxy.clock import Clock
 from proxy.core import dialect
 from proxy.core.coding import decode
 from proxy.core.dialect import Rejection
-from proxy.core.errors import BadRequest, CallerGone, NotRepeatable, ProxyError, UpstreamError
+from proxy.core.errors import BadRequest, CallerGone, NotRepeatable, ProxyError, SessionUnavailable, UpstreamError
 from proxy.core.headers import RequestFields, Rewrite, for_upstream, read_request
 from proxy.core.retry import AfterFailure, AfterRejection, RoutePauses, after_failure, after_rejection
 from proxy.core.token import Token
@@ -34,13 +34,12 @@ from proxy.upstream import Upstream
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """What every request upstream carries; asked anew for each, because secrets rotate."""
+    """What every request upstream carries. The application id is asked anew for each, because secrets rotate."""
 
-    #: Host as a header line, and Host with x-cc-app.
+    #: Host as a header line.
     host: bytes
-    lines: Callable[[], bytes]
-    #: The application id, which is also the name of the cookie that may hold a token.
-    cookie: Callable[[], bytes]
+    #: The application id of a token that does not say for which it was made.
+    app_id: Callable[[], str]
     user_agent: bytes
     rewrite: Rewrite
     required_name: bytes | None = None
@@ -94,6 +93,9 @@ class Forwarder:
         self._metrics = metrics
         self._clock = clock
         self._pauses = RoutePauses()
+        # The token that was rejected last, and on which routes.
+        self._suspect: Token | None = None
+        self._suspect_routes: set[str] = set()
 
     async def __call__(self, exchange: Exchange) -> Exchange:
         """Serve one request and write its record, whatever happens."""
@@ -148,13 +150,11 @@ class Forwarder:
         )
 
     def _ask(self, exchange: Exchange, way: Admitted, fields: RequestFields, body: Body, record: Record) -> Ask:
-        # TRACE repeats what it is sent: not even the application id goes with it.
-        lines = self._injected.lines() if exchange.method != "TRACE" else self._injected.host
         head = for_upstream(
             fields,
             method=exchange.method,
             target=way.target,
-            injected=b"%bX-Request-ID: %b\r\n" % (lines, record.request_id.encode("ascii")),
+            injected=b"%bX-Request-ID: %b\r\n" % (self._injected.host, record.request_id.encode("ascii")),
             user_agent=self._injected.user_agent,
         )
         return Ask(exchange.method, way, fields, head, body, record)
@@ -166,6 +166,11 @@ class Forwarder:
         rejections = 0
         while True:
             token = await self._keeper.token(patient=not ask.body.kept or ask.buys)
+            if self._keeper.identity_lost and ask.way.route.needs_login:
+                raise SessionUnavailable(
+                    "The login that a caller made was lost with its session, and the proxy does not know its password: "
+                    "log in again with POST /customers/login. Nothing was sent."
+                )
             answer = await self._attempt(ask, token)
             if answer is None:
                 continue
@@ -196,7 +201,11 @@ class Forwarder:
         record = ask.record
         record.attempts += 1
         started = time.perf_counter()
-        credentials = b"\r\n" if token is None else b"Authorization: %b\r\n\r\n" % token.bearer
+        credentials = b"\r\n"
+        if token is not None:
+            # The id goes with the token it made: while the id rotates, requests go on with the old pair.
+            app_id = token.app_id or self._injected.app_id()
+            credentials = b"x-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (app_id.encode("ascii"), token.bearer)
         try:
             response = await self._upstream.send(
                 method=ask.method,
@@ -221,7 +230,7 @@ class Forwarder:
 
     def _harvest(self, headers: dialect.RawHeaders, status: int, ask: Ask, token: Token) -> None:
         wall = self._clock.now().wall
-        found = dialect.harvest(headers, cookie=self._injected.cookie(), wall=wall)
+        found = dialect.harvest(headers, cookie=(token.app_id or self._injected.app_id()).encode("ascii"), wall=wall)
         if ask.login_as is not None and 200 <= status < 300:
             self._accounts.logged_in(found, ask.login_as, token)
         elif found is not None:
@@ -244,12 +253,15 @@ class Forwarder:
     async def _renewed(self, ask: Ask, kind: Rejection, rejections: int, token: Token) -> bool:
         """After a rejection: renew if that is right; True when the request is to be sent once more."""
         key = ask.way.route.key
-        decision = after_rejection(kind, rejections=rejections, buys=ask.buys, body_kept=ask.body.can_be_sent)
+        dead = self._keeper.is_replacing(token) or (self._rejected_elsewhere(token, key) and rejections > 1)
+        decision = after_rejection(
+            kind, rejections=rejections, buys=ask.buys, body_kept=ask.body.can_be_sent, dead=dead
+        )
         if decision is AfterRejection.DELIVER:
             self._metrics.retries.labels("rejected").inc()
             self._pauses.rejected_again(key, self._clock.now().steady)
             return False
-        if self._pauses.paused(key, self._clock.now().steady) and self._keeper.held is token:
+        if not dead and self._pauses.paused(key, self._clock.now().steady):
             return False
         renewed = await self._keeper.renew(rejected=token)
         if renewed.value == token.value:
@@ -264,6 +276,13 @@ class Forwarder:
                 "nothing was processed: send the request again."
             )
         return decision is AfterRejection.RENEW_AND_REPEAT
+
+    def _rejected_elsewhere(self, token: Token, key: str) -> bool:
+        """Note a rejection; say whether the same token was rejected on another route too: then it is the token's fault."""
+        if self._suspect is not token:
+            self._suspect, self._suspect_routes = token, set()
+        self._suspect_routes.add(key)
+        return len(self._suspect_routes) > 1
 
     def _annotated(self, answer: Answer, ask: Ask, *, renewed: bool) -> Answer:
         if renewed:

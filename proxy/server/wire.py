@@ -127,6 +127,13 @@ class Exchange:
         """Say whether the whole body has been read."""
         return self.payload.at_eof()
 
+    def drop_body(self) -> None:
+        """Drop what nobody will read; a rest that is still to come ends the connection after the answer."""
+        if self.payload.is_eof() and self.payload.exception() is None:
+            self.payload.read_nowait(-1)
+        else:
+            self.close_after()
+
     async def read(self) -> bytes:
         """Return the next piece of the body, b"" at its end.
 
@@ -261,6 +268,7 @@ class ProxyServer(web.Server):
         self.refuse = refuse
         #: While the proxy stops, every answer ends its connection.
         self.draining = False
+        self._ended = asyncio.Event()
         super().__init__(
             cast(Any, handler),
             request_factory=cast(Any, Exchange),
@@ -284,6 +292,17 @@ class ProxyServer(web.Server):
             # Bodies go up as they came; decompressed ones would keep their Content-Encoding (AIOHTTP.md 1, 6).
             auto_decompress=False,
         )
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        """Count a connection out."""
+        super().connection_lost(handler, exc)
+        self._ended.set()
+
+    async def all_ended(self) -> None:
+        """Wait until every connection has written its last byte and ended."""
+        while any(connection.transport is not None for connection in self.connections):
+            self._ended.clear()
+            await self._ended.wait()
 
     def idle_connections(self) -> list[ProxyProtocol]:
         """List connections on which no request is being served."""

@@ -15,6 +15,7 @@ from typing import Final
 from proxy.clock import Clock
 from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import SessionUnavailable
+from proxy.core.identity import has_lost_login, marks_of_login
 from proxy.core.token import Freshness, Source, Token
 from proxy.session.flight import FIRST_ATTEMPTS, LONGEST_PAUSE, Failure, Flight, Pause, make_token
 from proxy.session.holding import Holding, Kept
@@ -113,12 +114,27 @@ class SessionKeeper:
             return None
         now = self._clock.now()
         if login_as is not None:
-            token = Token(found.value, now, found.lifetime, Source.LOGIN, login_as, own_login=True)
+            token = Token(
+                found.value,
+                now,
+                found.lifetime,
+                Source.LOGIN,
+                login_as,
+                own_login=True,
+                app_id=sent_with.app_id,
+                marks=marks_of_login(sent_with.value, found.value),
+            )
         elif found.value == sent_with.value:
             self._observer.harvest("unchanged")
             return None
+        elif has_lost_login(sent_with.marks, found.value):
+            # CardCash refreshed the session and forgot who it was. The held token is the better one as long as it lives.
+            self._observer.harvest("anonymous")
+            if not sent_with.own_login and self._flight is None and self._obstacle() is None:
+                self._take_off("identity")
+            return None
         else:
-            token = Token(found.value, now, found.lifetime, Source.HARVEST, sent_with.identity, sent_with.own_login)
+            token = replace(sent_with, value=found.value, born=now, lifetime=found.lifetime, source=Source.HARVEST)
         self._harvests += 1
         self._adopt_refreshed(token)
         self._observer.harvest("adopted")
@@ -197,6 +213,18 @@ class SessionKeeper:
     def waiters(self) -> int:
         """How many callers wait for a renewal."""
         return 0 if self._flight is None else len(self._flight.waiters)
+
+    @property
+    def identity_lost(self) -> bool:
+        """Say whether a caller's login is gone, and nobody has logged in since."""
+        return self._identity_lost
+
+    def is_replacing(self, token: Token) -> bool:
+        """Say whether this rejected token is being replaced, or has been."""
+        held = self.held
+        if held is None or held.value != token.value:
+            return True
+        return self._flight is not None and self._holding.is_rejected
 
     @property
     def held(self) -> Token | None:

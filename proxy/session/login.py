@@ -10,7 +10,7 @@ import logging
 import random
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Final
 
@@ -19,6 +19,7 @@ from aiohttp_retry import RetryClient, RetryOptionsBase
 
 from proxy.clock import Clock
 from proxy.core import dialect
+from proxy.core.identity import has_lost_login, marks_of_login
 from proxy.core.retry import full_jitter
 from proxy.core.token import Moment, Source, Token
 
@@ -192,7 +193,7 @@ class SessionCalls:
             wall = self._clock.now().wall
             found = dialect.session_token(answer.headers, answer.body, cookie=_cookie(credentials), wall=wall)
             if found is not None:
-                return Token(found.value, answer.sent, found.lifetime, Source.SESSION)
+                return Token(found.value, answer.sent, found.lifetime, Source.SESSION, app_id=credentials.app_id)
             raise SessionOutage("CardCash answered POST /session without a token.")
         if dialect.judge_failure(answer.status, answer.body) is dialect.Verdict.REFUSED:
             raise SessionRefused(
@@ -221,12 +222,21 @@ class SessionCalls:
         if 200 <= answer.status < 300:
             found = self._harvested(answer, credentials)
             if found is not None:
-                return Token(found.value, answer.sent, found.lifetime, Source.LOGIN, identity=email)
+                marks = marks_of_login(session.value, found.value)
+                return replace(
+                    session,
+                    value=found.value,
+                    born=answer.sent,
+                    lifetime=found.lifetime,
+                    source=Source.LOGIN,
+                    identity=email,
+                    marks=marks,
+                )
             if answer.body.lstrip().startswith(b"<"):
                 # A page of the edge with 200 is no login.
                 raise SessionOutage("A web page came instead of CardCash's answer to the login.")
             # No new token: the session itself was logged in.
-            return Token(session.value, session.born, session.lifetime, Source.LOGIN, identity=email)
+            return replace(session, source=Source.LOGIN, identity=email)
         verdict = dialect.judge_failure(answer.status, answer.body)
         if verdict is dialect.Verdict.REJECTED:
             raise SessionTokenRejected(f"CardCash rejected a new session's token at login with {answer.status}.")
@@ -246,8 +256,8 @@ class SessionCalls:
         credentials = self.credentials
         answer = await self._call("GET", path, credentials, attempts=1, token=token)
         found = self._harvested(answer, credentials)
-        if found is not None and found.value != token.value:
-            return Token(found.value, answer.sent, found.lifetime, Source.HARVEST, token.identity, token.own_login)
+        if found is not None and found.value != token.value and not has_lost_login(token.marks, found.value):
+            return replace(token, value=found.value, born=answer.sent, lifetime=found.lifetime, source=Source.HARVEST)
         if dialect.is_token_rejection(answer.status, answer.body) is not dialect.Rejection.NONE:
             raise SessionTokenRejected(f"CardCash rejected the token of the keep-alive call with {answer.status}.")
         return None

@@ -39,7 +39,7 @@ class Observer(Protocol):
         ...
 
     def harvest(self, result: str) -> None:
-        """A token was seen in an answer: adopted, unchanged, late or malformed."""
+        """A token was seen in an answer: adopted, unchanged, late, malformed, or anonymous where a login was."""
         ...
 
     def identity_lost(self) -> None:

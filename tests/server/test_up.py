@@ -77,7 +77,6 @@ async def test_a_request_goes_up_exactly_so(upstream: RawUpstream, proxy: Runnin
     assert upstream.requests[0].raw == (
         b"POST /v3/orders?checkout=condensed HTTP/1.1\r\n"
         b"Host: 127.0.0.1:%d\r\n"
-        b"x-cc-app: %b\r\n"
         b"X-Request-ID: id-1\r\n"
         b"Content-Type: application/json\r\n"
         b"x-B: 1\r\n"
@@ -87,6 +86,7 @@ async def test_a_request_goes_up_exactly_so(upstream: RawUpstream, proxy: Runnin
         b"Accept-Encoding: gzip, br, zstd\r\n"
         b"User-Agent: app/1\r\n"
         b"Content-Length: 8\r\n"
+        b"x-cc-app: %b\r\n"
         b"Authorization: Bearer %b\r\n"
         b"\r\n"
         b'{"a": 1}'
