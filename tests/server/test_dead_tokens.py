@@ -1,0 +1,81 @@
+"""A token that is dead for everybody is told from a route that rejects every token."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.server.harness import OK, REJECTION, Peer, RawUpstream, Running, Script, until
+
+
+def judge(dead: set[bytes]) -> Script:
+    """Reject requests that carry one of these tokens."""
+
+    async def serve(peer: Peer) -> None:
+        await peer.body()
+        token = peer.head.partition(b"Bearer ")[2].partition(b"\r\n")[0]
+        await peer.send(REJECTION if token in dead else OK)
+
+    return serve
+
+
+async def test_a_paused_route_goes_on_with_the_token_that_another_route_renewed(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    upstream.answers += [REJECTION, REJECTION]
+    assert (await proxy.ask("GET /carts")).status == 400  # by contract: rejected twice
+    upstream.default = judge({upstream.tokens[-1].encode()})
+    assert (await proxy.ask("GET /wallets")).status == 200
+    assert (await proxy.ask("GET /carts")).status == 200
+
+
+async def test_a_paused_route_waits_for_a_renewal_of_its_very_token(upstream: RawUpstream, proxy: Running) -> None:
+    upstream.answers += [REJECTION, REJECTION]
+    await proxy.ask("GET /carts")
+    upstream.default = judge({upstream.tokens[-1].encode()})
+    gate = asyncio.Event()
+
+    async def held_back(peer: Peer) -> None:
+        await gate.wait()
+        await upstream._session(peer)
+
+    upstream.session_answers.append(held_back)
+    other = asyncio.create_task(proxy.ask("GET /wallets"))
+    await until(lambda: proxy.proxy.keeper.waiters == 1)
+    paused = asyncio.create_task(proxy.ask("GET /carts"))
+    await until(lambda: proxy.proxy.keeper.waiters == 2)
+    gate.set()
+    assert [(await task).status for task in (other, paused)] == [200, 200]
+
+
+async def test_two_revocations_in_a_row_reach_at_most_one_caller(upstream: RawUpstream, proxy: Running) -> None:
+    """The first route to be rejected again is taken for odd; the second proves that the token is dead."""
+    await proxy.ask("GET /carts")
+    dead: set[bytes] = {upstream.tokens[-1].encode()}
+
+    async def revoke_the_next_too(peer: Peer) -> None:
+        await peer.body()
+        dead.add(upstream.tokens[1].encode() if len(upstream.tokens) > 1 else b"")
+        token = peer.head.partition(b"Bearer ")[2].partition(b"\r\n")[0]
+        await peer.send(REJECTION if token in dead else OK)
+
+    upstream.default = revoke_the_next_too
+    routes = ["/carts", "/wallets", "/orders/buy", "/merchants/sell", "/payments/sell", "/cards/sell"]
+    answers = await asyncio.gather(*(proxy.ask(f"GET {route}") for route in routes))
+    assert [answer.status for answer in answers].count(400) <= 1
+    assert len(upstream.sessions) == 3
+
+
+async def test_a_route_that_rejects_every_token_costs_one_session_call_however_many_callers(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    await proxy.ask("GET /wallets")
+
+    async def odd(peer: Peer) -> None:
+        await peer.body()
+        await peer.send(REJECTION if b"/carts" in peer.head.partition(b"\r\n")[0] else OK)
+
+    upstream.default = odd
+    answers = await asyncio.gather(*(proxy.ask("GET /carts") for _ in range(20)))
+    assert {answer.status for answer in answers} == {400}
+    assert (await proxy.ask("GET /wallets")).status == 200
+    assert len(upstream.sessions) == 2
