@@ -359,6 +359,8 @@ async def own_login_lost(_: Path) -> None:
         assert (await w.get("/merchants/buy")).status == 200
         status = await w.status()
         assert (status["identity_lost"], status["identity"]) == (True, None)
+        refused = await w.get()
+        assert (refused.status, refused.code) == (503, "session_unavailable")
         assert (await w.call("POST", "/customers/login", json=body)).status == 200
         assert (await w.get()).status == 200
 
