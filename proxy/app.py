@@ -33,7 +33,8 @@ from proxy.server.wire import ProxyServer
 from proxy.session import keeper as session
 from proxy.session.keeper import SessionKeeper
 from proxy.session.login import Credentials, SessionCalls
-from proxy.session.stores.memory import MemoryStore
+from proxy.session.stores import Binding
+from proxy.session.stores.factory import open_store
 from proxy.settings import ListenAddress, Settings
 from proxy.telemetry.logs import log
 from proxy.telemetry.metrics import Metrics
@@ -77,7 +78,7 @@ class Proxy:
         return self
 
     async def start(self) -> None:
-        """Start, once; a second call is harmless. Raises `CannotListen`, or ValueError for a setting that cannot be used."""
+        """Start, once; a second call is harmless. Raises `CannotListen`, `StoreUnusable`, or ValueError for a setting."""
         if self.life.started:
             return
         try:
@@ -140,7 +141,12 @@ class Proxy:
             _closing(
                 SessionKeeper(
                     calls,
-                    store=MemoryStore(),
+                    store=open_store(
+                        settings.session.store,
+                        binding=lambda: Binding(str(origin), calls.credentials.app_id, calls.credentials.email),
+                        clock=self._clock,
+                        warn=lambda what: log.warning("session_store_corrupt", what=what),
+                    ),
                     clock=self._clock,
                     observer=self._observer(self.metrics),
                     policy=session.Policy(
@@ -310,6 +316,12 @@ class Proxy:
                 await self.server.all_ended()
         except TimeoutError:
             log.warning("drain_timeout", in_flight=self.guard.in_flight)
+            # Exchanges that still run end here, and their callers are told so.
+            await self.upstream.aclose()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_SECONDS):
+                    await self.guard.empty()
+                    await self.server.all_ended()
         log.info("stopped")
 
 

@@ -25,7 +25,36 @@ class _Parser(argparse.ArgumentParser):
     """One line per fault, without the usage around it."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            message = self._unknown(message.removeprefix("unrecognized arguments: ").split(" "))
         self.exit(BAD_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def _unknown(self, words: list[str]) -> str:
+        """Name the flags nobody knows, never their values: those may be secrets."""
+        import difflib
+
+        known = [flag for action in _all_actions(self) for flag in action.option_strings]
+        told = []
+        for flag in (word.partition("=")[0] for word in words if word.startswith("-")):
+            if flag.lstrip("-").replace(".", "-").replace("_", "-") in ("app-id", "login-password"):
+                told.append(
+                    f"{flag}: a secret on a command line can be read by others; use {flag}-file or its variable"
+                )
+            elif close := difflib.get_close_matches(flag, known, n=1):
+                told.append(f"{flag} is unknown, did you mean {close[0]}?")
+            else:
+                told.append(f"{flag} is unknown")
+        return "; ".join(told) or "an argument too many"
+
+
+def _all_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    actions = []
+    for action in parser._actions:
+        actions.append(action)
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                actions += _all_actions(sub)
+    return actions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -159,6 +188,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 async def _served(settings: Settings) -> int:
     from proxy.app import CannotListen, Proxy
+    from proxy.session.stores import StoreUnusable
     from proxy.telemetry import logs
 
     writer = logs.configure(settings.log.level, settings.log.format)
@@ -167,6 +197,9 @@ async def _served(settings: Settings) -> int:
     try:
         async with proxy:
             await proxy.run()
+    except StoreUnusable as error:
+        _complain(str(error))
+        return BAD_USAGE
     except (CannotListen, ValueError) as error:
         _complain(str(error))
         return FAILED
@@ -195,8 +228,15 @@ def _check(options: argparse.Namespace) -> int:
     settings = _settings(options)
     if settings is None:
         return BAD_USAGE
+    from proxy.session.stores import StoreUnusable
+    from proxy.session.stores.factory import check_store
     from proxy.settings import describe
 
+    try:
+        check_store(settings.session.store)
+    except StoreUnusable as error:
+        _complain(str(error))
+        return BAD_USAGE
     print(describe(settings), end="")
     return OK
 

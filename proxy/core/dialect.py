@@ -26,7 +26,7 @@ LIFETIME_HEADER: Final = b"x-token-exp-seconds"
 SESSION_ID_HEADER: Final = b"x-session-id"
 
 #: API.md 2: what an expired or missing token is answered with; compared trimmed and without case.
-DOCUMENTED_REJECTION: Final = "no authorization token was found"
+DOCUMENTED_REJECTION: Final = "no Authorization token was found"
 #: API.md 3: undocumented, but realistic of the libraries behind such an API.
 REJECTION_VARIANTS: Final = frozenset(
     {
@@ -46,6 +46,7 @@ REJECTION_STATUSES: Final = frozenset({400, 401})
 
 #: JWS compact serialization, RFC 7515, 3.1: three base64url parts; the signature may be empty.
 _JWT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\Z")
+_PLAIN_NUMBER: Final = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,9})?\Z")
 _LONGEST_TOKEN: Final = 8 * 1024
 
 
@@ -98,8 +99,11 @@ def is_token_rejection(status: int, body: bytes) -> Rejection:
     if not isinstance(message, str):
         return Rejection.NONE
     wording = message.strip().lower()
-    if wording == DOCUMENTED_REJECTION:
-        return Rejection.DOCUMENTED if envelope else Rejection.VARIANT
+    if wording == DOCUMENTED_REJECTION.lower():
+        # To the letter, with its status and in the envelope it is documented. express-jwt's "No authorization token was
+        # found" differs by its capitals only; it is among the variants, and money is safer with it there.
+        documented = status == 400 and envelope and message.strip() == DOCUMENTED_REJECTION
+        return Rejection.DOCUMENTED if documented else Rejection.VARIANT
     return Rejection.VARIANT if wording in REJECTION_VARIANTS else Rejection.NONE
 
 
@@ -124,6 +128,10 @@ def claims_of(token: str) -> dict[str, Any]:
 def _seconds(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str, bytes)):
         return None
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    if isinstance(value, str) and not _PLAIN_NUMBER.match(value.strip()):
+        return None  # float() also takes 1_000, nan and the digits of other scripts
     try:
         return float(value)
     except (ValueError, OverflowError):

@@ -18,7 +18,7 @@ from proxy.core.dialect import (
     TOKEN_HEADER,
     RawHeaders,
 )
-from proxy.core.errors import BadRequest, HeadersTooLarge
+from proxy.core.errors import BadRequest, BodyTooLarge, HeadersTooLarge
 
 #: RFC 9110, 7.6.1, and the older names it lists; framing is written anew on each side.
 _HOP_BY_HOP: Final = frozenset(
@@ -79,6 +79,7 @@ class RequestFields:
     chunked: bool = False
     expects_continue: bool = False
     content_type: bytes = b""
+    content_encoding: bytes = b""
     #: A field that some servers take for the real method is there.
     overridden: bool = False
     #: Values of the header that `callers.require_header` names; it is never forwarded.
@@ -139,6 +140,8 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
             fields.fetch_site = value
         elif low == b"content-type":
             fields.content_type = b", ".join(filter(None, (fields.content_type, value)))
+        elif low == b"content-encoding":
+            fields.content_encoding = b", ".join(filter(None, (fields.content_encoding, value)))
         elif low in METHOD_OVERRIDES:
             fields.overridden = True
         lines.append(b"%b: %b\r\n" % (name, value))
@@ -156,8 +159,10 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
 
 def _length(value: bytes, before: int | None) -> int:
     # RFC 9110, 8.6: 1*DIGIT; a list of equal values would be legal, but nobody honest sends one.
-    if before is not None or not value.isdigit() or len(value) > 18:
+    if before is not None or not value.isdigit():
         raise BadRequest("Content-Length must be one plain number.")
+    if len(value) > 18:
+        raise BodyTooLarge("The request body is larger than anything.")
     return int(value)
 
 

@@ -17,6 +17,10 @@ from proxy.core.errors import UpstreamError, UpstreamReset, UpstreamUnreachable
 _WORTH_A_SECOND_CONNECT: Final = frozenset({"refused", "dns", "unreachable"})
 
 
+#: Rejections of one request after which it is delivered whatever is known of its tokens.
+MOST_REJECTIONS: Final = 5
+
+
 class AfterFailure(Enum):
     """What to do when an attempt brought no answer."""
 
@@ -56,9 +60,10 @@ def after_rejection(
     """Decide after an answer that rejected its token (CONTRACT "Sessions").
 
     `rejections` counts those of this request, this one included; `buys` is `dialect.buys()`. `dead` says that the token is
-    known to be rejected not only here: then a second rejection is a second revocation, and worth one more renewal.
+    known to be rejected not only here: then a second rejection is another revocation, and worth another try, up to
+    `MOST_REJECTIONS`.
     """
-    if rejections > (2 if dead else 1):
+    if rejections >= (MOST_REJECTIONS if dead else 2):
         return AfterRejection.DELIVER
     if kind is Rejection.VARIANT and buys:
         return AfterRejection.RENEW_AND_DELIVER

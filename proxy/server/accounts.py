@@ -8,18 +8,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 import orjson
 
 from proxy.clock import Clock
-from proxy.core.dialect import AmbiguousLogin, Candidate, Malformed, login_email, same_account
+from proxy.core.coding import decode
+from proxy.core.dialect import LONGEST_REJECTION, AmbiguousLogin, Candidate, Malformed, login_email, same_account
 from proxy.core.errors import BadRequest, OtherAccount, SessionUnavailable
 from proxy.core.headers import RequestFields
 from proxy.core.token import Token, Windows
 from proxy.server.answers import send_json
 from proxy.server.bodies import Body
+from proxy.server.deliver import Answer
 from proxy.server.record import Record
 from proxy.server.wire import Exchange
 from proxy.session.keeper import SessionKeeper
@@ -36,6 +37,7 @@ class Accounts:
         # Guards the account of the shared session: callers' logins are handled one at a time, so that the first wins.
         # Held over the one login call on purpose.
         self._one_login = asyncio.Lock()
+        self._accepted = 0
 
     async def answer_session(self, exchange: Exchange, record: Record) -> None:
         """Answer `POST /session` in CardCash's shape, with a placeholder and the real remaining lifetime."""
@@ -50,15 +52,12 @@ class Accounts:
         lines = [*_token_lines(placeholder, seconds), b"x-session-id: %b\r\n" % self._session_id.encode()]
         self._send(exchange, record, body, lines)
 
-    @asynccontextmanager
-    async def login(
-        self, exchange: Exchange, body: Body, fields: RequestFields, record: Record
-    ) -> AsyncIterator[str | None]:
-        """Handle a caller's login: yields None when it was answered here, else the e-mail it is to be forwarded as.
+    async def log_in(self, email: str, send: Callable[[], Awaitable[Answer]]) -> Answer | Token:
+        """Handle a caller's login as `email`: `send` forwards it.
 
-        Raises `BadRequest` when the account cannot be told, `OtherAccount` when it is not the shared session's.
+        Returns CardCash's answer, or the token whose session is that account's already. Raises `OtherAccount` when the
+        shared session is another account's, `SessionUnavailable`, and what `send` raises.
         """
-        email = self._email(body, fields)
         configured = self._configured_email()
         if configured is not None:
             self._refuse_other(email, configured)
@@ -67,31 +66,38 @@ class Accounts:
                 raise SessionUnavailable(
                     "CardCash refused the proxy's own login; check login.email and login.password.", retry_after=30
                 )
-            self._answer_login(exchange, record, email, token)
-            yield None
-            return
+            return token
+        seen = self._accepted
         async with self._one_login:
             token = await self._keeper.token()
-            if token.identity is None:
-                yield email
-                return
-            self._refuse_other(email, token.identity)
-        self._answer_login(exchange, record, email, token)
-        yield None
+            if token.identity is not None:
+                self._refuse_other(email, token.identity)
+                if self._accepted != seen:
+                    return token  # somebody else logged this account in while we waited: one call is enough
+            return await send()
+
+    def answer_login(self, exchange: Exchange, record: Record, token: Token) -> None:
+        """Answer a login from the session that is logged in already."""
+        seconds = self._remaining(token)
+        lines = _token_lines(self._placeholder(seconds), seconds)
+        self._send(exchange, record, {"customer": {"email": token.identity}}, lines)
 
     def logged_in(self, found: Candidate | Malformed | None, email: str, sent_with: Token) -> None:
         """Adopt the token of a caller's accepted login; without one the session itself was logged in."""
+        self._accepted += 1
         if not isinstance(found, Candidate):
             if found is not None:
                 self._keeper.offer(found, sent_with=sent_with)
             found = Candidate(sent_with.value, float(self._remaining(sent_with)), "login")
         self._keeper.offer(found, sent_with=sent_with, login_as=email)
 
-    def _email(self, body: Body, fields: RequestFields) -> str:
+    def email(self, body: Body, fields: RequestFields) -> str:
+        """Read whose login it is; raises `BadRequest` when that cannot be told."""
         if not body.kept:
             raise BadRequest("The login is too large to be one.")
+        data = decode(body.data, fields.content_encoding, limit=LONGEST_REJECTION)
         try:
-            return login_email(body.data, fields.content_type)
+            return login_email(data or b"", fields.content_type)
         except AmbiguousLogin:
             raise BadRequest('The login has no customer.email that can be read; send {"customer": {…}}.') from None
 
@@ -100,10 +106,6 @@ class Accounts:
             raise OtherAccount(
                 "The shared session carries another account; one proxy serves one account, run a second one."
             )
-
-    def _answer_login(self, exchange: Exchange, record: Record, email: str, token: Token) -> None:
-        seconds = self._remaining(token)
-        self._send(exchange, record, {"customer": {"email": email}}, _token_lines(self._placeholder(seconds), seconds))
 
     def _send(self, exchange: Exchange, record: Record, body: object, lines: list[bytes]) -> None:
         exchange.drop_body()

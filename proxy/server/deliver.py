@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from proxy.core.errors import CallerGone, ProxyError, UpstreamError
 from proxy.core.headers import Rewrite, for_client
+from proxy.core.token import Token
 from proxy.server.answers import NAME, connection_line
 from proxy.server.record import Record
 from proxy.server.wire import Exchange
@@ -13,9 +14,11 @@ from proxy.upstream import Response
 class Answer:
     """A response of the upstream and what has been read of its body to look into it."""
 
-    __slots__ = ("_failure", "_response", "details", "headers", "peeked", "status")
+    __slots__ = ("_failure", "_response", "details", "headers", "peeked", "status", "token")
 
-    def __init__(self, response: Response) -> None:
+    def __init__(self, response: Response, token: Token | None) -> None:
+        #: The token its request carried.
+        self.token = token
         self._response = response
         self.status = response.status
         self.headers = response.headers

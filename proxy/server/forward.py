@@ -27,6 +27,7 @@ from proxy.server.guard import Admitted, Guard
 from proxy.server.record import Record, new_request_id
 from proxy.server.wire import Exchange
 from proxy.session.keeper import SessionKeeper
+from proxy.tasks import Tasks
 from proxy.telemetry.logs import describe, log
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Upstream
@@ -59,6 +60,11 @@ class Ask:
     login_as: str | None = None
 
     @property
+    def pause_key(self) -> str:
+        """Name the route for pauses after rejections; another method on the same path is another route."""
+        return f"{self.method} {self.way.route.key}"
+
+    @property
     def buys(self) -> bool:
         """Say whether sending it twice could buy twice."""
         return dialect.buys(self.method, self.way.route.path, overridden=self.fields.overridden)
@@ -67,6 +73,10 @@ class Ask:
     def repeatable(self) -> bool:
         """Say whether it may be sent twice even though it may have been processed."""
         return dialect.may_repeat(self.method, self.way.route.path, overridden=self.fields.overridden)
+
+
+class _TokenEnded(Exception):
+    """The token ended while the request waited for a connection; nothing was sent."""
 
 
 class Forwarder:
@@ -93,6 +103,7 @@ class Forwarder:
         self._metrics = metrics
         self._clock = clock
         self._pauses = RoutePauses()
+        self._logins = Tasks(on_failure=lambda _, __: None)  # whoever waits for it hears of its failure
         # The token that was rejected last, and on which routes.
         self._suspect: Token | None = None
         self._suspect_routes: set[str] = set()
@@ -136,11 +147,11 @@ class Forwarder:
         try:
             ask = self._ask(exchange, way, fields, body, record)
             if exchange.method == "POST" and way.route.is_login:
-                async with self._accounts.login(exchange, ask.body, fields, record) as login_as:
-                    if login_as is None:
-                        return
-                    ask.login_as = login_as
-                    answer = await self._answer(ask)
+                outcome = await self._login(ask)
+                if isinstance(outcome, Token):
+                    self._accounts.answer_login(exchange, record, outcome)
+                    return
+                answer = outcome
             else:
                 answer = await self._answer(ask)
         finally:
@@ -159,6 +170,16 @@ class Forwarder:
         )
         return Ask(exchange.method, way, fields, head, body, record)
 
+    async def _login(self, ask: Ask) -> Answer | Token:
+        """Handle a caller's own login; a caller that leaves meanwhile does not undo it."""
+        ask.login_as = self._accounts.email(ask.body, ask.fields)
+        login = self._logins.spawn(self._accounts.log_in(ask.login_as, lambda: self._answer(ask)), name="caller-login")
+        try:
+            return await asyncio.shield(login)
+        except asyncio.CancelledError:
+            login.add_done_callback(_discard)
+            raise
+
     async def _answer(self, ask: Ask) -> Answer:
         """Get the answer to hand down: send, and once more where that is right."""
         if ask.method == "TRACE":
@@ -166,7 +187,7 @@ class Forwarder:
         rejections = 0
         while True:
             token = await self._keeper.token(patient=not ask.body.kept or ask.buys)
-            if self._keeper.identity_lost and ask.way.route.needs_login:
+            if self._must_log_in_again(ask):
                 raise SessionUnavailable(
                     "The login that a caller made was lost with its session, and the proxy does not know its password: "
                     "log in again with POST /customers/login. Nothing was sent."
@@ -174,9 +195,10 @@ class Forwarder:
             answer = await self._attempt(ask, token)
             if answer is None:
                 continue
+            token = answer.token or token
             kind = await self._rejection(ask, answer)
             if kind is Rejection.NONE:
-                self._pauses.accepted(ask.way.route.key)
+                self._pauses.accepted(ask.pause_key)
                 if rejections:
                     self._metrics.retries.labels("accepted").inc()
                 return self._annotated(answer, ask, renewed=rejections > 0)
@@ -190,6 +212,16 @@ class Forwarder:
                 return self._annotated(answer, ask, renewed=rejections > 1)
             answer.close()
 
+    def _must_log_in_again(self, ask: Ask) -> bool:
+        return self._keeper.identity_lost and ask.way.route.needs_login
+
+    def _sealed(self, ask: Ask, token: Token) -> Token:
+        """Choose the token at the last moment: the request may have waited for a connection, and the token ended."""
+        current = self._keeper.current()
+        if current is None or (current is not token and self._must_log_in_again(ask)):
+            raise _TokenEnded
+        return current
+
     async def _traced(self, ask: Ask) -> Answer:
         """Send a TRACE without credentials: its answer repeats what was sent (RFC 9110, 9.3.8)."""
         while (answer := await self._attempt(ask, None)) is None:
@@ -201,19 +233,27 @@ class Forwarder:
         record = ask.record
         record.attempts += 1
         started = time.perf_counter()
-        credentials = b"\r\n"
-        if token is not None:
+
+        def head() -> bytes:
+            nonlocal token
+            if token is None:
+                return ask.head + b"\r\n"
+            token = self._sealed(ask, token)
             # The id goes with the token it made: while the id rotates, requests go on with the old pair.
             app_id = token.app_id or self._injected.app_id()
-            credentials = b"x-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (app_id.encode("ascii"), token.bearer)
+            return b"%bx-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (ask.head, app_id.encode("ascii"), token.bearer)
+
         try:
             response = await self._upstream.send(
                 method=ask.method,
-                head=ask.head + credentials,
+                head=head,
                 body=ask.body.content(),
                 chunked=ask.body.chunked,
                 repeatable=ask.repeatable,
             )
+        except _TokenEnded:
+            record.attempts -= 1
+            return None
         except UpstreamError as error:
             self._metrics.upstream_errors.labels(error.kind).inc()
             decision = after_failure(
@@ -226,7 +266,7 @@ class Forwarder:
             record.upstream_seconds = time.perf_counter() - started
         if token is not None:
             self._harvest(response.headers, response.status, ask, token)
-        return Answer(response)
+        return Answer(response, token)
 
     def _harvest(self, headers: dialect.RawHeaders, status: int, ask: Ask, token: Token) -> None:
         wall = self._clock.now().wall
@@ -252,7 +292,7 @@ class Forwarder:
 
     async def _renewed(self, ask: Ask, kind: Rejection, rejections: int, token: Token) -> bool:
         """After a rejection: renew if that is right; True when the request is to be sent once more."""
-        key = ask.way.route.key
+        key = ask.pause_key
         dead = self._keeper.is_replacing(token) or (self._rejected_elsewhere(token, key) and rejections > 1)
         decision = after_rejection(
             kind, rejections=rejections, buys=ask.buys, body_kept=ask.body.can_be_sent, dead=dead
@@ -315,3 +355,9 @@ class Forwarder:
             log.error("bug", **describe(cause))
         self._refused(exchange, error, record)
         record.close(self._metrics)
+
+
+def _discard(login: asyncio.Task[Answer | Token]) -> None:
+    """Close an answer that nobody is left to read."""
+    if not login.cancelled() and login.exception() is None and isinstance(answer := login.result(), Answer):
+        answer.close()

@@ -16,8 +16,8 @@ from proxy.session.login import SessionOutage, SessionRefused, SessionTokenRejec
 from proxy.session.ports import Calls
 
 #: Calls of one kind in the first renewal of an outage; later ones probe with a single session call each, so that the
-#: first minute of an outage costs at most 5 + 5 session calls however many callers there are (the contract allows 12).
-FIRST_ATTEMPTS: Final = 4
+#: first minute of an outage costs at most 6 + 5 session calls however many callers there are (the contract allows 12).
+FIRST_ATTEMPTS: Final = 5
 #: The pause after a failed renewal, in seconds: 1 doubling to 30 (CONTRACT "Sessions").
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
@@ -41,7 +41,7 @@ class Flight:
     `fresh` that what another process stored will not do.
     """
 
-    __slots__ = ("base", "fresh", "login_refused", "outdated", "reason", "rejected", "task", "waiters")
+    __slots__ = ("base", "fresh", "login_refused", "outdated", "reason", "refused", "rejected", "task", "waiters")
 
     def __init__(self, reason: str, *, base: Token | None, rejected: bool, fresh: bool) -> None:
         self.reason = reason
@@ -50,6 +50,8 @@ class Flight:
         self.fresh = fresh
         #: The sentence of a login that CardCash refused in this renewal.
         self.login_refused: str | None = None
+        #: CardCash refused the application id in this renewal.
+        self.refused: SessionRefused | None = None
         #: The credentials it uses are no longer ours: whatever it brings is dropped.
         self.outdated = False
         self.waiters: set[asyncio.Future[Token | Failure]] = set()

@@ -17,8 +17,9 @@ from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import SessionUnavailable
 from proxy.core.identity import has_lost_login, marks_of_login
 from proxy.core.token import Freshness, Source, Token
-from proxy.session.flight import FIRST_ATTEMPTS, LONGEST_PAUSE, Failure, Flight, Pause, make_token
+from proxy.session.flight import FIRST_ATTEMPTS, LONGEST_PAUSE, Failure, Flight, Pause
 from proxy.session.holding import Holding, Kept
+from proxy.session.latches import Latches
 from proxy.session.login import Credentials, SessionOutage, SessionRefused
 from proxy.session.ports import RENEWAL_DEADLINE, Calls, Observer, Policy, Status
 from proxy.session.shelf import Saver, Shelf
@@ -48,7 +49,7 @@ class SessionKeeper:
         self._outage = Pause()
         self._last_failure = _STOPPING
         # What CardCash refused: "app_id" stops everything, "login" only the login. Opened by a new secret or an operator.
-        self._latched: dict[str, str] = {}
+        self._latched = Latches(self._shelf, lambda: self.calls.credentials)
         self._identity_lost = False
         self._renewals = 0
         self._harvests = 0
@@ -59,6 +60,7 @@ class SessionKeeper:
             login_refused=lambda: "login" in self._latched,
             begin=self._take_off,
             adopt=self._adopt_refreshed,
+            lapsed=self._lapsed,
         )
         self._upkeep = Upkeep(self._holding, renewing, calls=calls, clock=clock, observer=observer, policy=policy)
         #: Set when the first renewal has ended, well or not.
@@ -85,6 +87,10 @@ class SessionKeeper:
         if freshness is Freshness.STALE and now.steady >= windows.renew_at:
             self._upkeep.act()
         return held
+
+    def current(self) -> Token | None:
+        """Return the held token if it has not expired: for a request that has waited since it asked `token()`."""
+        return self._holding.usable(self._clock.now())
 
     async def renew(self, *, rejected: Token) -> Token:
         """Replace a token that CardCash rejected; of any number of callers one renews.
@@ -145,10 +151,13 @@ class SessionKeeper:
     async def start(self, *, eager: bool) -> None:
         """Take over what the store holds; with `eager` begin the first renewal in the background."""
         self._upkeep.last_used = self._clock.now().steady
+        await self._latched.recall()
         shared = await self._shelf.load()
-        if shared is not None and self._holding.is_news(shared, self._clock.now()):
+        if shared is not None and self._will_do(shared):
             self._adopt(replace(shared, source=Source.STORE))
             self._saver.check()
+            self.first_attempt_over.set()
+        elif "app_id" in self._latched:
             self.first_attempt_over.set()
         elif eager and self.held is None and self._flight is None:
             self._take_off("start")
@@ -157,6 +166,7 @@ class SessionKeeper:
         """Renew whatever is held: an operator asks. Opens latches and ends pauses. Raises `SessionUnavailable`."""
         self._latched.clear()
         self._end_pauses()
+        await self._latched.forget()
         if self._flight is not None and not self._flight.fresh:
             # It began before the operator asked, and may have passed the point where a latch mattered.
             await self._flight.outcome()
@@ -284,22 +294,29 @@ class SessionKeeper:
         token: Token | None = None
         try:
             async with asyncio.timeout(self._policy.deadline), self._shelf.lease():
+                await (self._latched.forget() if flight.fresh else self._latched.recall())
                 shared = await self._shelf.load()
-                if shared is not None and not flight.fresh and self._holding.is_news(shared, self._clock.now()):
+                if shared is not None and not flight.fresh and self._will_do(shared):
                     return replace(shared, source=Source.STORE)
-                login = "login" not in self._latched
-                token = await make_token(self.calls, flight, attempts=attempts, login=login)
+                token = await self._latched.make_token(self.calls, flight, attempts=attempts)
                 token = await self._shelf.keep(token, yields=not flight.fresh)
         except SessionRefused as refused:
             return Failure("refused", str(refused), LONGEST_PAUSE, latch=refused.what)
         except SessionOutage as outage:
             return Failure("failed", f"No session with CardCash: {outage}", outage.retry_after)
         except TimeoutError:
+            if flight.refused is not None:
+                return Failure("refused", str(flight.refused), LONGEST_PAUSE, latch=flight.refused.what)
             if token is None:
                 within = f"it was not made within {self._policy.deadline:g} s."
                 return Failure("failed", f"No session with CardCash: {within}")
         assert token is not None  # noqa: S101
         return token
+
+    def _will_do(self, shared: Token) -> bool:
+        """Say whether another process's token saves a renewal: newer, and with the account unless its login is refused."""
+        anonymous = shared.identity is None and self.calls.credentials.logs_in and "login" not in self._latched
+        return not anonymous and self._holding.is_news(shared, self._clock.now())
 
     def _landed(self, flight: Flight) -> None:
         self._flight = None
@@ -342,8 +359,7 @@ class SessionKeeper:
             self._saver.save(anew=True)
             return held
         if held is not None and held.own_login and token.identity is None:
-            self._identity_lost = True
-            self._observer.identity_lost()
+            self._lose_identity()
         self._renewals += 1
         self._adopt(token)
         self._saver.check()
@@ -364,6 +380,16 @@ class SessionKeeper:
         if not harmless:
             self._last_failure = failure
         return failure
+
+    def _lapsed(self) -> None:
+        """The held token has expired and no request has asked since."""
+        if self.held is not None and self.held.own_login:
+            self._lose_identity()
+
+    def _lose_identity(self) -> None:
+        if not self._identity_lost:
+            self._identity_lost = True
+            self._observer.identity_lost()
 
     def _end_pauses(self) -> None:
         self._outage.end()

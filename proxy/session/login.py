@@ -24,8 +24,8 @@ from proxy.core.retry import full_jitter
 from proxy.core.token import Moment, Source, Token
 
 #: First and longest wait (seconds) between tries inside one call; the whole renewal is bounded by the keeper.
-_FIRST_WAIT: Final = 0.2
-_LONGEST_WAIT: Final = 3.0
+_FIRST_WAIT: Final = 0.5
+_LONGEST_WAIT: Final = 4.0
 _LONGEST_ANSWER: Final = 64 * 1024
 #: Failures that say nothing about the session: the network, not CardCash. aiohttp-retry retries exceptions of every
 #: method and nothing at all by default, so the list is spelt out (AIOHTTP.md 4).
@@ -92,11 +92,18 @@ class _Answer:
 class _Tries(RetryOptionsBase):
     """The tries of one call: full jitter under a cap, bodies read inside the retries.
 
-    Retried are failures of the network (a body that breaks off too) and 5xx, nothing else. Closes what it leaves behind:
-    aiohttp-retry lets a failed answer hold its connection.
+    Retried are failures of the network (a body that breaks off too), 5xx, and what `passing` says will pass, nothing else.
+    Closes what it leaves behind: aiohttp-retry lets a failed answer hold its connection.
     """
 
-    def __init__(self, attempts: int, method: str, clock: Clock, fraction: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        attempts: int,
+        method: str,
+        clock: Clock,
+        fraction: Callable[[], float],
+        passing: Callable[[_Answer], bool],
+    ) -> None:
         super().__init__(
             attempts=attempts,
             exceptions=_NETWORK,
@@ -106,18 +113,25 @@ class _Tries(RetryOptionsBase):
         )
         self._clock = clock
         self._fraction = fraction
+        self._passing = passing
         self.sent = clock.now()
         self._body: bytes | None = None
 
     def get_timeout(self, attempt: int, response: aiohttp.ClientResponse | None = None) -> float:
         """Return the seconds to wait before the next try."""
+        asked = 0.0
         if response is not None:
+            asked = _Answer(response.status, tuple(response.raw_headers), b"", self.sent).retry_after or 0.0
             response.close()
-        return full_jitter(attempt, first=_FIRST_WAIT, cap=_LONGEST_WAIT, fraction=self._fraction())
+        self._body = None
+        wait = full_jitter(attempt, first=_FIRST_WAIT, cap=_LONGEST_WAIT, fraction=self._fraction())
+        # A longer wait would only keep callers waiting: the pause after the renewal honours it (`SessionOutage`).
+        return max(wait, asked) if asked <= _LONGEST_WAIT else wait
 
     async def _read_whole(self, response: aiohttp.ClientResponse) -> bool:
         self._body = await self._read(response)
-        return True
+        answer = await self.answer(response)
+        return (answer.retry_after or 0.0) > _LONGEST_WAIT or not self._passing(answer)
 
     async def answer(self, response: aiohttp.ClientResponse) -> _Answer:
         """Return the answer that is left at the end of all tries."""
@@ -188,10 +202,19 @@ class SessionCalls:
     async def session(self, *, attempts: int) -> Token:
         """Make (or get back) an anonymous session. Raises `SessionOutage` or `SessionRefused("app_id")`."""
         credentials = self.credentials
-        answer = await self._call("POST", f"{self._base}/session", credentials, attempts=attempts)
+        answer = await self._call(
+            "POST",
+            f"{self._base}/session",
+            credentials,
+            attempts=attempts,
+            passing=lambda answer: (
+                self._session_token(answer, credentials) is None
+                and not 300 <= answer.status < 400
+                and dialect.judge_failure(answer.status, answer.body) is not dialect.Verdict.REFUSED
+            ),
+        )
         if 200 <= answer.status < 300:
-            wall = self._clock.now().wall
-            found = dialect.session_token(answer.headers, answer.body, cookie=_cookie(credentials), wall=wall)
+            found = self._session_token(answer, credentials)
             if found is not None:
                 return Token(found.value, answer.sent, found.lifetime, Source.SESSION, app_id=credentials.app_id)
             raise SessionOutage("CardCash answered POST /session without a token.")
@@ -218,6 +241,12 @@ class SessionCalls:
             attempts=attempts,
             token=session,
             body=dialect.login_body(email, password),
+            # A page of the edge never reached the login; a 429 may count against the account.
+            passing=lambda answer: (
+                400 <= answer.status < 500
+                and answer.status != 429
+                and dialect.judge_failure(answer.status, answer.body) is dialect.Verdict.OUTAGE
+            ),
         )
         if 200 <= answer.status < 300:
             found = self._harvested(answer, credentials)
@@ -262,6 +291,12 @@ class SessionCalls:
             raise SessionTokenRejected(f"CardCash rejected the token of the keep-alive call with {answer.status}.")
         return None
 
+    def _session_token(self, answer: _Answer, credentials: Credentials) -> dialect.Candidate | None:
+        if not 200 <= answer.status < 300:
+            return None
+        wall = self._clock.now().wall
+        return dialect.session_token(answer.headers, answer.body, cookie=_cookie(credentials), wall=wall)
+
     def _harvested(self, answer: _Answer, credentials: Credentials) -> dialect.Candidate | None:
         found = dialect.harvest(answer.headers, cookie=_cookie(credentials), wall=self._clock.now().wall)
         return found if isinstance(found, dialect.Candidate) else None
@@ -275,13 +310,14 @@ class SessionCalls:
         attempts: int,
         token: Token | None = None,
         body: bytes | None = None,
+        passing: Callable[[_Answer], bool] = lambda _: False,
     ) -> _Answer:
         headers = {"x-cc-app": credentials.app_id, "User-Agent": self._user_agent, "Accept": "application/json"}
         if token is not None:
             headers["Authorization"] = token.bearer.decode("ascii")
         if body is not None:
             headers["Content-Type"] = "application/json"
-        tries = _Tries(attempts, method, self._clock, self._fraction)
+        tries = _Tries(attempts, method, self._clock, self._fraction, passing)
         retrying = RetryClient(client_session=self._session(), retry_options=tries, logger=_SILENT)
         try:
             async with retrying.request(

@@ -46,8 +46,11 @@ class Observer(Protocol):
         """The login of a caller is gone; the proxy goes on anonymously."""
         ...
 
-    def store(self, operation: str, result: str) -> None:
-        """The store was used: load (ok, empty, failed), save (ok, lost, failed) or lease (ok, failed)."""
+    def store(self, operation: str, result: str, why: str = "") -> None:
+        """The store was used: load or latch (ok, empty, failed), save (ok, lost, failed) or lease (ok, failed).
+
+        `why` is a sentence about a failure; it holds nothing secret.
+        """
         ...
 
 

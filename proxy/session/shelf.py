@@ -7,7 +7,8 @@ memory is what counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Final
@@ -15,8 +16,9 @@ from typing import Final
 from proxy.clock import Clock
 from proxy.core.token import Source, Token
 from proxy.session.holding import is_over
+from proxy.session.login import Credentials
 from proxy.session.ports import Observer
-from proxy.session.stores import Store
+from proxy.session.stores import Store, StoreUnusable
 from proxy.tasks import Tasks
 
 #: Seconds for one read or write; the lease may take as long as another process's renewal, so the keeper bounds it.
@@ -53,8 +55,8 @@ class Shelf:
                 try:
                     async with asyncio.timeout(self._deadline):
                         saved = await self._store.save(token, replaces=self._kept)
-                except Exception:
-                    self._observer.store("save", "failed")
+                except Exception as error:
+                    self._observer.store("save", "failed", _why(error))
                     return token
                 self._observer.store("save", "ok" if saved else "lost")
                 if saved:
@@ -64,6 +66,27 @@ class Shelf:
                 if yields and theirs is not None and self._outranks(theirs, token):
                     return theirs
         return token
+
+    async def latches(self, credentials: Credentials) -> Mapping[str, str]:
+        """Return what CardCash refused of these credentials, before a restart or to another process."""
+        try:
+            async with asyncio.timeout(self._deadline):
+                found = await self._store.load_latches(_secrets(credentials))
+        except Exception as error:
+            self._observer.store("latch", "failed", _why(error))
+            return {}
+        self._observer.store("latch", "ok" if found else "empty")
+        return found
+
+    async def latch(self, latches: Mapping[str, str], credentials: Credentials) -> None:
+        """Remember what CardCash refused of these credentials, for restarts and other processes; empty: forget it."""
+        try:
+            async with asyncio.timeout(self._deadline):
+                await self._store.save_latches(latches, _secrets(credentials))
+        except Exception as error:
+            self._observer.store("latch", "failed", _why(error))
+        else:
+            self._observer.store("latch", "ok")
 
     def holds(self, token: Token) -> bool:
         """Say whether the store held this token when we last looked or wrote."""
@@ -75,8 +98,8 @@ class Shelf:
         stack = AsyncExitStack()
         try:
             await stack.enter_async_context(self._store.lease())
-        except Exception:
-            self._observer.store("lease", "failed")
+        except Exception as error:
+            self._observer.store("lease", "failed", _why(error))
         else:
             self._observer.store("lease", "ok")
         try:
@@ -96,8 +119,8 @@ class Shelf:
         try:
             async with asyncio.timeout(self._deadline):
                 self._kept = await self._store.load()
-        except Exception:
-            self._observer.store("load", "failed")
+        except Exception as error:
+            self._observer.store("load", "failed", _why(error))
             return None
         self._observer.store("load", "empty" if self._kept is None else "ok")
         return self._kept
@@ -109,6 +132,20 @@ class Shelf:
         if (theirs.identity is None) != (ours.identity is None):
             return theirs.identity is not None
         return theirs.value != ours.value and theirs.born.wall > ours.born.wall
+
+
+def _secrets(credentials: Credentials) -> str:
+    """Everything a refusal may be about, as one text."""
+    return json.dumps([credentials.app_id, credentials.email, credentials.password])
+
+
+def _why(error: Exception) -> str:
+    """A sentence for the log without anything that came from elsewhere: not every library minds what it repeats."""
+    if isinstance(error, StoreUnusable):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (isinstance(error, TimeoutError) and str(error)) or f"{type(error).__name__} in the store"
 
 
 class Saver:

@@ -30,6 +30,8 @@ class Renewing:
     not_before: Callable[[], float]
     login_refused: Callable[[], bool]
     begin: Callable[[str], object]
+    #: The held token has expired unnoticed by any request.
+    lapsed: Callable[[], None]
     adopt: Callable[[Token], None]
 
 
@@ -69,16 +71,24 @@ class Upkeep:
         windows = self._holding.windows
         if windows is None or self._closed:
             return
-        delay = self._due(windows) - self._clock.now().steady
+        if self._clock.now().steady < windows.expires_at:
+            self._wake_at(min(self._due(windows), windows.expires_at))
+
+    def _wake_at(self, steady: float) -> None:
+        delay = steady - self._clock.now().steady
         self._timer = asyncio.get_running_loop().call_later(max(_SHORTEST_TIMER, delay), self.tick)
 
     def tick(self) -> None:
         """Renew in the background if it is time and there was traffic; called by the timer."""
         now = self._clock.now()
         windows = self._holding.windows
-        if windows is None or self._closed or now.steady - self.last_used >= self._policy.idle_after:
+        if windows is None or self._closed:
             return
         if windows.freshness(now) is Freshness.EXPIRED:
+            self._renewing.lapsed()
+            return
+        if now.steady - self.last_used >= self._policy.idle_after:
+            self._wake_at(windows.expires_at)
             return
         if now.steady < self._due(windows):
             self.schedule()

@@ -12,8 +12,6 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.gc_collector import GCCollector
-from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 #: Seconds: from a pooled answer on loopback to CardCash's own time-outs (50-90 s, API.md 1).
@@ -26,9 +24,7 @@ class Metrics:
     def __init__(self, version: str) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
+        ProcessCollector(namespace="cardcash_proxy", registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"cardcash_proxy_{name}", text, labels, registry=registry)

@@ -15,6 +15,8 @@ class SessionWatch:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        # Operations of the store that failed the last time: each is told of once, not once per request.
+        self._failing: set[str] = set()
 
     def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
         """Tell of a renewal that ended."""
@@ -32,6 +34,14 @@ class SessionWatch:
         self._metrics.identity_lost.inc()
         log.warning("session_identity_lost", advice="the caller must log in again; requests go on anonymously")
 
-    def store(self, operation: str, result: str) -> None:
-        """Tell of a use of the store."""
+    def store(self, operation: str, result: str, why: str = "") -> None:
+        """Tell of a use of the store; logs when an operation begins to fail, and when it works again."""
         self._metrics.store_operations.labels(operation, result).inc()
+        if result == "failed":
+            if operation not in self._failing:
+                self._failing.add(operation)
+                advice = "the session is kept in memory only meanwhile; requests go on"
+                log.warning("session_store_failed", operation=operation, why=why, advice=advice)
+        elif operation in self._failing:
+            self._failing.discard(operation)
+            log.info("session_store_recovered", operation=operation)

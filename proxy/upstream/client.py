@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from math import inf
 
 from proxy.tasks import Tasks
@@ -82,7 +82,7 @@ class Upstream:
         self,
         *,
         method: str,
-        head: bytes,
+        head: bytes | Callable[[], bytes],
         body: bytes | AsyncIterator[bytes] | None = None,
         chunked: bool = False,
         fresh: bool = False,
@@ -90,7 +90,9 @@ class Upstream:
     ) -> Response:
         """Send one request and return when the head of its answer is in.
 
-        `head` is written as it is and must frame `body` truthfully. A body iterator belongs to this call: it
+        `head` is written as it is and must frame `body` truthfully. As a function it is called when a connection is free,
+        for what must not grow old in the queue; what it raises is passed on, and nothing was sent. A body iterator
+        belongs to this call: it
         is closed when the upload ends or is stopped. An answer of 300 or more stops the upload; one below
         lets it go on while the answer is read. Cancelling ends the attempt and its connection.
 
@@ -100,7 +102,7 @@ class Upstream:
             ValueError: head and body disagree about the framing; nothing was sent.
             BaseException: whatever the body iterator raised, unchanged.
         """
-        length = check_framing(head, body, chunked=chunked)
+        length = check_framing(head, body, chunked=chunked) if isinstance(head, bytes) else None
         connection: Connection | None = None
         if not fresh:
             now = asyncio.get_running_loop().time()
@@ -108,6 +110,13 @@ class Upstream:
         if connection is None:
             connection = await self._pool.acquire(fresh=fresh)
         # No await from here to the write: the connection was found clean just now.
+        if not isinstance(head, bytes):
+            try:
+                head = head()
+                length = check_framing(head, body, chunked=chunked)
+            except BaseException:
+                self._pool.released(connection)
+                raise
         response = Response(head_only=method == "HEAD")
         if body is None or (isinstance(body, bytes) and len(body) <= SMALL):
             connection.begin(response, head + framed(body or b"", chunked=chunked) if body or chunked else head)
@@ -153,6 +162,8 @@ class Upstream:
             )
         except BaseException:
             connection.abort()
+            # uvloop never tells of the end of a connection whose making was cancelled.
+            pool.ended(connection)
             raise
         return connection
 

@@ -107,6 +107,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport; asyncio calls this, or the dialler after start_tls."""
+        if self._mode == _CLOSED:
+            # The dial was given up meanwhile; uvloop says this all the same.
+            cast("asyncio.Transport", transport).abort()
+            return
         self._transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         if sock is not None:
@@ -174,8 +178,9 @@ class Connection(asyncio.Protocol):
             response.fail(error)
 
     def end(self) -> None:
-        """Close, whatever is going on; a running exchange fails as if the upstream had closed."""
-        self._failed_by_end()
+        """Close because the proxy stops; a running exchange fails and says so."""
+        if self._response is not None:
+            self.fail(failures.reset("stopped"))
         self.abort()
 
     def abandon(self, response: Response) -> None:

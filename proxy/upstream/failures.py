@@ -46,6 +46,7 @@ def reset(kind: str) -> UpstreamReset:
         "reset_before_head": "CardCash closed the connection before answering",
         "reset_in_head": "CardCash closed the connection in the middle of the answer's headers",
         "reset_in_body": "CardCash closed the connection before the answer was complete",
+        "stopped": "The proxy had to stop before CardCash had answered",
     }[kind]
     return UpstreamReset(
         f"{when}; {_CHECK}",

@@ -21,6 +21,9 @@ from proxy.upstream.connection import Connection
 # jitter, so that connections made together do not end together.
 MAX_AGE = (270.0, 330.0)
 
+# How long closing waits for transports that were told to end.
+_LAST_SECONDS = 1.0
+
 _random = SystemRandom()
 
 
@@ -220,7 +223,8 @@ class Pool:
             connection.end()
         if self._live:
             self._empty = asyncio.get_running_loop().create_future()
-            await self._empty
+            # Aborted transports end in the next turns of the loop; none may keep the process from ending.
+            await asyncio.wait((self._empty,), timeout=_LAST_SECONDS)
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None

@@ -40,11 +40,23 @@ def envelope(message: object, **more: object) -> bytes:
 # Token rejections
 
 
-@STATUSES
-@pytest.mark.parametrize("wording", [DOCUMENTED, DOCUMENTED.lower(), DOCUMENTED.upper(), f" {DOCUMENTED}\n"])
-def test_the_documented_wording_is_a_documented_rejection(status: int, wording: str) -> None:
-    assert is_token_rejection(status, envelope([wording])) is Rejection.DOCUMENTED
-    assert is_token_rejection(status, envelope(wording)) is Rejection.DOCUMENTED
+@pytest.mark.parametrize("wording", [DOCUMENTED, f" {DOCUMENTED}\n"])
+def test_the_documented_wording_is_a_documented_rejection(wording: str) -> None:
+    assert is_token_rejection(400, envelope([wording])) is Rejection.DOCUMENTED
+    assert is_token_rejection(400, envelope(wording)) is Rejection.DOCUMENTED
+
+
+@pytest.mark.parametrize(
+    ("status", "wording"),
+    [
+        (401, DOCUMENTED),
+        (400, DOCUMENTED.lower()),
+        (400, DOCUMENTED.upper()),
+        (400, "No authorization token was found"),
+    ],
+)
+def test_what_differs_from_the_documented_answer_by_status_or_capitals_is_a_variant(status: int, wording: str) -> None:
+    assert is_token_rejection(status, envelope([wording])) is Rejection.VARIANT
 
 
 @STATUSES

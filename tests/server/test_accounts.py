@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 
 import pytest
@@ -97,13 +98,50 @@ async def test_without_a_configured_login_it_is_forwarded_and_adopted(upstream: 
     assert (await proxy.admin("GET /status")).json["session"]["identity_from_caller"] is True
 
 
-async def test_after_an_adopted_login_the_same_is_answered_here_and_another_is_409(
+async def test_after_an_adopted_login_the_same_is_forwarded_again_and_another_is_409(
     upstream: RawUpstream, proxy: Running
 ) -> None:
     await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))
     assert (await proxy.ask("POST /customers/login", JSON, body=login("ME@example.com"))).status == 200
     assert (await proxy.ask("POST /customers/login", JSON, body=login("you@example.com"))).code == "other_account"
-    assert len(upstream.logins) == 1
+    assert len(upstream.logins) == 2
+
+
+async def test_a_login_whose_session_has_been_revoked_is_made_again_and_adopted(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))
+    upstream.login_answers.append(REJECTION)
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))).status == 200
+    await proxy.ask("GET /carts")
+    assert upstream.requests[-1].token == upstream.tokens[-1]
+    session = (await proxy.admin("GET /status")).json["session"]
+    assert (session["identity"], session["identity_lost"]) == ("m…@example.com", False)
+
+
+async def test_a_caller_that_leaves_during_its_login_does_not_undo_it(upstream: RawUpstream, proxy: Running) -> None:
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(peer: Peer) -> None:
+        arrived.set()
+        await go.wait()
+        await upstream._login(peer)
+
+    upstream.login_answers.append(slow)
+    caller = await proxy.caller()
+    await caller.send(proxy.request("POST /customers/login", JSON, body=login("me@example.com")))
+    await arrived.wait()
+    caller.reset()
+    await until(lambda: proxy.proxy.guard.in_flight == 0)
+    go.set()
+    await until(lambda: proxy.proxy.keeper.status().identity == "me@example.com")
+
+
+async def test_a_login_in_gzip_is_read_and_forwarded_as_it_came(upstream: RawUpstream, proxy: Running) -> None:
+    coded = gzip.compress(login("me@example.com"))
+    got = await proxy.ask("POST /customers/login", JSON, b"Content-Encoding: gzip", body=coded)
+    assert got.status == 200
+    assert upstream.logins[0].body == coded
 
 
 async def test_a_refused_login_of_a_caller_comes_down_and_is_not_remembered(

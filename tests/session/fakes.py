@@ -120,7 +120,7 @@ class Recorder:
     def identity_lost(self) -> None:
         self.losses += 1
 
-    def store(self, operation: str, result: str) -> None:
+    def store(self, operation: str, result: str, why: str = "") -> None:
         self.stores[operation, result] += 1
 
 
@@ -138,6 +138,14 @@ class BrokenStore:
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
         self._check("save")
         return await self.inner.save(token, replaces=replaces)
+
+    async def load_latches(self, secrets: str) -> Mapping[str, str]:
+        self._check("latch")
+        return await self.inner.load_latches(secrets)
+
+    async def save_latches(self, latches: Mapping[str, str], secrets: str) -> None:
+        self._check("latch")
+        await self.inner.save_latches(latches, secrets)
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[None]:

@@ -14,7 +14,7 @@ import pytest
 
 from proxy.core.token import Moment, Source, Token
 from proxy.session.stores import Store
-from tests.session.fakes import FakeClock, settle
+from tests.session.fakes import APP, FakeClock, settle
 
 Make = Callable[[], Store]
 
@@ -44,11 +44,15 @@ class StoreContract:
         assert loaded.value == "one.token."
 
     async def test_everything_a_token_knows_survives(self, make: Make, clock: FakeClock) -> None:
-        token = self.token(clock, source=Source.LOGIN, identity="é@example.com", own_login=True)
+        marks = {"customerId": None, "roles": ["guest"]}
+        token = self.token(
+            clock, source=Source.LOGIN, identity="é@example.com", own_login=True, app_id=APP, marks=marks
+        )
         await make().save(token, replaces=None)
         loaded = await make().load()
         assert loaded is not None
         assert (loaded.identity, loaded.own_login, loaded.lifetime) == ("é@example.com", True, 600)
+        assert (loaded.app_id, loaded.marks) == (APP, marks)
         assert loaded.born.wall == pytest.approx(token.born.wall, abs=0.001)
         assert loaded.born.steady == pytest.approx(token.born.steady, abs=0.001)
 
@@ -140,6 +144,38 @@ class StoreContract:
         async with make().lease():
             assert await make().save(self.token(clock), replaces=None)
             assert await make().load() is not None
+
+    async def test_a_new_store_has_no_latches(self, make: Make) -> None:
+        assert await make().load_latches("secrets") == {}
+
+    async def test_latches_are_found_by_whoever_has_the_refused_secrets(self, make: Make) -> None:
+        await make().save_latches({"login": "Check it."}, "secrets")
+        assert await make().load_latches("secrets") == {"login": "Check it."}
+
+    async def test_latches_do_not_hold_for_other_secrets(self, make: Make) -> None:
+        await make().save_latches({"login": "Check it."}, "secrets")
+        assert await make().load_latches("other secrets") == {}
+        assert await make().load_latches("secrets") == {"login": "Check it."}
+
+    async def test_latches_are_replaced_as_a_whole(self, make: Make) -> None:
+        await make().save_latches({"login": "Check it."}, "secrets")
+        await make().save_latches({"app_id": "And that."}, "other secrets")
+        assert await make().load_latches("secrets") == {}
+        assert await make().load_latches("other secrets") == {"app_id": "And that."}
+
+    async def test_no_latches_at_all_can_be_saved(self, make: Make) -> None:
+        await make().save_latches({}, "secrets")
+        await make().save_latches({"login": "Check it."}, "secrets")
+        await make().save_latches({}, "secrets")
+        assert await make().load_latches("secrets") == {}
+
+    async def test_token_and_latches_leave_each_other_alone(self, make: Make, clock: FakeClock) -> None:
+        await make().save_latches({"login": "Check it."}, "secrets")
+        token = self.token(clock)
+        assert await make().save(token, replaces=None)
+        await make().save_latches({"login": "Again."}, "secrets")
+        assert await make().load() is not None
+        assert await make().load_latches("secrets") == {"login": "Again."}
 
     async def test_no_token_shows_in_the_repr_of_a_store(self, make: Make, clock: FakeClock) -> None:
         store = make()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from proxy.core.dialect import Candidate
+from proxy.session.flight import FIRST_ATTEMPTS
 from tests.session.conftest import Build
 from tests.session.fakes import House, settle
 
@@ -94,7 +95,7 @@ async def test_a_try_that_is_overdue_and_fails_does_not_spin(house: House) -> No
     for _ in range(100):
         house.tick()
         await settle()
-    assert len(house.calls.sessions) == 1 + 4
+    assert len(house.calls.sessions) == 1 + FIRST_ATTEMPTS
 
 
 async def test_a_harvest_sets_the_timer_anew(house: House) -> None:

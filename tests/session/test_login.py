@@ -280,12 +280,37 @@ async def test_a_lost_connection_of_the_keep_alive_is_not_sent_again_by_the_libr
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("status", ["400 Bad Request", "403 Forbidden", "408 Timeout", "429 Too Many", "302 Found"])
-async def test_4xx_and_redirects_are_never_tried_again(calls: Call, status: str) -> None:
-    async with serving(answer(status, PAGE, "Location: /elsewhere")) as server:
+@pytest.mark.parametrize("status", ["400 Bad Request", "403 Forbidden", "408 Timeout", "429 Too Many", "200 OK"])
+async def test_a_session_call_that_met_the_edge_is_tried_again(calls: Call, status: str) -> None:
+    async with serving(answer(status, PAGE)) as server:
+        with pytest.raises(SessionOutage):
+            await calls(server.url).session(attempts=3)
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "401 Unauthorized", "403 Forbidden"])
+async def test_a_refusal_is_never_tried_again(calls: Call, status: str) -> None:
+    async with serving(answer(status, b'{"message":["Invalid"]}')) as server:
+        with pytest.raises(SessionRefused):
+            await calls(server.url).session(attempts=4)
+        with pytest.raises(SessionRefused):
+            await calls(server.url).login(held(), attempts=4)
+    assert len(server.requests) == 2
+
+
+async def test_redirects_are_never_tried_again(calls: Call) -> None:
+    async with serving(answer("302 Found", PAGE, "Location: /elsewhere")) as server:
         with pytest.raises(SessionOutage):
             await calls(server.url).session(attempts=4)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(("status", "tries"), [("403 Forbidden", 3), ("408 Timeout", 3), ("429 Too Many", 1)])
+async def test_a_login_that_met_the_edge_is_tried_again_but_not_after_429(calls: Call, status: str, tries: int) -> None:
+    async with serving(answer(status, PAGE)) as server:
+        with pytest.raises(SessionOutage):
+            await calls(server.url).login(held(), attempts=3)
+    assert len(server.requests) == tries
 
 
 @pytest.mark.parametrize(
@@ -301,9 +326,9 @@ async def test_waits_are_a_random_part_of_a_capped_doubling(calls: Call) -> None
     from proxy.session.login import _Tries
 
     for part in (0.0, 0.5, 1.0):
-        tries = _Tries(9, "POST", FakeClock(), lambda part=part: part)  # type: ignore[misc]
+        tries = _Tries(9, "POST", FakeClock(), lambda part=part: part, lambda _: False)  # type: ignore[misc]
         waits = [tries.get_timeout(attempt) for attempt in range(1, 7)]
-        assert waits == pytest.approx([part * wait for wait in (0.2, 0.4, 0.8, 1.6, 3.0, 3.0)])
+        assert waits == pytest.approx([part * wait for wait in (0.5, 1.0, 2.0, 4.0, 4.0, 4.0)])
 
 
 # Failures

@@ -1,8 +1,11 @@
 """`file:///path`: the token survives restarts and is shared by the processes of one host.
 
-One JSON file, mode 0600, replaced atomically. Two lock files beside it: `.lock` for compare-and-set, held for one read and
-one write; `.lease` for the right to make a session call, held over that call. Both are flock(2): a process that dies lets
-go of them.
+One JSON file, mode 0600, replaced atomically; its content is `entries.py`'s affair. Two lock files beside it: `.lock` for
+compare-and-set, held for one read and one write; `.lease` for the right to make a session call, held over that call. Both
+are flock(2): a process that dies lets go of them.
+
+Everything that touches the disk runs in one worker thread of the store's own: a disk that hangs holds up neither the event
+loop nor the threads that resolve names.
 """
 
 from __future__ import annotations
@@ -10,210 +13,296 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
-import json
+import hmac
 import os
 import stat
-import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, TypeGuard
+from typing import Final, ParamSpec, TypeVar
 
 from proxy.clock import Clock
-from proxy.core.token import Moment, Source, Token
-from proxy.session.stores import StoreUnusable
+from proxy.core.token import Token
+from proxy.session.stores import Binding, StoreUnusable
+from proxy.session.stores.entries import LARGEST, Entries, Entry, KeptToken, parse, render
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Seconds between two looks at a lease that another process holds; a session call takes longer than either.
 _FIRST_LOOK: Final = 0.01
-_LAST_LOOK: Final = 0.1
-_LARGEST: Final = 64 * 1024
+_LAST_LOOK: Final = 0.05
+#: Seconds for one look; a disk that takes longer gives no lease.
+_LONGEST_LOOK: Final = 2.0
+#: Seconds after which the holder of a lease is stopped or stuck: a renewal ends after 10 (CONTRACT "Sessions").
+LONGEST_LEASE: Final = 15.0
+#: Seconds to wait for another process's read and write, and between two looks.
+_PATIENCE: Final = 1.5
+_NEXT_TRY: Final = 0.002
 
 
 class FileStore:
     """A store for all processes of one host that name the same path.
 
-    `binding` is what the token belongs to (origin, application id, login e-mail); another binding's entry is not seen.
-    `warn(what)` is told of a file that is corrupt; it is then treated as empty.
+    `binding` says what tokens belong to at this moment (secrets rotate); other bindings' entries are neither seen nor
+    touched. `warn(what)` is told, in the event loop, of a file that is corrupt; what is unsound in it counts as not there.
     """
 
-    def __init__(self, path: Path, *, binding: str, clock: Clock, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: Path, *, binding: Callable[[], Binding], clock: Clock, warn: Callable[[str], None]
+    ) -> None:
         self._path = path
-        self._binding = hashlib.sha256(binding.encode()).hexdigest()
+        self._binding = binding
         self._clock = clock
         self._warn = warn
-        # Guards the lease within this process; between processes flock does.
+        self._is_sound = True
+        # One thread: its queue is the lock that guards files and descriptors against each other within this process.
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="session-store")
+        # Guards the lease within this process; between processes flock does. Held over the network, as a lease is.
         self._mine = asyncio.Lock()
-
-    def check(self) -> None:
-        """Make sure the file can be used; raises `StoreUnusable` with a sentence for the operator."""
-        folder = self._path.parent
-        if not folder.is_dir():
-            raise StoreUnusable(f"session.store: the folder {folder} does not exist; make it, owned by this user.")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise StoreUnusable(f"session.store: this user may not write to {folder}.")
-        with suppress(FileNotFoundError):
-            self._check_mode(self._path.lstat())
+        #: The lease that somebody else was seen to hold, and since when (steady seconds).
+        self._seen: tuple[int, float] = (0, 0.0)
+        #: The last fingerprint that was compared, with what, and the verdict: scrypt is slow on purpose.
+        self._compared = ("", "", False)
 
     async def load(self) -> Token | None:
-        """Return the token of this binding, with its life counted from its absolute expiry."""
-        return self._token(await asyncio.to_thread(self._read))
+        """Return the token of this binding, its life counted from its absolute expiry."""
+        binding = self._binding()
+        entry = (await self._entries()).get(binding.key)
+        if entry is None or entry.token is None:
+            return None
+        return entry.token.at(self._clock.now(), app_id=binding.app_id)
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
-        """Compare and set under the lock; what is kept there by value decides."""
-        return await asyncio.to_thread(self._compare_and_set, token, None if replaces is None else replaces.value)
+        """Compare and set under the lock; what is kept there by value decides, and what has expired is not there."""
+        binding = self._binding()
+        if token.app_id:
+            # A token of the application id before the last change is not one of the new id.
+            binding = replace(binding, app_id=token.app_id)
+        expected = None if replaces is None else replaces.value
+        wall = self._clock.now().wall
+
+        def change(entries: Entries) -> bool:
+            kept = entries.get(binding.key, Entry()).token
+            if kept is None or kept.value != expected:
+                is_there = kept is not None and kept.is_alive(wall)
+                if is_there or expected is not None:
+                    return False
+            entry = entries.setdefault(binding.key, Entry())
+            entry.token, entry.written = KeptToken.of(token), wall
+            return True
+
+        return await self._change(change, wall)
+
+    async def load_latches(self, secrets: str) -> Mapping[str, str]:
+        """Return what CardCash refused, as long as the secrets are still the refused ones."""
+        entry = (await self._entries()).get(self._binding().key)
+        if entry is None or not entry.latches or not await self._run(self._is_about, entry.fingerprint, secrets):
+            return {}
+        return entry.latches
+
+    async def save_latches(self, latches: Mapping[str, str], secrets: str) -> None:
+        """Remember what CardCash refused; of `secrets`, which hold the password, only a slow salted hash is kept."""
+        key, wall = self._binding().key, self._clock.now().wall
+        entry = (await self._entries()).get(key, Entry())
+        if not latches and not entry.latches:
+            return
+        fingerprint = await self._run(_hashed, secrets, os.urandom(16)) if latches else ""
+
+        def change(entries: Entries) -> bool:
+            entry = entries.setdefault(key, Entry())
+            entry.latches, entry.fingerprint, entry.written = dict(latches), fingerprint, wall
+            return True
+
+        await self._change(change, wall)
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[None]:
-        """Wait for the right to make a session call, among all processes."""
+        """Wait for the right to make a session call, among all processes.
+
+        Raises OSError when there is none to be had: the disk fails, or its holder has it longer than any renewal takes.
+        """
         async with self._mine:
-            descriptor = self._open_lock(".lease")
+            lock = _Lock(self._beside(".lease"))
             try:
                 wait = _FIRST_LOOK
-                while not _try_lock(descriptor):
+                while (holder := await self._look(lock)) is not None:
+                    self._check_holder(holder)
                     await asyncio.sleep(wait)
                     wait = min(_LAST_LOOK, wait * 2)
                 yield
             finally:
-                os.close(descriptor)
-
-    async def load_latches(self, fingerprint: str) -> Mapping[str, str]:
-        """Return what CardCash refused, as long as the secrets are still those of `fingerprint`."""
-        entry = await asyncio.to_thread(self._read)
-        latches = entry.get("latches")
-        if not isinstance(latches, dict) or not _same_fingerprint(entry.get("fingerprint"), fingerprint):
-            return {}
-        return {str(what): str(sentence) for what, sentence in latches.items()}
-
-    async def save_latches(self, latches: Mapping[str, str], fingerprint: str) -> None:
-        """Remember what CardCash refused; `fingerprint` is secret and kept as a salted hash."""
-        await asyncio.to_thread(self._write_latches, dict(latches), fingerprint)
+                self._give_back(lock)
 
     async def close(self) -> None:
-        """Nothing is held between calls."""
+        """Let the thread end after what it still has to do."""
+        self._worker.shutdown(wait=False)
 
-    # In a worker thread from here on
+    async def _run(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, lambda: work(*arguments, **named))
 
-    def _compare_and_set(self, token: Token, replaces: str | None) -> bool:
-        with self._locked():
-            entry = self._read()
-            kept = self._token(entry)
-            # What has expired is as good as nothing kept.
-            if kept is not None and kept.value != replaces:
-                return False
-            entry["token"] = {
-                "value": token.value,
-                "born": token.born.wall,
-                "lifetime": token.lifetime,
-                "identity": token.identity,
-                "own_login": token.own_login,
-            }
-            self._write(entry)
-            return True
+    async def _entries(self) -> Entries:
+        entries, is_sound = await self._run(self._read)
+        self._tell(is_sound)
+        return entries
 
-    def _write_latches(self, latches: dict[str, str], fingerprint: str) -> None:
-        with self._locked():
-            entry = self._read()
-            entry["latches"] = latches
-            entry["fingerprint"] = _hashed(fingerprint, os.urandom(16)) if latches else None
-            self._write(entry)
+    async def _change(self, change: Callable[[Entries], bool], wall: float) -> bool:
+        changed, was_sound = await self._run(self._read_and_write, change, wall)
+        self._tell(was_sound)
+        return changed
 
-    def _read(self) -> dict[str, Any]:
-        """Return the entry of this binding, empty when there is none or it cannot be read."""
-        fresh = {"version": 1, "binding": self._binding}
+    def _tell(self, is_sound: bool) -> None:
+        """Warn once, until the file was sound again."""
+        if self._is_sound and not is_sound:
+            self._warn("the file of session.store is corrupt; what cannot be read of it counts as not there")
+        self._is_sound = is_sound
+
+    async def _look(self, lock: _Lock) -> int | None:
+        async with asyncio.timeout(_LONGEST_LOOK):
+            return await self._run(lock.take)
+
+    def _give_back(self, lock: _Lock) -> None:
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # Behind whatever the thread still does with it, should we have left in the middle.
+            self._worker.submit(lock.close)
+        except RuntimeError:  # the store was closed meanwhile
+            lock.close()
+
+    def _check_holder(self, holder: int) -> None:
+        stamp, since = self._seen
+        now = self._clock.now().steady
+        if holder != stamp:
+            self._seen = (holder, now)
+        elif now - since > LONGEST_LEASE:
+            raise TimeoutError("another process holds the lease for longer than a renewal takes; is it stopped?")
+
+    # In the worker thread from here on
+
+    def _read(self) -> tuple[Entries, bool]:
+        """Return the entries, and whether the file is sound; none when there is no file."""
+        try:
+            # O_NONBLOCK: a named pipe must not hold us up.
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
-            return fresh
+            return {}, True
         with os.fdopen(descriptor, "rb") as file:
-            self._check_mode(os.fstat(file.fileno()))
-            raw = file.read(_LARGEST)
-        try:
-            entry = json.loads(raw)
-        except (ValueError, RecursionError):
-            entry = None
-        if not isinstance(entry, dict) or not isinstance(entry.get("binding"), str):
-            self._warn("the file of session.store is corrupt and treated as empty")
-            return fresh
-        return entry if entry["binding"] == self._binding else fresh
+            _check_private(self._path, os.fstat(descriptor))
+            return parse(file.read(LARGEST + 1))
 
-    def _token(self, entry: Mapping[str, Any]) -> Token | None:
-        kept = entry.get("token")
-        if not isinstance(kept, dict):
-            return None
-        value, born, lifetime, identity = (kept.get(key) for key in ("value", "born", "lifetime", "identity"))
-        if not (isinstance(value, str) and value.isascii() and _number(born) and _number(lifetime)):
-            return None
-        if identity is not None and not isinstance(identity, str):
-            return None
-        now = self._clock.now()
-        # The other process's steady clock means nothing here: its age by the wall clock does.
-        age = now.wall - float(born)
-        if age >= lifetime or age < -86400:
-            return None
-        own = bool(kept.get("own_login"))
-        return Token(value, Moment(now.steady - age, float(born)), float(lifetime), Source.STORE, identity, own)
+    def _read_and_write(self, change: Callable[[Entries], bool], wall: float) -> tuple[bool, bool]:
+        with self._locked():
+            entries, was_sound = self._read()
+            changed = change(entries)
+            if changed:
+                self._write(render(entries, wall))
+            return changed, was_sound
 
-    def _write(self, entry: Mapping[str, Any]) -> None:
-        descriptor, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)  # mode 0600
+    def _write(self, content: bytes) -> None:
+        """Replace the file: whoever reads sees the old one or the new one, and after a crash too."""
+        # A name of its own would leave tokens lying about after each crash; this one is guarded by the lock.
+        new = self._path.with_name(f".{self._path.name}.new")
+        with suppress(FileNotFoundError):
+            new.unlink()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(json.dumps(entry).encode())
+            with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).replace(self._path)
+            new.replace(self._path)
         except BaseException:
-            with suppress(FileNotFoundError):
-                Path(name).unlink()
+            with suppress(OSError):
+                new.unlink()
             raise
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        descriptor = self._open_lock(".lock")
+        lock = _Lock(self._beside(".lock"))
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            end = time.monotonic() + _PATIENCE
+            while lock.take() is not None:
+                if time.monotonic() > end:
+                    raise TimeoutError("another process holds the lock of the file; is it stopped?")
+                time.sleep(_NEXT_TRY)
             yield
         finally:
+            lock.close()
+
+    def _is_about(self, fingerprint: str, secrets: str) -> bool:
+        if self._compared[:2] != (fingerprint, secrets):
+            self._compared = (fingerprint, secrets, _is_hash_of(fingerprint, secrets))
+        return self._compared[2]
+
+    def _beside(self, suffix: str) -> Path:
+        return self._path.with_name(self._path.name + suffix)
+
+
+class _Lock:
+    """A lock file. Not safe for two threads at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def take(self) -> int | None:
+        """Try to lock, at once; returns None when that is done, else a number that is another for each holder."""
+        if self._descriptor is None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+            self._descriptor = os.open(self._path, flags, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return os.fstat(self._descriptor).st_mtime_ns
+        os.utime(self._descriptor)
+        return None
+
+    def close(self) -> None:
+        """Unlock."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
 
-    def _open_lock(self, suffix: str) -> int:
-        path = self._path.with_name(self._path.name + suffix)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
-    def _check_mode(self, found: os.stat_result) -> None:
-        if not stat.S_ISREG(found.st_mode):
-            raise StoreUnusable(f"session.store: {self._path} is not a plain file; name another path.")
-        if found.st_uid != os.geteuid():
-            raise StoreUnusable(f"session.store: {self._path} belongs to another user; remove it or name another path.")
-        if stat.S_IMODE(found.st_mode) & 0o077:
-            raise StoreUnusable(
-                f"session.store: {self._path} can be read by others (mode {stat.S_IMODE(found.st_mode):04o}); "
-                "it holds a live token: remove it, or chmod 600 if you trust what is in it."
-            )
-
-
-def _try_lock(descriptor: int) -> bool:
+def check_file(path: Path) -> None:
+    """Make sure the file can be used; raises `StoreUnusable` with a sentence for the operator. Changes nothing."""
+    folder = path.parent
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        if not folder.is_dir():
+            raise StoreUnusable(f"session.store: the folder {folder} does not exist; make it, for this user alone.")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise StoreUnusable(f"session.store: this user may not write to {folder}; name another path.")
+        for name in (path, path.with_name(path.name + ".lock"), path.with_name(path.name + ".lease")):
+            with suppress(FileNotFoundError):
+                _check_private(name, name.lstat())
+    except OSError as error:
+        raise StoreUnusable(f"session.store: {path} cannot be used: {error.strerror}; name another path.") from None
 
 
-def _number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _check_private(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreUnusable(f"session.store: {path} is not a plain file; name another path.")
+    if found.st_uid != os.geteuid():
+        raise StoreUnusable(f"session.store: {path} belongs to another user; remove it, or name another path.")
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o077:
+        raise StoreUnusable(
+            f"session.store: {path} is open to other users (mode {mode:04o}), and it is for a live token: "
+            "remove it, or chmod 600 it if you trust what is in it."
+        )
 
 
-def _hashed(fingerprint: str, salt: bytes) -> str:
-    # The fingerprint has the password in it: slow and salted, so that the file is no help in guessing it.
-    digest = hashlib.scrypt(fingerprint.encode(), salt=salt, n=2**14, r=8, p=1)
-    return f"{salt.hex()}:{digest.hex()}"
+def _hashed(secrets: str, salt: bytes) -> str:
+    # It has the password in it: slow and salted, so that the file is no help in guessing it. About 50 ms and 16 MiB.
+    return f"{salt.hex()}:{hashlib.scrypt(secrets.encode(), salt=salt, n=2**14, r=8, p=1).hex()}"
 
 
-def _same_fingerprint(kept: object, fingerprint: str) -> bool:
-    if not isinstance(kept, str):
-        return False
-    salt, _, _ = kept.partition(":")
+def _is_hash_of(fingerprint: str, secrets: str) -> bool:
     try:
-        return _hashed(fingerprint, bytes.fromhex(salt)) == kept
+        salt = bytes.fromhex(fingerprint.partition(":")[0])
     except ValueError:
         return False
+    return hmac.compare_digest(_hashed(secrets, salt).encode(), fingerprint.encode())

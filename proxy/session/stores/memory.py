@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from proxy.core.token import Token
@@ -14,6 +14,8 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._token: Token | None = None
+        self._latches: dict[str, str] = {}
+        self._refused_secrets = ""
         # Guards session calls: one at a time. Held over the network on purpose, that is what a lease is.
         self._lease = asyncio.Lock()
 
@@ -28,6 +30,14 @@ class MemoryStore:
             return False
         self._token = token
         return True
+
+    async def load_latches(self, secrets: str) -> Mapping[str, str]:
+        """Return what was refused of these secrets."""
+        return dict(self._latches) if secrets == self._refused_secrets else {}
+
+    async def save_latches(self, latches: Mapping[str, str], secrets: str) -> None:
+        """Remember what was refused, as long as the process lives."""
+        self._latches, self._refused_secrets = dict(latches), secrets
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[None]:

@@ -1,0 +1,162 @@
+"""What is in the file of `file.py`: its format, and the reading of it with suspicion. No I/O, no clock.
+
+`{"version": 1, "entries": {<key of the binding>: {"written", "token", "latches", "fingerprint"}}}`. Times are Unix
+seconds: another process's steady clock means nothing here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeGuard
+
+from proxy.core.dialect import well_formed
+from proxy.core.token import LONGEST_LIFETIME, SHORTEST_LIFETIME, Moment, Source, Token
+
+#: Bytes; eight entries with the longest token that is taken from CardCash (8 KiB) and its claims need a fraction of it.
+LARGEST: Final = 1024 * 1024
+#: Bindings in one file: a few proxies, and those before the last changes of settings.
+_MOST_ENTRIES: Final = 8
+#: Seconds by which a token may come from the future: clocks are corrected in small steps all the time.
+_FUTURE: Final = 60.0
+_VERSION: Final = 1
+#: What can be refused, see `ports.Status.latched`.
+_LATCHES: Final = frozenset({"app_id", "login"})
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class KeptToken:
+    """A token as it stands in the file."""
+
+    value: str
+    born: float
+    lifetime: float
+    identity: str | None
+    own_login: bool
+    marks: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, token: Token) -> KeptToken:
+        """Turn a token into what is kept of it."""
+        # A mark that is no JSON says "the claim was not there before"; null says the same.
+        marks = {name: None if type(before) is object else before for name, before in token.marks.items()}
+        return cls(token.value, token.born.wall, token.lifetime, token.identity, token.own_login, marks)
+
+    @classmethod
+    def read(cls, content: object) -> KeptToken | None:
+        """Return the token in `content` if everything about it is sound."""
+        if not isinstance(content, dict) or content.keys() != _TOKEN_KEYS:
+            return None
+        value, born, lifetime = content["value"], content["born"], content["lifetime"]
+        identity, own_login, marks = content["identity"], content["own_login"], content["marks"]
+        # The value becomes a header field: nothing but a token may come out of a file.
+        if not isinstance(value, str) or well_formed(value) != value:
+            return None
+        if not _is_number(born) or not _is_number(lifetime) or not SHORTEST_LIFETIME <= lifetime <= LONGEST_LIFETIME:
+            return None
+        if not isinstance(identity, str | None) or not isinstance(own_login, bool) or not isinstance(marks, dict):
+            return None
+        return cls(value, float(born), float(lifetime), identity, own_login, marks)
+
+    def is_alive(self, wall: float) -> bool:
+        """Say whether its life lasts; what was born in the future has an age nobody knows."""
+        return -_FUTURE <= wall - self.born < self.lifetime
+
+    def at(self, now: Moment, *, app_id: str) -> Token | None:
+        """Return it as a token whose age is counted by the wall clock; None when its life is over."""
+        if not self.is_alive(now.wall):
+            return None
+        born = Moment(now.steady - max(0.0, now.wall - self.born), self.born)
+        return Token(
+            self.value,
+            born,
+            self.lifetime,
+            Source.STORE,
+            self.identity,
+            self.own_login,
+            app_id=app_id,
+            marks=self.marks,
+        )
+
+    def content(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return {name: getattr(self, name) for name in sorted(_TOKEN_KEYS)}
+
+
+_TOKEN_KEYS: Final = frozenset(KeptToken.__slots__)
+
+
+@dataclass(slots=True, repr=False)
+class Entry:
+    """All that is kept for one binding. `fingerprint`: a slow salted hash of the secrets that `latches` are about."""
+
+    token: KeptToken | None = None
+    latches: dict[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
+    written: float = 0.0
+
+    @classmethod
+    def read(cls, content: object) -> Entry | None:
+        """Return the entry in `content` if everything about it is sound."""
+        if not isinstance(content, dict):
+            return None
+        fingerprint, written = content.get("fingerprint"), content.get("written")
+        if not isinstance(fingerprint, str) or not _is_number(written):
+            return None
+        entry = cls(fingerprint=fingerprint, written=written)
+        if (token := content.get("token")) is not None:
+            entry.token = KeptToken.read(token)
+            if entry.token is None:
+                return None
+        latches = content.get("latches", {})
+        if not isinstance(latches, dict) or not latches.keys() <= _LATCHES:
+            return None
+        if not all(isinstance(sentence, str) and sentence.isprintable() for sentence in latches.values()):
+            return None
+        entry.latches = latches
+        return entry
+
+    def content(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return {
+            "written": self.written,
+            "token": None if self.token is None else self.token.content(),
+            "latches": self.latches,
+            "fingerprint": self.fingerprint,
+        }
+
+
+Entries = dict[str, Entry]
+
+
+def parse(raw: bytes) -> tuple[Entries, bool]:
+    """Read a file; returns the sound entries by their keys, and whether all of it was sound."""
+    try:
+        content = json.loads(raw.decode()) if len(raw) <= LARGEST else None
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or content.get("version") != _VERSION:
+        return {}, False
+    kept = content.get("entries")
+    if not isinstance(kept, dict):
+        return {}, False
+    entries = {key: entry for key, part in kept.items() if (entry := Entry.read(part)) is not None}
+    return entries, len(entries) == len(kept)
+
+
+def render(entries: Entries, wall: float) -> bytes:
+    """Write a file, without what is over: only so many bindings are kept, the last written ones."""
+    kept = {
+        key: entry
+        for key, entry in entries.items()
+        if entry.latches or (entry.token is not None and entry.token.is_alive(wall))
+    }
+    newest = sorted(kept, key=lambda key: kept[key].written)[-_MOST_ENTRIES:]
+    content = {"version": _VERSION, "entries": {key: kept[key].content() for key in newest}}
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,189 @@
+"""The content of the file of `file://`: what is sound is read, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jwt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.identity import has_lost_login, marks_of_login
+from proxy.core.token import Moment, Token
+from proxy.session.stores.entries import LARGEST, Entry, KeptToken, parse, render
+
+NOW = 1_800_000_000.0
+
+
+def file(**changes: Any) -> bytes:
+    """A sound file of one entry, but for `changes`: to the token, else to the entry, else to the whole."""
+    token = {"value": "a.b.c", "born": NOW, "lifetime": 600, "identity": None, "own_login": False, "marks": {}}
+    entry: dict[str, Any] = {"written": NOW, "token": token, "latches": {}, "fingerprint": ""}
+    whole: dict[str, Any] = {"version": 1, "entries": {"key": entry}}
+    for name, value in changes.items():
+        next(part for part in (token, entry, whole) if name in part)[name] = value
+    return json.dumps(whole).encode()
+
+
+def test_a_sound_file_is_read() -> None:
+    entries, is_sound = parse(file())
+    assert is_sound
+    assert entries["key"].token == KeptToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
+
+
+def test_what_was_written_is_read_again() -> None:
+    token = KeptToken("a.b.c", NOW, 600.0, "é@example.com", own_login=True, marks={"a": [1, None]})
+    entries = {"one": Entry(token, written=NOW), "two": Entry(None, {"login": "Näh."}, "f", NOW)}
+    assert parse(render(entries, NOW)) == (entries, True)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b" ",
+        b"\0",
+        b"\0" * 4096,
+        b"nonsense",
+        b"\xff\xfe{\x00}\x00",
+        b"\xef\xbb\xbf{}",
+        file()[:-1],
+        file()[:40],
+        file() + b"}",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"1e999",
+        b"{}",
+        b"[" * 200_000,
+        b'{"a":' * 100_000,
+        b"9" * 10_000,
+        b" " * LARGEST + file(),
+        file(version=2),
+        file(version=None),
+        file(entries=[]),
+        file(entries=None),
+    ],
+    ids=lambda raw: repr(raw[:20]),
+)
+def test_a_corrupt_file_has_no_entries(raw: bytes) -> None:
+    assert parse(raw) == ({}, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("value", 1),
+        ("value", ""),
+        ("value", "not a token"),
+        ("value", "a.b.c\r\nx-evil: 1"),
+        ("value", "a.b.c\n"),
+        ("value", " a.b.c"),
+        ("value", "Bearer a.b.c"),
+        ("value", "a.b.é"),
+        ("value", "a.b." + "c" * 10_000),
+        ("born", "now"),
+        ("born", True),
+        ("born", float("nan")),
+        ("born", float("inf")),
+        ("lifetime", None),
+        ("lifetime", -1),
+        ("lifetime", 0),
+        ("lifetime", 7 * 86400 + 1),
+        ("lifetime", float("inf")),
+        ("identity", 1),
+        ("own_login", 1),
+        ("marks", []),
+        ("token", "a.b.c"),
+        ("token", {}),
+        ("token", {"value": "a.b.c"}),
+        ("written", "now"),
+        ("written", float("nan")),
+        ("fingerprint", None),
+        ("latches", []),
+        ("latches", {"else": "x"}),
+        ("latches", {"login": 1}),
+        ("latches", {"login": "two\nlines"}),
+    ],
+)
+def test_an_entry_with_anything_unsound_is_not_there(name: str, value: object) -> None:
+    assert parse(file(**{name: value})) == ({}, False)
+
+
+def test_an_unsound_entry_leaves_the_others_alone() -> None:
+    sound = json.loads(file())["entries"]["key"]
+    entries, is_sound = parse(file(entries={"good": sound, "bad": 1}))
+    assert (list(entries), is_sound) == (["good"], False)
+
+
+@given(st.binary())
+def test_no_bytes_make_the_reading_fail(raw: bytes) -> None:
+    parse(raw)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(["value", "born", "lifetime", "identity", "own_login", "marks", "token", "entries"]), _JSON)
+def test_no_json_makes_the_use_of_it_fail(name: str, value: object) -> None:
+    entries, _ = parse(file(**{name: value}))
+    for entry in entries.values():
+        if entry.token is not None and (token := entry.token.at(Moment(5.0, NOW), app_id="app")) is not None:
+            assert token.bearer.isascii()
+    parse(render(entries, NOW))
+
+
+@pytest.mark.parametrize(("age", "alive"), [(-61, False), (-60, True), (0, True), (599.9, True), (600, False)])
+def test_a_token_lives_by_the_wall_clock(age: float, alive: bool) -> None:
+    kept = KeptToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
+    assert kept.is_alive(NOW + age) is alive
+    assert (kept.at(Moment(5.0, NOW + age), app_id="") is not None) is alive
+
+
+def test_a_token_of_the_near_future_lives_no_longer_than_a_new_one() -> None:
+    kept = KeptToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
+    token = kept.at(Moment(5.0, NOW - 30), app_id="")
+    assert token is not None
+    assert token.born.steady == 5.0
+
+
+def test_what_is_over_is_not_written() -> None:
+    token = KeptToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
+    assert parse(render({"key": Entry(token)}, NOW + 600)) == ({}, True)
+
+
+def test_a_latch_is_written_although_its_token_is_over() -> None:
+    token = KeptToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
+    entries, _ = parse(render({"key": Entry(token, {"login": "x"})}, NOW + 600))
+    assert entries["key"].latches == {"login": "x"}
+
+
+def test_only_the_last_bindings_are_kept() -> None:
+    entries = {str(number): Entry(None, {"login": "x"}, written=NOW + number) for number in range(20)}
+    assert set(parse(render(entries, NOW))[0]) == {str(number) for number in range(12, 20)}
+
+
+def test_the_largest_that_is_written_can_be_read() -> None:
+    token = KeptToken("a.b." + "c" * 8000, NOW, 600.0, "x" * 300, own_login=True, marks={"x": "é" * 8000})
+    raw = render({str(number): Entry(token, {"login": "x" * 500}) for number in range(8)}, NOW)
+    assert parse(raw)[1]
+
+
+def test_the_marks_of_a_login_still_work_when_they_come_back() -> None:
+    before, after = (jwt.encode(claims, "k" * 32) for claims in ({"role": "guest"}, {"role": "user", "id": 7}))
+    kept = KeptToken.of(Token(after, Moment(0, NOW), marks=marks_of_login(before, after)))
+    (entry,) = parse(render({"key": Entry(kept)}, NOW))[0].values()
+    assert entry.token is not None
+    assert has_lost_login(entry.token.marks, before)
+    assert not has_lost_login(entry.token.marks, after)
+
+
+def test_neither_token_nor_secret_shows_in_a_repr() -> None:
+    kept = KeptToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
+    assert "a.b.c" not in repr(kept) + repr(Entry(kept, {}, "fingerprint"))

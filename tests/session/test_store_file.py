@@ -1,0 +1,674 @@
+"""`file:///path`: the contract of all stores, and what is special about files and processes."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import stat
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proxy.core.token import Moment, Source, Token
+from proxy.session.stores import Binding, Store, StoreUnusable
+from proxy.session.stores import file as module
+from proxy.session.stores.factory import check_store, open_store
+from proxy.session.stores.file import LONGEST_LEASE, FileStore
+from proxy.session.stores.memory import MemoryStore
+from tests.session import store_contract
+from tests.session.conftest import Build
+from tests.session.fakes import APP, FakeClock, settle
+
+MINE = Binding("https://cardcash.example", APP, "Me@example.com")
+
+
+class Shop:
+    """Stores on one file, as processes would have them, all closed at the end."""
+
+    def __init__(self, folder: Path, clock: FakeClock) -> None:
+        self.path = folder / "session.json"
+        self.clock = clock
+        self.binding = MINE
+        self.warnings: list[str] = []
+        self.stores: list[FileStore] = []
+
+    def store(self, binding: Binding | None = None) -> FileStore:
+        store = FileStore(
+            self.path, binding=lambda: binding or self.binding, clock=self.clock, warn=self.warnings.append
+        )
+        self.stores.append(store)
+        return store
+
+    def token(self, value: str = "one.token.", lifetime: float = 600) -> Token:
+        return Token(value, self.clock.now(), lifetime)
+
+    def write(self, content: str | bytes, mode: int = 0o600) -> None:
+        self.path.write_bytes(content.encode() if isinstance(content, str) else content)
+        self.path.chmod(mode)
+
+    @property
+    def text(self) -> str:
+        return self.path.read_text()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def shop(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Shop]:
+    shop = Shop(tmp_path, clock)
+    yield shop
+    for store in shop.stores:
+        await store.close()
+
+
+class TestFileStore(store_contract.StoreContract):
+    @pytest.fixture
+    def make(self, shop: Shop) -> store_contract.Make:
+        return shop.store
+
+
+async def value(store: Store) -> str | None:
+    token = await store.load()
+    return None if token is None else token.value
+
+
+# Restarts
+
+
+async def test_a_token_survives_a_restart_and_its_life_goes_on(shop: Shop, clock: FakeClock) -> None:
+    await shop.store().save(shop.token(), replaces=None)
+    clock.wall += 100
+    clock.steady = 3.0  # the machine was started anew
+    token = await shop.store().load()
+    assert token is not None
+    assert token.source is Source.STORE
+    assert token.expires_wall == pytest.approx(clock.wall + 495)
+    assert token.expires_at == pytest.approx(clock.steady + 495)
+
+
+async def test_a_token_that_expired_meanwhile_is_not_there(shop: Shop, clock: FakeClock) -> None:
+    await shop.store().save(shop.token(), replaces=None)
+    clock.wall += 600
+    clock.steady = 3.0
+    assert await shop.store().load() is None
+    assert await shop.store().save(shop.token("two.token."), replaces=None)
+
+
+async def test_an_expired_token_may_still_be_named_as_the_one_to_replace(shop: Shop, clock: FakeClock) -> None:
+    store = shop.store()
+    token = shop.token()
+    await store.save(token, replaces=None)
+    clock.advance(600)
+    assert await store.save(shop.token("two.token."), replaces=token)
+
+
+async def test_a_token_from_the_far_future_is_not_there(shop: Shop, clock: FakeClock) -> None:
+    await shop.store().save(shop.token(), replaces=None)
+    clock.wall -= 3600
+    assert await shop.store().load() is None
+    assert shop.warnings == []
+
+
+async def test_a_restarted_keeper_goes_on_with_the_token_and_says_where_it_is_from(build: Build, shop: Shop) -> None:
+    first = build(clock=shop.clock, store=shop.store())
+    held = await first.keeper.token()
+    await first.keeper.close()
+    shop.clock.wall += 60
+    shop.clock.steady = 5.0
+    second = build(clock=shop.clock, store=shop.store())
+    await second.keeper.start(eager=True)
+    assert (second.held.value, second.keeper.status().source) == (held.value, "store")
+    assert second.keeper.status().expires_in == pytest.approx(held.lifetime - 60 - 5)
+    assert second.calls.sessions == []
+
+
+# Whose it is
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(MINE, origin="https://other.example"),
+        replace(MINE, app_id="other"),
+        replace(MINE, email="other@example.com"),
+        replace(MINE, email=None),
+    ],
+)
+async def test_anothers_token_is_neither_found_nor_destroyed(shop: Shop, other: Binding) -> None:
+    await shop.store().save(shop.token(), replaces=None)
+    theirs = shop.store(other)
+    assert await theirs.load() is None
+    assert await theirs.save(shop.token("their.token."), replaces=None)
+    assert await value(shop.store()) == "one.token."
+    assert await value(theirs) == "their.token."
+
+
+async def test_anothers_latch_is_neither_found_nor_opened(shop: Shop) -> None:
+    theirs = shop.store(replace(MINE, app_id="other"))
+    await shop.store().save_latches({"login": "x"}, "secrets")
+    assert await theirs.load_latches("secrets") == {}
+    await theirs.save_latches({}, "secrets")
+    assert await shop.store().load_latches("secrets") == {"login": "x"}
+
+
+async def test_emails_compare_without_case(shop: Shop) -> None:
+    await shop.store().save(shop.token(), replaces=None)
+    assert await value(shop.store(replace(MINE, email="me@EXAMPLE.com"))) == "one.token."
+
+
+async def test_the_binding_follows_rotated_secrets(shop: Shop) -> None:
+    store = shop.store()
+    await store.save(shop.token(), replaces=None)
+    shop.binding = replace(MINE, app_id="new")
+    assert await store.load() is None
+    shop.binding = MINE
+    assert await value(store) == "one.token."
+
+
+async def test_a_token_of_the_app_id_before_is_not_kept_as_one_of_the_new(shop: Shop) -> None:
+    store = shop.store()
+    shop.binding = replace(MINE, app_id="new")
+    await store.save(replace(shop.token(), app_id=APP), replaces=None)
+    assert await store.load() is None
+
+
+async def test_nothing_of_the_secrets_is_in_the_file(shop: Shop) -> None:
+    secrets = "password-of-the-account"
+    await shop.store().save(shop.token(), replaces=None)
+    await shop.store().save_latches({"login": "x"}, secrets)
+    for secret in (secrets, APP, "example.com", "cardcash.example"):
+        assert secret not in shop.text
+    assert APP not in repr(MINE)
+
+
+async def test_the_same_secrets_are_hashed_with_another_salt_each_time(shop: Shop) -> None:
+    await shop.store().save_latches({"login": "x"}, "secrets")
+    first = shop.text
+    await shop.store().save_latches({"login": "x"}, "secrets")
+    assert shop.text != first
+
+
+async def test_the_slow_hash_is_made_once_for_what_is_looked_at_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.store().save_latches({"login": "x"}, "secrets")
+    made = []
+    hashed = module._hashed
+
+    def counted(secrets: str, salt: bytes) -> str:
+        made.append(threading.current_thread())
+        return hashed(secrets, salt)
+
+    monkeypatch.setattr(module, "_hashed", counted)
+    store = shop.store()
+    for _ in range(3):
+        assert await store.load_latches("secrets")
+    assert len(made) == 1
+    assert made[0] is not threading.main_thread()
+
+
+async def test_without_a_latch_nothing_is_hashed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_hashed", None)
+    store = shop.store()
+    await store.save_latches({}, "secrets")
+    await store.save(shop.token(), replaces=None)
+    await store.save_latches({}, "secrets")
+    assert await store.load_latches("secrets") == {}
+
+
+@pytest.mark.parametrize("fingerprint", ["", "zz:00", "00", ":", "é:"])
+async def test_a_fingerprint_that_is_none_opens_the_latch(shop: Shop, fingerprint: str) -> None:
+    store = shop.store()
+    await store.save_latches({"login": "x"}, "secrets")
+    content = json.loads(shop.text)
+    content["entries"][MINE.key]["fingerprint"] = fingerprint
+    shop.write(json.dumps(content))
+    assert await store.load_latches("secrets") == {}
+
+
+# Modes and owners
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+async def test_all_files_have_mode_0600_whatever_the_umask(shop: Shop, umask: None) -> None:
+    store = shop.store()
+    async with store.lease():
+        await store.save(shop.token(), replaces=None)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in shop.path.parent.iterdir()}
+    assert modes == dict.fromkeys(("session.json", "session.json.lock", "session.json.lease"), 0o600)
+
+
+def spoil(path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if how in ("0640", "0604", "0666"):
+        path.write_text("{}")
+        path.chmod(int(how, 8))
+    elif how == "foreign":
+        path.write_text("{}")
+        path.chmod(0o600)
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    elif how == "link":
+        path.with_name("target").touch(0o600)
+        path.symlink_to(path.with_name("target"))
+    elif how == "dangling link":
+        path.symlink_to(path.with_name("nowhere"))
+    elif how == "folder":
+        path.mkdir(0o700)
+    else:
+        os.mkfifo(path, 0o600)
+
+
+SPOILT = {
+    "0640": "(mode 0640)",
+    "0604": "(mode 0604)",
+    "0666": "(mode 0666)",
+    "foreign": "belongs to another user",
+    "link": "is not a plain file",
+    "dangling link": "is not a plain file",
+    "folder": "is not a plain file",
+    "pipe": "is not a plain file",
+}
+
+
+@pytest.mark.parametrize("name", ["session.json", "session.json.lock", "session.json.lease"])
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_file_that_is_not_ours_alone_is_refused_at_the_start(
+    tmp_path: Path, name: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(tmp_path / name, how, monkeypatch)
+    with pytest.raises(StoreUnusable) as refused:
+        check_store(f"file://{tmp_path}/session.json")
+    sentence = str(refused.value)
+    assert sentence.startswith(f"session.store: {tmp_path / name} ")
+    assert SPOILT[how] in sentence
+
+
+@pytest.mark.parametrize("how", SPOILT)
+async def test_a_file_that_is_not_ours_alone_fails_each_operation_and_is_left_as_it_is(
+    shop: Shop, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(shop.path, how, monkeypatch)
+    before = shop.path.lstat()
+    store = shop.store()
+    errors = []
+    for operation in (store.load(), store.save(shop.token(), replaces=None), store.save_latches({"login": "x"}, "s")):
+        with pytest.raises((StoreUnusable, OSError)) as failed:
+            await operation
+        errors.append(failed.value)
+    assert (shop.path.lstat().st_ino, shop.path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert not shop.path.with_name("nowhere").exists()
+
+
+async def test_a_keeper_goes_on_without_a_file_that_became_readable_by_others(build: Build, shop: Shop) -> None:
+    house = build(clock=shop.clock, store=shop.store())
+    first = await house.keeper.token()
+    shop.path.chmod(0o644)
+    assert await house.keeper.renew(rejected=first) is house.held
+    assert house.seen.stores["load", "failed"] == house.seen.stores["save", "failed"] == 1
+    assert first.value in shop.text
+
+
+def test_a_folder_that_is_missing_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnusable, match=r"the folder .*/missing does not exist"):
+        check_store(f"file://{tmp_path}/missing/session.json")
+
+
+def test_a_folder_that_is_a_file_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnusable, match="does not exist"):
+        check_store(f"file://{tmp_path}/file/session.json")
+
+
+def test_a_folder_that_may_not_be_written_is_refused_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(StoreUnusable, match="may not write"):
+        check_store(f"file://{tmp_path}/session.json")
+
+
+def test_a_name_that_is_too_long_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnusable, match="cannot be used"):
+        check_store(f"file://{tmp_path}/{'x' * 300}")
+
+
+def test_the_check_at_the_start_changes_nothing(tmp_path: Path) -> None:
+    check_store(f"file://{tmp_path}/session.json")
+    check_store("memory://")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_setting_picks_the_kind_of_store(tmp_path: Path, clock: FakeClock) -> None:
+    warnings: list[str] = []
+
+    def opened(place: str) -> Store:
+        return open_store(place, binding=lambda: MINE, clock=clock, warn=warnings.append)
+
+    assert isinstance(opened("memory://"), MemoryStore)
+    store = opened(f"file://{tmp_path}/session.json")
+    await store.save(Token("a.b.c", clock.now()), replaces=None)
+    assert (tmp_path / "session.json").exists()
+    with pytest.raises(StoreUnusable):
+        opened("file:///nowhere/session.json")
+    await store.close()
+
+
+# Content
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\0", b'{"version": 1, "ent', b"[]", b"[" * 100_000, b" " * 2_000_000])
+async def test_a_corrupt_file_is_empty_warned_of_once_and_overwritten(shop: Shop, content: bytes) -> None:
+    shop.write(content)
+    store = shop.store()
+    assert await store.load() is None
+    assert await store.load_latches("secrets") == {}
+    assert await store.save(shop.token(), replaces=None)
+    assert await value(store) == "one.token."
+    assert len(shop.warnings) == 1
+
+
+async def test_a_file_that_is_corrupt_again_is_warned_of_again(shop: Shop) -> None:
+    store = shop.store()
+    for _ in range(2):
+        shop.write("corrupt")
+        await store.save(shop.token(), replaces=None)
+        await store.load()
+    assert len(shop.warnings) == 2
+
+
+async def test_a_warning_comes_in_the_event_loop(shop: Shop) -> None:
+    threads = []
+    store = FileStore(
+        shop.path,
+        binding=lambda: MINE,
+        clock=shop.clock,
+        warn=lambda _: threads.append(threading.current_thread()),
+    )
+    shop.stores.append(store)
+    shop.write("corrupt")
+    await store.load()
+    assert threads == [threading.main_thread()]
+
+
+# The disk
+
+
+async def test_a_reader_never_sees_half_a_file(shop: Shop) -> None:
+    writer, reader = shop.store(), shop.store()
+    token = shop.token()
+    await writer.save(token, replaces=None)
+    seen = set()
+
+    async def write() -> None:
+        kept = token
+        for number in range(100):
+            new = shop.token(f"{'x' * (number * 70 + 1)}.token.")
+            assert await writer.save(new, replaces=kept)
+            kept = new
+
+    writing = asyncio.create_task(write())
+    while not writing.done():
+        seen.add(await value(reader))
+    await writing
+    assert None not in seen
+    assert shop.warnings == []
+
+
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+async def test_a_crash_while_writing_leaves_the_old_file(
+    shop: Shop, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = shop.store()
+    first = shop.token()
+    await store.save(first, replaces=None)
+    before = shop.path.read_bytes()
+
+    def crash(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os if where == "fsync" else Path, where, crash)
+        with pytest.raises(OSError, match="No space"):
+            await store.save(shop.token("two.token."), replaces=first)
+        assert shop.path.read_bytes() == before
+        assert not list(shop.path.parent.glob(".*"))
+    assert await store.save(shop.token("two.token."), replaces=first)
+
+
+async def test_what_a_killed_writer_left_behind_is_written_over(shop: Shop) -> None:
+    left = shop.path.with_name(".session.json.new")
+    left.write_text("half a f")
+    left.chmod(0o644)
+    await shop.store().save(shop.token(), replaces=None)
+    assert await value(shop.store()) == "one.token."
+    assert not left.exists()
+    assert stat.S_IMODE(shop.path.stat().st_mode) == 0o600
+
+
+async def test_a_full_or_read_only_disk_costs_no_request(
+    build: Build, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def read_only(path: str | Path, flags: int, *more: int) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return opened(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", read_only)
+    house = build(clock=shop.clock, store=shop.store())
+    await house.keeper.start(eager=True)
+    first = await house.keeper.token()
+    assert await house.keeper.renew(rejected=first) is house.held
+    assert house.seen.stores["lease", "failed"] == 2
+    assert house.seen.stores["save", "failed"] >= 2
+
+
+async def test_a_folder_that_went_away_costs_no_request(build: Build, shop: Shop) -> None:
+    house = build(clock=shop.clock, store=shop.store())
+    first = await house.keeper.token()
+    shutil.rmtree(shop.path.parent)
+    assert await house.keeper.renew(rejected=first) is house.held
+    assert house.seen.stores["save", "failed"] > 0
+
+
+async def test_a_disk_that_hangs_holds_up_neither_the_loop_nor_a_lease_for_ever(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, hangs = threading.Event(), threading.Event()
+
+    def hang(self: FileStore) -> object:
+        hangs.set()
+        go.wait(20)
+        return {}, True
+
+    monkeypatch.setattr(FileStore, "_read", hang)
+    monkeypatch.setattr(module, "_LONGEST_LOOK", 0.02)
+    store = shop.store()
+    load = asyncio.create_task(store.load())
+    try:
+        await asyncio.to_thread(hangs.wait, 5)
+        await settle()  # the loop lives
+        with pytest.raises(TimeoutError):
+            async with store.lease():
+                raise AssertionError
+    finally:
+        go.set()
+    assert await load is None
+    async with store.lease():
+        pass
+
+
+async def test_a_lock_that_is_never_given_back_fails_the_save_and_not_the_loop(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.02)
+    store = shop.store()
+    await store.save(shop.token(), replaces=None)
+    with shop.path.with_name("session.json.lock").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError, match="holds the lock"):
+            await store.save(shop.token("two.token."), replaces=shop.token())
+        assert await value(store) == "one.token."
+
+
+def open_leases(path: Path) -> int:
+    names = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            names.append(str(descriptor.readlink()))
+        except FileNotFoundError:
+            continue
+    return names.count(f"{path}.lease")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors where Linux lists them")
+@pytest.mark.parametrize("turns", [0, 1, 25])
+async def test_a_cancelled_waiter_leaves_no_descriptor_behind(shop: Shop, turns: int) -> None:
+    holder, other = shop.store(), shop.store()
+
+    async def wait() -> None:
+        async with other.lease():
+            raise AssertionError
+
+    async with holder.lease():
+        for _ in range(10):
+            waiting = asyncio.create_task(wait())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        await other.load()  # behind all that its thread had to do
+        assert open_leases(shop.path) == 1
+    await holder.load()
+    assert open_leases(shop.path) == 0
+
+
+async def test_a_store_that_was_closed_gives_its_lease_back(shop: Shop) -> None:
+    store = shop.store()
+    async with store.lease():
+        await store.close()
+    async with asyncio.timeout(5), shop.store().lease():
+        pass
+
+
+async def test_a_holder_that_is_stopped_is_passed_by_in_the_end(shop: Shop, clock: FakeClock) -> None:
+    holder, waiter = shop.store(), shop.store()
+
+    async def wait() -> None:
+        async with waiter.lease():
+            raise AssertionError
+
+    async with holder.lease():
+        waiting = asyncio.create_task(wait())
+        while not waiter._seen[0]:
+            await asyncio.sleep(0)
+        clock.advance(LONGEST_LEASE - 1)
+        await settle()
+        assert not waiting.done()
+        clock.advance(2)
+        with pytest.raises(TimeoutError, match="longer than a renewal"):
+            await waiting
+
+
+async def test_each_holder_is_waited_for_anew(shop: Shop, clock: FakeClock) -> None:
+    waiter = shop.store()
+    stamps = []
+    for _ in range(2):
+        holder = shop.store()
+        async with holder.lease():
+            waiting = asyncio.create_task(waiter.lease().__aenter__())
+            before = waiter._seen[0]
+            while waiter._seen[0] == before:
+                await asyncio.sleep(0)
+            stamps.append(waiter._seen)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        clock.advance(LONGEST_LEASE + 1)
+    assert stamps[0][0] != stamps[1][0]
+    assert stamps[1][1] - stamps[0][1] == LONGEST_LEASE + 1
+
+
+# Processes
+
+HEAD = f"""
+import asyncio, sys, time
+from pathlib import Path
+from proxy.clock import SystemClock
+from proxy.core.token import Token
+from proxy.session.stores import Binding
+from proxy.session.stores.file import FileStore
+clock = SystemClock()
+binding = Binding({MINE.origin!r}, {MINE.app_id!r}, {MINE.email!r})
+store = FileStore(Path(sys.argv[1]), binding=lambda: binding, clock=clock, warn=lambda w: sys.exit(w))
+"""
+COUNT = """
+async def main():
+    for _ in range(25):
+        while True:
+            kept = await store.load()
+            number = int(kept.value.split(".")[1]) if kept else 0
+            if await store.save(Token(f"n.{number + 1}.", clock.now(), 600), replaces=kept):
+                break
+asyncio.run(main())
+"""
+HOLD = """
+async def main():
+    async with store.lease():
+        print("held", flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+async def child(script: str, path: Path) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HEAD + script, str(path), cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE
+    )
+
+
+async def test_no_save_of_several_processes_is_lost(shop: Shop) -> None:
+    children = [await child(COUNT, shop.path) for _ in range(4)]
+    assert await asyncio.gather(*(process.wait() for process in children)) == [0] * 4
+    shop.clock.wall = json.loads(shop.text)["entries"][MINE.key]["written"]
+    assert await value(shop.store()) == "n.100."
+
+
+async def test_a_process_that_is_killed_frees_its_lease(shop: Shop) -> None:
+    process = await child(HOLD, shop.path)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"held\n"
+    store = shop.store()
+    waiting = asyncio.create_task(store.lease().__aenter__())
+    while not store._seen[0]:
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    process.send_signal(signal.SIGKILL)
+    async with asyncio.timeout(5):
+        await waiting
+    await process.wait()
+
+
+async def test_a_token_of_another_process_comes_with_its_age(shop: Shop) -> None:
+    shop.clock.wall, shop.clock.steady = 1_800_000_000.0, 7.0
+    await shop.store().save(Token("a.b.c", Moment(999_999.0, shop.clock.wall - 60), 600), replaces=None)
+    token = await shop.store().load()
+    assert token is not None
+    assert token.born == Moment(7.0 - 60, shop.clock.wall - 60)

@@ -1,0 +1,222 @@
+"""The lock-out latch in the store: it outlives a restart, holds for all who share the store, and opens for a reason only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proxy.core.errors import SessionUnavailable
+from proxy.session.login import Credentials, SessionRefused
+from proxy.session.stores import Binding, Store
+from proxy.session.stores.file import FileStore
+from proxy.session.stores.memory import MemoryStore
+from tests.session.conftest import Build
+from tests.session.fakes import APP, LOGIN, ME, BrokenStore, FakeClock, House, settle
+
+OTHER_PASSWORD = replace(LOGIN, password="other")
+NO_LOGIN = SessionRefused("login", "Check the login.")
+NO_APP = SessionRefused("app_id", "Check the application id.")
+
+
+@pytest.fixture(params=["memory", "file"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """The store of all keepers of a test, so of a process and the one after its restart."""
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    binding = Binding("https://cardcash.example", APP, ME)
+    # A new thread for each handle: the keeper closes the store it was given.
+    yield FileStore(tmp_path / "session.json", binding=lambda: binding, clock=FakeClock(), warn=pytest.fail)
+
+
+@pytest.fixture
+async def world(build: Build, store: Store) -> AsyncIterator[World]:
+    world = World(build, store)
+    yield world
+    for shared in world.stores:
+        await shared.close()
+
+
+class World:
+    """Houses on one store, each with a handle of its own where the store is a file."""
+
+    def __init__(self, build: Build, store: Store) -> None:
+        self._build = build
+        self._store = store
+        self.clock = FakeClock()
+        self.stores = [store]
+
+    def house(self, credentials: Credentials = LOGIN) -> House:
+        store = self._store
+        if isinstance(store, FileStore):
+            store = FileStore(store._path, binding=store._binding, clock=self.clock, warn=pytest.fail)
+            self.stores.append(store)
+        return self._build(credentials=credentials, store=store, clock=self.clock)
+
+    async def refused(self, refusal: SessionRefused) -> House:
+        """A house that was just refused."""
+        house = self.house()
+        (house.calls.on_login if refusal is NO_LOGIN else house.calls.on_session).append(refusal)
+        await house.keeper.start(eager=True)
+        await house.keeper.first_attempt_over.wait()
+        assert set(house.keeper.latched) == {refusal.what}
+        return house
+
+    async def restarted(self, credentials: Credentials = LOGIN) -> House:
+        house = self.house(credentials)
+        await house.keeper.start(eager=True)
+        await house.keeper.first_attempt_over.wait()
+        return house
+
+
+async def test_a_refused_login_is_not_tried_again_after_a_restart(world: World) -> None:
+    await world.refused(NO_LOGIN)
+    house = await world.restarted()
+    assert dict(house.keeper.latched) == {"login": "Check the login."}
+    assert (await house.keeper.token()).identity is None
+    assert house.calls.logins == []
+
+
+async def test_nor_when_the_session_has_to_be_made_anew(world: World) -> None:
+    first = await world.refused(NO_LOGIN)
+    world.clock.advance(first.held.lifetime)
+    house = await world.restarted()
+    assert (await house.keeper.token()).identity is None
+    assert (len(house.calls.sessions), house.calls.logins) == (1, [])
+    assert house.seen.renewals == [("start", "login_refused")]
+
+
+async def test_a_refused_application_id_is_not_tried_again_after_a_restart(world: World) -> None:
+    await world.refused(NO_APP)
+    house = await world.restarted()
+    assert dict(house.keeper.latched) == {"app_id": "Check the application id."}
+    with pytest.raises(SessionUnavailable, match="Check the application id"):
+        await house.keeper.token()
+    assert house.calls.sessions == []
+
+
+async def test_a_changed_password_is_tried_after_a_restart(world: World) -> None:
+    await world.refused(NO_LOGIN)
+    house = await world.restarted(OTHER_PASSWORD)
+    assert house.keeper.latched == {}
+    assert (await house.keeper.token()).identity == ME
+    assert house.calls.logins == [OTHER_PASSWORD]
+
+
+async def test_the_refused_password_stays_refused_after_another_was_tried(world: World) -> None:
+    await world.refused(NO_LOGIN)
+    other = await world.restarted(OTHER_PASSWORD)
+    world.clock.advance(other.held.lifetime)
+    house = await world.restarted()
+    assert set(house.keeper.latched) == {"login"}
+
+
+async def test_a_password_that_changes_at_run_time_opens_the_latch_in_the_store(world: World) -> None:
+    first = await world.refused(NO_LOGIN)
+    first.keeper.use_credentials(OTHER_PASSWORD)
+    await first.keeper.renew_now()
+    await first.keeper.close()
+    house = await world.restarted()
+    assert house.keeper.latched == {}
+
+
+async def test_an_operator_opens_the_latch_in_the_store(world: World) -> None:
+    first = await world.refused(NO_LOGIN)
+    await first.keeper.renew_now()
+    assert (first.held.identity, len(first.calls.logins)) == (ME, 2)
+    house = await world.restarted()
+    assert house.keeper.latched == {}
+    assert house.held.identity == ME
+
+
+async def test_an_operator_opens_a_latch_that_was_found_at_the_start(world: World) -> None:
+    await world.refused(NO_APP)
+    house = await world.restarted()
+    await house.keeper.renew_now()
+    assert house.keeper.latched == {}
+    assert (await world.restarted()).keeper.latched == {}
+
+
+async def test_what_is_refused_again_to_an_operator_is_latched_again(world: World) -> None:
+    await world.refused(NO_LOGIN)
+    house = await world.restarted()
+    house.calls.on_login.append(NO_LOGIN)
+    await house.keeper.renew_now()
+    assert set(house.keeper.latched) == {"login"}
+    assert set((await world.restarted()).keeper.latched) == {"login"}
+
+
+async def test_one_of_many_processes_tries_a_login_that_is_refused(world: World) -> None:
+    houses = [world.house() for _ in range(5)]
+    for house in houses:
+        house.calls.on_login.extend([NO_LOGIN] * 2)
+        await house.keeper.start(eager=True)
+    tokens = await asyncio.gather(*(house.keeper.token() for house in houses))
+    assert sum(len(house.calls.logins) for house in houses) == 1
+    assert sum(len(house.calls.sessions) for house in houses) == 1
+    assert {token.value for token in tokens} == {"session-of-app-id.1."}
+    assert all("login" in house.keeper.latched for house in houses)
+
+
+async def test_one_of_many_processes_tries_an_application_id_that_is_refused(world: World) -> None:
+    houses = [world.house() for _ in range(5)]
+    for house in houses:
+        house.calls.on_session.extend([NO_APP] * 2)
+        await house.keeper.start(eager=True)
+        await house.keeper.first_attempt_over.wait()
+    assert sum(len(house.calls.sessions) for house in houses) == 1
+    assert all("app_id" in house.keeper.latched for house in houses)
+
+
+async def test_an_anonymous_token_of_who_was_refused_does_not_do_for_whoever_can_log_in(world: World) -> None:
+    await world.refused(NO_LOGIN)
+    house = await world.restarted(OTHER_PASSWORD)
+    assert house.held.identity == ME
+
+
+async def test_a_latch_that_cannot_be_written_holds_in_memory(build: Build) -> None:
+    house = build(credentials=LOGIN, store=BrokenStore("latch"))
+    house.calls.on_login.append(NO_LOGIN)
+    await house.keeper.start(eager=True)
+    token = await house.keeper.token()
+    await house.keeper.renew(rejected=token)
+    assert len(house.calls.logins) == 1
+    assert house.seen.stores["latch", "failed"] > 0
+
+
+async def test_a_refusal_whose_writing_takes_too_long_is_latched_all_the_same(build: Build) -> None:
+    class Slow(MemoryStore):
+        async def save_latches(self, *_: object) -> None:
+            await asyncio.Event().wait()
+
+    house = build(store=Slow(), deadline=0.02)
+    house.calls.on_session.append(NO_APP)
+    with pytest.raises(SessionUnavailable, match="Check the application id"):
+        await house.keeper.token()
+    assert set(house.keeper.latched) == {"app_id"}
+
+
+async def test_a_latch_that_is_opened_while_it_is_read_stays_open(build: Build) -> None:
+    class Slow(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.go = asyncio.Event()
+
+        async def load_latches(self, secrets: str) -> dict[str, str]:
+            await self.go.wait()
+            return {"app_id": "read before"}
+
+    store = Slow()
+    house = build(store=store)
+    starting = asyncio.create_task(house.keeper.start(eager=False))
+    await settle()
+    renewing = asyncio.create_task(house.keeper.renew_now())
+    await settle()
+    store.go.set()
+    await starting
+    await renewing
+    assert house.keeper.latched == {}
