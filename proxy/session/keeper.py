@@ -153,11 +153,9 @@ class SessionKeeper:
         self._upkeep.last_used = self._clock.now().steady
         await self._latched.recall()
         shared = await self._shelf.load()
-        if shared is not None and self._will_do(shared):
+        if self._latched.fits(shared) and self._holding.is_news(shared, self._clock.now()):
             self._adopt(replace(shared, source=Source.STORE))
             self._saver.check()
-            self.first_attempt_over.set()
-        elif "app_id" in self._latched:
             self.first_attempt_over.set()
         elif eager and self.held is None and self._flight is None:
             self._take_off("start")
@@ -296,7 +294,7 @@ class SessionKeeper:
             async with asyncio.timeout(self._policy.deadline), self._shelf.lease():
                 await (self._latched.forget() if flight.fresh else self._latched.recall())
                 shared = await self._shelf.load()
-                if shared is not None and not flight.fresh and self._will_do(shared):
+                if not flight.fresh and self._latched.fits(shared) and self._holding.is_news(shared, self._clock.now()):
                     return replace(shared, source=Source.STORE)
                 token = await self._latched.make_token(self.calls, flight, attempts=attempts)
                 token = await self._shelf.keep(token, yields=not flight.fresh)
@@ -312,11 +310,6 @@ class SessionKeeper:
                 return Failure("failed", f"No session with CardCash: {within}")
         assert token is not None  # noqa: S101
         return token
-
-    def _will_do(self, shared: Token) -> bool:
-        """Say whether another process's token saves a renewal: newer, and with the account unless its login is refused."""
-        anonymous = shared.identity is None and self.calls.credentials.logs_in and "login" not in self._latched
-        return not anonymous and self._holding.is_news(shared, self._clock.now())
 
     def _landed(self, flight: Flight) -> None:
         self._flight = None

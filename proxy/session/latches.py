@@ -7,6 +7,7 @@ share the store. Owns what is latched; what follows from it is the keeper's affa
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeGuard
 
 from proxy.core.token import Token
 from proxy.session.flight import Flight, make_token
@@ -40,6 +41,12 @@ class Latches(dict[str, str]):
         """Take everything off the shelf that is not latched here."""
         if not self:
             await self._shelf.latch({}, self._credentials())
+
+    def fits(self, shared: Token | None) -> TypeGuard[Token]:
+        """Say whether another process's token is all that a renewal could bring: with the account, unless it is refused."""
+        if shared is None:
+            return False
+        return shared.identity is not None or not self._credentials().logs_in or "login" in self
 
     async def make_token(self, calls: Calls, flight: Flight, *, attempts: int) -> Token:
         """Make a token without trying what is latched. Raises as `flight.make_token` does.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import SessionUnavailable
+from proxy.session import shelf
 from proxy.session.login import Credentials, SessionRefused
 from proxy.session.stores import Binding, Store
 from proxy.session.stores.file import FileStore
@@ -18,6 +19,7 @@ from tests.session.conftest import Build
 from tests.session.fakes import APP, LOGIN, ME, BrokenStore, FakeClock, House, settle
 
 OTHER_PASSWORD = replace(LOGIN, password="other")
+SECRETS = shelf._secrets(LOGIN)
 NO_LOGIN = SessionRefused("login", "Check the login.")
 NO_APP = SessionRefused("app_id", "Check the application id.")
 
@@ -139,6 +141,27 @@ async def test_an_operator_opens_a_latch_that_was_found_at_the_start(world: Worl
     await house.keeper.renew_now()
     assert house.keeper.latched == {}
     assert (await world.restarted()).keeper.latched == {}
+
+
+async def test_a_latch_is_told_of_from_the_start_even_when_no_session_is_made_yet(world: World) -> None:
+    await world.refused(NO_APP)
+    house = world.house()
+    await house.keeper.start(eager=False)
+    assert set(house.keeper.latched) == {"app_id"}
+
+
+async def test_an_operator_opens_a_latch_that_a_renewal_under_way_would_have_found(world: World) -> None:
+    first = await world.refused(NO_LOGIN)
+    world.clock.advance(first.held.lifetime)
+    house = world.house()
+    async with first.store.lease():
+        asking = asyncio.create_task(house.keeper.token())
+        await settle()
+        renewing = asyncio.create_task(house.keeper.renew_now())
+        while await house.store.load_latches(SECRETS):
+            await asyncio.sleep(0)
+    await asyncio.gather(asking, renewing)
+    assert (house.keeper.latched, house.held.identity) == ({}, ME)
 
 
 async def test_what_is_refused_again_to_an_operator_is_latched_again(world: World) -> None:
