@@ -12,13 +12,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from proxy import __version__
+from proxy import __version__, operations
+from proxy.operations import BAD_USAGE, FAILED, OK, complain
 
 if TYPE_CHECKING:
-    from proxy.admin_client import Reply
     from proxy.settings import Settings
-
-OK, FAILED, BAD_USAGE = 0, 1, 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,10 +34,9 @@ class _Parser(argparse.ArgumentParser):
         known = [flag for action in _all_actions(self) for flag in action.option_strings]
         told = []
         for flag in (word.partition("=")[0] for word in words if word.startswith("-")):
-            if flag.lstrip("-").replace(".", "-").replace("_", "-") in ("app-id", "login-password"):
-                told.append(
-                    f"{flag}: a secret on a command line can be read by others; use {flag}-file or its variable"
-                )
+            dashed = _dashed(flag.lstrip("-"))
+            if dashed in ("app-id", "login-password"):
+                told.append(f"{flag}: a secret on a command line can be read by others; use --{dashed}-file")
             elif close := difflib.get_close_matches(flag, known, n=1):
                 told.append(f"{flag} is unknown, did you mean {close[0]}?")
             else:
@@ -91,30 +88,44 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     for name, text, command in (
         ("serve", "run the proxy", _serve),
         ("check", "validate the configuration and print the effective one, secrets redacted", _check),
-        ("health", "exit 0 when the running proxy is alive, else 1 (for a container HEALTHCHECK)", _health),
+        (
+            "health",
+            "exit 0 when the running proxy is alive, else 1 (for a container HEALTHCHECK)",
+            _operate(operations.health),
+        ),
     ):
         sub = add(name, text, command)
         sub.add_argument("--config", metavar="FILE", type=Path, help="YAML file (default: $CARDCASH_CONFIG)")
         if wanted == name:
             _add_setting_flags(sub, only="admin.listen" if name == "health" else None)
+    for name, text, command in (
+        ("wait", "return when the running proxy is ready (for init containers and scripts)", _operate(operations.wait)),
+        ("shutdown", "ask the running proxy to drain and stop (for Kubernetes Jobs)", _operate(operations.shutdown)),
+    ):
+        sub = add(name, text, command)
+        sub.add_argument("--config", metavar="FILE", type=Path, help="YAML file (default: $CARDCASH_CONFIG)")
+        if name == "wait":
+            sub.add_argument("--timeout", metavar="S", type=_seconds, default=60.0, help="give up after this (60s)")
+        if wanted == name:
+            _add_setting_flags(sub, only="admin.listen")
     session = commands.add_parser("session", help="read or renew the running proxy's session", allow_abbrev=False)
     actions = session.add_subparsers(title="actions", required=True, metavar="ACTION", parser_class=_Parser)
     for name, text, command in (
         (
             "status",
             "print the running proxy's session: state, expiry, identity, pauses; never a token",
-            _session_status,
+            _operate(operations.session_status),
         ),
         (
             "renew",
             "renew the running proxy's session now; opens the latch of a refused login or app_id",
-            _session_renew,
+            _operate(operations.session_renew),
         ),
     ):
         sub = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(command=command)
         sub.add_argument("--config", metavar="FILE", type=Path, help="YAML file (default: $CARDCASH_CONFIG)")
-        sub.add_argument("--json", action="store_true", help="as JSON")
+        sub.add_argument("--json", dest="as_json", action="store_true", help="as JSON")
         if wanted == "session":
             _add_setting_flags(sub, only="admin.listen")
     demo = add("demo", "simulator and proxy together: try it out, with curl lines to paste", _demo)
@@ -165,12 +176,8 @@ def _settings(options: argparse.Namespace) -> Settings | None:
         return load_settings(config=options.config, flags=flags)
     except SettingsError as error:
         for fault in error.faults:
-            _complain(fault)
+            complain(fault)
         return None
-
-
-def _complain(sentence: str) -> None:
-    print(f"cardcash-proxy: {sentence}", file=sys.stderr)
 
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
@@ -198,10 +205,10 @@ async def _served(settings: Settings) -> int:
         async with proxy:
             await proxy.run()
     except StoreUnusable as error:
-        _complain(str(error))
+        complain(str(error))
         return BAD_USAGE
     except (CannotListen, ValueError) as error:
-        _complain(str(error))
+        complain(str(error))
         return FAILED
     finally:
         writer.drain(1.0)
@@ -235,67 +242,29 @@ def _check(options: argparse.Namespace) -> int:
     try:
         check_store(settings.session.store)
     except StoreUnusable as error:
-        _complain(str(error))
+        complain(str(error))
         return BAD_USAGE
     print(describe(settings), end="")
     return OK
 
 
-def _asked(options: argparse.Namespace, method: str, path: str, *, timeout: float) -> Reply | int:
-    """Ask the running proxy; an exit code after the fault was told."""
-    from proxy.admin_client import NoAnswer, admin_address, ask
-    from proxy.settings import SettingsError
+def _seconds(text: str) -> float:
+    from proxy.settings.parsing import duration
 
     try:
-        return ask(
-            admin_address(options.config, getattr(options, "setting:admin.listen")), method, path, timeout=timeout
-        )
-    except SettingsError as error:
-        for fault in error.faults:
-            _complain(fault)
-        return BAD_USAGE
-    except NoAnswer as error:
-        _complain(str(error))
-        return FAILED
+        return duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _health(options: argparse.Namespace) -> int:
-    reply = _asked(options, "GET", "/healthz", timeout=3)
-    if isinstance(reply, int):
-        return reply
-    print("ok" if reply.status == 200 else f"not healthy: {reply.status}")
-    return OK if reply.status == 200 else FAILED
+def _operate(work: Callable[..., int]) -> Callable[[argparse.Namespace], int]:
+    """Make a command of something done to a running proxy through its admin port."""
 
+    def command(options: argparse.Namespace) -> int:
+        more = {name: value for name, value in vars(options).items() if name in ("timeout", "as_json")}
+        return work(options.config, getattr(options, "setting:admin.listen"), **more)
 
-def _session_status(options: argparse.Namespace) -> int:
-    reply = _asked(options, "GET", "/status", timeout=5)
-    return reply if isinstance(reply, int) else _told(reply, options)
-
-
-def _session_renew(options: argparse.Namespace) -> int:
-    # A renewal ends within 10 s; another may have to end before it.
-    reply = _asked(options, "POST", "/session/renew", timeout=25)
-    return reply if isinstance(reply, int) else _told(reply, options)
-
-
-def _told(reply: Reply, options: argparse.Namespace) -> int:
-    """Print the session of an answer, or its error."""
-    import json
-
-    if reply.status != 200:
-        _complain(" ".join(map(str, reply.body.get("message", [f"the proxy answered {reply.status}"]))))
-        return FAILED
-    session = reply.body.get("session", {})
-    if options.json:
-        print(json.dumps(session, indent=2, ensure_ascii=False))
-        return OK
-    width = max(map(len, session), default=0)
-    for name, value in session.items():
-        shown = (
-            "-" if value is None or value == [] else ("yes" if value else "no") if isinstance(value, bool) else value
-        )
-        print(f"{name.replace('_', ' '):{width}}  {', '.join(shown) if isinstance(shown, list) else shown}")
-    return OK
+    return command
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -310,7 +279,7 @@ def _demo(options: argparse.Namespace) -> int:
             return await _until_signal(demo.run(ports, lambda line: print(line, flush=True)))
         except SettingsError as error:
             for fault in error.faults:
-                _complain(fault)
+                complain(fault)
             return BAD_USAGE
 
     return _run(work())
@@ -328,14 +297,14 @@ def _simulate(options: argparse.Namespace) -> int:
                 app_ids=tuple(options.app_id or ["demo-app-id"]), token_ttl=options.token_ttl, refresh_window=window
             )
         except ValueError as error:
-            _complain(str(error))
+            complain(str(error))
             return BAD_USAGE
         simulator = Simulator(settings)
         host, _, port = options.listen.rpartition(":")
         try:
             await simulator.start(host.strip("[]"), int(port))
         except OSError as error:
-            _complain(f"--listen: cannot listen on {options.listen}: {error.strerror}")
+            complain(f"--listen: cannot listen on {options.listen}: {error.strerror}")
             return FAILED
         print(f"CardCash simulator at {simulator.url}, controls at {simulator.url}/_simulator/", flush=True)
         print(f"app_id {settings.app_ids[0]}, login {next(iter(settings.accounts.items()))}", flush=True)

@@ -1,0 +1,205 @@
+"""A small strict reading of HTTP/1.1 messages by RFC 9112, for judging what the proxy accepts, sends and answers.
+
+Shares no code with the product and none with the parsers under it; where the RFC lets a recipient be lenient, it is not,
+but for empty lines before a request line (2.2).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+
+class Malformed(Exception):
+    """No continuation can make these bytes a message."""
+
+
+class Unfinished(Exception):
+    """The bytes are the beginning of a message."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One request or answer. `start` has the three parts of its first line; `size` bytes were read for it."""
+
+    start: tuple[bytes, bytes, bytes]
+    fields: list[tuple[bytes, bytes]]
+    body: bytes
+    size: int
+
+    @property
+    def status(self) -> int:
+        return int(self.start[1])
+
+    @property
+    def target(self) -> bytes:
+        return self.start[1]
+
+    def values(self, name: bytes) -> list[bytes]:
+        return [value for key, value in self.fields if key.lower() == name]
+
+    @property
+    def what(self) -> tuple[bytes, bytes, bytes]:
+        """Method, target and body."""
+        return self.start[0], self.start[1], self.body
+
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) (HTTP/1\.[01])\Z")
+_STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\Z")
+_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*((?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?)[ \t]*\Z")
+_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+_CHUNK = re.compile(
+    rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*)\Z"
+)
+
+
+def _fields(lines: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    fields = []
+    for line in lines:
+        found = _FIELD.match(line)
+        if found is None:
+            raise Malformed("field line")
+        fields.append((found[1], found[2]))
+    return fields
+
+
+def _head(data: bytes, first_line: re.Pattern[bytes]) -> tuple[re.Match[bytes], list[tuple[bytes, bytes]], int]:
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        raise Unfinished
+    lines = data[:end].split(b"\r\n")
+    found = first_line.match(lines[0])
+    if found is None:
+        raise Malformed("first line")
+    return found, _fields(lines[1:]), end + 4
+
+
+def _framing(fields: list[tuple[bytes, bytes]]) -> int | str | None:
+    """Return the length, "chunked", or None where nothing is said."""
+    lengths = [value for name, value in fields if name.lower() == b"content-length"]
+    codings = [value for name, value in fields if name.lower() == b"transfer-encoding"]
+    if len(lengths) + len(codings) > 1:
+        raise Malformed("more than one framing")
+    if codings:
+        if codings[0].lower() != b"chunked":
+            raise Malformed("transfer coding")
+        return "chunked"
+    if not lengths:
+        return None
+    if not re.fullmatch(rb"[0-9]{1,18}", lengths[0]):
+        raise Malformed("length")
+    return int(lengths[0])
+
+
+def _line(data: bytes, start: int) -> tuple[bytes, int]:
+    end = data.find(b"\r\n", start)
+    if end < 0:
+        raise Unfinished
+    return data[start:end], end + 2
+
+
+def _chunked(data: bytes, start: int) -> tuple[bytes, int]:
+    body = b""
+    while True:
+        line, start = _line(data, start)
+        found = _CHUNK.match(line)
+        if found is None:
+            raise Malformed("chunk size")
+        size = int(found[1], 16)
+        if size == 0:
+            break
+        if data[start + size : start + size + 2] != b"\r\n"[: max(0, len(data) - start - size)]:
+            raise Malformed("chunk end")
+        if len(data) < start + size + 2:
+            raise Unfinished
+        body += data[start : start + size]
+        start += size + 2
+    trailers = []
+    while True:
+        line, start = _line(data, start)
+        if not line:
+            _fields(trailers)
+            return body, start
+        trailers.append(line)
+
+
+def _counted(data: bytes, start: int, length: int) -> tuple[bytes, int]:
+    if len(data) < start + length:
+        raise Unfinished
+    return data[start : start + length], start + length
+
+
+def read_request(data: bytes) -> Message:
+    """Read the first request in `data`. Raises `Malformed`, `Unfinished`."""
+    skipped = 0
+    while data.startswith(b"\r\n", skipped):
+        skipped += 2
+    line, fields, start = _head(data[skipped:], _REQUEST_LINE)
+    start += skipped
+    framing = _framing(fields)
+    if framing == "chunked":
+        if line[3] == b"HTTP/1.0":
+            raise Malformed("transfer coding in HTTP/1.0")
+        body, end = _chunked(data, start)
+    else:
+        body, end = _counted(data, start, int(framing or 0))
+    if len([name for name, _ in fields if name.lower() == b"host"]) != 1 and line[3] == b"HTTP/1.1":
+        raise Malformed("Host")
+    return Message((line[1], line[2], line[3]), fields, body, end)
+
+
+def requests_in(data: bytes) -> Iterator[Message]:
+    """Yield the requests at the start of `data` up to the first fault or the end."""
+    while data:
+        try:
+            message = read_request(data)
+        except (Malformed, Unfinished):
+            return
+        yield message
+        data = data[message.size :]
+
+
+def read_answer(data: bytes, *, closed: bool, head: bool = False) -> Message:
+    """Read the first answer in `data`; `closed`: no more will come; `head`: it answers HEAD."""
+    line, fields, start = _head(data, _STATUS_LINE)
+    framing = _framing(fields)
+    status = int(line[2])
+    if framing == "chunked" and line[1] == b"HTTP/1.0":
+        raise Malformed("transfer coding in HTTP/1.0")
+    if head or status < 200 or status in (204, 304):
+        body, end = b"", start
+    elif framing == "chunked":
+        body, end = _chunked(data, start)
+    elif isinstance(framing, int):
+        body, end = _counted(data, start, framing)
+    elif closed:
+        body, end = data[start:], len(data)
+    else:
+        raise Unfinished
+    return Message((line[1], line[2], line[3] or b""), fields, body, end)
+
+
+def final_answer(data: bytes, *, closed: bool, head: bool = False) -> tuple[Message, bytes]:
+    """Read interim answers and the final one; also what stands behind it."""
+    while True:
+        message = read_answer(data, closed=closed, head=head)
+        data = data[message.size :]
+        if message.status == 101:
+            raise Malformed("an upgrade nobody asked for")
+        if message.status >= 200:
+            return message, data
+
+
+def answers_in(data: bytes, heads: Sequence[bool], *, closed: bool) -> tuple[list[Message], bytes]:
+    """Read answers one after the other; also the rest, which is no whole answer. `heads`: which requests were HEAD."""
+    answers = []
+    while data:
+        head = heads[len(answers)] if len(answers) < len(heads) else False
+        try:
+            message, data = final_answer(data, closed=closed, head=head)
+        except Unfinished:
+            return answers, data
+        answers.append(message)
+    return answers, b""
