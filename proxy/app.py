@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import resource
 import socket
 import stat
 import time
@@ -45,6 +46,10 @@ T = TypeVar("T")
 
 #: Connections that wait to be accepted; the kernel's somaxconn bounds it further.
 BACKLOG = 1024
+#: Descriptors for the rest: standard streams, event loop, listeners, admin port, session calls, store, secret files.
+_OTHER_DESCRIPTORS = 24
+#: More than any proxy of this kind serves.
+_MANY_DESCRIPTORS = 65536
 #: Seconds given to connections to end after their requests were cancelled at the end of a drain.
 _LAST_SECONDS = 0.5
 
@@ -162,7 +167,11 @@ class Proxy:
         budget = ReplayBudget(settings.limits.replay_total)
         self._watch_gauges(budget)
         forwarder = self._forwarder(origin, budget)
-        self.server = ProxyServer(forwarder, forwarder.refuse_unparsed)
+        self.server = ProxyServer(
+            forwarder,
+            forwarder.refuse_unparsed,
+            most_connections=most_callers(settings.upstream.max_connections, _descriptors()),
+        )
         admin = Admin(
             version=__version__,
             origin=str(origin),
@@ -323,6 +332,23 @@ class Proxy:
                     await self.guard.empty()
                     await self.server.all_ended()
         log.info("stopped")
+
+
+def most_callers(upstream_connections: int, descriptors: int) -> int:
+    """Bound the callers' connections, so that idle ones cannot take the descriptors that dialling CardCash needs."""
+    reserved = min(upstream_connections, descriptors // 4) + _OTHER_DESCRIPTORS
+    return max(descriptors - reserved, descriptors // 4)
+
+
+def _descriptors() -> int:
+    """Raise the soft limit of open files to the hard one, as servers do, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MANY_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MANY_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return _MANY_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 @asynccontextmanager

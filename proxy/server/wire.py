@@ -219,6 +219,11 @@ class ProxyProtocol(RequestHandler):
         super().__init__(manager, **settings)
         self._refuse = manager.refuse
 
+    @property
+    def is_idle(self) -> bool:
+        """Say whether no request is being served or waits to be."""
+        return self._current_request is None and not self._messages
+
     def data_received(self, data: bytes) -> None:
         """Parse; a parse error in the middle of a body ends the wait of whoever reads that body."""
         super().data_received(data)
@@ -264,8 +269,11 @@ class ProxyServer(web.Server):
         self,
         handler: Callable[[Exchange], Awaitable[Exchange]],
         refuse: Callable[[Exchange, ProxyError, BaseException | None], None],
+        *,
+        most_connections: int,
     ) -> None:
         self.refuse = refuse
+        self._most_connections = most_connections
         #: While the proxy stops, every answer ends its connection.
         self.draining = False
         self._ended = asyncio.Event()
@@ -293,6 +301,13 @@ class ProxyServer(web.Server):
             auto_decompress=False,
         )
 
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        """Count a connection in; beyond the bound the one that has been idle longest makes room for it."""
+        super().connection_made(handler, transport)
+        if len(self._connections) > self._most_connections:
+            idle = (c for c in self._connections if c is not handler and cast(ProxyProtocol, c).is_idle)
+            next(idle, handler).force_close()
+
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         """Count a connection out."""
         super().connection_lost(handler, exc)
@@ -306,4 +321,4 @@ class ProxyServer(web.Server):
 
     def idle_connections(self) -> list[ProxyProtocol]:
         """List connections on which no request is being served."""
-        return [c for c in self.connections if isinstance(c, ProxyProtocol) and c._current_request is None]
+        return [c for c in self.connections if isinstance(c, ProxyProtocol) and c.is_idle]

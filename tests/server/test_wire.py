@@ -22,7 +22,7 @@ def _server() -> ProxyServer:
     def refuse(exchange: Exchange, error: ProxyError, cause: BaseException | None) -> None:
         pass
 
-    return ProxyServer(handler, refuse)
+    return ProxyServer(handler, refuse, most_connections=100)
 
 
 async def test_the_settings_of_a_connection_took_effect() -> None:
