@@ -1,7 +1,8 @@
 """A small strict reading of HTTP/1.1 messages by RFC 9112, for judging what the proxy accepts, sends and answers.
 
-Shares no code with the product and none with the parsers under it; where the RFC lets a recipient be lenient, it is not,
-but for empty lines before a request line (2.2).
+Shares no code with the product and none with the parsers under it; where the RFC lets a recipient be lenient, it is not.
+What a caller sends is read as llhttp and nginx do in two harmless points: CR and LF before a request line are skipped (2.2
+has it for whole empty lines), and several spaces part the words of that line (3).
 """
 
 from __future__ import annotations
@@ -47,11 +48,18 @@ class Message:
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) (HTTP/1\.[01])\Z")
+_CALLERS_LINE = re.compile(rb"(" + _TOKEN + rb") +([!-~]+) +(HTTP/1\.[01])\Z")
 _STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\Z")
 _FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*((?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?)[ \t]*\Z")
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _CHUNK = re.compile(
-    rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*)\Z"
+    rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*"
+    + _TOKEN
+    + rb"(?:[ \t]*=[ \t]*(?:"
+    + _TOKEN
+    + rb"|"
+    + _QUOTED
+    + rb"))?)*)\Z"
 )
 
 
@@ -131,12 +139,10 @@ def _counted(data: bytes, start: int, length: int) -> tuple[bytes, int]:
     return data[start : start + length], start + length
 
 
-def read_request(data: bytes) -> Message:
+def read_request(data: bytes, *, of_caller: bool = False) -> Message:
     """Read the first request in `data`. Raises `Malformed`, `Unfinished`."""
-    skipped = 0
-    while data.startswith(b"\r\n", skipped):
-        skipped += 2
-    line, fields, start = _head(data[skipped:], _REQUEST_LINE)
+    skipped = len(data) - len(data.lstrip(b"\r\n")) if of_caller else 0
+    line, fields, start = _head(data[skipped:], _CALLERS_LINE if of_caller else _REQUEST_LINE)
     start += skipped
     framing = _framing(fields)
     if framing == "chunked":
@@ -145,16 +151,17 @@ def read_request(data: bytes) -> Message:
         body, end = _chunked(data, start)
     else:
         body, end = _counted(data, start, int(framing or 0))
-    if len([name for name, _ in fields if name.lower() == b"host"]) != 1 and line[3] == b"HTTP/1.1":
+    hosts = [name for name, _ in fields if name.lower() == b"host"]
+    if len(hosts) > 1 or (not hosts and line[3] == b"HTTP/1.1"):
         raise Malformed("Host")
     return Message((line[1], line[2], line[3]), fields, body, end)
 
 
 def requests_in(data: bytes) -> Iterator[Message]:
-    """Yield the requests at the start of `data` up to the first fault or the end."""
+    """Yield the requests of a caller at the start of `data`, up to the first fault or the end."""
     while data:
         try:
-            message = read_request(data)
+            message = read_request(data, of_caller=True)
         except (Malformed, Unfinished):
             return
         yield message
@@ -166,8 +173,6 @@ def read_answer(data: bytes, *, closed: bool, head: bool = False) -> Message:
     line, fields, start = _head(data, _STATUS_LINE)
     framing = _framing(fields)
     status = int(line[2])
-    if framing == "chunked" and line[1] == b"HTTP/1.0":
-        raise Malformed("transfer coding in HTTP/1.0")
     if head or status < 200 or status in (204, 304):
         body, end = b"", start
     elif framing == "chunked":
@@ -193,13 +198,25 @@ def final_answer(data: bytes, *, closed: bool, head: bool = False) -> tuple[Mess
 
 
 def answers_in(data: bytes, heads: Sequence[bool], *, closed: bool) -> tuple[list[Message], bytes]:
-    """Read answers one after the other; also the rest, which is no whole answer. `heads`: which requests were HEAD."""
-    answers = []
+    """Read answers one after the other; also the rest, which is no whole answer.
+
+    `heads`: which of the requests were HEAD, as far as they could be read.
+    """
+    answers: list[Message] = []
     while data:
-        head = heads[len(answers)] if len(answers) < len(heads) else False
-        try:
-            message, data = final_answer(data, closed=closed, head=head)
-        except Unfinished:
+        known = len(answers) < len(heads)
+        # A fault behind a HEAD in the same segment is answered first, with a body.
+        ways = [heads[len(answers)], False] if known else [False, True]
+        read = [found for way in ways if (found := _whole(data, closed=closed, head=way))]
+        if not read:
             return answers, data
+        message, data = next((found for found in read if not found[1]), read[0])
         answers.append(message)
     return answers, b""
+
+
+def _whole(data: bytes, *, closed: bool, head: bool) -> tuple[Message, bytes] | None:
+    try:
+        return final_answer(data, closed=closed, head=head)
+    except Unfinished:
+        return None

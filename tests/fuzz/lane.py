@@ -21,15 +21,34 @@ APP_ID = "app-id-that-nobody-may-see"
 SESSION_ID = "session-id-that-nobody-may-see"
 BODY = b"an ordinary answer"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PROBE = b"/v3/probe/"
 #: Seconds, for what happens at once: only a proxy that hangs takes as long.
 _HANGS = 8.0
 #: Fields that may never go up (CONTRACT "What a caller sees").
 _NEVER_UP = {
-    *(b"connection", b"keep-alive", b"te", b"trailer", b"upgrade", b"expect", b"cookie", b"forwarded", b"proxy-connection"),
+    *(
+        b"connection",
+        b"keep-alive",
+        b"te",
+        b"trailer",
+        b"upgrade",
+        b"expect",
+        b"cookie",
+        b"forwarded",
+        b"proxy-connection",
+    ),
 }
 #: Fields that may never come down.
-_NEVER_DOWN = {b"authorization", b"x-token-exp-seconds", b"x-session-id", b"set-cookie", b"keep-alive", b"upgrade", b"trailer"}
+_NEVER_DOWN = {
+    b"authorization",
+    b"x-token-exp-seconds",
+    b"x-session-id",
+    b"set-cookie",
+    b"keep-alive",
+    b"upgrade",
+    b"trailer",
+}
 
 Respond = Callable[[Message], tuple[bytes, bool]]
 
@@ -126,15 +145,17 @@ class Upstream:
 
     def _wrong(self, request: Message) -> list[str]:
         wrong = []
+        # RFC 9110, 9.3.8: a TRACE may hold no credentials, because they would come back in its answer.
+        bare = request.start[0] == b"TRACE"
         for name, value in (
-            (b"host", self.authority.encode()),
-            (b"x-cc-app", APP_ID.encode()),
-            (b"authorization", b"Bearer " + self.token.encode()),
+            (b"host", [self.authority.encode()]),
+            (b"x-cc-app", [] if bare else [APP_ID.encode()]),
+            (b"authorization", [] if bare else [b"Bearer " + self.token.encode()]),
         ):
-            if request.values(name) != [value]:
+            if request.values(name) != value:
                 wrong.append(f"{name!r} is {request.values(name)}")
         names = {name.lower() for name, _ in request.fields}
-        if names & _NEVER_UP or any(name.startswith((b"x-forwarded", b"proxy-")) for name in names):
+        if names & _NEVER_UP or any(name.startswith((b"x-forwarded-", b"proxy-")) for name in names):
             wrong.append("a field that may not go up")
         if request.start[2] != b"HTTP/1.1":
             wrong.append("version")
@@ -189,12 +210,16 @@ class Connection:
                 assert not self.closed, f"the proxy ended the connection after {bytes(self.data)!r}"
                 await self.news.wait()
 
+    async def ended(self) -> None:
+        """Wait until the proxy ends the connection."""
+        async with asyncio.timeout(_HANGS):
+            await asyncio.shield(self._reading)
+
     async def end(self) -> None:
         """Send no more, and wait until the proxy ends the connection as well."""
         with contextlib.suppress(OSError):
             self.writer.write_eof()
-        async with asyncio.timeout(_HANGS):
-            await self._reading
+        await self.ended()
 
     async def close(self) -> None:
         self.writer.close()
@@ -266,10 +291,13 @@ class Lane:
             before = now
             await self.probe()
 
-    async def play(self, *pieces: bytes, heads: Sequence[bool] = (), expect: int = 0) -> Outcome:
+    async def play(
+        self, *pieces: bytes, heads: Sequence[bool] = (), expect: int = 0, to_the_end: bool = False
+    ) -> Outcome:
         """Send the pieces, each after the proxy has read the one before, and see what comes of them.
 
-        `expect`: wait for so many final answers, where it is known that they must come.
+        `expect`: wait for so many final answers, where it is known that they must come; `to_the_end`: for the proxy's
+        end of the connection.
         """
         self.upstream.forget()
         connection = await Connection.open(self.address)
@@ -286,7 +314,10 @@ class Lane:
                         if connection.closed:
                             break
                         await connection.news.wait()
-            await self.quiet(connection)
+            if to_the_end:
+                await connection.ended()
+            else:
+                await self.quiet(connection)
             before_end = len(connection.data)
             if not connection.closed:
                 await connection.end()
@@ -298,7 +329,7 @@ class Lane:
             answers, rest = answers_in(raw, heads, closed=connection.closed)
         except Malformed as error:
             answers, rest, wrong = [], raw, [f"the answer is malformed: {error}: {raw!r}"]
-        if rest and len(raw) == before_end and not wrong:
+        if rest not in (b"", _CONTINUE) and len(raw) == before_end and not wrong:
             wrong = [f"half an answer: {raw!r}"]
         wrong += _wrong_answers(answers)
         requests = list(self.upstream.requests)

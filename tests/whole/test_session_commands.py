@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 
 from proxy.simulator import Simulator
 from tests.server.harness import until
-from tests.whole.processes import Process, ProxyProcess, fetch, run, serving
+from tests.whole.processes import Process, ProxyProcess, fetch, run
 
 SESSION, LOGIN = "POST /v3/session", "POST /v3/customers/login"
 EMAIL, PASSWORD, APP_ID = "partner@example.com", "demo-password", "demo-app-id"
@@ -31,10 +31,24 @@ def admin(request: pytest.FixtureRequest) -> Iterator[str]:
         yield f"unix:{folder}/admin.sock"
 
 
-def logged_in(
+@asynccontextmanager
+async def logged_in(
     simulator: Simulator, admin: str = "127.0.0.1:0", *, password: str = PASSWORD
-) -> AbstractAsyncContextManager[ProxyProcess]:
-    return serving(simulator.url, LOGIN__EMAIL=EMAIL, LOGIN__PASSWORD=password, ADMIN__LISTEN=admin)
+) -> AsyncIterator[ProxyProcess]:
+    process = await ProxyProcess.start(
+        "serve",
+        CARDCASH_APP_ID=APP_ID,
+        CARDCASH_UPSTREAM__ORIGIN=simulator.url,
+        CARDCASH_LOGIN__EMAIL=EMAIL,
+        CARDCASH_LOGIN__PASSWORD=password,
+        CARDCASH_LISTEN="127.0.0.1:0",
+        CARDCASH_ADMIN__LISTEN=admin,
+    )
+    try:
+        await process.ready()
+        yield process
+    finally:
+        await process.close()
 
 
 async def first_session(proxy: ProxyProcess) -> None:
@@ -86,7 +100,7 @@ async def test_nothing_secret_is_shown(simulator: Simulator, command: tuple[str,
         await first_session(proxy)
         action, *flags = command
         done = await session(action, proxy, *flags)
-        assert b"example.com" in done.out
+        assert b"example.com" in done.out, done.text
         # Every JWT begins so: the base64 of '{"'.
         assert [secret for secret in ("eyJ", APP_ID, EMAIL, PASSWORD) if secret in done.text] == []
 

@@ -1,0 +1,55 @@
+"""README "On the wire" is held to the code's own tables, both ways."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from proxy.core import headers, retry
+from proxy.core.errors import UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
+from tests.house.pages import ROOT, readme
+
+SECTION = readme().partition("\n## On the wire\n")[2].partition("\n## ")[0]
+ROWS = {cells[1].strip("` "): cells for line in SECTION.splitlines() if (cells := line.split("|"))[0] == "" and "`" in line}
+
+
+def _kinds_of_the_code() -> set[str]:
+    source = "".join(path.read_text() for path in (ROOT / "proxy/upstream").glob("*.py"))
+    made = re.findall(r'(?:unreachable|reset|timed_out|_refused)\(\s*"(\w+)"', source)
+    named = re.findall(r'kind(?: in|=|, failure\.proxy_status =)\s*"(\w+)"', source)
+    return {*made, *named} | set(re.findall(r'"(reset_\w+|\w+_timeout)"', source))
+
+
+def test_every_kind_of_failure_has_its_row_and_no_other() -> None:
+    assert set(ROWS) == _kinds_of_the_code() | {"proxy"}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_row_says_whether_the_proxy_tries_again_as_the_code_decides(kind: str) -> None:
+    unsent = kind in {"dns", "refused", "unreachable", "connect_timeout", "tls", "proxy"}
+    family = UpstreamUnreachable if unsent else UpstreamInvalid if kind == "invalid" else UpstreamReset
+    family = UpstreamTimeout if kind.endswith("_timeout") and not unsent else family
+    again = {
+        repeatable: retry.after_failure(
+            family("", kind=kind, sent=not unsent), attempts=1, repeatable=repeatable, body_kept=True
+        )
+        is retry.AfterFailure.REPEAT
+        for repeatable in (True, False)
+    }
+    says = ROWS[kind][4].strip()
+    assert says == ("any request" if again[False] else "no" if not again[True] else says)
+    assert (says not in ("any request", "no")) == (again[True] and not again[False])
+    assert f"{family.status} `{family.code}`" in ROWS[kind][5] or "visibly broken" in ROWS[kind][5]
+
+
+@pytest.mark.parametrize("name", sorted(headers._NOT_UP))
+def test_what_never_goes_up_is_listed(name: bytes) -> None:
+    listed = SECTION.partition("**Never up:**")[2].partition("\n\n")[0]
+    assert f"`{name.decode()}`" in listed or name.startswith(b"proxy-")
+
+
+@pytest.mark.parametrize("name", sorted(headers._NOT_DOWN))
+def test_what_never_comes_down_is_listed(name: bytes) -> None:
+    listed = SECTION.partition("**Never down:**")[2].partition("\n\n")[0]
+    assert f"`{name.decode()}`" in listed or name.startswith(b"proxy-")
