@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxy.settings import ListenAddress, load_settings
+from proxy.settings import ListenAddress, SettingsError, load_settings
 
 
 class NoAnswer(Exception):
@@ -29,11 +29,26 @@ class Reply:
 def admin_address(config: Path | None, flag: str | None) -> ListenAddress:
     """Find the first address of `admin.listen`; raises `SettingsError`.
 
-    The application id is of no interest here and need not be set where a command runs.
+    Nothing else of the settings is looked at: a secret file that is just being written must not fail a health check.
     """
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("CARDCASH_APP_ID")}
-    environ["CARDCASH_APP_ID"] = "unused"
-    return load_settings(config=config, environ=environ, flags={"admin.listen": flag} if flag else {}).admin.listen[0]
+    listen = flag or os.environ.get("CARDCASH_ADMIN__LISTEN") or _in_file(config or os.environ.get("CARDCASH_CONFIG"))
+    settings = load_settings(environ={"CARDCASH_APP_ID": "unused"}, flags={"admin.listen": listen} if listen else {})
+    return settings.admin.listen[0]
+
+
+def _in_file(config: Path | str | None) -> str | None:
+    """Read `admin.listen` of a configuration file; None where it is not set. Raises `SettingsError`."""
+    if not config:
+        return None
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(config).read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        raise SettingsError([f"the configuration file {config} cannot be read; run `cardcash-proxy check`"]) from None
+    admin = content.get("admin") if isinstance(content, dict) else None
+    listen = admin.get("listen") if isinstance(admin, dict) else None
+    return ",".join(map(str, listen)) if isinstance(listen, list) else None if listen is None else str(listen)
 
 
 def ask(address: ListenAddress, method: str, path: str, *, timeout: float) -> Reply:

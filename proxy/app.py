@@ -7,11 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
-import resource
-import socket
-import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,6 +19,7 @@ from proxy import __version__
 from proxy.clock import Clock, SystemClock
 from proxy.core.headers import Rewrite
 from proxy.core.routes import Rule
+from proxy.listening import descriptors, listen, most_callers, names
 from proxy.secrets_watch import SecretsWatch
 from proxy.server.accounts import Accounts
 from proxy.server.admin import Admin, AdminProtocol, Lifecycle
@@ -36,7 +32,8 @@ from proxy.session.keeper import SessionKeeper
 from proxy.session.login import Credentials, SessionCalls
 from proxy.session.stores import Binding
 from proxy.session.stores.factory import open_store
-from proxy.settings import ListenAddress, Settings
+from proxy.settings import Settings
+from proxy.tasks import Tasks
 from proxy.telemetry.logs import log
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.watch import SessionWatch
@@ -44,18 +41,10 @@ from proxy.upstream import Origin, ProxyTunnel, Upstream, tls_context
 
 T = TypeVar("T")
 
-#: Connections that wait to be accepted; the kernel's somaxconn bounds it further.
-BACKLOG = 1024
-#: Descriptors for the rest: standard streams, event loop, listeners, admin port, session calls, store, secret files.
-_OTHER_DESCRIPTORS = 24
-#: More than any proxy of this kind serves.
-_MANY_DESCRIPTORS = 65536
+#: Seconds between two looks into a store that other processes use too.
+FOLLOW_EVERY = 1.0
 #: Seconds given to connections to end after their requests were cancelled at the end of a drain.
 _LAST_SECONDS = 0.5
-
-
-class CannotListen(Exception):
-    """An address of `listen` or `admin.listen` could not be bound; the sentence says which and what to do."""
 
 
 class Proxy:
@@ -170,7 +159,7 @@ class Proxy:
         self.server = ProxyServer(
             forwarder,
             forwarder.refuse_unparsed,
-            most_connections=most_callers(settings.upstream.max_connections, _descriptors()),
+            most_connections=most_callers(settings.upstream.max_connections, descriptors()),
         )
         admin = Admin(
             version=__version__,
@@ -186,6 +175,7 @@ class Proxy:
         self._listeners = await enter(self._proxy_port())
         await enter(self.secrets.running(self._secrets_changed))
         await self.keeper.start(eager=settings.session.eager)
+        await enter(_following(self.keeper))
         self.life.started = True
         log.info(
             "started",
@@ -279,8 +269,8 @@ class Proxy:
         listeners = []
         try:
             for address in self._settings.admin.listen:
-                listeners.append(await _listen(connection, address, "admin.listen"))
-                self.admin_addresses += _names(listeners[-1], address)
+                listeners.append(await listen(connection, address, "admin.listen"))
+                self.admin_addresses += names(listeners[-1], address)
             yield
         finally:
             for listener in listeners:
@@ -294,8 +284,8 @@ class Proxy:
         listeners: list[asyncio.Server] = []
         try:
             for address in self._settings.listen:
-                listeners.append(await _listen(self.server, address, "listen"))
-                self.addresses += _names(listeners[-1], address)
+                listeners.append(await listen(self.server, address, "listen"))
+                self.addresses += names(listeners[-1], address)
             yield listeners
         finally:
             for listener in listeners:
@@ -334,21 +324,20 @@ class Proxy:
         log.info("stopped")
 
 
-def most_callers(upstream_connections: int, descriptors: int) -> int:
-    """Bound the callers' connections, so that idle ones cannot take the descriptors that dialling CardCash needs."""
-    reserved = min(upstream_connections, descriptors // 4) + _OTHER_DESCRIPTORS
-    return max(descriptors - reserved, descriptors // 4)
+@asynccontextmanager
+async def _following(keeper: SessionKeeper) -> AsyncIterator[None]:
+    """Look into a shared store every second for what other processes did."""
 
+    async def follow() -> None:
+        while await keeper.catch_up():  # noqa: ASYNC110  # a file of other processes has no event to wait for
+            await asyncio.sleep(FOLLOW_EVERY)
 
-def _descriptors() -> int:
-    """Raise the soft limit of open files to the hard one, as servers do, and return it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MANY_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MANY_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
-    return _MANY_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    tasks = Tasks()
+    tasks.spawn(follow(), name="store-follow")
+    try:
+        yield
+    finally:
+        await tasks.close()
 
 
 @asynccontextmanager
@@ -359,56 +348,7 @@ async def _closing(thing: T, close: Callable[[T], Awaitable[None]]) -> AsyncIter
         await close(thing)
 
 
-async def _listen(server: Callable[[], asyncio.BaseProtocol], address: ListenAddress, setting: str) -> asyncio.Server:
-    loop = asyncio.get_running_loop()
-    try:
-        if address.kind == "tcp":
-            return await loop.create_server(server, address.host, address.port, backlog=BACKLOG)
-        _remove_stale_socket(Path(address.path))
-        # Nobody may connect before the mode is set.
-        before = os.umask(0o117)
-        try:
-            listener = await loop.create_unix_server(server, address.path, backlog=BACKLOG)
-        finally:
-            os.umask(before)
-        Path(address.path).chmod(0o660)  # noqa: ASYNC240  # once, at the start
-        return listener
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            advice = f"something else listens there already; stop it or set {setting} to another address"
-        elif error.errno == errno.EACCES:
-            advice = "this user may not; use a port above 1023 or a folder it may write to"
-        else:
-            advice = os.strerror(error.errno) if error.errno else "the address is not one of this machine"
-        raise CannotListen(f"{setting}: cannot listen on {address}: {advice}") from None
-
-
 def _proxy_url(tunnel: ProxyTunnel | None) -> str | None:
     if tunnel is None:
         return None
     return f"http://[{tunnel.host}]:{tunnel.port}" if ":" in tunnel.host else f"http://{tunnel.host}:{tunnel.port}"
-
-
-def _remove_stale_socket(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            return
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(1.0)
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()
-                return
-        # asyncio would take the path away from whoever listens there.
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def _names(listener: asyncio.Server, address: ListenAddress) -> list[str]:
-    if address.kind == "unix":
-        return [f"unix:{address.path}"]
-    names = []
-    for sock in listener.sockets:
-        host, port = sock.getsockname()[:2]
-        names.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-    return names

@@ -194,7 +194,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 async def _served(settings: Settings) -> int:
-    from proxy.app import CannotListen, Proxy
+    from proxy.app import Proxy
+    from proxy.listening import CannotListen
     from proxy.session.stores import StoreUnusable
     from proxy.telemetry import logs
 

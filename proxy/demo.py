@@ -11,7 +11,8 @@ from typing import Final
 
 import aiohttp
 
-from proxy.app import CannotListen, Proxy
+from proxy.app import Proxy
+from proxy.listening import CannotListen
 from proxy.settings import Settings, load_settings
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.tasks import Tasks

@@ -99,20 +99,25 @@ class RoutePauses:
     FIRST: Final = 1.0
     CAP: Final = 60.0
     MOST: Final = 1024
+    #: So many routes nobody knows have pauses of their own; the rest share one, since callers can make names up.
+    MOST_UNKNOWN: Final = 8
+    _SHARED: Final = "unknown routes"
 
     def __init__(self) -> None:
         self._pauses: OrderedDict[str, _Pause] = OrderedDict()
+        self._unknown: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._pauses)
 
     def paused(self, route: str, now: float) -> bool:
         """Say whether rejections on the route renew nothing at present."""
-        pause = self._pauses.get(route)
+        pause = self._pauses.get(self._key(route))
         return pause is not None and now < pause.until
 
     def rejected_again(self, route: str, now: float) -> None:
         """Begin or lengthen the pause; many callers rejected at once lengthen it only once."""
+        route = self._key(route)
         pause = self._pauses.get(route)
         failures = 1 if pause is None else pause.failures + 1
         if pause is not None and now < pause.until:
@@ -125,4 +130,13 @@ class RoutePauses:
     def accepted(self, route: str) -> None:
         """End the pause."""
         if self._pauses:
-            self._pauses.pop(route, None)
+            self._pauses.pop(self._key(route), None)
+
+    def _key(self, route: str) -> str:
+        """Name the pause of a route; `other …` is how `Route.key` calls what it does not know."""
+        if " other " not in route or route in self._unknown:
+            return route
+        if len(self._unknown) >= self.MOST_UNKNOWN:
+            return self._SHARED
+        self._unknown.add(route)
+        return route

@@ -54,10 +54,9 @@ KNOWN_ROUTES: Final = (
     "/v3/payments/sell/:id",
 )
 OTHER: Final = "other"
-#: API.md 5: what answers without a login; every other known route is about somebody's account.
-WITHOUT_LOGIN: Final = frozenset(
-    {"/v3/session", "/v3/customers", "/v3/customers/login", "/v3/merchants/buy", "/v3/merchants/sell", OTHER}
-)
+#: API.md 5: what answers without a login; everything else below these roots is about somebody's account.
+_WITHOUT_LOGIN: Final = frozenset({"/session", "/customers", "/customers/login", "/merchants/buy", "/merchants/sell"})
+_ROOTS: Final = frozenset({"session", "customers", "merchants", "carts", "orders", "wallets", "cards", "payments"})
 
 
 def upstream_target(target: str, base_path: str) -> str:
@@ -88,13 +87,13 @@ class Route:
 
     @property
     def needs_login(self) -> bool:
-        """Say whether the route is known to be about somebody's account."""
-        return self.template not in WITHOUT_LOGIN
+        """Say whether any reading of the path is about somebody's account."""
+        return any(view not in _WITHOUT_LOGIN and view.split("/", 2)[1] in _ROOTS for view in self.plain)
 
     @property
     def key(self) -> str:
-        """Name the route for pauses after rejections: the template, or the path with its ids replaced."""
-        return self.template if self.template != OTHER else _without_ids(self.path)
+        """Name the route for pauses after rejections: the template, or the path's first segment."""
+        return self.template if self.template != OTHER else f"{OTHER} {self.path.split('/', 2)[1][:32]}"
 
 
 def classify(path: str, base_path: str = "/v3") -> Route:
@@ -166,15 +165,6 @@ def _normalised(path: str) -> str:
         elif segment not in ("", "."):
             out.append(segment)
     return "/" + "/".join(out)
-
-
-_ID: Final = re.compile(
-    r"(?<=/)(?:[0-9]+|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[^/]{33,})(?=/|$)"
-)
-
-
-def _without_ids(path: str) -> str:
-    return _ID.sub(":id", path)[:256]
 
 
 class _Node:

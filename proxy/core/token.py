@@ -70,6 +70,8 @@ class Token:
     app_id: str = ""
     #: What its login shows by, see `core/identity.py`.
     marks: Mapping[str, Any] = field(default_factory=dict)
+    #: It is anonymous because the login of a caller was lost, and nobody has logged in since.
+    login_lost: bool = False
 
     @property
     def bearer(self) -> bytes:

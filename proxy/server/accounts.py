@@ -69,6 +69,7 @@ class Accounts:
             return token
         seen = self._accepted
         async with self._one_login:
+            await self._keeper.catch_up()
             token = await self._keeper.token()
             if token.identity is not None:
                 self._refuse_other(email, token.identity)

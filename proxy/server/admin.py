@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
-from proxy.core.errors import Denied, ProxyError
+from proxy.core.errors import Denied, ProxyError, SessionUnavailable
 from proxy.core.headers import read_request
 from proxy.core.identity import shortened
 from proxy.core.target import is_loopback
@@ -176,6 +176,8 @@ class Admin:
     async def _renew(self, request: web.Request) -> web.Response:
         self._check_actor(request)
         await self._keeper.renew_now()
+        for sentence in self._keeper.latched.values():
+            raise SessionUnavailable(sentence)
         return _json({"status": "renewed", "session": self.status()["session"]})
 
     async def _stop(self, request: web.Request) -> web.Response:

@@ -5,9 +5,11 @@ Owns decisions only: no event loop, no clock; callers pass the time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from proxy.core.token import Freshness, Moment, Token, Windows
+from proxy.core.dialect import Candidate
+from proxy.core.identity import has_lost_login, marks_of_login
+from proxy.core.token import Freshness, Moment, Source, Token, Windows
 from proxy.session.flight import Failure, Flight
 from proxy.session.ports import Status
 
@@ -22,6 +24,20 @@ class Kept:
 def is_over(token: Token, now: Moment) -> bool:
     """Say whether the token has expired by our reckoning."""
     return Windows.of(token, 0).freshness(now) is Freshness.EXPIRED
+
+
+def refreshed(found: Candidate, *, sent_with: Token, login_as: str | None, now: Moment) -> Token | str:
+    """Make a token of what an answer to a request with `sent_with` brought, or say why not: unchanged or anonymous."""
+    if login_as is not None:
+        marks = marks_of_login(sent_with.value, found.value) if sent_with.identity is None else sent_with.marks
+        token = replace(sent_with, identity=login_as, own_login=True, marks=marks, login_lost=False)
+        return replace(token, value=found.value, born=now, lifetime=found.lifetime, source=Source.LOGIN)
+    if found.value == sent_with.value:
+        return "unchanged"
+    if has_lost_login(sent_with.marks, found.value):
+        # CardCash refreshed the session and forgot who it was. The held token is the better one as long as it lives.
+        return "anonymous"
+    return replace(sent_with, value=found.value, born=now, lifetime=found.lifetime, source=Source.HARVEST)
 
 
 class Holding:
@@ -97,7 +113,7 @@ class Holding:
             expires_in=windows.expires_at - now.steady if windows else None,
             renews_in=windows.renew_at - now.steady if windows else None,
             source=held.source.value if held else None,
-            identity=held.identity if held else None,
+            identity=held.identity if held and not identity_lost else None,
             own_login=held.own_login if held else False,
             identity_lost=identity_lost,
             latched=latched[0] if latched else None,

@@ -15,10 +15,9 @@ from typing import Final
 from proxy.clock import Clock
 from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import SessionUnavailable
-from proxy.core.identity import has_lost_login, marks_of_login
 from proxy.core.token import Freshness, Source, Token
 from proxy.session.flight import FIRST_ATTEMPTS, LONGEST_PAUSE, Failure, Flight, Pause
-from proxy.session.holding import Holding, Kept
+from proxy.session.holding import Holding, Kept, refreshed
 from proxy.session.latches import Latches
 from proxy.session.login import Credentials, SessionOutage, SessionRefused
 from proxy.session.ports import RENEWAL_DEADLINE, Calls, Observer, Policy, Status
@@ -55,7 +54,7 @@ class SessionKeeper:
         self._harvests = 0
         self._closed = False
         renewing = Renewing(
-            may_begin=lambda: self._flight is None and self._obstacle() is None,
+            may_begin=self._may_begin,
             not_before=lambda: self._outage.until,
             login_refused=lambda: "login" in self._latched,
             begin=self._take_off,
@@ -118,33 +117,16 @@ class SessionKeeper:
         if is_late and (login_as is None or (held is not None and held.identity is not None)):
             self._observer.harvest("late")
             return None
-        now = self._clock.now()
-        if login_as is not None:
-            token = Token(
-                found.value,
-                now,
-                found.lifetime,
-                Source.LOGIN,
-                login_as,
-                own_login=True,
-                app_id=sent_with.app_id,
-                marks=marks_of_login(sent_with.value, found.value),
-            )
-        elif found.value == sent_with.value:
-            self._observer.harvest("unchanged")
-            return None
-        elif has_lost_login(sent_with.marks, found.value):
-            # CardCash refreshed the session and forgot who it was. The held token is the better one as long as it lives.
-            self._observer.harvest("anonymous")
-            if not sent_with.own_login and self._flight is None and self._obstacle() is None:
+        outcome = refreshed(found, sent_with=sent_with, login_as=login_as, now=self._clock.now())
+        if isinstance(outcome, str):
+            self._observer.harvest(outcome)
+            if outcome == "anonymous" and not sent_with.own_login and self._may_begin():
                 self._take_off("identity")
             return None
-        else:
-            token = replace(sent_with, value=found.value, born=now, lifetime=found.lifetime, source=Source.HARVEST)
         self._harvests += 1
-        self._adopt_refreshed(token)
+        self._adopt_refreshed(outcome)
         self._observer.harvest("adopted")
-        return token
+        return outcome
 
     # What operators and the composition root ask
 
@@ -197,7 +179,7 @@ class SessionKeeper:
             if self._flight.task is not None:
                 self._flight.task.cancel()
         elif self.first_attempt_over.is_set():
-            self._take_off("credentials", fresh=True)
+            self._take_off("credentials")
 
     async def close(self) -> None:
         """Stop timers and a renewal in flight; whoever waits for it gets `SessionUnavailable`."""
@@ -239,6 +221,20 @@ class SessionKeeper:
         """The token that is held, expired or not."""
         return self._holding.token
 
+    async def catch_up(self) -> bool:
+        """Take over what other processes stored: a login, a newer token, an opened latch; False: nobody shares the store."""
+        if not self._shelf.shared or self._closed:
+            return False
+        if self._latched:
+            await self._latched.follow()
+        shared = await self._shelf.load()
+        held = self._holding.usable(self._clock.now())
+        if self._flight is None and self._latched.fits(shared) and self._shelf.outranks(shared, held):
+            self._adopt(replace(shared, source=Source.STORE))
+            self._saver.check()
+            self._observer.renewal("store", "ok", {"source": "store"})
+        return True
+
     def status(self) -> Status:
         """Describe the session as it is now."""
         now = self._clock.now()
@@ -254,8 +250,6 @@ class SessionKeeper:
             waiters=self.waiters,
         )
 
-    # One renewal at a time
-
     async def _renewed(self, reason: str, rejected: Token | None = None) -> Token:
         """Join the renewal in flight or begin one; `rejected` is what the caller cannot use."""
         outcome: Token | Failure | None = self._obstacle() if self._flight is None else None
@@ -270,6 +264,9 @@ class SessionKeeper:
         if rejected is not None and outcome.result == "same_token":
             return rejected
         raise SessionUnavailable(outcome.sentence, retry_after=outcome.retry_after or 1.0)
+
+    def _may_begin(self) -> bool:
+        return self._flight is None and self._obstacle() is None
 
     def _obstacle(self) -> Failure | None:
         """Say why no renewal may begin now."""
@@ -319,7 +316,7 @@ class SessionKeeper:
             flight.land(_STOPPING)
             return
         if flight.outdated:
-            self._go_on(flight, "credentials", fresh=True)
+            self._go_on(flight, "credentials", fresh=False)
             return
         if flight.login_refused is not None:
             self._latched["login"] = flight.login_refused
@@ -353,6 +350,9 @@ class SessionKeeper:
             return held
         if held is not None and held.own_login and token.identity is None:
             self._lose_identity()
+        if self._identity_lost and token.identity is None:
+            # Kept with the token, so that it is known after a restart and by the other processes.
+            token = replace(token, login_lost=True)
         self._renewals += 1
         self._adopt(token)
         self._saver.check()
@@ -390,8 +390,7 @@ class SessionKeeper:
 
     def _adopt(self, token: Token) -> None:
         self._holding.adopt(token)
-        if token.identity is not None:
-            self._identity_lost = False
+        self._identity_lost = token.identity is None and (token.login_lost or self._identity_lost)
         self._upkeep.lull.end()
         self._upkeep.schedule()
 

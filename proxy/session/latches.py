@@ -37,6 +37,14 @@ class Latches(dict[str, str]):
         if opened == self._opened:
             self.update(found)
 
+    async def follow(self) -> None:
+        """Open what another process has opened: it is no longer on the shelf."""
+        opened = self._opened
+        found = await self._shelf.latches(self._credentials())
+        if opened == self._opened:
+            for what in self.keys() - found.keys():
+                del self[what]
+
     async def forget(self) -> None:
         """Take everything off the shelf that is not latched here."""
         if not self:
@@ -56,15 +64,17 @@ class Latches(dict[str, str]):
         """
         if (sentence := self.get("app_id")) is not None:
             raise SessionRefused("app_id", sentence)
+        # They may change while the calls are under way; what is refused then is about these.
+        credentials = self._credentials()
         try:
             token = await make_token(calls, flight, attempts=attempts, login="login" not in self)
         except SessionRefused as refused:
             flight.refused = refused
-            await self._remember(refused.what, str(refused))
+            await self._remember(refused.what, str(refused), credentials)
             raise
         if flight.login_refused is not None:
-            await self._remember("login", flight.login_refused)
+            await self._remember("login", flight.login_refused, credentials)
         return token
 
-    async def _remember(self, what: str, sentence: str) -> None:
-        await self._shelf.latch({**self, what: sentence}, self._credentials())
+    async def _remember(self, what: str, sentence: str, credentials: Credentials) -> None:
+        await self._shelf.latch({**self, what: sentence}, credentials)

@@ -222,7 +222,7 @@ class SessionCalls:
             raise SessionRefused(
                 "app_id",
                 f"CardCash refused the application id with {answer.status}; check app_id and environment, "
-                "then run `cardcash-proxy session renew` or restart.",
+                "then run `cardcash-proxy session renew`.",
             )
         raise SessionOutage(f"CardCash answered POST /session with {answer.status}.", retry_after=answer.retry_after)
 
@@ -273,7 +273,7 @@ class SessionCalls:
             raise SessionRefused(
                 "login",
                 f"CardCash refused the login with {answer.status}; it is not tried again, so that the account is not "
-                "locked: check login.email and login.password, then run `cardcash-proxy session renew` or restart.",
+                "locked: check login.email and login.password, then run `cardcash-proxy session renew`.",
             )
         raise SessionOutage(f"CardCash answered the login with {answer.status}.", retry_after=answer.retry_after)
 

@@ -63,7 +63,7 @@ class Shelf:
                     self._kept = token
                     return token
                 theirs = await self._read()
-                if yields and theirs is not None and self._outranks(theirs, token):
+                if yields and theirs is not None and self.outranks(theirs, token):
                     return theirs
         return token
 
@@ -125,10 +125,17 @@ class Shelf:
         self._observer.store("load", "empty" if self._kept is None else "ok")
         return self._kept
 
-    def _outranks(self, theirs: Token, ours: Token) -> bool:
+    @property
+    def shared(self) -> bool:
+        """Say whether other processes use the store too."""
+        return self._store.shared
+
+    def outranks(self, theirs: Token, ours: Token | None) -> bool:
         """Say whether another process's token is the better one: a login beats none, then the younger wins."""
         if is_over(theirs, self._clock.now()):
             return False
+        if ours is None:
+            return True
         if (theirs.identity is None) != (ours.identity is None):
             return theirs.identity is not None
         return theirs.value != ours.value and theirs.born.wall > ours.born.wall

@@ -223,3 +223,12 @@ def test_pauses_are_bounded_and_the_least_recent_goes_first() -> None:
         assert len(pauses) <= RoutePauses.MOST
     assert not pauses.paused("/first", 3.5)
     assert pauses.paused("/more/4999", 3.5)
+
+
+def test_made_up_routes_share_one_pause_beyond_the_first_few() -> None:
+    pauses = RoutePauses()
+    for number in range(100):
+        pauses.rejected_again(f"GET other made-up-{number}", 0.0)
+    assert len(pauses) == RoutePauses.MOST_UNKNOWN + 1
+    assert pauses.paused("GET other never-seen", 0.5)
+    assert not pauses.paused("GET /v3/carts", 0.5)

@@ -124,7 +124,7 @@ def _chunked(data: bytes, start: int) -> tuple[bytes, int]:
             raise Unfinished
         body += data[start : start + size]
         start += size + 2
-    trailers = []
+    trailers: list[bytes] = []
     while True:
         line, start = _line(data, start)
         if not line:

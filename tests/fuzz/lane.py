@@ -111,7 +111,7 @@ class Upstream:
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0)
-        self.authority = "127.0.0.1:%d" % self._server.sockets[0].getsockname()[1]
+        self.authority = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def stop(self) -> None:
         self._server.close()
@@ -305,15 +305,14 @@ class Lane:
         try:
             for number, piece in enumerate(pieces):
                 if number:
-                    await self.probe()
+                    await self.probe()  # its answer shows that the piece before was read
                 connection.send(piece)
-            for number in range(expect):
-                async with asyncio.timeout(_HANGS):
-                    while len(answers_in(bytes(connection.data), heads, closed=False)[0]) <= number:
-                        connection.news.clear()
-                        if connection.closed:
-                            break
-                        await connection.news.wait()
+            async with asyncio.timeout(_HANGS):
+                while (
+                    not connection.closed and len(answers_in(bytes(connection.data), heads, closed=False)[0]) < expect
+                ):
+                    connection.news.clear()
+                    await connection.news.wait()
             if to_the_end:
                 await connection.ended()
             else:

@@ -13,25 +13,97 @@ from tests.fuzz.corpus import SECONDS
 
 _T = TypeVar("_T")
 _CRLF = b"\r\n"
-_ENDS = [b"\n", b"\r", b"\r\r\n", b"\r\n\r\n", b" \r\n", b"\t\r\n", b"\x00\r\n", b"\r\n ", b"\r\n\t", b"\n\r\n", b"\x0b\r\n"]
+_ENDS = [
+    b"\n",
+    b"\r",
+    b"\r\r\n",
+    b"\r\n\r\n",
+    b" \r\n",
+    b"\t\r\n",
+    b"\x00\r\n",
+    b"\r\n ",
+    b"\r\n\t",
+    b"\n\r\n",
+    b"\x0b\r\n",
+]
 _BITS = [
     *(b"\r\n", b"\n", b"\r", b"\x00", b" ", b"\t", b":", b",", b";", b"\x0b", b"\x0c", b"\x7f", b"\x80", b"\xff", b'"'),
     *(b"0\r\n\r\n", b"5\r\nhello\r\n", b"\r\n\r\n", b"GET /v3/smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-    *(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.0", b"#", b"@", b"//", b"\\"),
+    *(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.0",
+        b"#",
+        b"@",
+        b"//",
+        b"\\",
+    ),
 ]
 _FIELDS = [
     *(b"Content-Length: 5", b"Content-Length: 0", b"Content-Length:", b"Content-Length: +5", b"Content-Length: 5, 5"),
-    *(b"Content-Length : 5", b"Content-Length: 0x5", b"Content-Length: 5 5", b"content-length: 00005", b"Content_Length: 5"),
+    *(
+        b"Content-Length : 5",
+        b"Content-Length: 0x5",
+        b"Content-Length: 5 5",
+        b"content-length: 00005",
+        b"Content_Length: 5",
+    ),
     *(b"Content-Length: 99999999999999999999", b"Content-Length: -1", b"Content-Length: 1e1", b"Content-Length: \xb2"),
-    *(b"Transfer-Encoding: chunked", b"Transfer-Encoding: Chunked", b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding:"),
+    *(
+        b"Transfer-Encoding: chunked",
+        b"Transfer-Encoding: Chunked",
+        b"Transfer-Encoding: gzip, chunked",
+        b"Transfer-Encoding:",
+    ),
     *(b"Transfer-Encoding: chunked, identity", b"Transfer-Encoding : chunked", b"Transfer-Encoding: xchunked"),
-    *(b"Transfer-Encoding:\x0bchunked", b"transfer-encoding: identity", b"Transfer-Encoding:\r\n chunked", b'TE: "chunked"'),
-    *(b"Transfer-Encoding: chunked,", b"Transfer-Encoding: chunked;q=1", b"Transfer-Encoding: 'chunked'", b" X: y", b"X"),
+    *(
+        b"Transfer-Encoding:\x0bchunked",
+        b"transfer-encoding: identity",
+        b"Transfer-Encoding:\r\n chunked",
+        b'TE: "chunked"',
+    ),
+    *(
+        b"Transfer-Encoding: chunked,",
+        b"Transfer-Encoding: chunked;q=1",
+        b"Transfer-Encoding: 'chunked'",
+        b" X: y",
+        b"X",
+    ),
     *(b"Connection: close", b"Connection: Host, Content-Length", b"Connection: Authorization, x-cc-app", b": empty"),
-    *(b"Host: localhost", b"Host: example.com", b"Host:", b"Authorization: Bearer mine", b"x-cc-app: mine", b"Cookie: a=b"),
-    *(b"Upgrade: h2c", b"Connection: Upgrade", b"Expect: 100-continue", b"Trailer: X", b"X-A: a\rX-B: b", b"X-A: a\nX-B: b"),
+    *(
+        b"Host: localhost",
+        b"Host: example.com",
+        b"Host:",
+        b"Authorization: Bearer mine",
+        b"x-cc-app: mine",
+        b"Cookie: a=b",
+    ),
+    *(
+        b"Upgrade: h2c",
+        b"Connection: Upgrade",
+        b"Expect: 100-continue",
+        b"Trailer: X",
+        b"X-A: a\rX-B: b",
+        b"X-A: a\nX-B: b",
+    ),
 ]
-_NUMBERS = [b"0", b"00", b"1", b"6", b"f", b"1000", b"ffffffffffffffff", b"0x5", b"-1", b"+5", b" 5", b"5 ", b"5;", b"5;a=b", b""]
+_NUMBERS = [
+    b"0",
+    b"00",
+    b"1",
+    b"6",
+    b"f",
+    b"1000",
+    b"ffffffffffffffff",
+    b"0x5",
+    b"-1",
+    b"+5",
+    b" 5",
+    b"5 ",
+    b"5;",
+    b"5;a=b",
+    b"",
+]
 
 Mutation = Callable[[bytes], bytes]
 _place = st.integers(0, 1 << 16)

@@ -22,8 +22,9 @@ _INSIDE = b"GET /v3/smuggled-%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % MARKER
 _LENGTH = b"Content-Length: %d\r\n" % len(_INSIDE)
 _GET = b"GET /v3/%b?a=b%%20c&d HTTP/1.1\r\n%bAccept: */*\r\nCookie: a=b\r\n\r\n" % (MARKER, _HEAD)
 _POST = b"POST /v3/orders-%b HTTP/1.1\r\n%bContent-Type: text/plain\r\n%b\r\n%b" % (MARKER, _HEAD, _LENGTH, _INSIDE)
-_CHUNKED = b"PUT /v3/%b HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n%x;a=b\r\n%b\r\n0\r\nX-T: %b\r\n\r\n" % (
-    *(MARKER, _HEAD, len(_INSIDE), _INSIDE, MARKER),
+_CHUNKED = (
+    b"PUT /v3/%b HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n%x;a=b\r\n%b\r\n0\r\nX-T: %b\r\n\r\n"
+    % (*(MARKER, _HEAD, len(_INSIDE), _INSIDE, MARKER),)
 )
 REQUESTS = [
     _GET,
@@ -43,7 +44,8 @@ ANSWERS = [
     b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (_ANSWER, len(_SECOND), _SECOND),
     b"HTTP/1.1 200 OK\r\n%bTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n%x\r\n%b\r\n0\r\nX-T: t\r\n\r\n"
     % (_ANSWER, len(_SECOND), _SECOND),
-    b"HTTP/1.1 103 Early Hints\r\nLink: <c>\r\n\r\nHTTP/1.1 404 Not Found\r\n%bContent-Length: 5\r\n\r\nhello" % _ANSWER,
+    b"HTTP/1.1 103 Early Hints\r\nLink: <c>\r\n\r\nHTTP/1.1 404 Not Found\r\n%bContent-Length: 5\r\n\r\nhello"
+    % _ANSWER,
     b"HTTP/1.1 204 No Content\r\n%b\r\n" % _ANSWER,
     b"HTTP/1.1 304 Not Modified\r\n%bContent-Length: 5\r\n\r\n" % _ANSWER,
     b"HTTP/1.1 200 OK\r\n%bConnection: close\r\n\r\nuntil the end" % _ANSWER,
@@ -65,7 +67,7 @@ def running(**settings: str) -> Iterator[tuple[asyncio.Runner, ProxyLane]]:
             runner.run(context.__aexit__(None, None, None))
 
 
-def _ways_up(message: Message) -> list[tuple[bytes, bytes, bytes]]:
+def ways_up(message: Message) -> list[tuple[bytes, bytes, bytes]]:
     """Tell how a request of a caller may look at the upstream."""
     method, target, body = message.what
     target = re.sub(rb"(?i)\Ahttps?://[^/?#]*", b"", target)
@@ -85,7 +87,7 @@ def _judge(lane: ProxyLane, outcome: Outcome, asked: Sequence[Message]) -> None:
     # Some may have been refused by a guard; what went up is among the rest, in order.
     rest = iter(asked)
     for sent in outcome.requests:
-        assert any(sent.what in _ways_up(message) for message in rest), f"{sent.what} was never asked for"
+        assert any(sent.what in ways_up(message) for message in rest), f"{sent.what} was never asked for"
 
 
 def _heads(data: bytes) -> list[bool]:
@@ -172,7 +174,19 @@ def test_the_strict_reading_takes_the_templates_and_refuses_what_is_ambiguous() 
     whole: Callable[[bytes], bool] = lambda raw: sum(m.size for m in requests_in(raw)) == len(raw)  # noqa: E731
     assert all(whole(raw) for raw in REQUESTS)
     assert all(reading(raw, closed=True)[0] is not None for raw in ANSWERS)
-    for bad in (b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Content-Length : 1\r\n", b" x\r\n", b"a: \x00\r\n"):
+    for bad in (
+        b"Content-Length: 5\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Content-Length : 1\r\n",
+        b" x\r\n",
+        b"a: \x00\r\n",
+    ):
         assert next(requests_in(_POST.replace(b"Content-Type", bad + b"Content-Type")), None) is None
-    for bad in (b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Content-Length : 1\r\n", b" x\r\n", b"a: \x00\r\n"):
+    for bad in (
+        b"Content-Length: 5\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Content-Length : 1\r\n",
+        b" x\r\n",
+        b"a: \x00\r\n",
+    ):
         assert reading(ANSWERS[0].replace(b"X-Kept", bad + b"X-Kept"), closed=True)[0] is None

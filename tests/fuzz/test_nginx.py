@@ -16,7 +16,7 @@ from tests.fuzz.corpus import Row, allowed, needs, requests, sample, timeout
 from tests.fuzz.grammar import requests_in
 from tests.fuzz.lane import Lane, Upstream, proxy_lane
 from tests.fuzz.mutation import explore, mutated
-from tests.fuzz.test_mutations import REQUESTS, running
+from tests.fuzz.test_mutations import REQUESTS, running, ways_up
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 _needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
@@ -31,7 +31,7 @@ REFUSED = {
     "nginx has no OPTIONS *": (rb"\AOPTIONS \* ", "COMP-OPTIONS-STAR"),
     "nginx has no TRACE; ours carries no credentials": (rb"\ATRACE ", "COMP-METHOD-TRACE"),
     "nginx strips spaces around a length, but no tabs (RFC 9110, 5.6.3 has both)": (
-        *(rb"(?i)\nContent-Length:(?:[ \t]*\t|.*\t\r\n)", "MAL-CL-TAB-BEFORE-VALUE"),
+        *(rb"(?i)\nContent-Length:[^\r\n]*\t", "MAL-CL-TAB-BEFORE-VALUE"),
     ),
     "nginx refuses a second If-Match": (rb"\nIf-Match:.*\r\nIf-Match:", "gunicorn-valid-017"),
 }
@@ -150,7 +150,15 @@ def test_nginx_reads_mutated_requests_that_we_send_up_in_the_same_way() -> None:
         def check(data: bytes) -> None:
             nonlocal compared
             ours = [request.what for request in runner.run(lane.play(data)).requests]
-            if ours and (theirs := [request.what for request in runner.run(nginx.play(data)).requests]):
+            if not ours:
+                return
+            outcome = runner.run(nginx.play(data))
+            theirs = [request.what for request in outcome.requests]
+            if any(status >= 400 for status in outcome.statuses):
+                # It refused one: the others are then among those of the strict reading, as ours are.
+                rest = requests_in(data)
+                assert all(any(sent in ways_up(message) for message in rest) for sent in theirs)
+            else:
                 compared += 1
                 assert _difference(ours, theirs) is None
 

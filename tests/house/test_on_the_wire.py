@@ -7,18 +7,24 @@ import re
 import pytest
 
 from proxy.core import headers, retry
-from proxy.core.errors import UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
+from proxy.core.errors import UpstreamError, UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
 from tests.house.pages import ROOT, readme
 
 SECTION = readme().partition("\n## On the wire\n")[2].partition("\n## ")[0]
-ROWS = {cells[1].strip("` "): cells for line in SECTION.splitlines() if (cells := line.split("|"))[0] == "" and "`" in line}
+ROWS = {
+    cells[1].strip("` "): cells for line in SECTION.splitlines() if (cells := line.split("|"))[0] == "" and "`" in line
+}
+
+
+def _text(name: str) -> str:
+    return (ROOT / "proxy/upstream" / name).read_text()
 
 
 def _kinds_of_the_code() -> set[str]:
     source = "".join(path.read_text() for path in (ROOT / "proxy/upstream").glob("*.py"))
     made = re.findall(r'(?:unreachable|reset|timed_out|_refused)\(\s*"(\w+)"', source)
     named = re.findall(r'kind(?: in|=|, failure\.proxy_status =)\s*"(\w+)"', source)
-    return {*made, *named} | set(re.findall(r'"(reset_\w+|\w+_timeout)"', source))
+    return {*made, *named} | set(re.findall(r'^ +"(\w+)": "', _text("failures.py"), re.MULTILINE))
 
 
 def test_every_kind_of_failure_has_its_row_and_no_other() -> None:
@@ -28,8 +34,11 @@ def test_every_kind_of_failure_has_its_row_and_no_other() -> None:
 @pytest.mark.parametrize("kind", ROWS)
 def test_a_row_says_whether_the_proxy_tries_again_as_the_code_decides(kind: str) -> None:
     unsent = kind in {"dns", "refused", "unreachable", "connect_timeout", "tls", "proxy"}
-    family = UpstreamUnreachable if unsent else UpstreamInvalid if kind == "invalid" else UpstreamReset
-    family = UpstreamTimeout if kind.endswith("_timeout") and not unsent else family
+    family: type[UpstreamError] = UpstreamUnreachable if unsent else UpstreamReset
+    if kind == "invalid":
+        family = UpstreamInvalid
+    elif kind.endswith("_timeout") and not unsent:
+        family = UpstreamTimeout
     again = {
         repeatable: retry.after_failure(
             family("", kind=kind, sent=not unsent), attempts=1, repeatable=repeatable, body_kept=True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app import CannotListen
+from proxy.listening import CannotListen
 from tests.conftest import StartProxy
 from tests.server.harness import APP_ID, RawUpstream, Running, running_proxy
 

@@ -44,15 +44,21 @@ class StoreContract:
         assert loaded.value == "one.token."
 
     async def test_everything_a_token_knows_survives(self, make: Make, clock: FakeClock) -> None:
-        marks = {"customerId": None, "roles": ["guest"]}
+        marks = {"customerId": [None, 5], "roles": [["guest"], ["partner"]]}
         token = self.token(
-            clock, source=Source.LOGIN, identity="é@example.com", own_login=True, app_id=APP, marks=marks
+            clock,
+            source=Source.LOGIN,
+            identity="é@example.com",
+            own_login=True,
+            app_id=APP,
+            marks=marks,
+            login_lost=True,
         )
         await make().save(token, replaces=None)
         loaded = await make().load()
         assert loaded is not None
         assert (loaded.identity, loaded.own_login, loaded.lifetime) == ("é@example.com", True, 600)
-        assert (loaded.app_id, loaded.marks) == (APP, marks)
+        assert (loaded.app_id, loaded.marks, loaded.login_lost) == (APP, marks, True)
         assert loaded.born.wall == pytest.approx(token.born.wall, abs=0.001)
         assert loaded.born.steady == pytest.approx(token.born.steady, abs=0.001)
 

@@ -170,7 +170,7 @@ def test_only_the_last_bindings_are_kept() -> None:
 
 
 def test_the_largest_that_is_written_can_be_read() -> None:
-    token = KeptToken("a.b." + "c" * 8000, NOW, 600.0, "x" * 300, own_login=True, marks={"x": "é" * 8000})
+    token = KeptToken("a.b." + "c" * 8000, NOW, 600.0, "x" * 300, own_login=True, marks={"x": [None, "é" * 8000]})
     raw = render({str(number): Entry(token, {"login": "x" * 500}) for number in range(8)}, NOW)
     assert parse(raw)[1]
 

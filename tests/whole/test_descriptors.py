@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from proxy.app import most_callers
+from proxy.listening import most_callers
 from tests.server.harness import RawUpstream
 from tests.whole.processes import ProxyProcess
 

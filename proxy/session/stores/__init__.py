@@ -38,6 +38,9 @@ class Binding:
 class Store(Protocol):
     """The place of the shared token. Safe for concurrent use by tasks; shared kinds also by processes."""
 
+    #: Other processes may use it at the same time.
+    shared: bool
+
     async def load(self) -> Token | None:
         """Return the token that is kept, or None."""
         ...

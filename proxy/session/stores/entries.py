@@ -36,18 +36,18 @@ class KeptToken:
     identity: str | None
     own_login: bool
     marks: Mapping[str, Any]
+    login_lost: bool = False
 
     @classmethod
     def of(cls, token: Token) -> KeptToken:
         """Turn a token into what is kept of it."""
-        # A mark that is no JSON says "the claim was not there before"; null says the same.
-        marks = {name: None if type(before) is object else before for name, before in token.marks.items()}
-        return cls(token.value, token.born.wall, token.lifetime, token.identity, token.own_login, marks)
+        lost = token.login_lost
+        return cls(token.value, token.born.wall, token.lifetime, token.identity, token.own_login, token.marks, lost)
 
     @classmethod
     def read(cls, content: object) -> KeptToken | None:
         """Return the token in `content` if everything about it is sound."""
-        if not isinstance(content, dict) or content.keys() != _TOKEN_KEYS:
+        if not isinstance(content, dict) or content.keys() | {"login_lost"} != _TOKEN_KEYS:
             return None
         value, born, lifetime = content["value"], content["born"], content["lifetime"]
         identity, own_login, marks = content["identity"], content["own_login"], content["marks"]
@@ -58,7 +58,9 @@ class KeptToken:
             return None
         if not isinstance(identity, str | None) or not isinstance(own_login, bool) or not isinstance(marks, dict):
             return None
-        return cls(value, float(born), float(lifetime), identity, own_login, marks)
+        if not all(isinstance(mark, list) and len(mark) == 2 for mark in marks.values()):
+            return None
+        return cls(value, float(born), float(lifetime), identity, own_login, marks, content.get("login_lost") is True)
 
     def is_alive(self, wall: float) -> bool:
         """Say whether its life lasts; what was born in the future has an age nobody knows."""
@@ -78,6 +80,7 @@ class KeptToken:
             self.own_login,
             app_id=app_id,
             marks=self.marks,
+            login_lost=self.login_lost,
         )
 
     def content(self) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class FileStore:
     touched. `warn(what)` is told, in the event loop, of a file that is corrupt; what is unsound in it counts as not there.
     """
 
+    shared = True
+
     def __init__(
         self, path: Path, *, binding: Callable[[], Binding], clock: Clock, warn: Callable[[str], None]
     ) -> None:

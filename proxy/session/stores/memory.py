@@ -12,6 +12,8 @@ from proxy.core.token import Token
 class MemoryStore:
     """A store for one process."""
 
+    shared = False
+
     def __init__(self) -> None:
         self._token: Token | None = None
         self._latches: dict[str, str] = {}
