@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lock clean wheel
+.PHONY: help demo test check fuzz lock clean wheel
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ check: $(STAMP) ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: $(STAMP) ## the whole corpora, and mutations for FUZZ_SECONDS (60) each
+	CARDCASH_FUZZ=all CARDCASH_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(BIN)/python -m pytest tests/fuzz -n 2 --dist loadgroup
 
 wheel: $(STAMP) ## build dist/*.whl
 	$(BIN)/python -m hatchling build -t wheel

@@ -42,6 +42,7 @@ _NOT_UP: Final = _HOP_BY_HOP | {
     b"content-length",
     b"expect",
     b"forwarded",
+    b"x-forwarded",
     b"http2-settings",
     b"x-request-id",
 }

@@ -87,11 +87,20 @@ class _Connection(asyncio.Protocol):
                 self.broken = True
                 return
             self.buffer = self.buffer[request.size :]
+            probe = request.target.startswith(_PROBE)
             answer, close = self.upstream.answer(request)
-            self.transport.write(answer)
-            if close:
-                self.broken = True
-                self.transport.close()
+            cut = 0 if probe else self.upstream.cut
+            if not probe:
+                self.upstream.served = self
+            self.broken = close
+            if cut:
+                self.transport.write(answer[:cut])
+            asyncio.get_running_loop().call_soon(self._finish, answer[cut:], close)
+
+    def _finish(self, answer: bytes, close: bool) -> None:
+        self.transport.write(answer)
+        if close:
+            self.transport.close()
 
 
 class Upstream:
@@ -106,6 +115,9 @@ class Upstream:
         self.seen = 0
         self.token = jwt(1)
         self.connections: set[_Connection] = set()
+        #: The one that carried the last request of a test, and where its answer is cut in two.
+        self.served: _Connection | None = None
+        self.cut = 0
         self._plain = plain
 
     async def start(self) -> None:
@@ -118,6 +130,11 @@ class Upstream:
         for connection in list(self.connections):
             connection.transport.abort()
         await self._server.wait_closed()
+
+    @property
+    def kept(self) -> bool:
+        """Say whether the connection that carried the last request is there still."""
+        return self.served in self.connections
 
     def forget(self) -> None:
         self.requests.clear()

