@@ -126,6 +126,8 @@ class Forwarder:
             log.error("bug", request_id=record.request_id, **describe(error))
             self._refused(exchange, ProxyError("The proxy failed; its log says where."), record)
         finally:
+            if exchange.draining:
+                exchange.close_after()  # also where the head went out before the drain began
             self.guard.leave()
             record.close(self._metrics)
         return exchange

@@ -304,7 +304,9 @@ class ProxyServer(web.Server):
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """Count a connection in; beyond the bound the one that has been idle longest makes room for it."""
         super().connection_made(handler, transport)
-        if len(self._connections) > self._most_connections:
+        if self.draining:
+            handler.force_close()  # it stood in the backlog when the listener was closed
+        elif len(self._connections) > self._most_connections:
             idle = (c for c in self._connections if c is not handler and cast(ProxyProtocol, c).is_idle)
             next(idle, handler).force_close()
 

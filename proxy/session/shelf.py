@@ -90,7 +90,10 @@ class Shelf:
 
     def holds(self, token: Token) -> bool:
         """Say whether the store held this token when we last looked or wrote."""
-        return self._kept is not None and self._kept.value == token.value and self._kept.identity == token.identity
+        kept = self._kept
+        if kept is None:
+            return False
+        return (kept.value, kept.identity, kept.login_lost) == (token.value, token.identity, token.login_lost)
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[None]:
@@ -136,6 +139,9 @@ class Shelf:
             return False
         if ours is None:
             return True
+        if theirs.login_lost and ours.own_login:
+            # It is anonymous because that very login was found to be gone.
+            return theirs.born.wall > ours.born.wall
         if (theirs.identity is None) != (ours.identity is None):
             return theirs.identity is not None
         return theirs.value != ours.value and theirs.born.wall > ours.born.wall

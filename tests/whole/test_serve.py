@@ -68,6 +68,7 @@ async def test_a_drain_finishes_a_download_and_an_upload_and_takes_nothing_new(u
         go.set()
         assert await down.ended() == b"abcdef"
         assert await proxy.ended() == 0
+        assert proxy.events("drain_timeout") == []
         for caller in (down, up, idle):
             await caller.close()
 

@@ -1,0 +1,100 @@
+"""Two proxies on one `file://` store: what one does to the session holds for the other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.session.login import Credentials
+from proxy.simulator import Simulator, SimulatorSettings
+from tests.conftest import StartProxy
+from tests.server.harness import APP_ID, EMAIL, PASSWORD, Running, until
+
+
+@pytest.fixture
+async def cardcash() -> AsyncIterator[Simulator]:
+    accounts = {EMAIL: PASSWORD, "other@example.com": "other"}
+    simulator = Simulator(SimulatorSettings(app_ids=(APP_ID,), accounts=accounts, anonymous="guest"))
+    await simulator.start()
+    yield simulator
+    await simulator.stop()
+
+
+@pytest.fixture
+async def pair(cardcash: Simulator, start_proxy: StartProxy, tmp_path: Path) -> tuple[Running, Running]:
+    store = f"file://{tmp_path}/session"
+    return (
+        await start_proxy(origin=cardcash.url, SESSION__STORE=store),
+        await start_proxy(origin=cardcash.url, SESSION__STORE=store),
+    )
+
+
+def login(email: str = EMAIL, password: str = PASSWORD) -> bytes:
+    return json.dumps({"customer": {"email": email, "password": password}}).encode()
+
+
+async def test_a_callers_login_at_one_is_the_others_too(pair: tuple[Running, Running]) -> None:
+    one, other = pair
+    assert (await one.ask("POST /customers/login", body=login())).status == 200
+    await until(lambda: other.proxy.keeper.status().identity == EMAIL)
+    mine, theirs = [(await proxy.ask("GET /carts")).json["cart"]["customerId"] for proxy in pair]
+    assert mine == theirs
+
+
+async def test_a_second_account_is_refused_at_the_other_at_once(pair: tuple[Running, Running]) -> None:
+    one, other = pair
+    assert (await one.ask("POST /customers/login", body=login())).status == 200
+    await until(lambda: one.proxy.keeper._saver._writer is None)
+    answer = await other.ask("POST /customers/login", body=login("other@example.com", "other"))
+    assert (answer.status, answer.code) == (409, "other_account")
+
+
+async def test_a_login_lost_at_one_is_lost_at_the_other_and_after_a_restart(
+    pair: tuple[Running, Running], cardcash: Simulator, start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    one, other = pair
+    assert (await one.ask("POST /customers/login", body=login())).status == 200
+    await until(lambda: other.proxy.keeper.status().identity == EMAIL)
+    cardcash.revoke_all()
+    assert (await one.ask("GET /merchants/sell")).status == 200
+    await until(lambda: other.proxy.keeper.identity_lost)
+    restarted = await start_proxy(origin=cardcash.url, SESSION__STORE=f"file://{tmp_path}/session")
+    for proxy in (one, other, restarted):
+        assert "log in again" in (await proxy.ask("GET /carts")).json["message"][0]
+
+
+async def test_a_wrong_password_is_tried_once_by_all_and_an_operator_opens_it_for_all(
+    cardcash: Simulator, start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    settings = {"SESSION__STORE": f"file://{tmp_path}/session", "LOGIN__EMAIL": EMAIL, "LOGIN__PASSWORD": PASSWORD}
+    proxies = [await start_proxy(origin=cardcash.url, **settings) for _ in range(3)]
+    await until(lambda: all(proxy.proxy.keeper.status().identity for proxy in proxies))
+    logins = cardcash.calls["POST /v3/customers/login"]
+    for proxy in proxies:
+        proxy.proxy.keeper.use_credentials(Credentials(APP_ID, EMAIL, "wrong"))
+    await until(lambda: all("login" in proxy.proxy.keeper.latched for proxy in proxies))
+    assert cardcash.calls["POST /v3/customers/login"] == logins + 1
+    cardcash.configure(accounts={EMAIL: "wrong"})
+    assert (await proxies[0].admin("POST /session/renew")).status == 200
+    await until(lambda: not any(proxy.proxy.keeper.latched for proxy in proxies))
+    assert cardcash.calls["POST /v3/customers/login"] == logins + 2
+    assert [(await proxy.admin("GET /readyz")).status for proxy in proxies] == [200] * 3
+
+
+async def test_a_right_password_after_a_change_costs_one_login_for_all(
+    cardcash: Simulator, start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    settings = {"SESSION__STORE": f"file://{tmp_path}/session", "LOGIN__EMAIL": EMAIL, "LOGIN__PASSWORD": PASSWORD}
+    proxies = [await start_proxy(origin=cardcash.url, **settings) for _ in range(3)]
+    await until(lambda: all(proxy.proxy.keeper.status().identity for proxy in proxies))
+    logins = cardcash.calls["POST /v3/customers/login"]
+    cardcash.configure(accounts={EMAIL: "changed"})
+    for proxy in proxies:
+        proxy.proxy.keeper.use_credentials(Credentials(APP_ID, EMAIL, "changed"))
+    await asyncio.gather(*(proxy.ask("GET /carts") for proxy in proxies))
+    await until(lambda: not any(proxy.proxy.keeper.status().renewing for proxy in proxies))
+    assert cardcash.calls["POST /v3/customers/login"] == logins + 1
