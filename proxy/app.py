@@ -41,6 +41,8 @@ from proxy.upstream import Origin, ProxyTunnel, Upstream, tls_context
 
 T = TypeVar("T")
 
+#: Seconds between two looks for callers that were reset during a blocked upload.
+LOOK_EVERY = 2.0
 #: Seconds between two looks into a store that other processes use too.
 FOLLOW_EVERY = 1.0
 #: Seconds given to connections to end after their requests were cancelled at the end of a drain.
@@ -176,6 +178,7 @@ class Proxy:
         await enter(self.secrets.running(self._secrets_changed))
         await self.keeper.start(eager=settings.session.eager)
         await enter(_following(self.keeper))
+        await enter(_looking_after(self.server))
         self.life.started = True
         log.info(
             "started",
@@ -322,6 +325,23 @@ class Proxy:
                     await self.guard.empty()
                     await self.server.all_ended()
         log.info("stopped")
+
+
+@asynccontextmanager
+async def _looking_after(server: ProxyServer) -> AsyncIterator[None]:
+    """Look every few seconds for callers whose end cannot be seen by reading."""
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            server.drop_dead()
+
+    tasks = Tasks()
+    tasks.spawn(look(), name="callers")
+    try:
+        yield
+    finally:
+        await tasks.close()
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -314,6 +315,18 @@ class ProxyServer(web.Server):
         """Count a connection out."""
         super().connection_lost(handler, exc)
         self._ended.set()
+
+    def drop_dead(self) -> None:
+        """End connections that were reset while nothing is read from them, because an upload waits for CardCash."""
+        for connection in self.connections:
+            transport = connection.transport
+            if transport is None or not connection._reading_paused:
+                continue
+            sock = transport.get_extra_info("socket")
+            poll = select.poll()
+            poll.register(sock.fileno(), 0)  # errors are reported unasked
+            if poll.poll(0):
+                transport.abort()
 
     async def all_ended(self) -> None:
         """Wait until every connection has written its last byte and ended."""

@@ -146,3 +146,23 @@ async def test_an_upgrade_is_answered_without_upgrading(upstream: RawUpstream, p
     assert not {b"upgrade", b"http2-settings", b"connection"} & {
         name.lower() for name, _ in upstream.requests[0].fields
     }
+
+
+async def test_a_caller_that_is_reset_while_its_upload_is_blocked_is_noticed(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    stuck = asyncio.Event()
+
+    async def reads_nothing(peer: Peer) -> None:
+        await stuck.wait()
+
+    upstream.default = reads_nothing
+    caller = await proxy.caller()
+    size = 9_000_000
+    await caller.send(b"POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size)
+    caller.writer.write(b"x" * size)
+    await until(lambda: any(c._reading_paused for c in proxy.proxy.server.connections))
+    caller.reset()
+    await until(lambda: proxy.proxy.guard.in_flight == 0)
+    await until(lambda: proxy.proxy.upstream.active_connections == 0)
+    stuck.set()
