@@ -209,3 +209,15 @@ async def test_nothing_else_is_taken_for_a_session_or_login_call(
 ) -> None:
     assert (await proxy.ask(line)).status == 200
     assert len(upstream.requests) == 1
+
+
+async def test_a_login_that_lapses_without_traffic_is_reported_as_lost(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    upstream.lifetime = 1
+    proxy = await start_proxy(SESSION__IDLE_AFTER="1ms")
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))).status == 200
+    await until(lambda: proxy.proxy.keeper.identity_lost)
+    assert proxy.sample("session_identity_lost_total") == 1
+    session = (await proxy.admin("GET /status")).json["session"]
+    assert (session["state"], session["identity"], session["identity_lost"]) == ("expired", None, True)

@@ -282,3 +282,21 @@ async def test_closing_fails_what_runs_and_what_waits(connect: Connect) -> None:
     assert isinstance(results[1], Draining)
     with pytest.raises(Draining):
         await up.send(method="GET", head=GET)
+
+
+async def test_closing_ends_although_dials_were_given_up_halfway(connect: Connect) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+
+    _, up = await connect(script)
+    for turns in range(8):
+        # Cancelled after so many turns of the loop: in the middle of socket, connect, or transport.
+        tasks = [asyncio.create_task(up.send(method="GET", head=GET)) for _ in range(20)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(0.9):  # closing gives up on lost transports after a second; none may be lost
+        await up.aclose()
+    assert up.active_connections == 0

@@ -116,6 +116,24 @@ async def test_what_is_in_flight_after_the_drain_time_is_cut_off_visibly(upstrea
         await caller.close()
 
 
+async def test_a_caller_that_waits_for_its_answer_is_told_when_the_drain_time_is_over(upstream: RawUpstream) -> None:
+    async def silent(peer: Peer) -> None:
+        await peer.body()
+        await peer.gone()
+
+    upstream.default = silent
+    async with serving(upstream.url, DRAIN__TIMEOUT="0.3") as proxy:
+        caller = await proxy.caller()
+        await caller.send(ask(proxy, "POST /orders", b"Content-Length: 2") + b"{}")
+        await until(lambda: len(upstream.requests) == 1)
+        proxy.signal(TERM)
+        got = await caller.answer("POST")
+        assert (got.status, got.code) == (502, "upstream_reset")
+        assert "may have been processed" in got.json["message"][0]
+        assert await proxy.ended() == 0
+        await caller.close()
+
+
 async def test_in_the_drain_delay_requests_are_still_served(upstream: RawUpstream) -> None:
     async with serving(upstream.url, DRAIN__DELAY="1") as proxy:
         await is_ready(proxy)
