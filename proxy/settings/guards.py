@@ -44,10 +44,6 @@ class RequiredHeader:
     value: Secret
     file: Path | None = None
 
-    def read_again(self) -> RequiredHeader:
-        """Return it with the file's content of now; raise ValueError, without the content, when it cannot be used."""
-        return self if self.file is None else required_header(f"{self.name}: file:{self.file}")
-
 
 def rules(value: object) -> tuple[Rule, ...]:
     """Parse the ordered list of rules; from text it is JSON."""

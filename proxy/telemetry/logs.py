@@ -195,8 +195,3 @@ def describe(error: BaseException) -> dict[str, Any]:
         where.append(f"{code.co_filename.rpartition('/')[2]}:{traceback.tb_lineno} {code.co_name}")
         traceback = traceback.tb_next
     return {"error": types[0], "caused_by": types[1:], "where": where[-8:]}
-
-
-def complain(sentence: str) -> None:
-    """Tell a person at the command line, on stderr."""
-    sys.stderr.write(sentence + "\n")

@@ -106,7 +106,6 @@ def test_header_with_a_value() -> None:
     header = required_header("X-Proxy-Key:  s3cret: with blanks ")
     assert (header.name, header.value.reveal(), header.file) == ("X-Proxy-Key", "s3cret: with blanks", None)
     assert "s3cret" not in repr(header)
-    assert header.read_again() is header
 
 
 @pytest.mark.parametrize("prefix", ["", "file:", "file://"])
@@ -114,8 +113,6 @@ def test_header_with_a_file(write: Write, prefix: str) -> None:
     path = write("s3cret\n")
     header = required_header(f"X-Proxy-Key: {prefix}{path}")
     assert (header.value.reveal(), header.file) == ("s3cret", path)
-    write("new")
-    assert header.read_again().value.reveal() == "new"
 
 
 @pytest.mark.parametrize(
