@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from aiohttp import web
-
 from proxy import __version__
 from proxy.clock import Clock, SystemClock
 from proxy.core.headers import Rewrite
-from proxy.core.routes import Rule
-from proxy.listening import descriptors, listen, most_callers, names
+from proxy.listening import LAST_SECONDS, accept_from, admin_port, descriptors, listen, most_callers, names
+from proxy.policy import guard_policy
 from proxy.secrets_watch import SecretsWatch
 from proxy.server.accounts import Accounts
-from proxy.server.admin import Admin, AdminProtocol, Lifecycle
+from proxy.server.admin import Admin, Lifecycle
 from proxy.server.bodies import Bodies, ReplayBudget
 from proxy.server.forward import Forwarder, Injected
-from proxy.server.guard import Guard, Policy
+from proxy.server.guard import Guard
 from proxy.server.wire import ProxyServer
 from proxy.session import keeper as session
 from proxy.session.keeper import SessionKeeper
@@ -45,12 +45,14 @@ T = TypeVar("T")
 LOOK_EVERY = 2.0
 #: Seconds between two looks into a store that other processes use too.
 FOLLOW_EVERY = 1.0
-#: Seconds given to connections to end after their requests were cancelled at the end of a drain.
-_LAST_SECONDS = 0.5
 
 
 class Proxy:
-    """One running proxy. `async with Proxy(settings) as proxy:` starts it; `await proxy.run()` serves until stopped."""
+    """One running proxy. `async with Proxy(settings) as proxy:` starts it; `await proxy.run()` serves until stopped.
+
+    `sockets` makes it one of several worker processes: it accepts from them, which the supervisor has bound for
+    `settings.listen`, and leaves telling of start and stop to the supervisor.
+    """
 
     def __init__(
         self,
@@ -58,8 +60,11 @@ class Proxy:
         *,
         clock: Clock | None = None,
         observer: Callable[[Metrics], session.Observer] = SessionWatch,
+        sockets: Sequence[socket.socket] | None = None,
     ) -> None:
         self._settings = settings
+        self._sockets = sockets
+        self._level = logging.INFO if sockets is None else logging.DEBUG
         self._clock = clock or SystemClock()
         self._observer = observer
         self._stopping = asyncio.Event()
@@ -100,6 +105,8 @@ class Proxy:
         began = time.perf_counter()
         self.metrics = Metrics(__version__)
         self.secrets = SecretsWatch(settings)
+        if self._sockets is not None:
+            self.secrets.look()  # the supervisor has read the files, perhaps long ago
         origin = Origin.parse(settings.upstream.origin)
         ssl_context = tls_context(settings.upstream.ca_file) if origin.scheme == "https" else None
         tunnel = ProxyTunnel.from_environment(origin) if settings.upstream.trust_env else None
@@ -154,7 +161,7 @@ class Proxy:
                 SessionKeeper.close,
             )
         )
-        self.guard = Guard(self._guard_policy())
+        self.guard = Guard(guard_policy(settings, required_value=lambda: self.secrets.required_header))
         budget = ReplayBudget(settings.limits.replay_total)
         self._watch_gauges(budget)
         forwarder = self._forwarder(origin, budget)
@@ -173,14 +180,15 @@ class Proxy:
             life=self.life,
             shutdown=self.request_stop,
         )
-        await enter(self._admin_port(admin.application()))
+        self.admin_addresses = await enter(admin_port(admin.application(), settings.admin.listen))
         self._listeners = await enter(self._proxy_port())
         await enter(self.secrets.running(self._secrets_changed))
         await self.keeper.start(eager=settings.session.eager)
         await enter(_following(self.keeper))
         await enter(_looking_after(self.server))
         self.life.started = True
-        log.info(
+        log.log(
+            self._level,
             "started",
             version=__version__,
             listen=self.addresses,
@@ -196,26 +204,6 @@ class Proxy:
 
     def _secrets_changed(self) -> None:
         self.keeper.use_credentials(self._credentials())
-
-    def _guard_policy(self) -> Policy:
-        settings = self._settings
-        callers, header = settings.callers, settings.callers.require_header
-        if callers.allowed_hosts is not None:
-            hosts = frozenset(callers.allowed_hosts)
-        else:
-            hosts = frozenset(address.host.lower() for address in settings.listen if address.host)
-        return Policy(
-            hosts=hosts,
-            origins=frozenset(callers.allowed_origins),
-            networks=callers.allowed_networks,
-            required_name=header.name.lower().encode("ascii") if header else None,
-            required_value=lambda: self.secrets.required_header,
-            rules=tuple(
-                Rule.of(allow=rule.action == "allow", methods=rule.methods, path=rule.path) for rule in settings.rules
-            ),
-            in_flight=settings.limits.in_flight,
-            base_path=settings.upstream.base_path,
-        )
 
     def _forwarder(self, origin: Origin, budget: ReplayBudget) -> Forwarder:
         settings = self._settings
@@ -260,50 +248,29 @@ class Proxy:
     # Ports
 
     @asynccontextmanager
-    async def _admin_port(self, application: web.Application) -> AsyncIterator[None]:
-        runner = web.AppRunner(application, access_log=None, handle_signals=False)
-        await runner.setup()
-        server = runner.server
-        assert server is not None  # noqa: S101
-
-        def connection() -> asyncio.BaseProtocol:
-            return AdminProtocol(server, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=75.0)  # type: ignore[arg-type]
-
-        listeners = []
-        try:
-            for address in self._settings.admin.listen:
-                listeners.append(await listen(connection, address, "admin.listen"))
-                self.admin_addresses += names(listeners[-1], address)
-            yield
-        finally:
-            for listener in listeners:
-                listener.close()
-            await runner.shutdown()
-            await server.shutdown(_LAST_SECONDS)
-            await runner.cleanup()
-
-    @asynccontextmanager
     async def _proxy_port(self) -> AsyncIterator[list[asyncio.Server]]:
         listeners: list[asyncio.Server] = []
         try:
-            for address in self._settings.listen:
+            for address in self._settings.listen if self._sockets is None else ():
                 listeners.append(await listen(self.server, address, "listen"))
-                self.addresses += names(listeners[-1], address)
+                self.addresses += names(listeners[-1].sockets, address)
+            for sock in self._sockets or ():
+                listeners.append(await accept_from(self.server, sock))
             yield listeners
         finally:
             for listener in listeners:
                 listener.close()
             # Only what was bound here: the address that failed may be another's.
-            for address in self._settings.listen[: len(listeners)]:
+            for address in self._settings.listen[: len(listeners)] if self._sockets is None else ():
                 if address.kind == "unix":
                     Path(address.path).unlink(missing_ok=True)  # noqa: ASYNC240  # once, at the very end
-            await self.server.shutdown(_LAST_SECONDS)
+            await self.server.shutdown(LAST_SECONDS)
 
     async def _drain(self) -> None:
         """Stop as CONTRACT `drain.*` says: not ready, delay, no new connections, what is in flight ends."""
         settings = self._settings.drain
         self.life.draining = True
-        log.info("draining", delay=settings.delay, timeout=settings.timeout, in_flight=self.guard.in_flight)
+        log.log(self._level, "draining", delay=settings.delay, timeout=settings.timeout, in_flight=self.guard.in_flight)
         if settings.delay:
             await asyncio.sleep(settings.delay)
         for listener in self._listeners:
@@ -321,10 +288,10 @@ class Proxy:
             # Exchanges that still run end here, and their callers are told so.
             await self.upstream.aclose()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_SECONDS):
+                async with asyncio.timeout(LAST_SECONDS):
                     await self.guard.empty()
                     await self.server.all_ended()
-        log.info("stopped")
+        log.log(self._level, "stopped")
 
 
 @asynccontextmanager

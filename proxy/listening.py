@@ -9,9 +9,15 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Callable
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
+from aiohttp import web
+
+from proxy.server.admin_port import AdminProtocol
 from proxy.settings import ListenAddress
 
 #: Connections that wait to be accepted; the kernel's somaxconn bounds it further.
@@ -20,6 +26,8 @@ BACKLOG = 1024
 _OTHER_DESCRIPTORS = 24
 #: More than any proxy of this kind serves.
 _MANY_DESCRIPTORS = 65536
+#: Seconds given to connections to end after the server was told to stop.
+LAST_SECONDS = 0.5
 
 
 class CannotListen(Exception):
@@ -46,18 +54,97 @@ def descriptors() -> int:
 async def listen(server: Callable[[], asyncio.BaseProtocol], address: ListenAddress, setting: str) -> asyncio.Server:
     """Listen at one address; `setting` is named when that fails. Raises `CannotListen`."""
     loop = asyncio.get_running_loop()
-    try:
+    with _explained(address, setting):
         if address.kind == "tcp":
             return await loop.create_server(server, address.host, address.port, backlog=BACKLOG)
-        _remove_stale_socket(Path(address.path))
-        # Nobody may connect before the mode is set.
-        before = os.umask(0o117)
-        try:
-            listener = await loop.create_unix_server(server, address.path, backlog=BACKLOG)
-        finally:
-            os.umask(before)
-        Path(address.path).chmod(0o660)  # noqa: ASYNC240  # once, at the start
-        return listener
+        with _unix_socket(address):
+            return await loop.create_unix_server(server, address.path, backlog=BACKLOG)
+
+
+def bind(address: ListenAddress, setting: str) -> list[socket.socket]:
+    """Listen at one address with plain sockets, for other processes to accept from. Raises `CannotListen`.
+
+    A name such as localhost may stand for several sockets. Blocks on the resolver: for the start only.
+    """
+    with _explained(address, setting), contextlib.ExitStack() as unless_well:
+        sockets = []
+        if address.kind == "unix":
+            with _unix_socket(address):
+                sockets.append(unless_well.enter_context(socket.socket(socket.AF_UNIX)))
+                sockets[0].bind(address.path)
+        else:
+            infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, kind, protocol, _, place in dict.fromkeys(infos):
+                try:
+                    sock = unless_well.enter_context(socket.socket(family, kind, protocol))
+                except OSError:
+                    continue  # a kernel without IPv6 has a localhost, too
+                _prepare(sock)
+                sock.bind(place)
+                sockets.append(sock)
+        for sock in sockets:
+            sock.setblocking(False)
+            sock.listen(BACKLOG)
+        unless_well.pop_all()
+        return sockets
+
+
+def sibling(sock: socket.socket) -> socket.socket | None:
+    """Bind one more socket to the address of a listening one; the kernel shares connections out between those that listen.
+
+    None where it does not: on a unix socket, or without SO_REUSEPORT. The first socket was bound without that option, so
+    that an address in use is found out, even if its owner would share; it is told to share now.
+    """
+    option = getattr(socket, "SO_REUSEPORT", None)
+    if option is None or sock.family == socket.AF_UNIX:
+        return None
+    another = socket.socket(sock.family, sock.type, sock.proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, option, 1)
+        another.setsockopt(socket.SOL_SOCKET, option, 1)
+        _prepare(another)
+        another.setblocking(False)
+        another.bind(sock.getsockname())
+    except OSError:
+        another.close()
+        return None
+    return another
+
+
+async def accept_from(server: Callable[[], asyncio.BaseProtocol], sock: socket.socket) -> asyncio.Server:
+    """Listen with a socket that another process has bound; its path, if it has one, stays when the server is closed."""
+    loop = asyncio.get_running_loop()
+    if sock.family != socket.AF_UNIX:
+        return await loop.create_server(server, sock=sock, backlog=BACKLOG)
+    stays: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+    return await loop.create_unix_server(server, sock=sock, backlog=BACKLOG, **stays)
+
+
+def _prepare(sock: socket.socket) -> None:
+    """Set what asyncio sets: connections that are being closed do not hold the port, IPv6 does not take IPv4's."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+
+@contextmanager
+def _unix_socket(address: ListenAddress) -> Iterator[None]:
+    """Make place for a unix socket, and set its mode."""
+    _remove_stale_socket(Path(address.path))
+    # Nobody may connect before the mode is set.
+    before = os.umask(0o117)
+    try:
+        yield
+    finally:
+        os.umask(before)
+    Path(address.path).chmod(0o660)
+
+
+@contextmanager
+def _explained(address: ListenAddress, setting: str) -> Iterator[None]:
+    """Turn an error of the system into `CannotListen`."""
+    try:
+        yield
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             advice = f"something else listens there already; stop it or set {setting} to another address"
@@ -66,6 +153,32 @@ async def listen(server: Callable[[], asyncio.BaseProtocol], address: ListenAddr
         else:
             advice = os.strerror(error.errno) if error.errno else "the address is not one of this machine"
         raise CannotListen(f"{setting}: cannot listen on {address}: {advice}") from None
+
+
+@asynccontextmanager
+async def admin_port(application: web.Application, addresses: Iterable[ListenAddress]) -> AsyncIterator[list[str]]:
+    """Serve the admin application at its addresses; gives them as people write them. Raises `CannotListen`."""
+    runner = web.AppRunner(application, access_log=None, handle_signals=False)
+    await runner.setup()
+    server = runner.server
+    assert server is not None  # noqa: S101
+
+    def connection() -> asyncio.BaseProtocol:
+        return AdminProtocol(server, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=75.0)  # type: ignore[arg-type]
+
+    listeners: list[asyncio.Server] = []
+    written: list[str] = []
+    try:
+        for address in addresses:
+            listeners.append(await listen(connection, address, "admin.listen"))
+            written += names(listeners[-1].sockets, address)
+        yield written
+    finally:
+        for listener in listeners:
+            listener.close()
+        await runner.shutdown()
+        await server.shutdown(LAST_SECONDS)
+        await runner.cleanup()
 
 
 def _remove_stale_socket(path: Path) -> None:
@@ -83,12 +196,12 @@ def _remove_stale_socket(path: Path) -> None:
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def names(listener: asyncio.Server, address: ListenAddress) -> list[str]:
+def names(sockets: Iterable[Any], address: ListenAddress) -> list[str]:
     """Write what is listened on the way people do."""
     if address.kind == "unix":
         return [f"unix:{address.path}"]
     names = []
-    for sock in listener.sockets:
+    for sock in sockets:
         host, port = sock.getsockname()[:2]
         names.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     return names

@@ -42,6 +42,8 @@ Duration = Annotated[float, Kind.DURATION, PlainValidator(parsing.duration)]
 PositiveDuration = Annotated[float, Kind.DURATION, PlainValidator(parsing.positive_duration)]
 Size = Annotated[int, Kind.SIZE, PlainValidator(parsing.size)]
 Count = Annotated[int, PlainValidator(parsing.count)]
+#: More would be a typing error: each is a process with its own 60 MB and its own share of the callers.
+Processes = Annotated[int, PlainValidator(lambda value: parsing.count(value, most=64))]
 Bool = Annotated[bool, PlainValidator(parsing.boolean)]
 File = Annotated[Path | None, PlainValidator(parsing.optional(parsing.file_path))]
 Addresses = Annotated[tuple[ListenAddress, ...], Kind.LIST, PlainValidator(network.listen_addresses)]
@@ -183,6 +185,7 @@ class Settings(BaseSettings):
         (ListenAddress("tcp", "127.0.0.1", 8080),),
         description="where callers connect: HOST:PORT, [v6]:PORT or unix:/path",
     )
+    workers: Processes = Field(1, description="processes that serve callers, on one session and one admin port")
     admin: Admin = Admin()
     callers: Callers = Callers()
     rules: Annotated[tuple[Rule, ...], Kind.LIST, PlainValidator(guards.rules)] = Field(

@@ -129,14 +129,14 @@ def size(value: object) -> int:
     return int(total)
 
 
-def count(value: object) -> int:
-    """Parse a whole number of at least 1."""
+def count(value: object, *, most: int = 1_000_000) -> int:
+    """Parse a whole number from 1 to `most`."""
     text = as_text(value)
     if not re.fullmatch(r"[+-]?\d[\d_]{0,17}", text):
         raise Bad(f"{shown(text)} is not a whole number")
     number = int(text.replace("_", ""))
-    if not 1 <= number <= 1_000_000:
-        raise Bad(f"{shown(text)} is out of range; write a number from 1 to 1000000")
+    if not 1 <= number <= most:
+        raise Bad(f"{shown(text)} is out of range; write a number from 1 to {most}")
     return number
 
 

@@ -7,6 +7,7 @@ because those are where tokens and card numbers hide.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import select
@@ -14,6 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -36,6 +38,8 @@ _MOST_BUFFERED: Final = 1024 * 1024
 _FLUSH_AFTER: Final = 0.02
 #: POSIX: a pipe that polls writable takes this much without blocking (PIPE_BUF on Linux).
 _SURE_WRITE: Final = 4096
+#: Seconds between two tries for the turn to write, while `drain` waits.
+_NEXT_TRY: Final = 0.002
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 #: Keys whose values never reach a line, whoever logs them.
 _SECRET_KEYS: Final = frozenset(
@@ -63,6 +67,18 @@ class NonBlockingWriter:
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
         self._timer: asyncio.TimerHandle | None = None
+        self._turn: int | None = None
+        self._has_turn = False
+        #: The last write ended inside a line.
+        self._torn = False
+
+    def share(self, lock: Path) -> None:
+        """Take turns with other processes that write to the same place and lock the same file (flock).
+
+        Without that, room in a pipe that one process has seen may be filled by another, and the write would wait; and
+        lines longer than a pipe takes at once could get mixed up.
+        """
+        self._turn = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def write(self, line: bytes) -> int:
         """Take a whole line; never blocks."""
@@ -95,35 +111,65 @@ class NonBlockingWriter:
     def drain(self, seconds: float) -> None:
         """Write what is kept, waiting for the reader at most `seconds` in all."""
         end = time.monotonic() + seconds
-        while self._lines:
-            wait = max(0.0, end - time.monotonic())
-            ready = self._poll.poll(wait * 1000)
-            if not ready or not ready[0][1] & select.POLLOUT:
-                if ready:  # the reader is gone: nobody will ever read these
-                    self._lines.clear()
-                    self._bytes = 0
-                return
-            if self.dropped and self._bytes < _MOST_BUFFERED // 2:
-                note, self.dropped = self.dropped, 0
-                self._lines.append(_line("log_lines_dropped", lines=note))
-                self._bytes += len(self._lines[-1])
-            self._write_some()
+        try:
+            while self._lines:
+                wait = max(0.0, end - time.monotonic())
+                if not self._take_turn():
+                    if not wait:
+                        return
+                    time.sleep(min(wait, _NEXT_TRY))
+                    continue
+                ready = self._poll.poll(wait * 1000)
+                if not ready or not ready[0][1] & select.POLLOUT:
+                    if ready:  # the reader is gone: nobody will ever read these
+                        self._lines.clear()
+                        self._bytes = 0
+                        self._torn = False
+                    return
+                if self.dropped and self._bytes < _MOST_BUFFERED // 2:
+                    note, self.dropped = self.dropped, 0
+                    self._lines.append(_line("log_lines_dropped", lines=note))
+                    self._bytes += len(self._lines[-1])
+                self._write_some()
+        finally:
+            if not self._torn:  # the rest of a line comes before anybody else's
+                self._end_turn()
+
+    def _take_turn(self) -> bool:
+        if self._turn is not None and not self._has_turn:
+            try:
+                fcntl.flock(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            self._has_turn = True
+        return True
+
+    def _end_turn(self) -> None:
+        if self._turn is not None and self._has_turn:
+            self._has_turn = False
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     def _write_some(self) -> None:
-        batch = bytearray()
-        while self._lines and len(batch) < _SURE_WRITE:
-            batch += self._lines.popleft()
-        rest = bytes(batch[_SURE_WRITE:])
+        """Write as many whole lines as surely go, or a piece of one that is longer."""
+        batch = self._lines.popleft()
+        if len(batch) < _SURE_WRITE:
+            more = [batch]
+            size = len(batch)
+            while self._lines and size + len(self._lines[0]) <= _SURE_WRITE:
+                more.append(self._lines.popleft())
+                size += len(more[-1])
+            batch = b"".join(more)
         try:
             done = os.write(self._fd, batch[:_SURE_WRITE])
         except OSError:
             self._lines.clear()
             self._bytes = 0
+            self._torn = False
             return
-        rest = bytes(batch[done:_SURE_WRITE]) + rest
         self._bytes -= done
-        if rest:
-            self._lines.appendleft(rest)
+        self._torn = not batch.endswith(b"\n", 0, done)
+        if done < len(batch):
+            self._lines.appendleft(batch[done:])
 
 
 def _line(event: str, **fields: Any) -> bytes:
@@ -137,10 +183,10 @@ def _redacted(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
     return event
 
 
-def configure(level: str, fmt: str | None, *, fd: int = 1) -> NonBlockingWriter:
+def configure(level: str, fmt: str | None, *, fd: int = 1, worker: int | None = None) -> NonBlockingWriter:
     """Send all logging, structlog's and the standard library's, to `fd`; returns the writer for a last `drain`.
 
-    `fmt` is json or console; None: console on a terminal, else json.
+    `fmt` is json or console; None: console on a terminal, else json. `worker`: one of several, in every line.
     """
     writer = NonBlockingWriter(fd)
     threshold = _LEVELS[level]
@@ -153,8 +199,14 @@ def configure(level: str, fmt: str | None, *, fd: int = 1) -> NonBlockingWriter:
             return pretty(logger, name, event).encode("utf-8", "replace")
     else:
         renderer = structlog.processors.JSONRenderer(serializer=lambda event, **_: orjson.dumps(event, default=repr))
+
+    def numbered(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["worker"] = worker
+        return event
+
     structlog.configure(
         processors=[
+            *([] if worker is None else [numbered]),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _redacted,

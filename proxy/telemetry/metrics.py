@@ -51,6 +51,9 @@ class Metrics:
         self.store_operations = counter("store_operations_total", "Uses of the session store.", "operation", "result")
         self.identity_lost = counter("session_identity_lost_total", "Logins of callers that were lost.")
         self._latched = gauge("session_latched", "1 while CardCash's refusal of it is not tried again.", "what")
+        workers = gauge("workers", "Worker processes; a single process is one that is up.", "state")
+        for state, number in (("up", 1), ("down", 0)):
+            workers.labels(state).set(number)
         gauge("build_info", "Always 1; the version is the label.", "version").labels(version).set(1)
         self._request_children: dict[tuple[str, str, int], Callable[[float], None]] = {}
         self._duration_children: dict[str, tuple[Callable[[float], None], Callable[[float], None]]] = {}

@@ -1,0 +1,30 @@
+"""From the settings to what the guard enforces, on the proxy port and on the admin port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.core.routes import Rule
+from proxy.server.guard import Policy
+from proxy.settings import Settings
+
+
+def guard_policy(settings: Settings, *, required_value: Callable[[], str]) -> Policy:
+    """Build the policy; `required_value` reads the header that callers must send, which may change with its file."""
+    callers, header = settings.callers, settings.callers.require_header
+    if callers.allowed_hosts is not None:
+        hosts = frozenset(callers.allowed_hosts)
+    else:
+        hosts = frozenset(address.host.lower() for address in settings.listen if address.host)
+    return Policy(
+        hosts=hosts,
+        origins=frozenset(callers.allowed_origins),
+        networks=callers.allowed_networks,
+        required_name=header.name.lower().encode("ascii") if header else None,
+        required_value=required_value,
+        rules=tuple(
+            Rule.of(allow=rule.action == "allow", methods=rule.methods, path=rule.path) for rule in settings.rules
+        ),
+        in_flight=settings.limits.in_flight,
+        base_path=settings.upstream.base_path,
+    )

@@ -1,0 +1,178 @@
+"""The admin port as such: its endpoints, its guards, its JSON and its page; what they tell comes from a subclass.
+
+Reading is open to whoever reaches the port (scrapers come by any name); acting needs loopback and passes the same Host and
+Origin guards as the proxy port, so that no web page can do it. Knows neither keeper nor upstream: the supervisor of worker
+processes has neither, and its admin port is the same one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestHandler
+
+from proxy.core.errors import Denied, ProxyError
+from proxy.core.headers import read_request
+from proxy.core.target import is_loopback
+from proxy.server.guard import Guard
+from proxy.telemetry.logs import describe, log
+
+
+class AdminProtocol(RequestHandler):
+    """aiohttp's connection handler, without a byte of a malformed request in its answer or in a log."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002  # aiohttp's signature
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # aiohttp's signature
+    ) -> web.StreamResponse:
+        """Answer what never became a request, or a bug."""
+        if exc is not None and not isinstance(exc, HttpProcessingError):
+            log.error("bug", **describe(exc))
+        code, sentence = (
+            ("bad_request", "The request is not valid HTTP/1.1.")
+            if status < 500
+            else ("internal_error", "The proxy failed; its log says where.")
+        )
+        answer = in_json({"message": [sentence], "error": code}, status=status)
+        answer.force_close()
+        return answer
+
+
+class AdminPort(ABC):
+    """The application on the admin port."""
+
+    def __init__(self, *, version: str, guard: Guard, shutdown: Callable[[], None]) -> None:
+        self._version = version
+        self._guard = guard
+        self._shutdown = shutdown
+
+    @abstractmethod
+    async def trouble(self) -> str | None:
+        """Say what is wrong with the process itself; None while it is alive and well."""
+
+    @abstractmethod
+    async def not_ready_because(self) -> list[str]:
+        """List what stands against readiness; an outage of the upstream does not, and nothing is dialled."""
+
+    @abstractmethod
+    async def status(self) -> dict[str, Any]:
+        """Describe what runs; holds no token and no application id."""
+
+    @abstractmethod
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        """Write all metrics in the format the scraper accepts; returns body and content type."""
+
+    @abstractmethod
+    async def renew(self) -> web.Response:
+        """Make a new session now and tell of it. Raises `SessionUnavailable`."""
+
+    def application(self) -> web.Application:
+        """Build the application."""
+        app = web.Application(middlewares=[_errors_in_our_envelope])
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics_page)
+        app.router.add_get("/status", self._status)
+        app.router.add_get("/", self._page)
+        app.router.add_post("/session/renew", self._renew)
+        app.router.add_post("/shutdown", self._stop)
+        return app
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        trouble = await self.trouble()
+        return in_json({"status": trouble or "ok"}, status=503 if trouble else 200)
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        because = await self.not_ready_because()
+        return in_json(
+            {"status": "not ready" if because else "ready", "because": because}, status=503 if because else 200
+        )
+
+    async def _metrics_page(self, request: web.Request) -> web.Response:
+        body, content_type = await self.metrics(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return in_json(await self.status())
+
+    async def _page(self, _: web.Request) -> web.Response:
+        rows = "".join(_rows(await self.status()))
+        body = _PAGE.replace("{rows}", rows).replace("{version}", html.escape(self._version))
+        return web.Response(
+            text=body,
+            content_type="text/html",
+            headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
+        )
+
+    async def _renew(self, request: web.Request) -> web.Response:
+        self._check_actor(request)
+        return await self.renew()
+
+    async def _stop(self, request: web.Request) -> web.Response:
+        self._check_actor(request)
+        # After this answer is on its way.
+        asyncio.get_running_loop().call_soon(self._shutdown)
+        return in_json({"status": "draining"}, status=202)
+
+    def _check_actor(self, request: web.Request) -> None:
+        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+        address = peer[0] if isinstance(peer, tuple) else None
+        if address is not None and not is_loopback(address.removeprefix("::ffff:")):
+            raise Denied("client_not_allowed", "This action is allowed from loopback only.")
+        fields = read_request(request.raw_headers)
+        self._guard.check_host(fields.host, None, http_10=False)
+        self._guard.check_origin(fields)
+
+
+@web.middleware
+async def _errors_in_our_envelope(request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+    try:
+        response: web.StreamResponse = await handler(request)
+        return response
+    except ProxyError as error:
+        headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
+        return in_json({"message": [str(error)], "error": error.code}, status=error.status, headers=headers)
+    except web.HTTPException as error:
+        answer = in_json({"message": [f"{error.reason}."], "error": "admin_" + str(error.status)}, status=error.status)
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
+
+
+def in_json(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Answer with JSON that people can read too."""
+    body = orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n"
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+
+
+def _rows(content: Mapping[str, Any], prefix: str = "") -> list[str]:
+    rows = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            rows += _rows(value, f"{prefix}{key} · ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for index, item in enumerate(value, 1):
+                rows += _rows(item, f"{prefix}{key} {index} · ")
+        else:
+            name = (prefix + key).replace("_", " ")
+            rows.append(f"<tr><th>{html.escape(name)}<td>{html.escape('–' if value in (None, []) else str(value))}")
+    return rows
+
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="5">
+<title>cardcash-proxy</title><style>body{font:15px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;width:100%}th{text-align:left;font-weight:500;color:#555;width:45%}
+td,th{padding:.25rem .5rem;border-bottom:1px solid #ddd}a{color:#06c}</style>
+<h1>cardcash-proxy {version}</h1><p><a href="/status">status</a> · <a href="/metrics">metrics</a> ·
+<a href="/readyz">readyz</a> · <a href="/healthz">healthz</a></p><table>{rows}</table></html>
+"""
