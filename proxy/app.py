@@ -11,7 +11,8 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,11 +48,21 @@ LOOK_EVERY = 2.0
 FOLLOW_EVERY = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What one of several worker processes has in common with the others.
+
+    `sockets` are bound to `settings.listen` by the supervisor; in `login_turn` one process at a time handles a login.
+    """
+
+    sockets: Sequence[socket.socket]
+    login_turn: Callable[[], AbstractAsyncContextManager[None]]
+
+
 class Proxy:
     """One running proxy. `async with Proxy(settings) as proxy:` starts it; `await proxy.run()` serves until stopped.
 
-    `sockets` makes it one of several worker processes: it accepts from them, which the supervisor has bound for
-    `settings.listen`, and leaves telling of start and stop to the supervisor.
+    With `shared` it is one of several worker processes, and leaves telling of start and stop to the supervisor.
     """
 
     def __init__(
@@ -60,11 +71,11 @@ class Proxy:
         *,
         clock: Clock | None = None,
         observer: Callable[[Metrics], session.Observer] = SessionWatch,
-        sockets: Sequence[socket.socket] | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self._settings = settings
-        self._sockets = sockets
-        self._level = logging.INFO if sockets is None else logging.DEBUG
+        self._shared = shared
+        self._level = logging.INFO if shared is None else logging.DEBUG
         self._clock = clock or SystemClock()
         self._observer = observer
         self._stopping = asyncio.Event()
@@ -105,7 +116,7 @@ class Proxy:
         began = time.perf_counter()
         self.metrics = Metrics(__version__)
         self.secrets = SecretsWatch(settings)
-        if self._sockets is not None:
+        if self._shared is not None:
             self.secrets.look()  # the supervisor has read the files, perhaps long ago
         origin = Origin.parse(settings.upstream.origin)
         ssl_context = tls_context(settings.upstream.ca_file) if origin.scheme == "https" else None
@@ -227,6 +238,7 @@ class Proxy:
                 self.keeper,
                 self._clock,
                 configured_email=lambda: settings.login.email if settings.login.configured else None,
+                turn=self._shared.login_turn if self._shared is not None else nullcontext,
             ),
             metrics=self.metrics,
             clock=self._clock,
@@ -251,17 +263,17 @@ class Proxy:
     async def _proxy_port(self) -> AsyncIterator[list[asyncio.Server]]:
         listeners: list[asyncio.Server] = []
         try:
-            for address in self._settings.listen if self._sockets is None else ():
+            for address in self._settings.listen if self._shared is None else ():
                 listeners.append(await listen(self.server, address, "listen"))
                 self.addresses += names(listeners[-1].sockets, address)
-            for sock in self._sockets or ():
+            for sock in self._shared.sockets if self._shared is not None else ():
                 listeners.append(await accept_from(self.server, sock))
             yield listeners
         finally:
             for listener in listeners:
                 listener.close()
             # Only what was bound here: the address that failed may be another's.
-            for address in self._settings.listen[: len(listeners)] if self._sockets is None else ():
+            for address in self._settings.listen[: len(listeners)] if self._shared is None else ():
                 if address.kind == "unix":
                     Path(address.path).unlink(missing_ok=True)  # noqa: ASYNC240  # once, at the very end
             await self.server.shutdown(LAST_SECONDS)

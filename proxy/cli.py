@@ -16,7 +16,9 @@ from proxy import __version__, operations
 from proxy.operations import BAD_USAGE, FAILED, OK, complain
 
 if TYPE_CHECKING:
+    from proxy.app import Proxy
     from proxy.settings import Settings
+    from proxy.workers.supervisor import Supervisor
 
 
 class _Parser(argparse.ArgumentParser):
@@ -194,20 +196,22 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 async def _served(settings: Settings) -> int:
-    from proxy.app import Proxy
     from proxy.listening import CannotListen
     from proxy.session.stores import StoreUnusable
     from proxy.telemetry import logs
+    from proxy.workers import WorkerFailed
 
     writer = logs.configure(settings.log.level, settings.log.format)
-    proxy = Proxy(settings)
-    _on_signals(proxy.request_stop)
+    running = _one_process(settings) if settings.workers == 1 else _several(settings, writer.share)
     try:
-        async with proxy:
-            await proxy.run()
+        async with running:
+            await running.run()
     except StoreUnusable as error:
         complain(str(error))
         return BAD_USAGE
+    except WorkerFailed as error:
+        complain(str(error))
+        return error.code
     except (CannotListen, ValueError) as error:
         complain(str(error))
         return FAILED
@@ -216,14 +220,33 @@ async def _served(settings: Settings) -> int:
     return OK
 
 
-def _on_signals(stop: Callable[[], None]) -> None:
-    """The first SIGTERM or SIGINT drains, the second exits at once."""
+def _one_process(settings: Settings) -> Proxy:
+    from proxy.app import Proxy
+
+    proxy = Proxy(settings)
+    _on_signals(proxy.request_stop)
+    return proxy
+
+
+def _several(settings: Settings, share_log: Callable[[Path], None]) -> Supervisor:
+    """Leave out all that proxies: it runs in processes of its own."""
+    from proxy.workers.supervisor import Supervisor
+
+    supervisor = Supervisor(settings, share_log=share_log)
+    _on_signals(supervisor.request_stop, supervisor.end_at_once)
+    return supervisor
+
+
+def _on_signals(stop: Callable[[], None], at_once: Callable[[], None] | None = None) -> None:
+    """The first SIGTERM or SIGINT drains, the second exits at once, after `at_once`."""
     loop = asyncio.get_running_loop()
     asked = False
 
     def handle(number: int) -> None:
         nonlocal asked
         if asked:
+            if at_once is not None:
+                at_once()
             os._exit(128 + number)
         asked = True
         stop()

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 import orjson
 
@@ -27,9 +28,19 @@ from proxy.session.keeper import SessionKeeper
 
 
 class Accounts:
-    """Answers session and login calls from the shared session. `configured_email` is None without `login`."""
+    """Answers session and login calls from the shared session. `configured_email` is None without `login`.
 
-    def __init__(self, keeper: SessionKeeper, clock: Clock, *, configured_email: Callable[[], str | None]) -> None:
+    `turn` is entered for each login of a caller: among several worker processes one has it at a time.
+    """
+
+    def __init__(
+        self,
+        keeper: SessionKeeper,
+        clock: Clock,
+        *,
+        configured_email: Callable[[], str | None],
+        turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> None:
         self._keeper = keeper
         self._clock = clock
         self._configured_email = configured_email
@@ -37,6 +48,7 @@ class Accounts:
         # Guards the account of the shared session: callers' logins are handled one at a time, so that the first wins.
         # Held over the one login call on purpose.
         self._one_login = asyncio.Lock()
+        self._turn = turn
         self._accepted = 0
 
     async def answer_session(self, exchange: Exchange, record: Record) -> None:
@@ -68,14 +80,18 @@ class Accounts:
                 )
             return token
         seen = self._accepted
-        async with self._one_login:
+        async with self._one_login, self._turn():
             await self._keeper.catch_up()
             token = await self._keeper.token()
             if token.identity is not None:
                 self._refuse_other(email, token.identity)
                 if self._accepted != seen:
                     return token  # somebody else logged this account in while we waited: one call is enough
-            return await send()
+            try:
+                return await send()
+            finally:
+                # Whoever has the next turn finds in the store whose session this is.
+                await self._keeper.catch_up()
 
     def answer_login(self, exchange: Exchange, record: Record, token: Token) -> None:
         """Answer a login from the session that is logged in already."""

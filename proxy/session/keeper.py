@@ -225,6 +225,7 @@ class SessionKeeper:
         """Take over what other processes stored: a login, a newer token, an opened latch; False: nobody shares the store."""
         if not self._shelf.shared or self._closed:
             return False
+        await self._saver.settled()
         if self._latched:
             await self._latched.follow()
         shared = await self._shelf.load()

@@ -191,9 +191,13 @@ class Saver:
 
     async def close(self) -> None:
         """Give the last token a moment: a caller's login cannot be made again after a restart."""
+        await self.settled()
+        await self._tasks.close()
+
+    async def settled(self) -> None:
+        """Wait until what is held was written, or could not be in time."""
         if self._writer is not None:
             await asyncio.wait({self._writer}, timeout=STORE_DEADLINE)
-        await self._tasks.close()
 
     async def _write(self) -> None:
         try:

@@ -1,0 +1,165 @@
+"""One admin port for all workers: what each says, summed, and what the supervisor knows of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.process_collector import ProcessCollector
+
+from proxy.core.errors import SessionUnavailable
+from proxy.server.admin_port import AdminPort, in_json
+from proxy.server.guard import Guard
+from proxy.workers import picture
+from proxy.workers.asking import Reply, ask
+from proxy.workers.child import Child
+from proxy.workers.totals import Families, Ledger, parsed, workers_gauge
+
+#: Seconds for a renewal at a worker: the command that asks for it waits for 25.
+_RENEWAL: Final = 24.0
+
+
+class WorkersAdmin(AdminPort):
+    """The admin port of a supervisor."""
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        guard: Guard,
+        children: Sequence[Child],
+        is_draining: Callable[[], bool],
+        shutdown: Callable[[], None],
+    ) -> None:
+        super().__init__(version=version, guard=guard, shutdown=shutdown)
+        self._children = children
+        self._is_draining = is_draining
+        self._since = datetime.now(UTC)
+        self._ledger = Ledger()
+        # Guards the ledger against an older answer that comes after a newer one. Held while the workers are asked.
+        self._scraping = asyncio.Lock()
+        self._own = CollectorRegistry()
+        ProcessCollector(namespace="cardcash_proxy", registry=self._own)
+
+    def ended(self, pid: int) -> None:
+        """Keep what a worker process had counted when it was last asked."""
+        self._ledger.ended(pid)
+
+    async def trouble(self) -> str | None:
+        """Name a worker that is down or stuck. A drain is no trouble, though workers end one by one."""
+        if self._is_draining():
+            return None
+        for child in self._children:
+            if child.state == "down":
+                return f"worker {child.worker} has died and is being started again"
+        for child, reply in await self._ask_all("/healthz"):
+            if reply is None:
+                return f"worker {child.worker} does not answer"
+            if reply.status != 200:
+                return f"worker {child.worker}: {reply.json().get('status')}"
+        return None
+
+    async def not_ready_because(self) -> list[str]:
+        """List what stands against readiness of any worker; nothing is dialled."""
+        if self._is_draining():
+            return ["draining"]
+        return self._because(await self._ask_all("/readyz"), key="because")
+
+    def _because(self, replies: Sequence[tuple[Child, Reply | None]], *, key: str) -> list[str]:
+        because: list[str] = []
+        for child in self._children:
+            if child.state == "starting":
+                because.append("starting")
+            elif child.state == "down":
+                because.append(f"worker {child.worker} has died and is being started again")
+        for child, reply in replies:
+            because += [f"worker {child.worker} does not answer"] if reply is None else reply.json().get(key, [])
+        return picture.in_order(because)
+
+    async def status(self) -> dict[str, Any]:
+        """Describe all workers as one proxy, and each; holds no token and no application id."""
+        return self._status_of(await self._ask_all("/status"))
+
+    def _status_of(
+        self, replies: Sequence[tuple[Child, Reply | None]], *, renewed: Child | None = None
+    ) -> dict[str, Any]:
+        said = {child.worker: reply.json() for child, reply in replies if reply is not None}
+        statuses = list(said.values())
+        newest = None if renewed is None or renewed.worker not in said else list(said).index(renewed.worker)
+        draining = self._is_draining()
+        because = ["draining"] if draining else self._because(replies, key="not_ready_because")
+        return {
+            "version": self._version,
+            "since": self._since.isoformat(timespec="seconds"),
+            "ready": not because,
+            "not_ready_because": because,
+            "draining": draining,
+            "session": picture.session(statuses, newest=newest),
+            "upstream": picture.upstream(statuses),
+            "requests_in_flight": sum(status.get("requests_in_flight", 0) for status in statuses),
+            "workers": [self._described(child, said.get(child.worker)) for child in self._children],
+        }
+
+    def _described(self, child: Child, said: dict[str, Any] | None) -> dict[str, Any]:
+        return {
+            "worker": child.worker,
+            "pid": child.pid,
+            "state": "silent" if child.state == "up" and said is None else child.state,
+            "since": None if child.since is None else child.since.isoformat(timespec="seconds"),
+            "restarts": child.restarts,
+            "requests_in_flight": (said or {}).get("requests_in_flight"),
+        }
+
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        """Write the sum of all processes in the format the scraper accepts; returns body and content type."""
+        async with self._scraping:
+            pids = {child: child.pid for child in self._children}
+            answered: set[int] = set()
+            for child, reply in await self._ask_all("/metrics"):
+                pid = child.pid
+                # A process that has died meanwhile is accounted for already.
+                if reply is not None and reply.status == 200 and pid is not None and pid == pids[child]:
+                    self._ledger.said(pid, parsed(reply.body.decode()))
+                    answered.add(pid)
+            gauge = workers_gauge(up=0, down=len(self._children) - len(answered))
+            families = self._ledger.total(answered, list(self._own.collect()), [gauge])
+        encoder, content_type = choose_encoder(accept)
+        return encoder(_Collected(families)), content_type
+
+    async def renew(self) -> web.Response:
+        """Let one worker make a new session; the others take it over from the store within a second."""
+        end = time.monotonic() + _RENEWAL
+        for child in self._children:
+            seconds = end - time.monotonic()
+            reply = await ask(child, "POST", "/session/renew", seconds=seconds) if child.state == "up" else None
+            if reply is None:
+                continue  # it has died, or hangs: the next one, in what is left of the time
+            if reply.status != 200:
+                headers = {name: reply.headers[name] for name in ("Retry-After",) if name in reply.headers}
+                return in_json(reply.json(), status=reply.status, headers=headers)
+            status = self._status_of(await self._ask_all("/status"), renewed=child)
+            return in_json({"status": "renewed", "session": status["session"]})
+        raise SessionUnavailable("No worker process answers; the log says more.", retry_after=1.0)
+
+    async def _ask_all(self, path: str) -> list[tuple[Child, Reply | None]]:
+        """Ask all workers that are up, at once."""
+        up = [child for child in self._children if child.state == "up"]
+        return list(zip(up, await asyncio.gather(*(ask(child, "GET", path) for child in up)), strict=True))
+
+
+class _Collected(CollectorRegistry):
+    """Families that were collected already, for an encoder."""
+
+    def __init__(self, families: Families) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        """Return them."""
+        return self._families

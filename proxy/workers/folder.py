@@ -1,0 +1,138 @@
+"""The supervisor's private folder: the workers' admin sockets, their session file, and the lock of the log.
+
+Removed by the supervisor at its end; by the last worker if the supervisor was killed; by the next supervisor if all were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+_PREFIX: Final = "cardcash-proxy-"
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # what is made there is ours alone, see mkdtemp
+#: sun_path holds 107 bytes; mkdtemp adds 8 letters.
+_LONGEST_BASE: Final = 107 - len(f"/{_PREFIX}12345678/worker-64.sock")
+#: Seconds: a little more than CardCash's own time-outs (50-90 s, API.md 1); and between two looks.
+_LONGEST_TURN: Final = 100.0
+_NEXT_TRY: Final = 0.01
+
+
+class Folder:
+    """A folder that only this user can enter. Whoever uses it holds it with a shared lock, which ends with the process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._held: int | None = None
+
+    @classmethod
+    def make(cls) -> Folder:
+        """Make it and hold it; clears away what killed supervisors have left. Raises ValueError where there is no place."""
+        for base in _bases():
+            _sweep(base)
+            with suppress(OSError):
+                folder = cls(Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base)))
+                # Locked before it has its name: who sweeps must not take it for abandoned.
+                unnamed = folder.path / "alive.new"
+                folder._held = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(folder._held, fcntl.LOCK_SH)
+                unnamed.rename(folder._alive)
+                return folder
+        raise ValueError(
+            "workers: no folder for the sockets of the worker processes; set TMPDIR to a short, writable one"
+        )
+
+    @property
+    def log_lock(self) -> Path:
+        """Whoever holds this file's lock may write to the log."""
+        return self.path / "log.lock"
+
+    @property
+    def session(self) -> Path:
+        """Where the session is kept when it would be in memory."""
+        return self.path / "session"
+
+    def admin(self, worker: int) -> Path:
+        """Where a worker's own admin port is."""
+        return self.path / f"worker-{worker}.sock"
+
+    @property
+    def _alive(self) -> Path:
+        return self.path / "alive"
+
+    def hold(self) -> None:
+        """Keep others from taking it for abandoned as long as this process lives."""
+        with suppress(OSError):
+            self._held = os.open(self._alive, os.O_RDWR | os.O_CLOEXEC)
+            fcntl.flock(self._held, fcntl.LOCK_SH)
+
+    @asynccontextmanager
+    async def login_turn(self) -> AsyncIterator[None]:
+        """Wait for the turn to handle a caller's login: of two at once, at different workers, the first wins.
+
+        A worker that was stopped in the middle does not hold up the others for ever; one that dies lets go at once.
+        """
+        try:
+            descriptor = os.open(self.path / "login.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:  # the folder is gone, and with it those to take turns with
+            yield
+            return
+        try:
+            end = time.monotonic() + _LONGEST_TURN
+            while not _lock(descriptor) and time.monotonic() < end:
+                await asyncio.sleep(_NEXT_TRY)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def remove(self) -> None:
+        """Remove it with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def remove_if_last(self) -> None:
+        """Remove it unless another process holds it."""
+        if self._held is not None and _lock(self._held):
+            self.remove()
+
+
+def _bases() -> Iterator[Path]:
+    """List places: memory where there is some, because the session is a live token; but first what the operator names."""
+    places = [_MEMORY]
+    with suppress(OSError):
+        named = any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+        places.insert(0 if named else 1, Path(tempfile.gettempdir()))
+    for place in places:
+        if len(os.fsencode(place)) <= _LONGEST_BASE and os.access(place, os.W_OK | os.X_OK):
+            yield place
+
+
+def _sweep(base: Path) -> None:
+    """Remove folders whose supervisor and workers were all killed."""
+    with suppress(OSError):
+        for path in base.glob(f"{_PREFIX}????????"):
+            with suppress(OSError):
+                found = path.lstat()
+                if found.st_mode != stat.S_IFDIR | 0o700 or found.st_uid != os.geteuid():
+                    continue
+                descriptor = os.open(path / "alive", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    if _lock(descriptor):
+                        Folder(path).remove()
+                finally:
+                    os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

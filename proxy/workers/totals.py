@@ -1,0 +1,82 @@
+"""The metrics of several processes as those of one. Pure: what is scraped goes in, what is exposed comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from typing import Final
+
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+_PREFIX: Final = "cardcash_proxy_"
+#: Gauges of what all processes share, or have alike; the others are summed.
+_HIGHEST: Final = frozenset(_PREFIX + n for n in ("session_expiry_timestamp_seconds", "session_latched", "build_info"))
+_LOWEST: Final = frozenset(_PREFIX + n for n in ("process_start_time_seconds", "process_max_fds"))
+
+Families = list[Metric]
+
+
+def parsed(text: str) -> Families:
+    """Read the text format of Prometheus."""
+    return list(text_string_to_metric_families(text))
+
+
+def total(parts: Iterable[Iterable[Metric]]) -> Families:
+    """Add up families of the same name, sample by sample; what only some have is taken as it is."""
+    totals: dict[str, Metric] = {}
+    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for part in parts:
+        for family in part:
+            into = values.setdefault(family.name, {})
+            totals.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                key = (sample.name, tuple(sample.labels.items()))
+                if key not in into:
+                    into[key] = sample.value
+                elif family.name in _HIGHEST:
+                    into[key] = max(into[key], sample.value)
+                elif family.name in _LOWEST:
+                    into[key] = min(into[key], sample.value)
+                else:
+                    into[key] += sample.value
+    for name, samples in values.items():
+        for (sample_name, labels), value in samples.items():
+            totals[name].add_sample(sample_name, dict(labels), value)
+    return list(totals.values())
+
+
+def counted(families: Iterable[Metric]) -> Families:
+    """Return what only ever grows: it was counted, whatever has become of the process."""
+    return [family for family in families if family.type in ("counter", "histogram")]
+
+
+class Ledger:
+    """What the processes said last, and what those that ended had counted: no counter goes backwards over a restart.
+
+    What a killed process counted after it was last asked is lost, as it is when a single process is killed.
+    """
+
+    def __init__(self) -> None:
+        self._said: dict[int, Families] = {}
+        self._left: Families = []
+
+    def said(self, pid: int, families: Families) -> None:
+        """Take what a living process says."""
+        self._said[pid] = families
+
+    def ended(self, pid: int) -> None:
+        """Keep what a process had counted."""
+        self._left = total([self._left, counted(self._said.pop(pid, []))])
+
+    def total(self, answered: Set[int], *own: Families) -> Families:
+        """Add up all processes and `own`; of one that did not answer now only what it had counted."""
+        living = [said if pid in answered else counted(said) for pid, said in self._said.items()]
+        return total([*living, self._left, *own])
+
+
+def workers_gauge(up: int, down: int) -> Metric:
+    """Return how many workers there are, beside what each says of itself: `up` are those that said nothing."""
+    gauge = Metric(f"{_PREFIX}workers", "Worker processes.", "gauge")
+    gauge.add_sample(gauge.name, {"state": "up"}, up)
+    gauge.add_sample(gauge.name, {"state": "down"}, down)
+    return gauge

@@ -1,0 +1,79 @@
+"""A worker process: an ordinary proxy that takes its settings and sockets from the supervisor, and ends when that does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+
+from proxy.app import Proxy, Shared
+from proxy.listening import CannotListen
+from proxy.session.stores import StoreUnusable
+from proxy.tasks import Tasks
+from proxy.telemetry import logs
+from proxy.workers.child import tell
+from proxy.workers.folder import Folder
+from proxy.workers.orders import Orders, read
+
+
+def main() -> int:
+    """Run one worker; returns the exit code."""
+    import uvloop  # noqa: PLC0415  # as the command line does
+
+    line = socket.socket(fileno=0)
+    # A worker that is told to end before it can listen just ends.
+    with contextlib.suppress(KeyboardInterrupt):
+        orders = read(line)
+        if orders is not None:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(_work(orders, line))
+    return 0
+
+
+async def _work(orders: Orders, line: socket.socket) -> int:
+    settings, folder = orders.settings, Folder(orders.folder)
+    folder.hold()
+    writer = logs.configure(settings.log.level, settings.log.format, worker=orders.worker)
+    writer.share(folder.log_lock)
+    sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
+    proxy = Proxy(settings, shared=Shared(sockets, folder.login_turn))
+    # Twice is once: only the supervisor may hurry a worker, by killing it. A SIGTERM to one worker drains that one.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, proxy.request_stop)
+    reader, answers = await asyncio.open_unix_connection(sock=line)
+    orphaned = False
+
+    async def listen() -> None:
+        nonlocal orphaned
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(64):
+                proxy.request_stop()
+        orphaned = True
+        proxy.request_stop()
+
+    tasks = Tasks()
+    tasks.spawn(listen(), name="supervisor")
+    failed: tuple[str, int] | None = None
+    try:
+        async with proxy:
+            tell(answers, started=True)
+            await proxy.run()
+    except StoreUnusable as error:
+        failed = str(error), 2
+    except (CannotListen, ValueError) as error:
+        failed = str(error), 1
+    finally:
+        await tasks.close()
+        if orphaned:
+            folder.remove_if_last()
+        writer.drain(1.0)
+    if failed is None:
+        return 0
+    sentence, code = failed
+    tell(answers, failed=sentence, code=code)
+    with contextlib.suppress(ConnectionError):
+        await answers.drain()
+        answers.close()
+        await answers.wait_closed()
+    return code
