@@ -131,11 +131,11 @@ class SessionKeeper:
     # What operators and the composition root ask
 
     async def start(self, *, eager: bool) -> None:
-        """Take over what the store holds; with `eager` begin the first renewal in the background."""
+        """Take over what the store holds, as a renewal for an early caller does; with `eager` begin one in the background."""
         self._upkeep.last_used = self._clock.now().steady
         await self._latched.recall()
         shared = await self._shelf.load()
-        if self._latched.fits(shared) and self._holding.is_news(shared, self._clock.now()):
+        if self._flight is None and self._latched.fits(shared) and self._holding.is_news(shared, self._clock.now()):
             self._adopt(replace(shared, source=Source.STORE))
             self._saver.check()
             self.first_attempt_over.set()

@@ -87,7 +87,7 @@ class Folder:
             return
         try:
             end = time.monotonic() + _LONGEST_TURN
-            while not _lock(descriptor) and time.monotonic() < end:
+            while not _lock(descriptor) and time.monotonic() < end:  # noqa: ASYNC110  # a lock has no event
                 await asyncio.sleep(_NEXT_TRY)
             yield
         finally:

@@ -26,6 +26,14 @@ class SlowStore(MemoryStore):
         return await super().save(token, replaces=replaces)
 
 
+class UnhurriedStore(MemoryStore):
+    """Lets others run while it is read, as a file does."""
+
+    async def load(self) -> Token | None:
+        await asyncio.sleep(0)
+        return await super().load()
+
+
 async def kept(house: House) -> str | None:
     token = await house.store.load()
     return None if token is None else token.value
@@ -58,6 +66,16 @@ async def test_what_the_store_holds_is_taken_over_at_the_start(build: Build) -> 
     assert (second.held.value, second.held.source, second.held.identity) == (token.value, Source.STORE, ME)
     assert second.keeper.first_attempt_over.is_set()
     assert second.calls.sessions == []
+
+
+async def test_a_caller_that_comes_while_the_store_is_read_at_the_start_costs_no_session(build: Build) -> None:
+    first = build(store=UnhurriedStore())
+    token = await first.keeper.token()
+    second = build(store=first.store, clock=first.clock)
+    _, got = await asyncio.gather(second.keeper.start(eager=True), second.keeper.token())
+    assert (got.value, second.held.value) == (token.value, token.value)
+    assert second.calls.sessions == []
+    assert second.keeper.first_attempt_over.is_set()
 
 
 async def test_an_expired_token_in_the_store_is_not_taken(build: Build) -> None:

@@ -16,8 +16,10 @@ import aiohttp
 
 from tests.server.harness import Caller
 
-#: Nothing of the machine's own configuration may reach a test.
-_CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("CARDCASH_")}
+
+def _clean() -> dict[str, str]:
+    """Nothing of the machine's own configuration may reach a test."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CARDCASH_")}
 
 
 class Process:
@@ -39,7 +41,7 @@ class Process:
         return cls(
             await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "proxy", *arguments),
-                env={**_CLEAN, **environ},
+                env={**_clean(), **environ},
                 cwd=Path(__file__).parents[2],
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
@@ -133,14 +135,9 @@ class ProxyProcess(Process):
 @contextlib.asynccontextmanager
 async def serving(origin: str, *, app_id: str = "demo-app-id", **settings: str) -> AsyncIterator[ProxyProcess]:
     """Run `serve` in front of `origin`; settings as environment names without CARDCASH_."""
-    process = await ProxyProcess.start(
-        "serve",
-        CARDCASH_APP_ID=app_id,
-        CARDCASH_UPSTREAM__ORIGIN=origin,
-        CARDCASH_LISTEN="127.0.0.1:0",
-        CARDCASH_ADMIN__LISTEN="127.0.0.1:0",
-        **{f"CARDCASH_{name}": value for name, value in settings.items()},
-    )
+    defaults = {"APP_ID": app_id, "UPSTREAM__ORIGIN": origin, "LISTEN": "127.0.0.1:0", "ADMIN__LISTEN": "127.0.0.1:0"}
+    environ = {f"CARDCASH_{name}": value for name, value in {**defaults, **settings}.items()}
+    process = await ProxyProcess.start("serve", **environ)
     try:
         await process.ready()
         yield process

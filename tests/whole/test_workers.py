@@ -1,0 +1,343 @@
+"""`--workers N`: several processes that callers, CardCash and operators take for one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from proxy.simulator import Simulator
+from tests.server.harness import Caller, Peer, RawUpstream, answer, until
+from tests.whole.processes import ProxyProcess, fetch, is_ready, run, serving
+from tests.whole.test_admin import samples
+
+SESSION, LOGIN = "POST /v3/session", "POST /v3/customers/login"
+EMAIL, PASSWORD = "partner@example.com", "demo-password"
+ACCOUNT = {"LOGIN__EMAIL": EMAIL, "LOGIN__PASSWORD": PASSWORD}
+ORDER = {
+    "cards": [{"merchantId": 1, "faceValue": 25, "type": "ecode", "quantity": 1}],
+    "payment": {"method": "CREDITCARD", "details": {"id": 1}},
+    "shippingDetails": {},
+}
+
+
+@contextlib.asynccontextmanager
+async def workers(origin: str, **settings: str) -> AsyncIterator[ProxyProcess]:
+    """Run `serve` with several workers, two unless told otherwise, until all are ready."""
+    async with serving(origin, **{"WORKERS": "2", **settings}) as proxy:
+        await is_ready(proxy)
+        yield proxy
+
+
+async def status(proxy: ProxyProcess) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((await fetch("GET", f"http://{proxy.admin}/status"))[1])
+    return told
+
+
+async def pids(proxy: ProxyProcess) -> dict[int, int]:
+    """Tell the processes of the workers, by their numbers."""
+    return {worker["worker"]: worker["pid"] for worker in (await status(proxy))["workers"]}
+
+
+async def counted(proxy: ProxyProcess, name: str, **labels: str) -> float:
+    """Sum up a metric over all labels but these."""
+    text = (await fetch("GET", f"http://{proxy.admin}/metrics"))[1]
+    return sum(value for sample, of, value in samples(text) if sample == name and labels.items() <= of.items())
+
+
+async def served_by(proxy: ProxyProcess, requests: int) -> Counter[int]:
+    """Wait for the log lines of so many requests; tell how many each worker wrote."""
+    await proxy.says(lambda out: out.count(b'"request_id"') >= requests and out.endswith(b"\n"))
+    return Counter(line["worker"] for line in proxy.events("request"))
+
+
+async def call(proxy: ProxyProcess, method: str, path: str, **more: Any) -> tuple[int, str, str]:
+    """Ask on a connection of its own; status, Proxy-Status and text."""
+    async with aiohttp.ClientSession() as client, client.request(method, proxy.url + path, **more) as got:
+        return got.status, got.headers.get("Proxy-Status", ""), await got.text()
+
+
+async def callers_of_each(proxy: ProxyProcess) -> dict[int, Caller]:
+    """Connect until there is a caller at each worker: which one it is, the kernel chooses and the log tells."""
+    found: dict[int, Caller] = {}
+    asked = len(proxy.events("request"))
+    for _ in range(100):
+        caller = await proxy.caller()
+        await caller.ask(b"GET /merchants/sell HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        asked += 1
+        await served_by(proxy, asked)
+        worker = proxy.events("request")[-1]["worker"]
+        if worker in found:
+            await caller.close()
+        found.setdefault(worker, caller)
+        if len(found) == len(await pids(proxy)):
+            return found
+    raise AssertionError(f"only {found} have callers")
+
+
+# One session
+
+
+async def test_all_workers_make_one_session_and_one_login(simulator: Simulator) -> None:
+    async with workers(simulator.url, WORKERS="3", **ACCOUNT) as proxy:
+        assert (simulator.calls[SESSION], simulator.calls[LOGIN]) == (1, 1)
+        assert {(await call(proxy, "GET", "/carts"))[0] for _ in range(10)} == {200}
+        assert (simulator.calls[SESSION], simulator.calls[LOGIN]) == (1, 1)
+
+
+async def test_callers_are_shared_out_to_all_workers(simulator: Simulator) -> None:
+    async with workers(simulator.url) as proxy:
+        await asyncio.gather(*(call(proxy, "GET", "/merchants/sell") for _ in range(60)))
+        by_worker = await served_by(proxy, 60)
+        # Binomial: fewer than 10 of 60 come once in ten million runs.
+        assert set(by_worker) == {1, 2} and min(by_worker.values()) >= 10
+
+
+async def test_a_revoked_token_costs_one_session_and_no_caller_sees_it(simulator: Simulator) -> None:
+    async with workers(simulator.url, **ACCOUNT) as proxy:
+        await asyncio.gather(*(call(proxy, "GET", "/carts") for _ in range(20)))
+        simulator.revoke_all()
+        answers = await asyncio.gather(
+            *(call(proxy, "GET", "/carts") for _ in range(40)),
+            *(
+                call(proxy, "POST", "/orders?checkout=condensed", json=ORDER, headers={"X-Test-Id": f"order-{n}"})
+                for n in range(20)
+            ),
+        )
+        assert Counter(got for got, _, _ in answers) == {200: 40, 201: 20}
+        assert not [text for _, _, text in answers if "authorization token" in text.lower()]
+        assert (simulator.calls[SESSION], simulator.calls[LOGIN]) == (2, 2)
+        assert {simulator.processed[f"order-{n}"] for n in range(20)} == {1}
+        assert simulator.counters["orders_placed"] == 20
+
+
+async def test_a_login_of_a_caller_holds_at_all_workers(simulator: Simulator) -> None:
+    simulator.configure(accounts={EMAIL: PASSWORD, "other@example.com": "other"}, anonymous="guest")
+    body = {"customer": {"email": EMAIL, "password": PASSWORD}}
+    other = {"customer": {"email": "other@example.com", "password": "other"}}
+    async with workers(simulator.url) as proxy:
+        assert (await call(proxy, "POST", "/customers/login", json=body))[0] == 200
+        refused = [await call(proxy, "POST", "/customers/login", json=other) for _ in range(8)]
+        assert {(got, json.loads(text)["error"]) for got, _, text in refused} == {(409, "other_account")}
+
+
+async def test_of_two_logins_at_two_workers_at_once_the_first_wins(simulator: Simulator) -> None:
+    simulator.configure(accounts={"one@example.com": "1", "two@example.com": "2"}, anonymous="guest")
+    simulator.fault("delay", path="/v3/customers/login", seconds=0.3, times=2)
+    async with workers(simulator.url) as proxy:
+        callers = await callers_of_each(proxy)
+        answers = await asyncio.gather(*(caller.ask(log_in(n)) for n, caller in callers.items()))
+        assert sorted(got.status for got in answers) == [200, 409]
+        assert simulator.calls[LOGIN] == 1
+        for caller in callers.values():
+            await caller.close()
+
+
+def log_in(number: int) -> bytes:
+    email = {1: "one@example.com", 2: "two@example.com"}[number]
+    body = json.dumps({"customer": {"email": email, "password": str(number)}}).encode()
+    head = b"POST /customers/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+async def test_a_refused_login_is_tried_once_and_renew_opens_it_for_all(simulator: Simulator) -> None:
+    async with serving(simulator.url, WORKERS="2", LOGIN__EMAIL=EMAIL, LOGIN__PASSWORD="another") as proxy:
+        await until_because(proxy, "login refused")
+        assert simulator.calls[LOGIN] == 1
+        assert (await status(proxy))["session"]["latched"] == "login"
+        assert await counted(proxy, "session_latched", what="login") == 1
+        simulator.configure(accounts={EMAIL: "another"})
+        done = await run("session", "renew", "--json", "--admin.listen", proxy.admin)
+        assert await done.ended() == 0, done.text
+        assert json.loads(done.out)["identity"] == "p…@example.com"
+        await is_ready(proxy)
+        assert simulator.calls[LOGIN] == 2
+
+
+async def until_because(proxy: ProxyProcess, reason: str) -> None:
+    """Wait until /readyz names a reason."""
+    async with asyncio.timeout(10):
+        while reason not in (await fetch("GET", f"http://{proxy.admin}/readyz"))[1]:
+            await asyncio.sleep(0.01)
+
+
+async def test_an_operators_renewal_reaches_all_workers(simulator: Simulator) -> None:
+    async with workers(simulator.url) as proxy:
+        simulator.revoke_all()
+        assert (await run("session", "renew", "--admin.listen", proxy.admin)).process.returncode == 0
+        await proxy.says(lambda out: b'"reason":"store"' in out)
+        for caller in (await callers_of_each(proxy)).values():
+            await caller.close()
+        assert simulator.counters["rejected"] == {}
+        assert simulator.calls[SESSION] == 2
+
+
+async def test_a_changed_secret_file_is_used_by_all_workers(upstream: RawUpstream, tmp_path: Path) -> None:
+    file = tmp_path / "app-id"
+    file.write_text("first-id\n")
+    async with workers(upstream.url, APP_ID="", APP_ID_FILE=str(file)) as proxy:
+        swapped = tmp_path / "new"
+        swapped.write_text("second-id\n")
+        swapped.rename(file)
+        await proxy.says(lambda out: out.count(b'"secret_changed"') == 2 and out.endswith(b"\n"), seconds=5)
+        await until(lambda: any(made.values("x-cc-app") == [b"second-id"] for made in upstream.sessions))
+        await proxy.says(lambda out: out.count(b'"reason":"credentials","result":"ok"') == 2)
+        for caller in (await callers_of_each(proxy)).values():
+            await caller.close()
+        assert [made.values("x-cc-app") for made in upstream.sessions] == [[b"first-id"], [b"second-id"]]
+        assert {tuple(got.values("x-cc-app")) for got in upstream.requests} == {(b"second-id",)}
+
+
+async def test_the_session_of_a_file_store_outlives_all_workers(simulator: Simulator, tmp_path: Path) -> None:
+    for _ in range(2):
+        async with workers(simulator.url, SESSION__STORE=f"file://{tmp_path}/session") as proxy:
+            assert (await call(proxy, "GET", "/merchants/sell"))[0] == 200
+            proxy.signal(signal.SIGTERM)
+            assert await proxy.ended() == 0
+    assert simulator.calls[SESSION] == 1
+
+
+# One admin port
+
+
+async def test_metrics_count_every_request_of_all_workers(simulator: Simulator) -> None:
+    async with workers(simulator.url) as proxy:
+        await asyncio.gather(*(call(proxy, "GET", "/carts") for _ in range(50)))
+        await asyncio.gather(*(call(proxy, "POST", "/carts", json={"action": "buy"}) for _ in range(10)))
+        assert await counted(proxy, "requests_total") == 60
+        assert await counted(proxy, "requests_total", method="POST", route="/v3/carts") == 10
+        assert await counted(proxy, "request_duration_seconds_count") == 60
+        assert await counted(proxy, "workers", state="up") == 2
+        assert await counted(proxy, "workers", state="down") == 0
+        assert await counted(proxy, "build_info") == 1
+
+
+async def test_requests_in_flight_are_summed(upstream: RawUpstream) -> None:
+    async def stuck(peer: Peer) -> None:
+        await peer.gone()
+
+    async with workers(upstream.url) as proxy:
+        callers = (await callers_of_each(proxy)).values()
+        upstream.default = stuck
+        for caller in callers:
+            await caller.send(b"GET /stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await until(lambda: sum(b"/stuck" in got.head for got in upstream.requests) == 2)
+        assert (await status(proxy))["requests_in_flight"] == 2
+        assert await counted(proxy, "requests_in_flight") == 2
+        for caller in callers:
+            await caller.close()
+
+
+async def test_metrics_come_as_openmetrics_when_asked_for(simulator: Simulator) -> None:
+    async with (
+        workers(simulator.url) as proxy,
+        aiohttp.ClientSession(headers={"Accept": "application/openmetrics-text; version=1.0.0"}) as client,
+        client.get(f"http://{proxy.admin}/metrics") as got,
+    ):
+        assert got.content_type == "application/openmetrics-text"
+        assert (await got.text()).endswith("# EOF\n")
+
+
+async def test_status_has_the_shape_of_a_single_proxy_and_the_workers(simulator: Simulator) -> None:
+    async with serving(simulator.url) as alone, workers(simulator.url, **ACCOUNT) as proxy:
+        single, several = await status(alone), await status(proxy)
+        assert several.keys() == single.keys() | {"workers"}
+        for group in ("session", "upstream"):
+            assert several[group].keys() == single[group].keys()
+        assert several["ready"] is True and several["session"]["identity"] == "p…@example.com"
+        assert [(one["worker"], one["state"], one["restarts"]) for one in several["workers"]] == [
+            (1, "up", 0),
+            (2, "up", 0),
+        ]
+        code, page = await fetch("GET", f"http://{proxy.admin}/")
+        assert code == 200 and str(several["workers"][1]["pid"]) in page
+
+
+async def test_the_commands_work_as_with_one_process(simulator: Simulator) -> None:
+    async with workers(simulator.url) as proxy:
+        for command in (["health"], ["wait"], ["session", "status"], ["session", "renew"]):
+            done = await run(*command, "--admin.listen", proxy.admin)
+            assert done.process.returncode == 0, done.text
+        assert simulator.calls[SESSION] == 2
+        done = await run("shutdown", "--admin.listen", proxy.admin)
+        assert (done.process.returncode, bytes(done.out)) == (0, b"draining\n")
+        assert await proxy.ended() == 0
+
+
+@pytest.mark.parametrize("path", ["/session/renew", "/shutdown"])
+async def test_the_actions_pass_the_guards_of_the_proxy_port(simulator: Simulator, path: str) -> None:
+    async with workers(simulator.url) as proxy:
+        for headers, refusal in (({"Host": "evil.example"}, 421), ({"Origin": "https://evil.example"}, 403)):
+            assert (await fetch("POST", f"http://{proxy.admin}{path}", headers=headers))[0] == refusal
+        assert (await fetch("GET", f"http://{proxy.admin}{path}"))[0] == 405
+        assert (await fetch("GET", f"http://{proxy.admin}/carts"))[0] == 404
+        assert simulator.calls[SESSION] == 1
+        assert (await status(proxy))["ready"]
+
+
+async def test_a_stuck_worker_is_told_of_and_takes_no_count_with_it(simulator: Simulator) -> None:
+    async with workers(simulator.url) as proxy:
+        for caller in (await callers_of_each(proxy)).values():
+            await caller.close()
+        before = await counted(proxy, "requests_total")
+        os.kill((await pids(proxy))[2], signal.SIGSTOP)
+        code, text = await fetch("GET", f"http://{proxy.admin}/healthz")
+        assert (code, json.loads(text)) == (503, {"status": "worker 2 does not answer"})
+        assert "worker 2 does not answer" in (await fetch("GET", f"http://{proxy.admin}/readyz"))[1]
+        assert await counted(proxy, "requests_total") == before
+        assert await counted(proxy, "workers", state="down") == 1
+        assert [one["state"] for one in (await status(proxy))["workers"]] == ["up", "silent"]
+        assert (await run("session", "renew", "--admin.listen", proxy.admin)).process.returncode == 0
+        os.kill((await pids(proxy))[2], signal.SIGCONT)
+        await is_ready(proxy)
+
+
+# What is shared besides
+
+
+async def test_a_unix_socket_is_served_by_all_workers_and_removed_at_the_end(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    path = tmp_path / "proxy.sock"
+    async with workers(simulator.url, LISTEN=f"127.0.0.1:0,unix:{path}") as proxy:
+        assert path.stat().st_mode & 0o777 == 0o660
+        for _ in range(20):
+            reader, writer = await asyncio.open_unix_connection(str(path))
+            writer.write(b"GET /merchants/sell HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+        assert sum((await served_by(proxy, 20)).values()) == 20
+        proxy.signal(signal.SIGTERM)
+        assert await proxy.ended() == 0
+    assert not path.exists()
+
+
+async def test_secrets_stand_on_no_command_line(simulator: Simulator) -> None:
+    async with workers(simulator.url, **ACCOUNT) as proxy:
+        for pid in (proxy.pid, *(await pids(proxy)).values()):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
+            assert [secret for secret in ("demo-app-id", EMAIL, PASSWORD) if secret in line] == []
+
+
+async def test_ctrl_c_in_a_terminal_reaches_the_supervisor_only(simulator: Simulator) -> None:
+    async with workers(simulator.url) as proxy:
+        groups = {os.getpgid(pid) for pid in (await pids(proxy)).values()}
+        assert os.getpgid(proxy.pid) not in groups
+
+
+async def test_a_100_kb_answer_per_caller_is_served_whole_by_all(upstream: RawUpstream) -> None:
+    body = bytes(range(256)) * 400
+    upstream.default = answer(200, body)
+    async with workers(upstream.url) as proxy:
+        for caller in (await callers_of_each(proxy)).values():
+            assert (await caller.ask(b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n")).body == body
+            await caller.close()

@@ -1,0 +1,317 @@
+"""`--workers N`: how workers start, die, are started again, and end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.simulator import Simulator
+from tests.server.harness import Caller, Peer, RawUpstream, answer, until
+from tests.whole.processes import INT, TERM, ProxyProcess, fetch, is_ready, serving
+from tests.whole.test_workers import call, callers_of_each, counted, pids, served_by, status, workers
+
+ASK = b"GET /merchants/sell HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary directory of the proxy's own, with a name that is short enough for sockets."""
+    place = Path(tempfile.mkdtemp())
+    monkeypatch.setitem(os.environ, "TMPDIR", str(place))
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def is_gone(pid: int) -> bool:
+    """Say whether a process has ended; one that nobody has waited for counts."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def is_free(address: str) -> bool:
+    """Say whether the address can be listened on."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, int(port)))
+            sock.listen()
+        except OSError as error:
+            assert error.errno == errno.EADDRINUSE
+            return False
+        return True
+
+
+async def killed(proxy: ProxyProcess, worker: int) -> int:
+    """Kill a worker, and wait until it is known to be dead; returns its pid."""
+    pid = (await pids(proxy))[worker]
+    deaths = len(proxy.events("worker_died"))
+    os.kill(pid, signal.SIGKILL)
+    await proxy.says(lambda out: out.count(b'"worker_died"') > deaths and out.endswith(b"\n"))
+    return pid
+
+
+class Stuck:
+    """An upstream that answers `/slow` when it is told to."""
+
+    def __init__(self, upstream: RawUpstream) -> None:
+        self.go = asyncio.Event()
+        self.upstream = upstream
+        upstream.default = self._script
+
+    async def _script(self, peer: Peer) -> None:
+        if b"/slow" in peer.head:
+            await self.go.wait()
+        await peer.send(answer(200, b"done"))
+
+    async def asked(self, callers: list[Caller]) -> None:
+        """Let all of them wait for an answer."""
+        for caller in callers:
+            await caller.send(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await until(lambda: sum(b"/slow" in got.head for got in self.upstream.requests) == len(callers))
+
+
+# Start
+
+
+async def test_the_start_is_told_once_with_the_addresses_of_all(simulator: Simulator) -> None:
+    async with workers(simulator.url, WORKERS="3") as proxy:
+        (started,) = proxy.events("started")
+        assert (started["workers"], len(started["listen"]), len(started["admin"])) == (3, 1, 1)
+        assert sorted(event["worker"] for event in proxy.events("worker_started")) == [1, 2, 3]
+        assert proxy.err == b""
+
+
+async def test_an_address_in_use_is_one_line_and_exit_code_1(simulator: Simulator) -> None:
+    async with workers(simulator.url) as first:
+        # By a proxy that shares its port among its own workers, and with nobody else.
+        second = await ProxyProcess.start(
+            *("serve", "--workers", "2"),
+            CARDCASH_APP_ID="x",
+            CARDCASH_UPSTREAM__ORIGIN=simulator.url,
+            CARDCASH_LISTEN=first.host,
+            CARDCASH_ADMIN__LISTEN="127.0.0.1:0",
+        )
+        assert await second.ended() == 1
+        (line,) = second.err.decode().splitlines()
+        assert line.startswith(f"cardcash-proxy: listen: cannot listen on {first.host}: something else listens there")
+        assert second.out == b""
+        assert (await call(first, "GET", "/merchants/sell"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "code", "said"),
+    [
+        ("CARDCASH_WORKERS", "0", 2, "cardcash-proxy: workers (environment variable CARDCASH_WORKERS): "),
+        ("CARDCASH_WORKERS", "many", 2, "cardcash-proxy: workers (environment variable CARDCASH_WORKERS): "),
+        ("CARDCASH_SESSION__STORE", "file:///nowhere/session", 2, "cardcash-proxy: session.store: the folder /nowhere"),
+        # Only a worker finds this out.
+        ("HTTPS_PROXY", "socks://127.0.0.1:1", 1, "cardcash-proxy: "),
+    ],
+)
+async def test_what_cannot_start_is_one_line(place: Path, setting: str, value: str, code: int, said: str) -> None:
+    environ = {
+        "CARDCASH_APP_ID": "x",
+        "CARDCASH_WORKERS": "2",
+        "CARDCASH_UPSTREAM__TRUST_ENV": "true",
+        "CARDCASH_LISTEN": "127.0.0.1:0",
+        "CARDCASH_ADMIN__LISTEN": "127.0.0.1:0",
+    }
+    proxy = await ProxyProcess.start("serve", **{**environ, setting: value})
+    assert await proxy.ended() == code, proxy.text
+    (line,) = proxy.err.decode().splitlines()
+    assert line.startswith(said)
+    assert list(place.iterdir()) == []
+
+
+# Death of a worker
+
+
+async def test_a_killed_worker_is_started_again_and_others_serve_meanwhile(simulator: Simulator) -> None:
+    async with workers(simulator.url) as proxy:
+        others = (await callers_of_each(proxy))[1]
+        before = await killed(proxy, 2)
+        assert (await others.ask(ASK)).status == 200
+        (death,) = proxy.events("worker_died")
+        assert (death["worker"], death["pid"], death["signal"], death["restart_in"]) == (2, before, "SIGKILL", 0)
+        # Whoever stands in the queue of the dead worker is served by the next one.
+        answers = await asyncio.gather(*(call(proxy, "GET", "/merchants/sell") for _ in range(20)))
+        assert {got for got, _, _ in answers} == {200}
+        await is_ready(proxy)
+        after = (await status(proxy))["workers"][1]
+        assert after["pid"] != before and after["restarts"] == 1
+        assert simulator.calls["POST /v3/session"] == 1, [line for line in proxy.lines if line["event"] != "request"]
+        await others.close()
+
+
+async def test_no_counter_goes_backwards_over_a_restart(simulator: Simulator) -> None:
+    async with workers(simulator.url) as proxy:
+        await asyncio.gather(*(call(proxy, "GET", "/carts") for _ in range(30)))
+        seen = [await counted(proxy, "requests_total")]
+        await killed(proxy, 1)
+        seen.append(await counted(proxy, "requests_total"))
+        await is_ready(proxy)
+        await asyncio.gather(*(call(proxy, "GET", "/carts") for _ in range(10)))
+        seen.append(await counted(proxy, "requests_total"))
+        assert seen == [30, 30, 40]
+
+
+async def test_while_a_worker_keeps_dying_callers_go_to_the_others(simulator: Simulator) -> None:
+    async with workers(simulator.url) as proxy:
+        await killed(proxy, 1)
+        await is_ready(proxy)
+        await killed(proxy, 1)
+        assert [event["restart_in"] for event in proxy.events("worker_died")] == [0, 1]
+        asked = len(proxy.events("request"))
+        for _ in range(20):
+            assert (await call(proxy, "GET", "/merchants/sell"))[0] == 200
+        by_worker = await served_by(proxy, asked + 20)
+        assert by_worker == {2: asked + 20}
+        assert (await fetch("GET", f"http://{proxy.admin}/healthz"))[0] == 503
+        assert await counted(proxy, "workers", state="down") == 1
+        await is_ready(proxy)
+        for caller in (await callers_of_each(proxy)).values():
+            await caller.close()
+
+
+async def test_a_worker_told_to_end_finishes_what_it_does_and_is_started_again(upstream: RawUpstream) -> None:
+    stuck = Stuck(upstream)
+    async with workers(upstream.url) as proxy:
+        callers = await callers_of_each(proxy)
+        await stuck.asked([callers[1]])
+        os.kill((await pids(proxy))[1], TERM)
+        os.kill((await pids(proxy))[1], TERM)  # twice is once
+        stuck.go.set()
+        assert (await callers[1].answer()).body == b"done"
+        await proxy.says(lambda out: out.count(b'"worker_started"') == 3)
+        assert [(event["worker"], event["status"]) for event in proxy.events("worker_died")] == [(1, 0)]
+        for caller in callers.values():
+            await caller.close()
+
+
+# The end of all
+
+
+@pytest.mark.parametrize("number", [TERM, INT])
+async def test_a_signal_drains_all_workers_and_exits_0(upstream: RawUpstream, place: Path, number: int) -> None:
+    stuck = Stuck(upstream)
+    async with workers(upstream.url) as proxy:
+        callers = list((await callers_of_each(proxy)).values())
+        await stuck.asked(callers)
+        processes = await pids(proxy)
+        proxy.signal(number)
+        await proxy.says(lambda out: b'"draining"' in out)
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    await (await proxy.caller()).close()
+                except ConnectionError:
+                    break
+        assert (await fetch("GET", f"http://{proxy.admin}/readyz"))[0] == 503
+        assert (await fetch("GET", f"http://{proxy.admin}/healthz"))[0] == 200
+        stuck.go.set()
+        for caller in callers:
+            got = await caller.answer()
+            assert (got.status, got.body, got.value("connection")) == (200, b"done", b"close")
+            await caller.close()
+        assert await proxy.ended() == 0
+        assert all(map(is_gone, processes.values()))
+        assert [event["event"] for event in proxy.lines if event["event"] != "request"][-2:] == ["draining", "stopped"]
+        assert proxy.err == b""
+        assert list(place.iterdir()) == []
+
+
+async def test_in_the_drain_delay_all_workers_go_on_serving(simulator: Simulator) -> None:
+    async with workers(simulator.url, DRAIN__DELAY="1.5") as proxy:
+        proxy.signal(TERM)
+        await proxy.says(lambda out: b'"draining"' in out)
+        assert (await fetch("GET", f"http://{proxy.admin}/readyz"))[0] == 503
+        for caller in (await callers_of_each(proxy)).values():
+            await caller.close()
+        assert await proxy.ended() == 0
+
+
+async def test_what_is_in_flight_after_the_drain_time_is_cut_off(upstream: RawUpstream) -> None:
+    stuck = Stuck(upstream)
+    async with workers(upstream.url, DRAIN__TIMEOUT="0.3") as proxy:
+        callers = await callers_of_each(proxy)
+        await stuck.asked(list(callers.values()))
+        proxy.signal(TERM)
+        assert [(await caller.answer()).status for caller in callers.values()] == [502, 502]
+        assert await proxy.ended() == 0
+        assert sorted(event["worker"] for event in proxy.events("drain_timeout")) == [1, 2]
+        for caller in callers.values():
+            await caller.close()
+
+
+async def test_a_second_signal_exits_at_once_and_leaves_nothing(upstream: RawUpstream, place: Path) -> None:
+    stuck = Stuck(upstream)
+    async with workers(upstream.url) as proxy:
+        callers = list((await callers_of_each(proxy)).values())
+        await stuck.asked(callers)
+        processes = await pids(proxy)
+        proxy.signal(TERM)
+        await proxy.says(lambda out: b'"draining"' in out)
+        began = time.monotonic()
+        proxy.signal(TERM)
+        assert await proxy.ended() == 128 + TERM
+        assert time.monotonic() - began < 1
+        await until(lambda: all(map(is_gone, processes.values())))
+        assert list(place.iterdir()) == []
+        for caller in callers:
+            await caller.ended()
+            await caller.close()
+
+
+async def test_workers_whose_supervisor_is_killed_finish_and_leave_nothing(upstream: RawUpstream, place: Path) -> None:
+    stuck = Stuck(upstream)
+    async with workers(upstream.url) as proxy:
+        callers = list((await callers_of_each(proxy)).values())
+        await stuck.asked(callers)
+        processes = await pids(proxy)
+        proxy.signal(signal.SIGKILL)
+        await until(lambda: is_free(proxy.host))
+        stuck.go.set()
+        for caller in callers:
+            assert (await caller.answer()).body == b"done"
+            await caller.close()
+        await until(lambda: all(map(is_gone, processes.values())))
+        assert list(place.iterdir()) == []
+
+
+async def test_a_worker_that_does_not_end_is_killed(simulator: Simulator, place: Path) -> None:
+    async with serving(simulator.url, WORKERS="2", DRAIN__TIMEOUT="0") as proxy:
+        await is_ready(proxy)
+        os.kill((await pids(proxy))[2], signal.SIGSTOP)
+        proxy.signal(TERM)
+        assert await proxy.ended() == 0
+        assert [event["worker"] for event in proxy.events("worker_killed")] == [2]
+        assert list(place.iterdir()) == []
+
+
+async def test_a_stop_during_the_start_is_a_stop(upstream: RawUpstream, place: Path) -> None:
+    proxy = await ProxyProcess.start(
+        "serve",
+        CARDCASH_APP_ID="x",
+        CARDCASH_WORKERS="2",
+        CARDCASH_UPSTREAM__ORIGIN=upstream.url,
+        CARDCASH_LISTEN="127.0.0.1:0",
+        CARDCASH_ADMIN__LISTEN="127.0.0.1:0",
+    )
+    await until(lambda: any(place.iterdir()))
+    proxy.signal(TERM)
+    assert await proxy.ended() == 0
+    assert proxy.err == b""
+    assert list(place.iterdir()) == []

@@ -1,0 +1,112 @@
+"""The private folder: who may look into it, and who removes it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.workers.folder import Folder
+
+
+@pytest.fixture
+def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A place for folders with a short name, as sockets need it."""
+    place = Path(tempfile.mkdtemp())
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def leave_behind(base: Path) -> Path:
+    """Make a folder in a process that is killed."""
+    code = "import os; from proxy.workers.folder import Folder; print(Folder.make().path, flush=True); os.abort()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    left = Path(done.stdout.strip())
+    assert left.parent == base and left.is_dir()
+    return left
+
+
+def test_nobody_else_may_enter_it(base: Path) -> None:
+    folder = Folder.make()
+    assert folder.path.parent == base
+    assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+
+
+def test_the_paths_of_its_sockets_are_short_enough(base: Path) -> None:
+    assert len(os.fsencode(Folder.make().admin(64))) <= 107
+
+
+def test_a_place_whose_name_is_too_long_for_sockets_is_passed_over(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = base / ("x" * 80)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    folder = Folder.make()
+    assert folder.path.parent != long
+    folder.remove()
+
+
+def test_what_a_killed_supervisor_has_left_is_removed_by_the_next(base: Path) -> None:
+    left = leave_behind(base)
+    folder = Folder.make()
+    assert list(base.iterdir()) == [folder.path]
+    assert not left.exists()
+
+
+def test_what_a_living_supervisor_uses_is_not_removed(base: Path) -> None:
+    first, second = Folder.make(), Folder.make()
+    assert first.path.is_dir() and second.path.is_dir()
+
+
+def test_what_is_not_ours_is_not_removed(base: Path) -> None:
+    open_to_all = base / "cardcash-proxy-12345678"
+    open_to_all.mkdir(mode=0o755)
+    (open_to_all / "alive").touch()
+    elsewhere = base / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    (elsewhere / "alive").touch()
+    (base / "cardcash-proxy-87654321").symlink_to(elsewhere)
+    Folder.make()
+    assert open_to_all.is_dir() and (elsewhere / "alive").exists()
+
+
+def test_only_the_last_who_holds_it_removes_it(base: Path) -> None:
+    made = Folder.make()
+    one, other = Folder(made.path), Folder(made.path)
+    one.hold()
+    other.hold()
+    os.close(made._held or -1)  # the supervisor is gone
+    one.remove_if_last()
+    assert made.path.is_dir()
+    other.remove_if_last()
+    assert not made.path.exists()
+
+
+async def test_one_at_a_time_has_the_turn_to_log_in(base: Path) -> None:
+    made = Folder.make()
+    order: list[str] = []
+
+    async def log_in(name: str, folder: Folder) -> None:
+        async with folder.login_turn():
+            order.append(f"{name} in")
+            await asyncio.sleep(0.03)
+            order.append(f"{name} out")
+
+    await asyncio.gather(log_in("one", Folder(made.path)), log_in("other", Folder(made.path)))
+    assert order in (["one in", "one out", "other in", "other out"], ["other in", "other out", "one in", "one out"])
+
+
+async def test_without_the_folder_a_login_needs_no_turn(base: Path) -> None:
+    made = Folder.make()
+    made.remove()
+    async with made.login_turn():
+        pass

@@ -1,0 +1,123 @@
+"""Metrics of several processes, summed; no process is run here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from prometheus_client import generate_latest
+
+from proxy.telemetry.metrics import Metrics
+from proxy.workers.totals import Families, Ledger, parsed, total, workers_gauge
+
+
+def scraped(*requests: tuple[str, float], expiry: float = 0.0, in_flight: int = 0) -> Families:
+    """Write and read the metrics of one worker that has answered these requests: route and seconds."""
+    metrics = Metrics("1.2.3")
+    for route, seconds in requests:
+        metrics.answered("GET", route, 200, seconds, seconds)
+    metrics.in_flight.set(in_flight)
+    metrics._expiry.set(expiry)
+    return parsed(generate_latest(metrics.registry).decode())
+
+
+def value(families: Families, name: str, labels: Mapping[str, str] | None = None) -> float | None:
+    found = [
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == f"cardcash_proxy_{name}" and sample.labels == (labels or {})
+    ]
+    assert len(found) < 2, f"{name} stands more than once"
+    return found[0] if found else None
+
+
+OF_A = {"method": "GET", "route": "/a", "status": "200"}
+OF_B = {"method": "GET", "route": "/b", "status": "200"}
+
+
+def test_counters_are_summed_by_their_labels() -> None:
+    both = total([scraped(("/a", 1), ("/a", 1)), scraped(("/a", 1), ("/b", 1))])
+    assert (value(both, "requests_total", OF_A), value(both, "requests_total", OF_B)) == (3, 1)
+
+
+def test_histograms_are_summed_bucket_by_bucket() -> None:
+    both = total([scraped(("/a", 0.002), ("/a", 3.0)), scraped(("/a", 0.002))])
+    buckets = [
+        value(both, "request_duration_seconds_bucket", {"route": "/a", "le": le}) for le in ("0.001", "1.0", "+Inf")
+    ]
+    assert buckets == [0, 2, 3]
+    assert value(both, "request_duration_seconds_count", {"route": "/a"}) == 3
+    assert value(both, "request_duration_seconds_sum", {"route": "/a"}) == pytest.approx(3.004)
+
+
+def test_gauges_are_summed() -> None:
+    both = total([scraped(in_flight=3), scraped(in_flight=4)])
+    assert value(both, "requests_in_flight") == 7
+    memory = [value(one, "process_resident_memory_bytes") or 0.0 for one in (scraped(), both)]
+    assert memory[1] > 1.5 * memory[0]
+
+
+def test_what_all_share_is_not_summed() -> None:
+    ours, theirs = scraped(expiry=1_800_000_000.0), scraped(expiry=0.0)
+    both = total([ours, theirs])
+    assert value(both, "session_expiry_timestamp_seconds") == 1_800_000_000.0
+    assert value(both, "build_info", {"version": "1.2.3"}) == 1
+    for name in ("process_start_time_seconds", "process_max_fds"):
+        assert value(both, name) == value(ours, name)
+
+
+def test_the_sum_of_one_reads_the_same_as_the_one() -> None:
+    text = generate_latest(Metrics("1.2.3").registry).decode()
+    once, again = parsed(text), total([parsed(text)])
+    assert [(f.name, f.type, f.documentation, f.samples) for f in once] == [
+        (f.name, f.type, f.documentation, f.samples) for f in again
+    ]
+
+
+def test_no_counter_goes_backwards_when_a_process_is_replaced() -> None:
+    ledger = Ledger()
+    ledger.said(1, scraped(("/a", 1), ("/a", 1)))
+    ledger.said(2, scraped(("/a", 1)))
+    before = ledger.total({1, 2})
+    ledger.ended(1)
+    between = ledger.total({2})
+    ledger.said(3, scraped(("/a", 1)))
+    after = ledger.total({2, 3})
+    assert [value(sums, "requests_total", OF_A) for sums in (before, between, after)] == [3, 3, 4]
+    counts = [value(sums, "request_duration_seconds_count", {"route": "/a"}) for sums in (before, between, after)]
+    assert counts == [3, 3, 4]
+
+
+def test_processes_that_ended_long_ago_still_count() -> None:
+    ledger = Ledger()
+    for pid in range(10):
+        ledger.said(pid, scraped(("/a", 1)))
+        ledger.ended(pid)
+    assert value(ledger.total(set()), "requests_total", OF_A) == 10
+
+
+def test_of_a_process_that_ended_only_counts_are_kept() -> None:
+    ledger = Ledger()
+    ledger.said(1, scraped(("/a", 1), in_flight=5))
+    ledger.ended(1)
+    assert value(ledger.total(set()), "requests_in_flight") is None
+
+
+def test_of_a_process_that_does_not_answer_only_counts_are_told() -> None:
+    ledger = Ledger()
+    ledger.said(1, scraped(("/a", 1), in_flight=5))
+    ledger.said(2, scraped(("/a", 1), in_flight=1))
+    sums = ledger.total({2})
+    assert (value(sums, "requests_total", OF_A), value(sums, "requests_in_flight")) == (2, 1)
+
+
+def test_a_process_that_was_never_asked_leaves_nothing() -> None:
+    ledger = Ledger()
+    ledger.ended(1)
+    assert ledger.total(set()) == []
+
+
+def test_workers_that_answer_are_up_and_the_others_down() -> None:
+    sums = total([scraped(), scraped(), [workers_gauge(up=0, down=1)]])
+    assert [value(sums, "workers", {"state": state}) for state in ("up", "down")] == [2, 1]
