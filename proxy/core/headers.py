@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from proxy.core.dialect import (
     APP_HEADER,
@@ -46,7 +47,14 @@ _NOT_UP: Final = _HOP_BY_HOP | {
     b"http2-settings",
     b"x-request-id",
 }
+#: RFC 9110: these are no lists; two of them are an attempt at being read differently by different servers.
+_ONCE: Final = frozenset(
+    {b"content-type", b"user-agent", b"content-range", b"content-location", b"etag", b"max-forwards", b"server"}
+)
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _NOT_UP_PREFIXES: Final = (b"proxy-", b"x-forwarded-")
+#: Fields that mean something here and go up all the same.
+_READ: Final = METHOD_OVERRIDES | {b"content-encoding", b"origin", b"sec-fetch-site"} | _ONCE
 #: Never handed down; `Connection` and the framing are ours, `X-Request-ID` is replaced by the one sent up.
 _NOT_DOWN: Final = _HOP_BY_HOP | {
     TOKEN_HEADER,
@@ -62,6 +70,8 @@ _NOT_DOWN: Final = _HOP_BY_HOP | {
 #: Bytes of names and values together; what real APIs accept at most, and a bound on what a caller can make us hold.
 LARGEST_HEAD: Final = 64 * 1024
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
+#: Options of `Connection` that name no field.
+_OPTIONS: Final = frozenset({b"close", b"keep-alive"})
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 
 
@@ -79,6 +89,8 @@ class RequestFields:
     content_length: int | None = None
     chunked: bool = False
     expects_continue: bool = False
+    #: The caller wants to keep the connection (RFC 9112, 9.3).
+    persistent: bool = True
     content_type: bytes = b""
     content_encoding: bytes = b""
     #: A field that some servers take for the real method is there.
@@ -93,9 +105,10 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
     `required` is the lower-case name of `callers.require_header`. Raises `BadRequest` for framing that is ambiguous or
     not understood.
     """
-    fields = RequestFields()
+    fields = RequestFields(persistent=not http_10)
     lines = fields.lines
     nominated = _NOTHING
+    once: list[bytes] = []
     request_ids = 0
     size = 0
     for name, value in raw:
@@ -123,28 +136,37 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
                 request_ids += 1
                 fields.request_id = value.decode("ascii") if _REQUEST_ID.match(value) else None
             continue
-        if low == required or low.startswith(_NOT_UP_PREFIXES):
+        if low in _READ:
+            if low in _ONCE:
+                if low in once:
+                    raise BadRequest("A header field that may stand only once stands more often.")
+                once.append(low)
+            if low == b"user-agent":
+                if not value:
+                    continue
+                fields.user_agent = True
+            elif low == b"content-type":
+                fields.content_type = value
+            elif low == b"content-encoding":
+                fields.content_encoding = b", ".join(filter(None, (fields.content_encoding, value)))
+                if b"chunked" in value.lower():
+                    raise BadRequest("chunked is no Content-Encoding.")
+            elif low == b"origin":
+                fields.origins.append(value)
+            elif low == b"sec-fetch-site":
+                fields.fetch_site = value
+            elif low in METHOD_OVERRIDES:
+                fields.overridden = True
+        elif low == required or low.startswith(_NOT_UP_PREFIXES):
             continue
-        if b"_" in low:
-            # Servers that map fields to variables cannot tell `_` from `-`.
-            dashed = low.replace(b"_", b"-")
+        elif b"_" in low or b"%" in low:
+            # Servers that map fields to variables cannot tell `_` from `-`, and some decode.
+            dashed = unquote_to_bytes(low).replace(b"_", b"-").lower()
+            if dashed in _FRAMING:
+                raise BadRequest("A header field looks like Content-Length or Transfer-Encoding, but is neither.")
             if dashed == required or dashed in _NOT_UP or dashed.startswith(_NOT_UP_PREFIXES):
                 continue
             fields.overridden = fields.overridden or dashed in METHOD_OVERRIDES
-        if low == b"user-agent":
-            if not value:
-                continue
-            fields.user_agent = True
-        elif low == b"origin":
-            fields.origins.append(value)
-        elif low == b"sec-fetch-site":
-            fields.fetch_site = value
-        elif low == b"content-type":
-            fields.content_type = b", ".join(filter(None, (fields.content_type, value)))
-        elif low == b"content-encoding":
-            fields.content_encoding = b", ".join(filter(None, (fields.content_encoding, value)))
-        elif low in METHOD_OVERRIDES:
-            fields.overridden = True
         lines.append(b"%b: %b\r\n" % (name, value))
     if size > LARGEST_HEAD:
         raise HeadersTooLarge(f"The header fields of the request are larger than {LARGEST_HEAD} bytes together.")
@@ -153,6 +175,7 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
     if request_ids > 1:
         fields.request_id = None
     if nominated:
+        fields.persistent = b"close" not in nominated and (not http_10 or b"keep-alive" in nominated)
         fields.lines = _without(lines, nominated)
         fields.user_agent = fields.user_agent and b"user-agent" not in nominated
     return fields
@@ -168,12 +191,12 @@ def _length(value: bytes, before: int | None) -> int:
 
 
 def _names(connection: bytes) -> frozenset[bytes]:
-    names = {name for part in connection.lower().split(b",") if (name := part.strip())}
-    return frozenset(names - {b"close", b"keep-alive"})
+    return frozenset(name for part in connection.lower().split(b",") if (name := part.strip(b" \t")))
 
 
 def _without(lines: list[bytes], nominated: frozenset[bytes]) -> list[bytes]:
-    return [line for line in lines if line.partition(b":")[0].lower() not in nominated]
+    names = nominated - _OPTIONS
+    return [line for line in lines if line.partition(b":")[0].lower() not in names] if names else lines
 
 
 def for_upstream(fields: RequestFields, *, method: str, target: str, injected: bytes, user_agent: bytes) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from proxy.core.errors import BodyTooLarge
 from proxy.core.headers import RequestFields
-from proxy.server.wire import Exchange
+from proxy.server.exchange import Exchange
 
 
 class ReplayBudget:

@@ -6,8 +6,8 @@ from proxy.core.errors import CallerGone, ProxyError, UpstreamError
 from proxy.core.headers import Rewrite, for_client
 from proxy.core.token import Token
 from proxy.server.answers import NAME, connection_line
+from proxy.server.exchange import Exchange
 from proxy.server.record import Record
-from proxy.server.wire import Exchange
 from proxy.upstream import Response
 
 

@@ -16,16 +16,16 @@ from proxy.core import dialect
 from proxy.core.coding import decode
 from proxy.core.dialect import Rejection
 from proxy.core.errors import BadRequest, CallerGone, NotRepeatable, ProxyError, SessionUnavailable, UpstreamError
-from proxy.core.headers import RequestFields, Rewrite, for_upstream, read_request
+from proxy.core.headers import RequestFields, Rewrite, for_upstream
 from proxy.core.retry import AfterFailure, AfterRejection, RoutePauses, after_failure, after_rejection
 from proxy.core.token import Token
 from proxy.server.accounts import Accounts
 from proxy.server.answers import send_error
 from proxy.server.bodies import Bodies, Body
 from proxy.server.deliver import Answer, deliver
+from proxy.server.exchange import Exchange
 from proxy.server.guard import Admitted, Guard
 from proxy.server.record import Record, new_request_id
-from proxy.server.wire import Exchange
 from proxy.session.keeper import SessionKeeper
 from proxy.tasks import Tasks
 from proxy.telemetry.logs import describe, log
@@ -43,7 +43,6 @@ class Injected:
     app_id: Callable[[], str]
     user_agent: bytes
     rewrite: Rewrite
-    required_name: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -108,7 +107,7 @@ class Forwarder:
         self._suspect: Token | None = None
         self._suspect_routes: set[str] = set()
 
-    async def __call__(self, exchange: Exchange) -> Exchange:
+    async def __call__(self, exchange: Exchange) -> None:
         """Serve one request and write its record, whatever happens."""
         record = Record(exchange.method, exchange.peer)
         self.guard.enter()
@@ -130,13 +129,9 @@ class Forwarder:
                 exchange.close_after()  # also where the head went out before the drain began
             self.guard.leave()
             record.close(self._metrics)
-        return exchange
 
     async def _serve(self, exchange: Exchange, record: Record) -> None:
-        fields = read_request(exchange.raw_headers, http_10=exchange.http_10, required=self._injected.required_name)
-        if fields.chunked:
-            # aiohttp's parser would take a trailer for a header of the next request (AIOHTTP.md 1, 1).
-            exchange.close_after()
+        fields = exchange.fields
         record.request_id = fields.request_id or new_request_id()
         way = self.guard.admit(exchange, fields)
         record.route, record.query = way.route.template, way.query
@@ -350,11 +345,9 @@ class Forwarder:
         except CallerGone:
             exchange.abort()
 
-    def refuse_unparsed(self, exchange: Exchange, error: ProxyError, cause: BaseException | None) -> None:
-        """Answer what never became a request; `cause` is logged by its type only."""
+    def refuse_unparsed(self, exchange: Exchange, error: ProxyError) -> None:
+        """Answer what never became a request."""
         record = Record("", exchange.peer)
-        if error.status >= 500 and cause is not None:
-            log.error("bug", **describe(cause))
         self._refused(exchange, error, record)
         record.close(self._metrics)
 

@@ -17,7 +17,7 @@ from proxy.core.errors import BadRequest, Denied, Draining, HostNotAllowed, Over
 from proxy.core.headers import RequestFields
 from proxy.core.routes import Route, Rule, allowed, classify, upstream_target
 from proxy.core.target import Target, host_name, is_loopback, parse_target
-from proxy.server.wire import Exchange
+from proxy.server.exchange import Exchange
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -120,7 +120,7 @@ class Guard:
     def admit(self, exchange: Exchange, fields: RequestFields) -> Admitted:
         """Make all checks in order; returns the request's way upstream. Raises the refusal."""
         policy = self.policy
-        target = parse_target(exchange.method, exchange.target, exchange.version)
+        target = parse_target(exchange.method, exchange.target)
         self.check_caller(exchange.peer)
         self.check_host(fields.host, exchange.local, http_10=exchange.http_10)
         if target.authority is not None:
