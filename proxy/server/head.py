@@ -7,6 +7,7 @@ meaning is `core/headers.py`'s. Must not know sockets or time.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from httptools import HttpRequestParser
@@ -22,13 +23,12 @@ MAX_FIELD: Final = 16 * 1024
 MAX_FIELDS: Final = 128
 #: Room for a method, a version, and what the bounds above leave open.
 _SLACK: Final = 64
+#: Bytes of a block of fields that is remembered: with what it means, 256 of them are at most some 3 MB.
+_LONGEST_REMEMBERED: Final = 2048
 _METHODS: Final = {method.encode("ascii"): method for method in METHODS}
-#: Registered, but not in llhttp's table; their heads are judged under another name.
-_UNKNOWN_TO_LLHTTP: Final = frozenset(
-    b"BASELINE-CONTROL CHECKIN LABEL MKREDIRECTREF MKWORKSPACE ORDERPATCH UNCHECKOUT UPDATE UPDATEREDIRECTREF"
-    b" VERSION-CONTROL".split()
-)
+#: Version → whether it is 1.0; and a request line under which llhttp judges the fields of any method.
 _VERSIONS: Final = {b"HTTP/1.1": False, b"HTTP/1.0": True}
+_START: Final = {False: b"POST / HTTP/1.1\r\n", True: b"POST / HTTP/1.0\r\n"}
 #: What makes the beginning of a head hopeless: control characters, CR or LF on their own.
 _HOPELESS: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
 #: RFC 9110, 5.6.2: of such characters a method is made.
@@ -39,16 +39,11 @@ _INVALID: Final = "The request is not valid HTTP/1.1."
 class RequestHead:
     """One parsed request head. Raises `BadRequest`, `HeadersTooLarge`, `TargetTooLong`."""
 
-    __slots__ = ("_parser", "_sink", "fields", "http_10", "method", "target")
-
-    method: str
-    target: str
-    http_10: bool
-    fields: RequestFields
+    __slots__ = ("_block", "fields", "http_10", "method", "target")
 
     def __init__(self, data: bytes, *, required: bytes | None = None) -> None:
         """Parse `data`, a head up to and with its first empty line; `required` as `read_request` takes it."""
-        start, _, rest = data.partition(b"\r\n")
+        start, _, block = data.partition(b"\r\n")
         parts = start.split(b" ")
         if len(parts) != 3:
             raise BadRequest(_INVALID)
@@ -61,26 +56,32 @@ class RequestHead:
         if http_10 is None:
             raise BadRequest("The HTTP version is not 1.0 or 1.1.")
         self.method = method
+        #: As it came; `core/target.py` judges it.
         self.target = parts[1].decode("latin-1")
         self.http_10 = http_10
-        self._sink = sink = Sink()
-        self._parser = HttpRequestParser(sink)
-        if parts[0] in _UNKNOWN_TO_LLHTTP:
-            data = b"POST %b %b\r\n%b" % (parts[1], parts[2], rest)
-        try:
-            lines = judged(self._parser, sink, data)
-        except InvalidMessage:
-            raise BadRequest(_INVALID) from None
-        if len(lines) > MAX_FIELDS + 3:
-            raise HeadersTooLarge(f"The request has more than {MAX_FIELDS} header fields.")
-        self.fields = read_request(_fields(lines), http_10=http_10, required=required)
+        self._block = block
+        read = _read_once if len(block) <= _LONGEST_REMEMBERED else _read
+        self.fields = read(block, http_10, required)
 
     def decoder(self) -> Chunks | None:
         """Return the decoder of a chunked body: llhttp goes on where the head ended."""
-        return Chunks(self._parser, self._sink) if self.fields.chunked else None
+        if not self.fields.chunked:
+            return None
+        sink = Sink()
+        parser = HttpRequestParser(sink)
+        parser.feed_data(_START[self.http_10] + self._block)
+        return Chunks(parser, sink)
 
 
-def _fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
+def _read(block: bytes, http_10: bool, required: bytes | None) -> RequestFields:
+    """Judge the field lines, up to and with the empty one. What they mean does not depend on method and target."""
+    sink = Sink()
+    try:
+        lines = judged(HttpRequestParser(sink), sink, _START[http_10] + block)
+    except InvalidMessage:
+        raise BadRequest(_INVALID) from None
+    if len(lines) > MAX_FIELDS + 3:
+        raise HeadersTooLarge(f"The request has more than {MAX_FIELDS} header fields.")
     fields = []
     for line in lines[1:-2]:
         name, colon, value = line.partition(b":")
@@ -90,7 +91,11 @@ def _fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
         if len(line) > MAX_FIELD:
             raise HeadersTooLarge(f"A header field is longer than {MAX_FIELD} bytes.")
         fields.append((name, value.strip(b" \t")))
-    return fields
+    return read_request(fields, http_10=http_10, required=required)
+
+
+#: A client sends the same fields with most of its requests; bounded, since callers choose the bytes.
+_read_once = lru_cache(maxsize=256)(_read)
 
 
 def check_partial(data: bytes | bytearray, known: int) -> None:

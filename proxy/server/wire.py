@@ -164,8 +164,6 @@ class CallerConnection(asyncio.Protocol):
                     check_partial(self._partial, known)
                 return
             head = RequestHead(data if end == len(data) else data[:end], required=self._server.required)
-            if end != len(data) and not head.fields.persistent:
-                _check_last(head.fields, data[end:])
         except ProxyError as error:
             self._refuse(error)
             return
@@ -304,12 +302,6 @@ class CallerConnection(asyncio.Protocol):
         poll.register(sock.fileno(), 0)  # errors are reported unasked
         if poll.poll(0) and self._transport is not None:
             self._transport.abort()
-
-
-def _check_last(fields: RequestFields, rest: bytes) -> None:
-    """Refuse a request that calls itself the last one and is followed by more (RFC 9112, 9.6)."""
-    if not fields.chunked and rest[fields.content_length or 0 :].strip(b"\r\n"):
-        raise BadRequest("The request says that it is the last one of its connection, and is followed by more.")
 
 
 def _address(name: object) -> str | None:

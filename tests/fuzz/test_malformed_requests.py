@@ -17,6 +17,8 @@ DEVIATIONS = {
     "cowboy-reject_absolute_form_different_host": "two allowed hosts; RFC 9112, 3.2.2: Host is ignored then, not compared",
     "desync-guardian-rfc-compliant-11": "its target has a fragment: 400 by the contract",
     "desync-guardian-rfc-compliant-13": "its request line has no target",
+    "llhttp-connection-84": "contested: HTTP/1.0 ends its connection after one request; what follows is not read",
+    "llhttp-connection-297": "contested: the same after `Connection: close`",
 }
 #: The same for what only the guards refused.
 BEHIND_GUARDS = {

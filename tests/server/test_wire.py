@@ -124,6 +124,7 @@ async def test_a_caller_that_is_reset_while_its_upload_is_blocked_is_noticed(
 
     async def reads_nothing(peer: Peer) -> None:
         await stuck.wait()
+        await peer.gone()
 
     upstream.default = reads_nothing
     caller = await proxy.caller()
