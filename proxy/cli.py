@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -204,6 +205,7 @@ async def _served(settings: Settings) -> int:
     _on_signals(proxy.request_stop)
     try:
         async with proxy:
+            _settle_memory()
             await proxy.run()
     except StoreUnusable as error:
         complain(str(error))
@@ -214,6 +216,16 @@ async def _served(settings: Settings) -> int:
     finally:
         writer.drain(1.0)
     return OK
+
+
+def _settle_memory() -> None:
+    """Take what was made at start out of the garbage collector's sight, and let it look less often (AIOHTTP.md 6.5).
+
+    Requests make no cycles; with the default thresholds a fiftieth of their time goes into looking for some.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

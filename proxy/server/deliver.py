@@ -99,8 +99,8 @@ async def deliver(exchange: Exchange, answer: Answer, record: Record, *, host: b
         if not exchange.body_at_end():
             exchange.close_after()
         lines = for_client(answer.headers, request_id=record.request_id.encode("ascii"), host=host, rewrite=rewrite)
-        details = b", ".join(b'%b; details="%b"' % (NAME, detail) for detail in answer.details)
-        if details:
+        if answer.details:
+            details = b", ".join(b'%b; details="%b"' % (NAME, detail) for detail in answer.details)
             lines.append(b"Proxy-Status: %b\r\n" % details)
         head = b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (
             answer.status,

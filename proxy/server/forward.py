@@ -244,11 +244,12 @@ class Forwarder:
         record.attempts += 1
         started = time.perf_counter()
 
-        def head() -> bytes:
+        def head(waited: bool) -> bytes:
             nonlocal token
             if token is None:
                 return ask.head + b"\r\n"
-            token = self._sealed(ask, token)
+            if waited:
+                token = self._sealed(ask, token)
             # The id goes with the token it made: while the id rotates, requests go on with the old pair.
             app_id = token.app_id or self._injected.app_id()
             return b"%bx-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (ask.head, app_id.encode("ascii"), token.bearer)
