@@ -42,7 +42,7 @@ from proxy.upstream import Origin, ProxyTunnel, Upstream, tls_context
 
 T = TypeVar("T")
 
-#: Seconds between two looks for callers that were reset during a blocked upload.
+#: Seconds between two looks at the callers' connections: time-outs, and resets that nobody has seen.
 LOOK_EVERY = 2.0
 #: Seconds between two looks into a store that other processes use too.
 FOLLOW_EVERY = 1.0
@@ -180,6 +180,7 @@ class Proxy:
             forwarder,
             forwarder.refuse_unparsed,
             most_connections=most_callers(settings.upstream.max_connections, descriptors()),
+            required=self.guard.policy.required_name,
         )
         admin = Admin(
             version=__version__,
@@ -218,7 +219,6 @@ class Proxy:
 
     def _forwarder(self, origin: Origin, budget: ReplayBudget) -> Forwarder:
         settings = self._settings
-        header = self.guard.policy.required_name
         host = origin.host_header
         default_port = {"http": b":80", "https": b":443"}[origin.scheme]
         plain = f"{origin.scheme}://".encode() + host
@@ -232,7 +232,6 @@ class Proxy:
                 app_id=lambda: self.keeper.calls.credentials.app_id,
                 user_agent=settings.upstream.user_agent.encode("latin-1"),
                 rewrite=Rewrite((plain.lower(), plain.lower() + default_port)),
-                required_name=header,
             ),
             accounts=Accounts(
                 self.keeper,
@@ -289,7 +288,7 @@ class Proxy:
             listener.close()
         self.guard.draining = self.server.draining = True
         for connection in self.server.idle_connections():
-            connection.force_close()
+            connection.close()
         try:
             async with asyncio.timeout(settings.timeout):
                 await self.guard.empty()
@@ -308,12 +307,12 @@ class Proxy:
 
 @asynccontextmanager
 async def _looking_after(server: ProxyServer) -> AsyncIterator[None]:
-    """Look every few seconds for callers whose end cannot be seen by reading."""
+    """Look after the callers' connections every few seconds."""
 
     async def look() -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            server.drop_dead()
+            server.look()
 
     tasks = Tasks()
     tasks.spawn(look(), name="callers")

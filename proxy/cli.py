@@ -197,6 +197,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 async def _served(settings: Settings) -> int:
     from proxy.listening import CannotListen
+    from proxy.memory import settle
     from proxy.session.stores import StoreUnusable
     from proxy.telemetry import logs
     from proxy.workers import WorkerFailed
@@ -205,6 +206,7 @@ async def _served(settings: Settings) -> int:
     running = _one_process(settings) if settings.workers == 1 else _several(settings, writer.share)
     try:
         async with running:
+            settle()
             await running.run()
     except StoreUnusable as error:
         complain(str(error))

@@ -161,6 +161,12 @@ class UpstreamError(ProxyError):
         if proxy_status is not None:
             self.proxy_status = proxy_status
 
+    def after_a_send(self) -> UpstreamError:
+        """Return the same failure of a second attempt, when the first may have reached CardCash."""
+        cause = str(self).partition(";")[0].rstrip(".")
+        sentence = f"{cause}, at the second attempt; the first ended without an answer and may have been processed."
+        return type(self)(sentence, kind=self.kind, sent=True, proxy_status=self.proxy_status)
+
 
 class UpstreamUnreachable(UpstreamError):
     """No connection could be made: DNS, refused, connect time-out, TLS. Nothing was sent."""

@@ -7,8 +7,9 @@ Bytes in, bytes out: names keep their case, values their bytes, fields their ord
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from proxy.core.dialect import (
     APP_HEADER,
@@ -46,7 +47,14 @@ _NOT_UP: Final = _HOP_BY_HOP | {
     b"http2-settings",
     b"x-request-id",
 }
+#: RFC 9110: these are no lists; two of them are an attempt at being read differently by different servers.
+_ONCE: Final = frozenset(
+    {b"content-type", b"user-agent", b"content-range", b"content-location", b"etag", b"max-forwards", b"server"}
+)
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _NOT_UP_PREFIXES: Final = (b"proxy-", b"x-forwarded-")
+#: Fields that mean something here and go up all the same.
+_READ: Final = METHOD_OVERRIDES | {b"content-encoding", b"origin", b"sec-fetch-site"} | _ONCE
 #: Never handed down; `Connection` and the framing are ours, `X-Request-ID` is replaced by the one sent up.
 _NOT_DOWN: Final = _HOP_BY_HOP | {
     TOKEN_HEADER,
@@ -62,29 +70,48 @@ _NOT_DOWN: Final = _HOP_BY_HOP | {
 #: Bytes of names and values together; what real APIs accept at most, and a bound on what a caller can make us hold.
 LARGEST_HEAD: Final = 64 * 1024
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
+#: Options of `Connection` that name no field.
+_OPTIONS: Final = frozenset({b"close", b"keep-alive"})
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RequestFields:
-    """What the proxy itself reads of a request head, and the lines that go up."""
+    """What the proxy itself reads of a request's fields, and the lines that go up. Shared by requests: never changed."""
 
     #: Field lines for the upstream, each with its CRLF; names of `Connection` already gone.
-    lines: list[bytes] = field(default_factory=list)
+    block: bytes = b""
     host: bytes | None = None
-    origins: list[bytes] = field(default_factory=list)
+    origins: tuple[bytes, ...] = ()
     fetch_site: bytes | None = None
     request_id: str | None = None
     user_agent: bool = False
     content_length: int | None = None
     chunked: bool = False
     expects_continue: bool = False
+    #: The caller wants to keep the connection (RFC 9112, 9.3).
+    persistent: bool = True
     content_type: bytes = b""
     content_encoding: bytes = b""
-    #: A field that some servers take for the real method is there.
-    overridden: bool = False
+    #: What some servers take for the real method, in upper case.
+    overrides: tuple[str, ...] = ()
     #: Values of the header that `callers.require_header` names; it is never forwarded.
-    required: list[bytes] = field(default_factory=list)
+    required: tuple[bytes, ...] = ()
+
+    @property
+    def lines(self) -> list[bytes]:
+        """The lines one by one."""
+        return self.block.splitlines(keepends=True)
+
+    @property
+    def has_body(self) -> bool:
+        """Say whether there is a body with anything in it to read."""
+        return self.chunked or bool(self.content_length)
+
+    @property
+    def overridden(self) -> bool:
+        """Say whether a field that some servers take for the real method is there."""
+        return bool(self.overrides)
 
 
 def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | None = None) -> RequestFields:
@@ -93,69 +120,103 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
     `required` is the lower-case name of `callers.require_header`. Raises `BadRequest` for framing that is ambiguous or
     not understood.
     """
-    fields = RequestFields()
-    lines = fields.lines
+    lines: list[bytes] = []
+    host = fetch_site = content_length = request_id = None
+    user_agent = chunked = expects_continue = False
+    content_type = content_encoding = b""
+    origins: list[bytes] = []
+    overrides: list[str] = []
+    wanted: list[bytes] = []
+    once: list[bytes] = []
     nominated = _NOTHING
-    request_ids = 0
-    size = 0
+    request_ids = size = 0
     for name, value in raw:
         low = name.lower()
         size += len(name) + len(value)
         if low == required:
-            fields.required.append(value)
+            wanted.append(value)
         if low in _NOT_UP:
             if low == b"host":
-                if fields.host is not None:
+                if host is not None:
                     raise BadRequest("The request has more than one Host.")
-                fields.host = value
+                host = value
             elif low == b"content-length":
-                fields.content_length = _length(value, fields.content_length)
+                content_length = _length(value, content_length)
             elif low == b"transfer-encoding":
                 # RFC 9112, 6.1: anything we do not understand must not be guessed at; HTTP/1.0 has no codings.
-                if http_10 or fields.chunked or value.strip().lower() != b"chunked":
+                if http_10 or chunked or value.strip().lower() != b"chunked":
                     raise BadRequest("Transfer-Encoding must be exactly chunked, once, and not in HTTP/1.0.")
-                fields.chunked = True
+                chunked = True
             elif low == b"connection":
                 nominated |= _names(value)
             elif low == b"expect":
-                fields.expects_continue = not http_10 and value.strip().lower() == b"100-continue"
+                expects_continue = not http_10 and value.strip().lower() == b"100-continue"
             elif low == b"x-request-id":
                 request_ids += 1
-                fields.request_id = value.decode("ascii") if _REQUEST_ID.match(value) else None
+                request_id = value.decode("ascii") if _REQUEST_ID.match(value) else None
             continue
-        if low == required or low.startswith(_NOT_UP_PREFIXES):
+        if low in _READ:
+            if low in _ONCE:
+                if low in once:
+                    raise BadRequest("A header field that may stand only once stands more often.")
+                once.append(low)
+            if low == b"user-agent":
+                if not value:
+                    continue
+                user_agent = True
+            elif low == b"content-type":
+                content_type = value
+            elif low == b"content-encoding":
+                content_encoding = b", ".join(filter(None, (content_encoding, value)))
+                if b"chunked" in value.lower():
+                    raise BadRequest("chunked is no Content-Encoding.")
+            elif low == b"origin":
+                origins.append(value)
+            elif low == b"sec-fetch-site":
+                fetch_site = value
+            elif low in METHOD_OVERRIDES:
+                overrides.append(_method(value))
+        elif low == required or low.startswith(_NOT_UP_PREFIXES):
             continue
-        if b"_" in low:
-            # Servers that map fields to variables cannot tell `_` from `-`.
-            dashed = low.replace(b"_", b"-")
+        elif b"_" in low or b"%" in low:
+            # Servers that map fields to variables cannot tell `_` from `-`, and some decode.
+            dashed = unquote_to_bytes(low).replace(b"_", b"-").lower()
+            if dashed in _FRAMING:
+                raise BadRequest("A header field looks like Content-Length or Transfer-Encoding, but is neither.")
             if dashed == required or dashed in _NOT_UP or dashed.startswith(_NOT_UP_PREFIXES):
                 continue
-            fields.overridden = fields.overridden or dashed in METHOD_OVERRIDES
-        if low == b"user-agent":
-            if not value:
-                continue
-            fields.user_agent = True
-        elif low == b"origin":
-            fields.origins.append(value)
-        elif low == b"sec-fetch-site":
-            fields.fetch_site = value
-        elif low == b"content-type":
-            fields.content_type = b", ".join(filter(None, (fields.content_type, value)))
-        elif low == b"content-encoding":
-            fields.content_encoding = b", ".join(filter(None, (fields.content_encoding, value)))
-        elif low in METHOD_OVERRIDES:
-            fields.overridden = True
+            if dashed in METHOD_OVERRIDES:
+                overrides.append(_method(value))
         lines.append(b"%b: %b\r\n" % (name, value))
     if size > LARGEST_HEAD:
         raise HeadersTooLarge(f"The header fields of the request are larger than {LARGEST_HEAD} bytes together.")
-    if fields.chunked and fields.content_length is not None:
+    if chunked and content_length is not None:
         raise BadRequest("Content-Length and Transfer-Encoding cannot stand together.")
-    if request_ids > 1:
-        fields.request_id = None
+    persistent = not http_10
     if nominated:
-        fields.lines = _without(lines, nominated)
-        fields.user_agent = fields.user_agent and b"user-agent" not in nominated
-    return fields
+        persistent = b"close" not in nominated and (not http_10 or b"keep-alive" in nominated)
+        lines = _without(lines, nominated)
+        user_agent = user_agent and b"user-agent" not in nominated
+    return RequestFields(
+        block=b"".join(lines),
+        host=host,
+        origins=tuple(origins),
+        fetch_site=fetch_site,
+        request_id=request_id if request_ids == 1 else None,
+        user_agent=user_agent,
+        content_length=content_length,
+        chunked=chunked,
+        expects_continue=expects_continue,
+        persistent=persistent,
+        content_type=content_type,
+        content_encoding=content_encoding,
+        overrides=tuple(overrides),
+        required=tuple(wanted),
+    )
+
+
+def _method(value: bytes) -> str:
+    return value.decode("latin-1").strip().upper()
 
 
 def _length(value: bytes, before: int | None) -> int:
@@ -168,12 +229,12 @@ def _length(value: bytes, before: int | None) -> int:
 
 
 def _names(connection: bytes) -> frozenset[bytes]:
-    names = {name for part in connection.lower().split(b",") if (name := part.strip())}
-    return frozenset(names - {b"close", b"keep-alive"})
+    return frozenset(name for part in connection.lower().split(b",") if (name := part.strip(b" \t")))
 
 
 def _without(lines: list[bytes], nominated: frozenset[bytes]) -> list[bytes]:
-    return [line for line in lines if line.partition(b":")[0].lower() not in nominated]
+    names = nominated - _OPTIONS
+    return [line for line in lines if line.partition(b":")[0].lower() not in names] if names else lines
 
 
 def for_upstream(fields: RequestFields, *, method: str, target: str, injected: bytes, user_agent: bytes) -> bytes:
@@ -182,15 +243,14 @@ def for_upstream(fields: RequestFields, *, method: str, target: str, injected: b
     `injected` holds the fields that are the same for every request (Host, x-cc-app), as lines; `user_agent` is sent when
     the caller sent none (CardCash answers 401 without one).
     """
-    parts = [b"%b %b HTTP/1.1\r\n" % (method.encode("ascii"), target.encode("ascii")), injected]
-    parts += fields.lines
-    if not fields.user_agent:
-        parts.append(b"User-Agent: %b\r\n" % user_agent)
+    agent = b"" if fields.user_agent else b"User-Agent: %b\r\n" % user_agent
+    framing = b""
     if fields.content_length is not None:
-        parts.append(b"Content-Length: %d\r\n" % fields.content_length)
+        framing = b"Content-Length: %d\r\n" % fields.content_length
     elif fields.chunked:
-        parts.append(b"Transfer-Encoding: chunked\r\n")
-    return b"".join(parts)
+        framing = b"Transfer-Encoding: chunked\r\n"
+    start = f"{method} {target} HTTP/1.1\r\n".encode("ascii")
+    return b"".join((start, injected, fields.block, agent, framing))
 
 
 @dataclass(frozen=True, slots=True)

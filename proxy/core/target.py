@@ -75,12 +75,8 @@ class Target:
         return self.text.partition("?")[2]
 
 
-def parse_target(method: str, target: str, version: tuple[int, int]) -> Target:
+def parse_target(method: str, target: str) -> Target:
     """Accept origin-form, absolute-form and `OPTIONS *`; raise `BadRequest` for everything else."""
-    if method not in METHODS:
-        raise BadRequest("The request method is not one that is forwarded.")
-    if version not in ((1, 1), (1, 0)):
-        raise BadRequest("The HTTP version is not 1.0 or 1.1.")
     if not _VISIBLE.match(target) or "#" in target:
         raise BadRequest("The request target has a fragment or a character that may not stand there.")
     if target.startswith("/"):

@@ -22,8 +22,8 @@ from proxy.core.token import Token, Windows
 from proxy.server.answers import send_json
 from proxy.server.bodies import Body
 from proxy.server.deliver import Answer
+from proxy.server.exchange import Exchange
 from proxy.server.record import Record
-from proxy.server.wire import Exchange
 from proxy.session.keeper import SessionKeeper
 
 

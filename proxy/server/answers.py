@@ -10,7 +10,7 @@ from http import HTTPStatus
 import orjson
 
 from proxy.core.errors import ProxyError
-from proxy.server.wire import Exchange
+from proxy.server.exchange import Exchange
 
 NAME = b"cardcash-proxy"
 

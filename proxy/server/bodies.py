@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from proxy.core.errors import BodyTooLarge
 from proxy.core.headers import RequestFields
-from proxy.server.wire import Exchange
+from proxy.server.exchange import Exchange
 
 
 class ReplayBudget:
@@ -74,7 +74,7 @@ class Body:
             self._budget = None
 
 
-_NO_BODY = Body(b"")
+NO_BODY = Body(b"")
 
 
 class Bodies:
@@ -88,11 +88,10 @@ class Bodies:
     async def take(self, exchange: Exchange, fields: RequestFields) -> Body:
         """Read a small body whole; leave a large one to be streamed.
 
-        Raises `BodyTooLarge`, before anything is read where the length is known, and what `Exchange.read` raises.
+        For requests that have one. Raises `BodyTooLarge`, before anything is read where the length is known, and what
+        `Exchange.read` raises.
         """
         length = fields.content_length
-        if not length and not fields.chunked:
-            return _NO_BODY
         self._check(length or 0)
         if fields.expects_continue:
             exchange.go_on()

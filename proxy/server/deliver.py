@@ -6,8 +6,8 @@ from proxy.core.errors import CallerGone, ProxyError, UpstreamError
 from proxy.core.headers import Rewrite, for_client
 from proxy.core.token import Token
 from proxy.server.answers import NAME, connection_line
+from proxy.server.exchange import Exchange
 from proxy.server.record import Record
-from proxy.server.wire import Exchange
 from proxy.upstream import Response
 
 
@@ -75,9 +75,7 @@ class Answer:
         self._response.close()
 
 
-async def deliver(
-    exchange: Exchange, answer: Answer, record: Record, *, request_id: str, host: bytes | None, rewrite: Rewrite
-) -> None:
+async def deliver(exchange: Exchange, answer: Answer, record: Record, *, host: bytes | None, rewrite: Rewrite) -> None:
     """Hand an answer down: one write when all of it is here, else piece by piece with back-pressure.
 
     Raises the upstream's error after the connection was broken for the caller to see, `CallerGone` when it left.
@@ -100,9 +98,9 @@ async def deliver(
                 exchange.close_after()
         if not exchange.body_at_end():
             exchange.close_after()
-        lines = for_client(answer.headers, request_id=request_id.encode("ascii"), host=host, rewrite=rewrite)
-        details = b", ".join(b'%b; details="%b"' % (NAME, detail) for detail in answer.details)
-        if details:
+        lines = for_client(answer.headers, request_id=record.request_id.encode("ascii"), host=host, rewrite=rewrite)
+        if answer.details:
+            details = b", ".join(b'%b; details="%b"' % (NAME, detail) for detail in answer.details)
             lines.append(b"Proxy-Status: %b\r\n" % details)
         head = b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (
             answer.status,

@@ -16,16 +16,16 @@ from proxy.core import dialect
 from proxy.core.coding import decode
 from proxy.core.dialect import Rejection
 from proxy.core.errors import BadRequest, CallerGone, NotRepeatable, ProxyError, SessionUnavailable, UpstreamError
-from proxy.core.headers import RequestFields, Rewrite, for_upstream, read_request
+from proxy.core.headers import RequestFields, Rewrite, for_upstream
 from proxy.core.retry import AfterFailure, AfterRejection, RoutePauses, after_failure, after_rejection
 from proxy.core.token import Token
 from proxy.server.accounts import Accounts
 from proxy.server.answers import send_error
-from proxy.server.bodies import Bodies, Body
+from proxy.server.bodies import NO_BODY, Bodies, Body
 from proxy.server.deliver import Answer, deliver
+from proxy.server.exchange import Exchange
 from proxy.server.guard import Admitted, Guard
 from proxy.server.record import Record, new_request_id
-from proxy.server.wire import Exchange
 from proxy.session.keeper import SessionKeeper
 from proxy.tasks import Tasks
 from proxy.telemetry.logs import describe, log
@@ -43,7 +43,6 @@ class Injected:
     app_id: Callable[[], str]
     user_agent: bytes
     rewrite: Rewrite
-    required_name: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -56,6 +55,14 @@ class Ask:
     head: bytes
     body: Body
     record: Record
+    #: Below `orders`, and no read: sending it twice could buy twice.
+    buys: bool
+    #: It may be sent twice even though it may have been processed.
+    repeatable: bool
+    #: The last attempt went out on a connection that had ended: the next goes out on a new one.
+    fresh: bool = False
+    #: An attempt that failed may have reached CardCash.
+    sent: bool = False
     #: The e-mail of a caller's own login, whose answer's token carries that account.
     login_as: str | None = None
 
@@ -63,16 +70,6 @@ class Ask:
     def pause_key(self) -> str:
         """Name the route for pauses after rejections; another method on the same path is another route."""
         return f"{self.method} {self.way.route.key}"
-
-    @property
-    def buys(self) -> bool:
-        """Say whether sending it twice could buy twice."""
-        return dialect.buys(self.method, self.way.route.path, overridden=self.fields.overridden)
-
-    @property
-    def repeatable(self) -> bool:
-        """Say whether it may be sent twice even though it may have been processed."""
-        return dialect.may_repeat(self.method, self.way.route.path, overridden=self.fields.overridden)
 
 
 class _TokenEnded(Exception):
@@ -108,7 +105,7 @@ class Forwarder:
         self._suspect: Token | None = None
         self._suspect_routes: set[str] = set()
 
-    async def __call__(self, exchange: Exchange) -> Exchange:
+    async def __call__(self, exchange: Exchange) -> None:
         """Serve one request and write its record, whatever happens."""
         record = Record(exchange.method, exchange.peer)
         self.guard.enter()
@@ -117,9 +114,11 @@ class Forwarder:
         except ProxyError as error:
             self._refused(exchange, error, record)
         except CallerGone:
+            record.caller_gone = True
             exchange.abort()
         except asyncio.CancelledError:
             # The caller left, or the drain ran out of time; the upstream connection was ended on the way here.
+            record.caller_gone = True
             exchange.abort()
             raise
         except Exception as error:  # the last line of defence: a bug answers 500 and hurts nobody else
@@ -130,13 +129,9 @@ class Forwarder:
                 exchange.close_after()  # also where the head went out before the drain began
             self.guard.leave()
             record.close(self._metrics)
-        return exchange
 
     async def _serve(self, exchange: Exchange, record: Record) -> None:
-        fields = read_request(exchange.raw_headers, http_10=exchange.http_10, required=self._injected.required_name)
-        if fields.chunked:
-            # aiohttp's parser would take a trailer for a header of the next request (AIOHTTP.md 1, 1).
-            exchange.close_after()
+        fields = exchange.fields
         record.request_id = fields.request_id or new_request_id()
         way = self.guard.admit(exchange, fields)
         record.route, record.query = way.route.template, way.query
@@ -145,7 +140,7 @@ class Forwarder:
         if exchange.method == "POST" and way.route.is_session:
             await self._accounts.answer_session(exchange, record)
             return
-        body = await self._bodies.take(exchange, fields)
+        body = await self._bodies.take(exchange, fields) if fields.has_body else NO_BODY
         try:
             ask = self._ask(exchange, way, fields, body, record)
             if exchange.method == "POST" and way.route.is_login:
@@ -158,9 +153,11 @@ class Forwarder:
                 answer = await self._answer(ask)
         finally:
             body.release()
-        await deliver(
-            exchange, answer, record, request_id=record.request_id, host=fields.host, rewrite=self._injected.rewrite
-        )
+        try:
+            await deliver(exchange, answer, record, host=fields.host, rewrite=self._injected.rewrite)
+        except UpstreamError as error:
+            self._metrics.upstream_errors.labels(error.kind).inc()
+            raise
 
     def _ask(self, exchange: Exchange, way: Admitted, fields: RequestFields, body: Body, record: Record) -> Ask:
         head = for_upstream(
@@ -170,7 +167,17 @@ class Forwarder:
             injected=b"%bX-Request-ID: %b\r\n" % (self._injected.host, record.request_id.encode("ascii")),
             user_agent=self._injected.user_agent,
         )
-        return Ask(exchange.method, way, fields, head, body, record)
+        path, overridden = way.route.path, fields.overridden
+        return Ask(
+            exchange.method,
+            way,
+            fields,
+            head,
+            body,
+            record,
+            buys=dialect.buys(exchange.method, path, overridden=overridden),
+            repeatable=dialect.may_repeat(exchange.method, path, overridden=overridden),
+        )
 
     async def _login(self, ask: Ask) -> Answer | Token:
         """Handle a caller's own login; a caller that leaves meanwhile does not undo it."""
@@ -198,9 +205,10 @@ class Forwarder:
             if answer is None:
                 continue
             token = answer.token or token
-            kind = await self._rejection(ask, answer)
+            kind = await self._rejection(ask, answer) if answer.status in dialect.REJECTION_STATUSES else Rejection.NONE
             if kind is Rejection.NONE:
-                self._pauses.accepted(ask.pause_key)
+                if self._pauses:
+                    self._pauses.accepted(ask.pause_key)
                 if rejections:
                     self._metrics.retries.labels("accepted").inc()
                 return self._annotated(answer, ask, renewed=rejections > 0)
@@ -236,11 +244,12 @@ class Forwarder:
         record.attempts += 1
         started = time.perf_counter()
 
-        def head() -> bytes:
+        def head(waited: bool) -> bytes:
             nonlocal token
             if token is None:
                 return ask.head + b"\r\n"
-            token = self._sealed(ask, token)
+            if waited:
+                token = self._sealed(ask, token)
             # The id goes with the token it made: while the id rotates, requests go on with the old pair.
             app_id = token.app_id or self._injected.app_id()
             return b"%bx-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (ask.head, app_id.encode("ascii"), token.bearer)
@@ -251,6 +260,7 @@ class Forwarder:
                 head=head,
                 body=ask.body.content(),
                 chunked=ask.body.chunked,
+                fresh=ask.fresh,
                 repeatable=ask.repeatable,
             )
         except _TokenEnded:
@@ -261,9 +271,11 @@ class Forwarder:
             decision = after_failure(
                 error, attempts=record.attempts, repeatable=ask.repeatable, body_kept=ask.body.can_be_sent
             )
-            if decision is AfterFailure.REPEAT:
-                return None
-            raise
+            if decision is AfterFailure.GIVE_UP:
+                raise error.after_a_send() if ask.sent and not error.sent else error from None
+            ask.fresh = True
+            ask.sent = ask.sent or error.sent
+            return None
         finally:
             record.upstream_seconds = time.perf_counter() - started
         if token is not None:
@@ -280,8 +292,6 @@ class Forwarder:
 
     async def _rejection(self, ask: Ask, answer: Answer) -> Rejection:
         """Judge a 400 or 401 by its decoded body; what was read of it is kept for the caller."""
-        if answer.status not in dialect.REJECTION_STATUSES:
-            return Rejection.NONE
         if ask.method == "HEAD":
             # No body to read: it counts as a rejection, under the same pause (CONTRACT "Sessions").
             return Rejection.DOCUMENTED if answer.status == 400 else Rejection.NONE
@@ -329,7 +339,7 @@ class Forwarder:
     def _annotated(self, answer: Answer, ask: Ask, *, renewed: bool) -> Answer:
         if renewed:
             answer.details.append(b"session-renewed")
-        if "login" in self._keeper.latched:
+        if self._keeper.latched and "login" in self._keeper.latched:
             answer.details.append(b"login-refused")
         ask.record.renewed = ask.record.renewed or renewed
         return answer
@@ -350,11 +360,9 @@ class Forwarder:
         except CallerGone:
             exchange.abort()
 
-    def refuse_unparsed(self, exchange: Exchange, error: ProxyError, cause: BaseException | None) -> None:
-        """Answer what never became a request; `cause` is logged by its type only."""
+    def refuse_unparsed(self, exchange: Exchange, error: ProxyError) -> None:
+        """Answer what never became a request."""
         record = Record("", exchange.peer)
-        if error.status >= 500 and cause is not None:
-            log.error("bug", **describe(cause))
         self._refused(exchange, error, record)
         record.close(self._metrics)
 

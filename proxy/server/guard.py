@@ -11,13 +11,13 @@ import hmac
 import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from proxy.core.errors import BadRequest, Denied, Draining, HostNotAllowed, Overloaded
 from proxy.core.headers import RequestFields
 from proxy.core.routes import Route, Rule, allowed, classify, upstream_target
 from proxy.core.target import Target, host_name, is_loopback, parse_target
-from proxy.server.wire import Exchange
+from proxy.server.exchange import Exchange
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -43,8 +43,7 @@ class Policy:
     base_path: str = "/v3"
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """A request that may go on: its target at the upstream, and what that means."""
 
     target: str
@@ -120,7 +119,7 @@ class Guard:
     def admit(self, exchange: Exchange, fields: RequestFields) -> Admitted:
         """Make all checks in order; returns the request's way upstream. Raises the refusal."""
         policy = self.policy
-        target = parse_target(exchange.method, exchange.target, exchange.version)
+        target = parse_target(exchange.method, exchange.target)
         self.check_caller(exchange.peer)
         self.check_host(fields.host, exchange.local, http_10=exchange.http_10)
         if target.authority is not None:
@@ -132,7 +131,9 @@ class Guard:
         text = upstream_target(target.text, policy.base_path)
         path, _, query = text.partition("?")
         route = classify(path, policy.base_path)
-        if policy.rules and not allowed(policy.rules, exchange.method, route):
+        if policy.rules and not all(
+            allowed(policy.rules, each, route) for each in (exchange.method, *fields.overrides)
+        ):
             raise Denied("denied_by_rule", "A rule of this proxy does not allow this method and path.")
         if self.draining:
             raise Draining("The proxy is stopping; nothing was sent, try again.", retry_after=1)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 import time
 from typing import Any, Final
 
 from proxy.core.routes import OTHER
 from proxy.core.target import METHODS
-from proxy.telemetry.logs import log
+from proxy.telemetry.logs import request_log
 from proxy.telemetry.metrics import Metrics
 
-#: A key that looks like a name; anything else in a query could be a value in the wrong place.
-_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]-]{0,39}\Z")
+#: A key that looks like a name, without a long number; anything else could be a value in the wrong place.
+_KEY: Final = re.compile(r"(?!.*[0-9]{6})[A-Za-z_][A-Za-z0-9_.\[\]-]{0,39}\Z")
 _MOST_KEYS: Final = 16
+#: Seeded by the system; ids must differ, not be hard to guess, and asking the system for each costs more than all the rest.
+_ids: Final = random.Random()  # noqa: S311
 
 
 class Record:
@@ -22,6 +24,7 @@ class Record:
 
     __slots__ = (
         "attempts",
+        "caller_gone",
         "client",
         "code",
         "method",
@@ -43,6 +46,8 @@ class Record:
         self.query = ""
         self.status = 0
         self.code: str | None = None
+        #: It left before its answer was out.
+        self.caller_gone = False
         self.attempts = 0
         self.renewed = False
         self.upstream_seconds: float | None = None
@@ -68,9 +73,11 @@ class Record:
             fields["query"] = query_keys(self.query)
         if self.code is not None:
             fields["code"] = self.code
+        if self.caller_gone and self.status:
+            fields["caller_gone"] = True
         if self.renewed:
             fields["renewed"] = True
-        log.info("request", **fields)
+        request_log.write(fields)
 
 
 def query_keys(query: str) -> list[str]:
@@ -81,4 +88,4 @@ def query_keys(query: str) -> list[str]:
 
 def new_request_id() -> str:
     """Make an id for a request whose caller gave none."""
-    return secrets.token_hex(16)
+    return f"{_ids.getrandbits(128):032x}"

@@ -1,203 +1,116 @@
-"""The proxy port on aiohttp's low-level `web.Server`: one `Exchange` per request, raw bytes in and out.
+"""The proxy port: one `CallerConnection` per caller, one `Exchange` per request, one task per exchange.
 
-Owns everything that touches aiohttp's server: its settings, its error path, and the repairs AIOHTTP.md proves necessary.
-Leans on private hooks of aiohttp 3.14 (request factory, RequestHandler); tests/server/test_wire.py holds them down.
+Owns the connections' lives: parsing one request after the other, time-outs, back-pressure, lingering, draining. There is
+no timer per connection: `look()` is called every few seconds and goes through all of them. aiohttp's server is not used
+here: it takes trailers for headers of the next request and reflects what it refuses (AIOHTTP.md 1), at twice the cost.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import select
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, cast
+from math import inf
+from typing import Final, cast
 
-from aiohttp import StreamReader, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from proxy.core.errors import BadRequest, CallerGone, ProxyError
+from proxy.core.headers import RequestFields
+from proxy.server.exchange import Exchange
+from proxy.server.head import RequestHead, check_partial
 
-from proxy.core.errors import BadRequest, CallerGone, HeadersTooLarge, ProxyError, TargetTooLong
-
-#: Bytes; two different numbers, because aiohttp's LineTooLong tells only the limit that was broken: 414 or 431.
-MAX_TARGET: Final = 16 * 1024
-MAX_FIELD: Final = 16 * 1024 + 1
-MAX_FIELDS: Final = 128
 #: Seconds: longer than most load balancers keep theirs, so that they close first (AIOHTTP.md 2.6).
 KEEPALIVE_TIMEOUT: Final = 75.0
+#: Seconds from the first byte of a head to its last.
+HEAD_TIMEOUT: Final = 30.0
 #: Seconds in which an unread rest of a body is swallowed after an early answer, so that the answer is not reset away.
 LINGERING_TIME: Final = 2.0
 #: Seconds a caller may pause inside a body, or leave an answer unread.
-CALLER_IDLE: Final = 60.0
-READ_SIZE: Final = 64 * 1024
-
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-#: What aiohttp's own server logs holds raw request bytes; whatever is worth a line is logged by us.
-_SILENT: Final = logging.getLogger("proxy.wire.silent")
-_SILENT.addHandler(logging.NullHandler())
-_SILENT.propagate = False
+CALLER_IDLE = 60.0
+#: Bytes of further requests taken in while one is served.
+_MOST_AHEAD: Final = 64 * 1024
 
 
-class Exchange:
-    """One request of a caller and the way back to it. aiohttp takes it for its request and for its response.
+class CallerConnection(asyncio.Protocol):
+    """One caller's connection; all methods belong to the event loop's thread."""
 
-    Everything after `send()` goes out in order; `finish()` says whether the connection can be kept.
-    """
+    __slots__ = ("_ahead", "_can_write", "_drain", "_exchange", "_lingering", "_partial", "_server", "_task",
+                 "_transport", "_unwritten", "deadline", "local", "paused", "peer")  # fmt: skip
 
-    __slots__ = (
-        "__weakref__",
-        "_error",
-        "_task",
-        "chunked_answer",
-        "head_sent",
-        "http_10",
-        "keep_alive",
-        "method",
-        "payload",
-        "protocol",
-        "raw_headers",
-        "target",
-        "version",
-        "writer",
-    )
-
-    def __init__(
-        self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: ProxyProtocol,
-        writer: AbstractStreamWriter,
-        task: asyncio.Task[None],
-    ) -> None:
-        self.method = message.method
-        self.target = message.path
-        self.version = message.version
-        self.raw_headers = message.raw_headers
-        self.http_10 = message.version == (1, 0)
-        # An answer to an upgrade request (say Java's h2c) ends the connection: aiohttp may have lost what follows it.
-        self.keep_alive = not message.should_close and not message.upgrade
-        self.payload = payload
-        self.protocol = protocol
-        self.writer = writer
-        self.head_sent = False
-        self.chunked_answer = False
-        self._task = task
-        self._error: ProxyError | None = None
-
-    # What aiohttp asks of its request and response
-
-    async def prepare(self, request: object) -> None:
-        """Nothing is left to do: the answer was written by the handler."""
-
-    async def write_eof(self) -> None:
-        """Nothing is left to do: the answer was written by the handler."""
-
-    def _finish(self) -> None:
-        pass
-
-    def _cancel(self, error: BaseException) -> None:
-        # The caller is gone: whoever waits for its body must hear of it.
-        self.payload.set_exception(error)
+    def __init__(self, server: ProxyServer) -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self.peer: str | None = None
+        self.local: str | None = None
+        #: What has come of a head that is not complete.
+        self._partial = bytearray()
+        #: What has come after the request that is being served.
+        self._ahead = b""
+        self._exchange: Exchange | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._lingering = False
+        #: Nothing is read, because somebody has to catch up.
+        self.paused = False
+        self._can_write = True
+        self._drain: asyncio.Future[None] | None = None
+        self._unwritten = 0
+        #: The loop's time at which `expired` is due.
+        self.deadline = inf
 
     @property
-    def remote(self) -> str | None:
-        """The caller's address, for aiohttp's own messages."""
-        return self.peer
-
-    # Who calls
+    def open(self) -> bool:
+        """Say whether the transport is still there; it may be writing its last bytes."""
+        return self._transport is not None
 
     @property
-    def peer(self) -> str | None:
-        """The caller's IP address, None on a unix socket."""
-        name = self.protocol.peername
-        return name[0] if isinstance(name, tuple) else None
-
-    @property
-    def local(self) -> str | None:
-        """The local IP address of the connection, None on a unix socket."""
-        name = self.protocol.sockname
-        return name[0] if isinstance(name, tuple) else None
-
-    # The body
-
-    def body_at_end(self) -> bool:
-        """Say whether the whole body has been read."""
-        return self.payload.at_eof()
-
-    def drop_body(self) -> None:
-        """Drop what nobody will read; a rest that is still to come ends the connection after the answer."""
-        if self.payload.is_eof() and self.payload.exception() is None:
-            self.payload.read_nowait(-1)
-        else:
-            self.close_after()
-
-    async def read(self) -> bytes:
-        """Return the next piece of the body, b"" at its end.
-
-        Raises `CallerGone` when the connection ends, `BadRequest` for broken framing or a body that stops coming.
-        """
-        payload = self.payload
-        try:
-            if piece := payload.read_nowait(-1):
-                return piece
-            if payload.at_eof():
-                return b""
-            async with asyncio.timeout(CALLER_IDLE):
-                return await payload.readany()
-        except TimeoutError:
-            raise BadRequest(f"The request body stopped coming for {CALLER_IDLE:g} s.") from None
-        except ProxyError:
-            raise
-        except HttpProcessingError:
-            raise BadRequest("The request body is not framed correctly.") from None
-        except (ConnectionError, web.RequestPayloadError):
-            raise CallerGone from None
-
-    def go_on(self) -> None:
-        """Answer `Expect: 100-continue` (RFC 9110, 10.1.1); not counted as the answer."""
-        transport = self.protocol.transport
-        if transport is not None and not self.head_sent:
-            transport.write(_CONTINUE)
-
-    # The answer
-
-    def send(self, data: bytes) -> None:
-        """Write bytes of the answer. Raises `CallerGone` when there is nobody to read them."""
-        transport = self.protocol.transport
-        if transport is None or transport.is_closing():
-            raise CallerGone
-        self.head_sent = True
-        transport.write(data)
-
-    async def drained(self) -> None:
-        """Wait until the caller has read enough. Raises `CallerGone` when it does not, or is gone."""
-        if not self.protocol.writing_paused:
-            return
-        try:
-            async with asyncio.timeout(CALLER_IDLE):
-                await self.protocol._drain_helper()
-        except (TimeoutError, ConnectionError):
-            self.abort()
-            raise CallerGone from None
+    def is_idle(self) -> bool:
+        """Say whether no request is being served and no answer is still being written."""
+        if self._exchange is not None or self._lingering:
+            return False
+        return self._transport is not None and not self._transport.is_closing()
 
     @property
     def draining(self) -> bool:
-        """Say whether the proxy is stopping."""
-        manager = self.protocol._manager
-        return manager is not None and cast(ProxyServer, manager).draining
+        """Say whether the proxy is stopping. Part of `Link`."""
+        return self._server.draining
 
-    def close_after(self) -> None:
-        """End the connection after this answer."""
-        self.keep_alive = False
+    # 1. Life.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+        self.peer = _address(transport.get_extra_info("peername"))
+        self.local = _address(transport.get_extra_info("sockname"))
+        self.deadline = self._server.time() + KEEPALIVE_TIMEOUT
+        self._server.joined(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        """End what is left: the caller is gone."""
+        self._transport = None
+        self.deadline = inf
+        self._partial.clear()
+        self._ahead = b""
+        if self._drain is not None and not self._drain.done():
+            self._drain.set_result(None)
+        if self._exchange is not None:
+            self._exchange.fail(CallerGone())
+        if self._task is not None:
+            # Its upstream request ends with it; renewals are tasks of their own.
+            self._task.cancel()
+        self._server.left(self)
+
+    def close(self) -> None:
+        """End the connection when what was written is out."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._unwritten = 0
+            self.deadline = self._server.time() + CALLER_IDLE
+            self._transport.close()
 
     def abort(self) -> None:
-        """End the connection now, visibly broken: with a reset, so that no reader takes the answer for complete."""
-        self.keep_alive = False
-        transport = self.protocol.transport
+        """End the connection with a reset. Part of `Link`."""
+        transport = self._transport
         if transport is None:
             return
         sock = transport.get_extra_info("socket")
@@ -210,130 +123,266 @@ class Exchange:
                 pass
         transport.abort()
 
-
-class ProxyProtocol(RequestHandler):
-    """aiohttp's connection handler with our error answers, and a body that learns of broken framing."""
-
-    __slots__ = ("_refuse",)
-
-    def __init__(self, manager: ProxyServer, **settings: Any) -> None:
-        super().__init__(manager, **settings)
-        self._refuse = manager.refuse
-
-    @property
-    def is_idle(self) -> bool:
-        """Say whether no request is being served or waits to be."""
-        return self._current_request is None and not self._messages
+    # 2. Requests.
 
     def data_received(self, data: bytes) -> None:
-        """Parse; a parse error in the middle of a body ends the wait of whoever reads that body."""
-        super().data_received(data)
-        messages = self._messages
-        if messages and isinstance(messages[-1][0], _ErrInfo):
-            request = self._current_request
-            if request is not None:
-                cast(Exchange, request).payload.set_exception(BadRequest("The request body is not framed correctly."))
-
-    def handle_error(  # type: ignore[override]
-        self,
-        request: Any,
-        status: int = 500,  # noqa: ARG002  # aiohttp's signature
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002  # aiohttp's signature
-    ) -> Exchange:
-        """Answer what never became a request, or a bug, without a byte of it in the answer or the log."""
-        exchange = cast(Exchange, request)
-        exchange.close_after()
-        if exchange.head_sent:
-            exchange.abort()
+        """Take the next bytes: of a head, of a body, or of requests to come."""
+        exchange = self._exchange
+        if exchange is None:
+            if not self._lingering:
+                self._take_head(data)
+        elif exchange.body_received:
+            self._take_ahead(data)
         else:
-            self._refuse(exchange, _refusal(exc), exc)
-        return exchange
+            rest = exchange.feed(data)
+            if rest:
+                self._take_ahead(rest)
+
+    def _take_ahead(self, data: bytes) -> None:
+        self._ahead += data
+        if len(self._ahead) > _MOST_AHEAD:
+            self.pause_reading()
+
+    def _take_head(self, data: bytes) -> None:
+        known = len(self._partial)
+        if known:
+            self._partial += data
+            end = self._partial.find(b"\r\n\r\n", max(0, known - 3)) + 4
+            if end > 3:
+                data = bytes(self._partial)
+                self._partial.clear()
+        else:
+            while data.startswith(b"\r\n"):
+                data = data[2:]  # RFC 9112, 2.2: what some clients send after a body
+            end = data.find(b"\r\n\r\n") + 4
+        try:
+            if end == 3:
+                if not known and data:
+                    self._partial += data
+                    self.deadline = self._server.time() + HEAD_TIMEOUT
+                if self._partial and self._partial != b"\r":
+                    check_partial(self._partial, known)
+                return
+            head = RequestHead(data if end == len(data) else data[:end], required=self._server.required)
+        except ProxyError as error:
+            self._refuse(error)
+            return
+        exchange = self._exchange = Exchange(
+            self,
+            method=head.method,
+            target=head.target,
+            http_10=head.http_10,
+            fields=head.fields,
+            chunks=head.decoder(),
+        )
+        self.deadline = inf
+        if end != len(data):
+            self.data_received(data[end:])
+        self._task = self._server.loop.create_task(self._serve(exchange))
+
+    async def _serve(self, exchange: Exchange) -> None:
+        try:
+            await self._server.handler(exchange)
+        finally:
+            self._served(exchange)
+
+    def _served(self, exchange: Exchange) -> None:
+        """Go on with the next request, or end."""
+        self._exchange = self._task = None
+        if self._transport is None or self._transport.is_closing():
+            return
+        if not exchange.keep_alive or not exchange.body_received:
+            self._end(clean=exchange.body_received and not self._ahead)
+            return
+        self.deadline = self._server.time() + KEEPALIVE_TIMEOUT
+        self.resume_reading()
+        if self._ahead:
+            ahead, self._ahead = self._ahead, b""
+            self._take_head(ahead)
+
+    def _refuse(self, error: ProxyError) -> None:
+        """Answer what never became a request, without a byte of it in the answer or the log."""
+        exchange = Exchange(
+            self, method="", target="", http_10=False, fields=RequestFields(persistent=False), chunks=None
+        )
+        self._partial.clear()
+        self._server.refuse(exchange, error)
+        self._end(clean=False)
+
+    def _end(self, *, clean: bool) -> None:
+        """Close; while the caller may still be sending, first swallow it, or a reset would take the answer away."""
+        if clean or self._transport is None:
+            self.close()
+            return
+        self._lingering = True
+        self._ahead = b""
+        self.deadline = self._server.time() + LINGERING_TIME
+        self.resume_reading()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    # 3. The exchange's side. Part of `Link`.
+
+    def write(self, data: bytes) -> bool:
+        """Write bytes; False: the connection is gone."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        transport.write(data)
+        return True
+
+    async def drained(self) -> None:
+        """Wait until the caller has read enough. Raises `CallerGone` when it does not, or is gone."""
+        while not self._can_write and self._transport is not None:
+            self._unwritten = self._transport.get_write_buffer_size()
+            self.deadline = self._server.time() + CALLER_IDLE
+            self._drain = self._server.loop.create_future()
+            try:
+                await self._drain
+            finally:
+                self._drain = None
+                self.deadline = inf
+        if self._transport is None:
+            raise CallerGone
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full."""
+        self._can_write = False
+
+    def resume_writing(self) -> None:
+        """The transport's buffer has room."""
+        self._can_write = True
+        if self._drain is not None and not self._drain.done():
+            self._drain.set_result(None)
+
+    def wait_for_body(self, waiting: bool) -> None:
+        """Note that somebody waits for the caller to send, or no longer."""
+        if self._transport is not None:
+            self.deadline = self._server.time() + CALLER_IDLE if waiting else inf
+
+    def pause_reading(self) -> None:
+        """Read no more for now."""
+        if not self.paused and self._transport is not None:
+            self.paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        if self.paused and self._transport is not None:
+            self.paused = False
+            self._transport.resume_reading()
+
+    # 4. Time.
+
+    def expired(self, now: float) -> None:
+        """Do what is due at `deadline`."""
+        transport, exchange = self._transport, self._exchange
+        if transport is None:
+            return
+        left = transport.get_write_buffer_size()
+        if left and left < self._unwritten:
+            # It reads slowly, but it reads.
+            self._unwritten = left
+            self.deadline = now + CALLER_IDLE
+        elif exchange is None:
+            self.deadline = now + CALLER_IDLE  # for what is left to be written
+            transport.abort() if left or transport.is_closing() else transport.close()
+        elif self._drain is not None:
+            self.abort()
+        else:
+            self.deadline = inf
+            exchange.fail(BadRequest(f"The request body stopped coming for {CALLER_IDLE:g} s."))
+
+    def check(self) -> None:
+        """End a connection that was reset while nothing is read from it, because an upload waits for CardCash."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if sock is None:
+            return
+        poll = select.poll()
+        poll.register(sock.fileno(), 0)  # errors are reported unasked
+        if poll.poll(0) and self._transport is not None:
+            self._transport.abort()
 
 
-def _refusal(error: BaseException | None) -> ProxyError:
-    if isinstance(error, LineTooLong):
-        if error.args[1] == str(MAX_TARGET) or error.args[1] == MAX_TARGET:
-            return TargetTooLong(f"The request target is longer than {MAX_TARGET} bytes.")
-        return HeadersTooLarge(f"A header field is longer than {MAX_FIELD} bytes.")
-    if isinstance(error, HttpProcessingError):
-        if "Too many headers" in error.message:
-            return HeadersTooLarge(f"The request has more than {MAX_FIELDS} header fields.")
-        return BadRequest("The request is not valid HTTP/1.1.")
-    return ProxyError("The proxy failed; its log says where.")
+def _address(name: object) -> str | None:
+    return name[0] if isinstance(name, tuple) else None
 
 
-class ProxyServer(web.Server):
-    """Makes a `ProxyProtocol` per connection. `handler` answers an Exchange, `refuse` what never became one."""
+class ProxyServer:
+    """Makes a `CallerConnection` per connection. `handler` answers an Exchange, `refuse` what never became one.
+
+    `required` is the lower-case name of `callers.require_header`. Must be made where the event loop runs.
+    """
 
     def __init__(
         self,
-        handler: Callable[[Exchange], Awaitable[Exchange]],
-        refuse: Callable[[Exchange, ProxyError, BaseException | None], None],
+        handler: Callable[[Exchange], Awaitable[None]],
+        refuse: Callable[[Exchange, ProxyError], None],
         *,
         most_connections: int,
+        required: bytes | None = None,
     ) -> None:
+        self.handler = handler
         self.refuse = refuse
+        self.required = required
+        self.loop = asyncio.get_running_loop()
+        self.time = self.loop.time
         self._most_connections = most_connections
         #: While the proxy stops, every answer ends its connection.
         self.draining = False
+        # A dict for its order: the first idle one has been here longest.
+        self._connections: dict[CallerConnection, None] = {}
         self._ended = asyncio.Event()
-        super().__init__(
-            cast(Any, handler),
-            request_factory=cast(Any, Exchange),
-            # A caller that leaves ends its upstream request; renewals are tasks of their own.
-            handler_cancellation=True,
-        )
 
-    def __call__(self) -> RequestHandler:
-        """Make the protocol ourselves: aiohttp drops all settings when one is misspelt (AIOHTTP.md 1, 6)."""
-        return ProxyProtocol(
-            self,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=KEEPALIVE_TIMEOUT,
-            logger=_SILENT,
-            access_log=None,
-            max_line_size=MAX_TARGET,
-            max_field_size=MAX_FIELD,
-            max_headers=MAX_FIELDS,
-            lingering_time=LINGERING_TIME,
-            read_bufsize=READ_SIZE,
-            # Bodies go up as they came; decompressed ones would keep their Content-Encoding (AIOHTTP.md 1, 6).
-            auto_decompress=False,
-        )
+    def __call__(self) -> CallerConnection:
+        """Make the protocol of a new connection."""
+        return CallerConnection(self)
 
-    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        """Count a connection in; beyond the bound the one that has been idle longest makes room for it."""
-        super().connection_made(handler, transport)
+    @property
+    def connections(self) -> list[CallerConnection]:
+        """List all connections that are open."""
+        return list(self._connections)
+
+    def idle_connections(self) -> list[CallerConnection]:
+        """List connections on which no request is being served."""
+        return [connection for connection in self._connections if connection.is_idle]
+
+    def joined(self, connection: CallerConnection) -> None:
+        """Count a connection in; beyond the bound one that is idle makes room for it."""
+        self._connections[connection] = None
         if self.draining:
-            handler.force_close()  # it stood in the backlog when the listener was closed
+            connection.close()  # it stood in the backlog when the listener was closed
         elif len(self._connections) > self._most_connections:
-            idle = (c for c in self._connections if c is not handler and cast(ProxyProtocol, c).is_idle)
-            next(idle, handler).force_close()
+            idle = (other for other in self._connections if other.is_idle and other is not connection)
+            next(idle, connection).close()
 
-    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+    def left(self, connection: CallerConnection) -> None:
         """Count a connection out."""
-        super().connection_lost(handler, exc)
+        self._connections.pop(connection, None)
         self._ended.set()
 
-    def drop_dead(self) -> None:
-        """End connections that were reset while nothing is read from them, because an upload waits for CardCash."""
+    def look(self) -> None:
+        """Look after all connections: time-outs, and callers whose end cannot be seen by reading."""
+        now = self.time()
         for connection in self.connections:
-            transport = connection.transport
-            if transport is None or not connection._reading_paused:
-                continue
-            sock = transport.get_extra_info("socket")
-            poll = select.poll()
-            poll.register(sock.fileno(), 0)  # errors are reported unasked
-            if poll.poll(0):
-                transport.abort()
+            if now >= connection.deadline:
+                connection.expired(now)
+            elif connection.paused:
+                connection.check()
 
     async def all_ended(self) -> None:
         """Wait until every connection has written its last byte and ended."""
-        while any(connection.transport is not None for connection in self.connections):
+        while self._connections:
             self._ended.clear()
             await self._ended.wait()
 
-    def idle_connections(self) -> list[ProxyProtocol]:
-        """List connections on which no request is being served."""
-        return [c for c in self.connections if isinstance(c, ProxyProtocol) and c.is_idle]
+    async def shutdown(self, seconds: float) -> None:
+        """Close every connection and wait at most `seconds` for what still runs on them to end."""
+        for connection in self.connections:
+            connection.close() if connection.is_idle else connection.abort()
+        try:
+            async with asyncio.timeout(seconds):
+                await self.all_ended()
+        except TimeoutError:
+            for connection in self.connections:
+                connection.abort()

@@ -131,7 +131,7 @@ class SessionKeeper:
     # What operators and the composition root ask
 
     async def start(self, *, eager: bool) -> None:
-        """Take over what the store holds, as a renewal for an early caller does; with `eager` begin one in the background."""
+        """Take over what the store holds, unless a caller's renewal does so; with `eager` begin one in the background."""
         self._upkeep.last_used = self._clock.now().steady
         await self._latched.recall()
         shared = await self._shelf.load()

@@ -172,6 +172,44 @@ class NonBlockingWriter:
             self._lines.appendleft(batch[done:])
 
 
+class RequestLog:
+    """Writes the line of a request: keys and bytes as structlog would write them, at a sixth of its cost.
+
+    Only for lines whose keys are known not to be secrets. Where lines are not JSON, structlog writes these too.
+    """
+
+    def __init__(self) -> None:
+        self._writer: NonBlockingWriter | None = None
+        self._common: dict[str, Any] = {}
+        self._second = 0
+        self._prefix = ""
+
+    def use(self, writer: NonBlockingWriter | None, **common: Any) -> None:
+        """Write to `writer` from now on, with the fields that all lines have; None: through structlog."""
+        self._writer = writer
+        self._common = common
+
+    def write(self, fields: dict[str, Any]) -> None:
+        """Write one line; `fields` becomes its."""
+        if self._writer is None:
+            log.info("request", **fields)
+            return
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        fields |= self._common
+        fields["event"] = "request"
+        fields["level"] = "info"
+        fields["timestamp"] = f"{self._prefix}.{int((now - second) * 1e6):06d}Z"
+        self._writer.write(orjson.dumps(fields) + b"\n")
+
+
+#: One for the process, like structlog's own configuration.
+request_log: Final = RequestLog()
+
+
 def _line(event: str, **fields: Any) -> bytes:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return orjson.dumps({"event": event, "level": "warning", "timestamp": now, **fields}) + b"\n"
@@ -199,14 +237,15 @@ def configure(level: str, fmt: str | None, *, fd: int = 1, worker: int | None = 
             return pretty(logger, name, event).encode("utf-8", "replace")
     else:
         renderer = structlog.processors.JSONRenderer(serializer=lambda event, **_: orjson.dumps(event, default=repr))
+    common = {} if worker is None else {"worker": worker}
 
-    def numbered(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event["worker"] = worker
+    def with_common(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event.update(common)
         return event
 
     structlog.configure(
         processors=[
-            *([] if worker is None else [numbered]),
+            with_common,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _redacted,
@@ -216,6 +255,7 @@ def configure(level: str, fmt: str | None, *, fd: int = 1, worker: int | None = 
         logger_factory=structlog.BytesLoggerFactory(file=writer),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
+    request_log.use(None if console or threshold > _LEVELS["info"] else writer, **common)
     root = logging.getLogger()
     root.handlers[:] = [_Bridge()]
     root.setLevel(max(threshold, logging.WARNING))

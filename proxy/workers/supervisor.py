@@ -29,9 +29,7 @@ from proxy.workers.folder import Folder
 from proxy.workers.orders import Orders
 
 #: Seconds over `drain.*` in which a worker closes what it has, its session's file included; then it is killed.
-_GRACE: Final = 10.0
-#: Seconds for the other workers to end when one of them cannot start.
-_SHORT_GRACE: Final = 5.0
+_GRACE: Final = 5.0
 
 
 class Supervisor:
@@ -101,7 +99,7 @@ class Supervisor:
         stack.callback(self._doors.remove)
         tasks = Tasks()
         stack.push_async_callback(tasks.close)
-        stack.push_async_callback(self._end, _SHORT_GRACE)
+        stack.push_async_callback(self._end, _GRACE)
         first_starts: list[asyncio.Future[None]] = []
         for child in self._children:
             first_starts.append(asyncio.get_running_loop().create_future())

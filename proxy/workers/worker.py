@@ -9,6 +9,7 @@ import socket
 
 from proxy.app import Proxy, Shared
 from proxy.listening import CannotListen
+from proxy.memory import settle
 from proxy.session.stores import StoreUnusable
 from proxy.tasks import Tasks
 from proxy.telemetry import logs
@@ -58,6 +59,7 @@ async def _work(orders: Orders, line: socket.socket) -> int:
     try:
         async with proxy:
             tell(answers, started=True)
+            settle()
             await proxy.run()
     except StoreUnusable as error:
         failed = str(error), 2

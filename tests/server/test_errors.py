@@ -372,6 +372,7 @@ async def test_a_caller_that_stops_inside_its_body_is_let_go(
     monkeypatch.setattr(wire, "CALLER_IDLE", 0.1)
     caller = await proxy.caller()
     await caller.send(proxy.request("POST /a", b"Content-Length: 5") + b"ab")
+    await until(lambda: proxy.proxy.server.look() or caller.reader.at_eof() or caller.reader._buffer)  # type: ignore[attr-defined, func-returns-value]
     assert (await caller.answer()).code == "bad_request"
     assert upstream.requests == []
 

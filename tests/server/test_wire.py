@@ -1,44 +1,12 @@
-"""aiohttp's private hooks that the server leans on, held down (AIOHTTP.md 1 and 10)."""
+"""Callers' connections: bodies with back-pressure, early answers, upgrades, idle and dead ones."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import Any
 
-from aiohttp.web_protocol import RequestHandler
-
-from proxy.core.errors import ProxyError
-from proxy.server import wire
-from proxy.server.wire import Exchange, ProxyServer
 from tests.conftest import StartProxy
 from tests.server.harness import OK, Peer, RawUpstream, Running, answer, until
-
-
-def _server() -> ProxyServer:
-    async def handler(exchange: Exchange) -> Exchange:
-        return exchange
-
-    def refuse(exchange: Exchange, error: ProxyError, cause: BaseException | None) -> None:
-        pass
-
-    return ProxyServer(handler, refuse, most_connections=100)
-
-
-async def test_the_settings_of_a_connection_took_effect() -> None:
-    protocol: Any = _server()()
-    assert protocol._keepalive_timeout == wire.KEEPALIVE_TIMEOUT
-    assert protocol._lingering_time == wire.LINGERING_TIME
-    assert protocol.access_log is None
-    assert protocol.logger is wire._SILENT
-
-
-async def test_the_hooks_we_override_are_still_there() -> None:
-    for name in ("data_received", "handle_error", "_drain_helper", "force_close"):
-        assert hasattr(RequestHandler, name), name
-    protocol: Any = _server()()
-    for name in ("_messages", "_current_request", "_manager", "peername", "sockname", "writing_paused"):
-        assert hasattr(protocol, name), name
 
 
 async def test_a_gzip_body_of_a_request_is_not_decompressed(upstream: RawUpstream, proxy: Running) -> None:
@@ -149,19 +117,21 @@ async def test_an_upgrade_is_answered_without_upgrading(upstream: RawUpstream, p
 
 
 async def test_a_caller_that_is_reset_while_its_upload_is_blocked_is_noticed(
-    upstream: RawUpstream, proxy: Running
+    upstream: RawUpstream, start_proxy: StartProxy
 ) -> None:
+    proxy = await start_proxy(LIMITS__REQUEST_BODY="100MiB")
     stuck = asyncio.Event()
 
     async def reads_nothing(peer: Peer) -> None:
         await stuck.wait()
+        await peer.gone()
 
     upstream.default = reads_nothing
     caller = await proxy.caller()
-    size = 9_000_000
+    size = 50_000_000  # more than all buffers on the way
     await caller.send(b"POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size)
-    caller.writer.write(b"x" * size)
-    await until(lambda: any(c._reading_paused for c in proxy.proxy.server.connections))
+    caller.writer.write(bytes(size))
+    await until(lambda: any(c.paused for c in proxy.proxy.server.connections))
     caller.reset()
     await until(lambda: proxy.proxy.guard.in_flight == 0)
     await until(lambda: proxy.proxy.upstream.active_connections == 0)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from httptools import HttpResponseParser
 
-from proxy.upstream.head import MAX_LINES, Head, InvalidAnswer, check_partial
+from proxy.http1 import InvalidMessage
+from proxy.upstream.head import MAX_LINES, Head, check_partial
 
 ODD = Path(__file__).parents[3] / "shared" / "data" / "odd-responses.json"
 START = b"HTTP/1.1 200 OK\r\n"
@@ -54,7 +55,7 @@ def test_the_status_line_is_exact(line: bytes, status: int, reason: bytes) -> No
     ],
 )  # fmt: skip
 def test_a_malformed_status_line_is_refused(line: bytes) -> None:
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidMessage):
         Head(line + b"\r\n\r\n")
 
 
@@ -75,7 +76,7 @@ def test_a_malformed_status_line_is_refused(line: bytes) -> None:
     ],
 )  # fmt: skip
 def test_a_malformed_header_is_refused(lines: bytes) -> None:
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidMessage):
         Head(START + lines + b"\r\n\r\n")
 
 
@@ -115,7 +116,7 @@ def test_the_upstreams_own_idle_timeout_is_read(value: bytes, seconds: int | Non
 
 def test_more_lines_than_the_limit_are_refused() -> None:
     assert len(Head(START + b"A: b\r\n" * MAX_LINES + b"\r\n").headers) == MAX_LINES
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidMessage):
         Head(START + b"A: b\r\n" * (MAX_LINES + 1) + b"\r\n")
 
 
@@ -123,7 +124,7 @@ def test_more_lines_than_the_limit_are_refused() -> None:
     "data", [b"\x16\x03\x01\x02", b"<html>", b"HTTP/2", b"HTTP/1.1 200 OK\nA", b"HTTP/1.1 200 OK\n\n"]
 )
 def test_what_cannot_become_a_head_is_refused_at_once(data: bytes) -> None:
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidMessage):
         check_partial(data)
 
 
@@ -174,13 +175,13 @@ def test_anything_after_the_last_chunk_is_noticed(rest: bytes) -> None:
     ],
 )  # fmt: skip
 def test_malformed_chunks_are_refused(data: bytes) -> None:
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidMessage):
         chunked(data)
 
 
 @pytest.mark.parametrize("data", [b"5;" + b"a" * 900, b"0\r\nX: " + b"a" * 900])
 def test_endless_extensions_and_trailers_are_refused(data: bytes) -> None:
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidMessage):
         chunked(data, b"a" * 900)
 
 
@@ -214,7 +215,7 @@ def test_odd_answers_are_refused_or_read_but_never_crash() -> None:
             head = Head(data[:end])
             if head.chunked:
                 head.decoder().feed(data[end:], 65536)
-        except InvalidAnswer as error:
+        except InvalidMessage as error:
             assert str(error), name
         else:
             assert data.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), name

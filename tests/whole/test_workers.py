@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from proxy.simulator import Simulator
-from tests.server.harness import Caller, Peer, RawUpstream, answer, until
+from tests.server.harness import Caller, Peer, RawUpstream, until
 from tests.whole.processes import ProxyProcess, fetch, is_ready, run, serving
 from tests.whole.test_admin import samples
 
@@ -48,10 +48,19 @@ async def pids(proxy: ProxyProcess) -> dict[int, int]:
     return {worker["worker"]: worker["pid"] for worker in (await status(proxy))["workers"]}
 
 
-async def counted(proxy: ProxyProcess, name: str, **labels: str) -> float:
+async def scrape(proxy: ProxyProcess) -> str:
+    """Read the metrics."""
+    return (await fetch("GET", f"http://{proxy.admin}/metrics"))[1]
+
+
+def summed(text: str, name: str, **labels: str) -> float:
     """Sum up a metric over all labels but these."""
-    text = (await fetch("GET", f"http://{proxy.admin}/metrics"))[1]
     return sum(value for sample, of, value in samples(text) if sample == name and labels.items() <= of.items())
+
+
+async def counted(proxy: ProxyProcess, name: str, **labels: str) -> float:
+    """Read one metric, summed up over all labels but these."""
+    return summed(await scrape(proxy), name, **labels)
 
 
 async def served_by(proxy: ProxyProcess, requests: int) -> Counter[int]:
@@ -66,22 +75,22 @@ async def call(proxy: ProxyProcess, method: str, path: str, **more: Any) -> tupl
         return got.status, got.headers.get("Proxy-Status", ""), await got.text()
 
 
-async def callers_of_each(proxy: ProxyProcess) -> dict[int, Caller]:
-    """Connect until there is a caller at each worker: which one it is, the kernel chooses and the log tells."""
+@contextlib.asynccontextmanager
+async def a_caller_at_each(proxy: ProxyProcess) -> AsyncIterator[dict[int, Caller]]:
+    """Connect until each worker has a caller, by its number: the kernel chooses the worker, and the log tells which."""
     found: dict[int, Caller] = {}
+    number = len(await pids(proxy))
     asked = len(proxy.events("request"))
-    for _ in range(100):
-        caller = await proxy.caller()
-        await caller.ask(b"GET /merchants/sell HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        asked += 1
-        await served_by(proxy, asked)
-        worker = proxy.events("request")[-1]["worker"]
-        if worker in found:
-            await caller.close()
-        found.setdefault(worker, caller)
-        if len(found) == len(await pids(proxy)):
-            return found
-    raise AssertionError(f"only {found} have callers")
+    async with contextlib.AsyncExitStack() as stack:
+        while len(found) < number:
+            assert asked < 200, f"only {found} have callers"
+            caller = await proxy.caller()
+            stack.push_async_callback(caller.close)
+            await caller.ask(b"GET /merchants/sell HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            asked += 1
+            await served_by(proxy, asked)
+            found.setdefault(proxy.events("request")[-1]["worker"], caller)
+        yield found
 
 
 # One session
@@ -134,12 +143,10 @@ async def test_of_two_logins_at_two_workers_at_once_the_first_wins(simulator: Si
     simulator.configure(accounts={"one@example.com": "1", "two@example.com": "2"}, anonymous="guest")
     simulator.fault("delay", path="/v3/customers/login", seconds=0.3, times=2)
     async with workers(simulator.url) as proxy:
-        callers = await callers_of_each(proxy)
-        answers = await asyncio.gather(*(caller.ask(log_in(n)) for n, caller in callers.items()))
+        async with a_caller_at_each(proxy) as callers:
+            answers = await asyncio.gather(*(caller.ask(log_in(n)) for n, caller in callers.items()))
         assert sorted(got.status for got in answers) == [200, 409]
         assert simulator.calls[LOGIN] == 1
-        for caller in callers.values():
-            await caller.close()
 
 
 def log_in(number: int) -> bytes:
@@ -175,8 +182,8 @@ async def test_an_operators_renewal_reaches_all_workers(simulator: Simulator) ->
         simulator.revoke_all()
         assert (await run("session", "renew", "--admin.listen", proxy.admin)).process.returncode == 0
         await proxy.says(lambda out: b'"reason":"store"' in out)
-        for caller in (await callers_of_each(proxy)).values():
-            await caller.close()
+        async with a_caller_at_each(proxy):
+            pass
         assert simulator.counters["rejected"] == {}
         assert simulator.calls[SESSION] == 2
 
@@ -191,8 +198,8 @@ async def test_a_changed_secret_file_is_used_by_all_workers(upstream: RawUpstrea
         await proxy.says(lambda out: out.count(b'"secret_changed"') == 2 and out.endswith(b"\n"), seconds=5)
         await until(lambda: any(made.values("x-cc-app") == [b"second-id"] for made in upstream.sessions))
         await proxy.says(lambda out: out.count(b'"reason":"credentials","result":"ok"') == 2)
-        for caller in (await callers_of_each(proxy)).values():
-            await caller.close()
+        async with a_caller_at_each(proxy):
+            pass
         assert [made.values("x-cc-app") for made in upstream.sessions] == [[b"first-id"], [b"second-id"]]
         assert {tuple(got.values("x-cc-app")) for got in upstream.requests} == {(b"second-id",)}
 
@@ -225,16 +232,13 @@ async def test_requests_in_flight_are_summed(upstream: RawUpstream) -> None:
     async def stuck(peer: Peer) -> None:
         await peer.gone()
 
-    async with workers(upstream.url) as proxy:
-        callers = (await callers_of_each(proxy)).values()
+    async with workers(upstream.url) as proxy, a_caller_at_each(proxy) as callers:
         upstream.default = stuck
-        for caller in callers:
+        for caller in callers.values():
             await caller.send(b"GET /stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await until(lambda: sum(b"/stuck" in got.head for got in upstream.requests) == 2)
         assert (await status(proxy))["requests_in_flight"] == 2
         assert await counted(proxy, "requests_in_flight") == 2
-        for caller in callers:
-            await caller.close()
 
 
 async def test_metrics_come_as_openmetrics_when_asked_for(simulator: Simulator) -> None:
@@ -286,18 +290,23 @@ async def test_the_actions_pass_the_guards_of_the_proxy_port(simulator: Simulato
 
 async def test_a_stuck_worker_is_told_of_and_takes_no_count_with_it(simulator: Simulator) -> None:
     async with workers(simulator.url) as proxy:
-        for caller in (await callers_of_each(proxy)).values():
-            await caller.close()
-        before = await counted(proxy, "requests_total")
-        os.kill((await pids(proxy))[2], signal.SIGSTOP)
-        code, text = await fetch("GET", f"http://{proxy.admin}/healthz")
-        assert (code, json.loads(text)) == (503, {"status": "worker 2 does not answer"})
-        assert "worker 2 does not answer" in (await fetch("GET", f"http://{proxy.admin}/readyz"))[1]
-        assert await counted(proxy, "requests_total") == before
-        assert await counted(proxy, "workers", state="down") == 1
-        assert [one["state"] for one in (await status(proxy))["workers"]] == ["up", "silent"]
-        assert (await run("session", "renew", "--admin.listen", proxy.admin)).process.returncode == 0
-        os.kill((await pids(proxy))[2], signal.SIGCONT)
+        async with a_caller_at_each(proxy):
+            pass
+        before, stuck = await counted(proxy, "requests_total"), (await pids(proxy))[2]
+        os.kill(stuck, signal.SIGSTOP)
+        (code, health), (_, ready), told, text = await asyncio.gather(
+            fetch("GET", f"http://{proxy.admin}/healthz"),
+            fetch("GET", f"http://{proxy.admin}/readyz"),
+            status(proxy),
+            scrape(proxy),
+        )
+        assert (code, json.loads(health)) == (503, {"status": "worker 2 does not answer"})
+        assert json.loads(ready)["because"] == ["worker 2 does not answer"]
+        assert [one["state"] for one in told["workers"]] == ["up", "silent"]
+        assert summed(text, "requests_total") == before
+        assert summed(text, "workers", state="down") == 1
+        assert (await fetch("POST", f"http://{proxy.admin}/session/renew"))[0] == 200
+        os.kill(stuck, signal.SIGCONT)
         await is_ready(proxy)
 
 
@@ -332,12 +341,3 @@ async def test_ctrl_c_in_a_terminal_reaches_the_supervisor_only(simulator: Simul
     async with workers(simulator.url) as proxy:
         groups = {os.getpgid(pid) for pid in (await pids(proxy)).values()}
         assert os.getpgid(proxy.pid) not in groups
-
-
-async def test_a_100_kb_answer_per_caller_is_served_whole_by_all(upstream: RawUpstream) -> None:
-    body = bytes(range(256)) * 400
-    upstream.default = answer(200, body)
-    async with workers(upstream.url) as proxy:
-        for caller in (await callers_of_each(proxy)).values():
-            assert (await caller.ask(b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n")).body == body
-            await caller.close()

@@ -18,7 +18,7 @@ import pytest
 from proxy.simulator import Simulator
 from tests.server.harness import Caller, Peer, RawUpstream, answer, until
 from tests.whole.processes import INT, TERM, ProxyProcess, fetch, is_ready, serving
-from tests.whole.test_workers import call, callers_of_each, counted, pids, served_by, status, workers
+from tests.whole.test_workers import a_caller_at_each, call, counted, pids, served_by, status, workers
 
 ASK = b"GET /merchants/sell HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -141,9 +141,9 @@ async def test_what_cannot_start_is_one_line(place: Path, setting: str, value: s
 
 async def test_a_killed_worker_is_started_again_and_others_serve_meanwhile(simulator: Simulator) -> None:
     async with workers(simulator.url) as proxy:
-        others = (await callers_of_each(proxy))[1]
-        before = await killed(proxy, 2)
-        assert (await others.ask(ASK)).status == 200
+        async with a_caller_at_each(proxy) as callers:
+            before = await killed(proxy, 2)
+            assert (await callers[1].ask(ASK)).status == 200
         (death,) = proxy.events("worker_died")
         assert (death["worker"], death["pid"], death["signal"], death["restart_in"]) == (2, before, "SIGKILL", 0)
         # Whoever stands in the queue of the dead worker is served by the next one.
@@ -152,8 +152,7 @@ async def test_a_killed_worker_is_started_again_and_others_serve_meanwhile(simul
         await is_ready(proxy)
         after = (await status(proxy))["workers"][1]
         assert after["pid"] != before and after["restarts"] == 1
-        assert simulator.calls["POST /v3/session"] == 1, [line for line in proxy.lines if line["event"] != "request"]
-        await others.close()
+        assert simulator.calls["POST /v3/session"] == 1
 
 
 async def test_no_counter_goes_backwards_over_a_restart(simulator: Simulator) -> None:
@@ -174,31 +173,35 @@ async def test_while_a_worker_keeps_dying_callers_go_to_the_others(simulator: Si
         await is_ready(proxy)
         await killed(proxy, 1)
         assert [event["restart_in"] for event in proxy.events("worker_died")] == [0, 1]
-        asked = len(proxy.events("request"))
-        for _ in range(20):
-            assert (await call(proxy, "GET", "/merchants/sell"))[0] == 200
-        by_worker = await served_by(proxy, asked + 20)
-        assert by_worker == {2: asked + 20}
-        assert (await fetch("GET", f"http://{proxy.admin}/healthz"))[0] == 503
-        assert await counted(proxy, "workers", state="down") == 1
+        (code, _), down = await asyncio.gather(
+            fetch("GET", f"http://{proxy.admin}/healthz"), counted(proxy, "workers", state="down")
+        )
+        assert (code, down) == (503, 1)
+        answers = [await call(proxy, "GET", "/merchants/sell") for _ in range(20)]
+        assert {got for got, _, _ in answers} == {200}
+        await served_by(proxy, 20)
         await is_ready(proxy)
-        for caller in (await callers_of_each(proxy)).values():
-            await caller.close()
+        events = [(line["event"], line.get("worker")) for line in proxy.lines]
+        death = max(n for n, (event, _) in enumerate(events) if event == "worker_died")
+        start = max(n for n, (event, _) in enumerate(events) if event == "worker_started")
+        meanwhile = {worker for event, worker in events[death:start] if event == "request"}
+        assert meanwhile == {2}
+        async with a_caller_at_each(proxy):
+            pass
 
 
 async def test_a_worker_told_to_end_finishes_what_it_does_and_is_started_again(upstream: RawUpstream) -> None:
     stuck = Stuck(upstream)
     async with workers(upstream.url) as proxy:
-        callers = await callers_of_each(proxy)
-        await stuck.asked([callers[1]])
-        os.kill((await pids(proxy))[1], TERM)
-        os.kill((await pids(proxy))[1], TERM)  # twice is once
-        stuck.go.set()
-        assert (await callers[1].answer()).body == b"done"
+        async with a_caller_at_each(proxy) as callers:
+            await stuck.asked([callers[1]])
+            pid = (await pids(proxy))[1]
+            os.kill(pid, TERM)
+            os.kill(pid, TERM)  # twice is once
+            stuck.go.set()
+            assert (await callers[1].answer()).body == b"done"
         await proxy.says(lambda out: out.count(b'"worker_started"') == 3)
         assert [(event["worker"], event["status"]) for event in proxy.events("worker_died")] == [(1, 0)]
-        for caller in callers.values():
-            await caller.close()
 
 
 # The end of all
@@ -207,8 +210,8 @@ async def test_a_worker_told_to_end_finishes_what_it_does_and_is_started_again(u
 @pytest.mark.parametrize("number", [TERM, INT])
 async def test_a_signal_drains_all_workers_and_exits_0(upstream: RawUpstream, place: Path, number: int) -> None:
     stuck = Stuck(upstream)
-    async with workers(upstream.url) as proxy:
-        callers = list((await callers_of_each(proxy)).values())
+    async with workers(upstream.url) as proxy, a_caller_at_each(proxy) as by_worker:
+        callers = list(by_worker.values())
         await stuck.asked(callers)
         processes = await pids(proxy)
         proxy.signal(number)
@@ -225,7 +228,6 @@ async def test_a_signal_drains_all_workers_and_exits_0(upstream: RawUpstream, pl
         for caller in callers:
             got = await caller.answer()
             assert (got.status, got.body, got.value("connection")) == (200, b"done", b"close")
-            await caller.close()
         assert await proxy.ended() == 0
         assert all(map(is_gone, processes.values()))
         assert [event["event"] for event in proxy.lines if event["event"] != "request"][-2:] == ["draining", "stopped"]
@@ -238,28 +240,25 @@ async def test_in_the_drain_delay_all_workers_go_on_serving(simulator: Simulator
         proxy.signal(TERM)
         await proxy.says(lambda out: b'"draining"' in out)
         assert (await fetch("GET", f"http://{proxy.admin}/readyz"))[0] == 503
-        for caller in (await callers_of_each(proxy)).values():
-            await caller.close()
+        async with a_caller_at_each(proxy):
+            pass
         assert await proxy.ended() == 0
 
 
 async def test_what_is_in_flight_after_the_drain_time_is_cut_off(upstream: RawUpstream) -> None:
     stuck = Stuck(upstream)
-    async with workers(upstream.url, DRAIN__TIMEOUT="0.3") as proxy:
-        callers = await callers_of_each(proxy)
+    async with workers(upstream.url, DRAIN__TIMEOUT="0.3") as proxy, a_caller_at_each(proxy) as callers:
         await stuck.asked(list(callers.values()))
         proxy.signal(TERM)
         assert [(await caller.answer()).status for caller in callers.values()] == [502, 502]
         assert await proxy.ended() == 0
         assert sorted(event["worker"] for event in proxy.events("drain_timeout")) == [1, 2]
-        for caller in callers.values():
-            await caller.close()
 
 
 async def test_a_second_signal_exits_at_once_and_leaves_nothing(upstream: RawUpstream, place: Path) -> None:
     stuck = Stuck(upstream)
-    async with workers(upstream.url) as proxy:
-        callers = list((await callers_of_each(proxy)).values())
+    async with workers(upstream.url) as proxy, a_caller_at_each(proxy) as by_worker:
+        callers = list(by_worker.values())
         await stuck.asked(callers)
         processes = await pids(proxy)
         proxy.signal(TERM)
@@ -272,13 +271,12 @@ async def test_a_second_signal_exits_at_once_and_leaves_nothing(upstream: RawUps
         assert list(place.iterdir()) == []
         for caller in callers:
             await caller.ended()
-            await caller.close()
 
 
 async def test_workers_whose_supervisor_is_killed_finish_and_leave_nothing(upstream: RawUpstream, place: Path) -> None:
     stuck = Stuck(upstream)
-    async with workers(upstream.url) as proxy:
-        callers = list((await callers_of_each(proxy)).values())
+    async with workers(upstream.url) as proxy, a_caller_at_each(proxy) as by_worker:
+        callers = list(by_worker.values())
         await stuck.asked(callers)
         processes = await pids(proxy)
         proxy.signal(signal.SIGKILL)
@@ -286,7 +284,6 @@ async def test_workers_whose_supervisor_is_killed_finish_and_leave_nothing(upstr
         stuck.go.set()
         for caller in callers:
             assert (await caller.answer()).body == b"done"
-            await caller.close()
         await until(lambda: all(map(is_gone, processes.values())))
         assert list(place.iterdir()) == []
 

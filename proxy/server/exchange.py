@@ -1,0 +1,198 @@
+"""One request of a caller and the way back to it: the body piece by piece, the answer's bytes in order.
+
+Owns what has been received of the body and who waits for more of it. Must not know how requests are parsed, nor what is
+answered; the connection is the `Link` behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+from proxy.core.errors import BadRequest, CallerGone
+from proxy.core.headers import RequestFields
+from proxy.http1 import Chunks, InvalidMessage
+
+#: Bytes of a body kept here; reading of the socket stops above HIGH and goes on below LOW.
+_HIGH: Final = 128 * 1024
+_LOW: Final = 32 * 1024
+#: Bytes in a row of chunk extensions and trailers without content.
+_MAX_QUIET: Final = 16 * 1024
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_BROKEN_FRAMING: Final = "The request body is not framed correctly."
+
+
+class Link(Protocol):
+    """The connection as its exchange knows it."""
+
+    peer: str | None
+    local: str | None
+
+    @property
+    def draining(self) -> bool:
+        """Say whether the proxy is stopping."""
+
+    def write(self, data: bytes) -> bool:
+        """Write bytes; False: the connection is gone."""
+
+    async def drained(self) -> None:
+        """Wait until the caller has read enough. Raises `CallerGone` when it does not, or is gone."""
+
+    def wait_for_body(self, waiting: bool) -> None:
+        """Note that somebody waits for the caller to send, or no longer."""
+
+    def pause_reading(self) -> None:
+        """Read no more for now."""
+
+    def resume_reading(self) -> None:
+        """Read again."""
+
+    def abort(self) -> None:
+        """End the connection with a reset."""
+
+
+class Exchange:
+    """One request and its answer. Everything after `send()` goes out in order. One reader of the body at a time."""
+
+    __slots__ = ("_buffered", "_chunks", "_error", "_link", "_parts", "_remaining", "_waiter", "body_received", "fields",
+                 "head_sent", "http_10", "keep_alive", "method", "target")  # fmt: skip
+
+    def __init__(
+        self, link: Link, *, method: str, target: str, http_10: bool, fields: RequestFields, chunks: Chunks | None
+    ) -> None:
+        self._link = link
+        self.method = method
+        self.target = target
+        self.http_10 = http_10
+        self.fields = fields
+        #: Whether the connection can be kept after this answer.
+        self.keep_alive = fields.persistent
+        self.head_sent = False
+        self._chunks = chunks
+        self._remaining = fields.content_length or 0
+        #: All of the body has come in; some of it may still wait here to be read.
+        self.body_received = chunks is None and not self._remaining
+        self._parts: list[bytes] = []
+        self._buffered = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
+
+    # Who calls
+
+    @property
+    def peer(self) -> str | None:
+        """The caller's IP address, None on a unix socket."""
+        return self._link.peer
+
+    @property
+    def local(self) -> str | None:
+        """The local IP address of the connection, None on a unix socket."""
+        return self._link.local
+
+    # The body
+
+    def body_at_end(self) -> bool:
+        """Say whether the whole body has been read."""
+        return self.body_received and not self._parts
+
+    def drop_body(self) -> None:
+        """Drop what nobody will read; a rest that is still to come ends the connection after the answer."""
+        self._parts.clear()
+        self._buffered = 0
+        if not self.body_received:
+            self.close_after()
+
+    async def read(self) -> bytes:
+        """Return the next piece of the body, b"" at its end.
+
+        Raises `CallerGone` when the connection ends, `BadRequest` for broken framing or a body that stops coming.
+        """
+        while not self._parts:
+            if self._error is not None:
+                raise self._error
+            if self.body_received:
+                return b""
+            self._waiter = asyncio.get_running_loop().create_future()
+            self._link.wait_for_body(True)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                self._link.wait_for_body(False)
+        parts = self._parts
+        piece = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        self._buffered = 0
+        if not self.body_received:
+            self._link.resume_reading()
+        return piece
+
+    def go_on(self) -> None:
+        """Answer `Expect: 100-continue` (RFC 9110, 10.1.1); not counted as the answer."""
+        if not self.head_sent and not self.body_received:
+            self._link.write(_CONTINUE)
+
+    # For the connection
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes of the body; returns what follows its end."""
+        rest = b""
+        if self._chunks is not None:
+            try:
+                data = self._chunks.feed(data, _MAX_QUIET)
+            except InvalidMessage:
+                self.fail(BadRequest(_BROKEN_FRAMING))
+                return b""
+            self.body_received = self._chunks.done
+            if self._chunks.extra:
+                # llhttp does not say where the body ended, so what follows cannot be told from it.
+                self.close_after()
+        else:
+            rest = data[self._remaining :]
+            data = data[: self._remaining]
+            self._remaining -= len(data)
+            self.body_received = not self._remaining
+        if data:
+            self._parts.append(data)
+            self._buffered += len(data)
+            if self._buffered > _HIGH and not self.body_received:
+                self._link.pause_reading()
+        self._wake()
+        return rest
+
+    def fail(self, error: BaseException) -> None:
+        """Let whoever reads the body hear that no more of it will come."""
+        self.close_after()
+        if not self.body_received:
+            self._error = self._error or error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # The answer
+
+    def send(self, data: bytes) -> None:
+        """Write bytes of the answer. Raises `CallerGone` when there is nobody to read them."""
+        if not self._link.write(data):
+            raise CallerGone
+        self.head_sent = True
+
+    async def drained(self) -> None:
+        """Wait until the caller has read enough. Raises `CallerGone` when it does not, or is gone."""
+        await self._link.drained()
+
+    @property
+    def draining(self) -> bool:
+        """Say whether the proxy is stopping."""
+        return self._link.draining
+
+    def close_after(self) -> None:
+        """End the connection after this answer."""
+        self.keep_alive = False
+
+    def abort(self) -> None:
+        """End the connection now, visibly broken: with a reset, so that no reader takes the answer for complete."""
+        self.keep_alive = False
+        self._link.abort()

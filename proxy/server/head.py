@@ -1,0 +1,116 @@
+"""Reading a caller's request head: what counts as a valid request, before anybody is asked about it.
+
+Everything ambiguous is refused (RFC 9112, 11.2). llhttp judges the whole head, its lines are read here, and the fields'
+meaning is `core/headers.py`'s. Must not know sockets or time.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from httptools import HttpRequestParser
+
+from proxy.core.errors import BadRequest, HeadersTooLarge, TargetTooLong
+from proxy.core.headers import LARGEST_HEAD, RequestFields, read_request
+from proxy.core.target import METHODS
+from proxy.http1 import Chunks, InvalidMessage, Sink, judged
+
+#: Bytes of a request target, and of one field line.
+MAX_TARGET: Final = 16 * 1024
+MAX_FIELD: Final = 16 * 1024
+MAX_FIELDS: Final = 128
+#: Room for a method, a version, and what the bounds above leave open.
+_SLACK: Final = 64
+#: Bytes of a block of fields that is remembered: with what it means, 256 of them are at most some 3 MB.
+_LONGEST_REMEMBERED: Final = 2048
+_METHODS: Final = {method.encode("ascii"): method for method in METHODS}
+#: Version → whether it is 1.0; and a request line under which llhttp judges the fields of any method.
+_VERSIONS: Final = {b"HTTP/1.1": False, b"HTTP/1.0": True}
+_START: Final = {False: b"POST / HTTP/1.1\r\n", True: b"POST / HTTP/1.0\r\n"}
+#: What makes the beginning of a head hopeless: control characters, CR or LF on their own.
+_HOPELESS: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
+#: RFC 9110, 5.6.2: of such characters a method is made.
+_TOKEN_START: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]")
+_INVALID: Final = "The request is not valid HTTP/1.1."
+
+
+class RequestHead:
+    """One parsed request head. Raises `BadRequest`, `HeadersTooLarge`, `TargetTooLong`."""
+
+    __slots__ = ("_block", "fields", "http_10", "method", "target")
+
+    def __init__(self, data: bytes, *, required: bytes | None = None) -> None:
+        """Parse `data`, a head up to and with its first empty line; `required` as `read_request` takes it."""
+        start, _, block = data.partition(b"\r\n")
+        parts = start.split(b" ")
+        if len(parts) != 3:
+            raise BadRequest(_INVALID)
+        if len(parts[1]) > MAX_TARGET:
+            raise TargetTooLong(f"The request target is longer than {MAX_TARGET} bytes.")
+        method = _METHODS.get(parts[0])
+        http_10 = _VERSIONS.get(parts[2])
+        if method is None:
+            raise BadRequest("The request method is not one that is forwarded.")
+        if http_10 is None:
+            raise BadRequest("The HTTP version is not 1.0 or 1.1.")
+        self.method = method
+        #: As it came; `core/target.py` judges it.
+        self.target = parts[1].decode("latin-1")
+        self.http_10 = http_10
+        self._block = block
+        read = _read_once if len(block) <= _LONGEST_REMEMBERED else _read
+        self.fields = read(block, http_10, required)
+
+    def decoder(self) -> Chunks | None:
+        """Return the decoder of a chunked body: llhttp goes on where the head ended."""
+        if not self.fields.chunked:
+            return None
+        sink = Sink()
+        parser = HttpRequestParser(sink)
+        parser.feed_data(_START[self.http_10] + self._block)
+        return Chunks(parser, sink)
+
+
+def _read(block: bytes, http_10: bool, required: bytes | None) -> RequestFields:
+    """Judge the field lines, up to and with the empty one. What they mean does not depend on method and target."""
+    sink = Sink()
+    try:
+        lines = judged(HttpRequestParser(sink), sink, _START[http_10] + block)
+    except InvalidMessage:
+        raise BadRequest(_INVALID) from None
+    if len(lines) > MAX_FIELDS + 3:
+        raise HeadersTooLarge(f"The request has more than {MAX_FIELDS} header fields.")
+    fields = []
+    for line in lines[1:-2]:
+        name, colon, value = line.partition(b":")
+        # llhttp has judged names and values; only folded lines (RFC 9112, 5.2) it may take for part of a value.
+        if not colon or line[0] in b" \t":
+            raise BadRequest(_INVALID)
+        if len(line) > MAX_FIELD:
+            raise HeadersTooLarge(f"A header field is longer than {MAX_FIELD} bytes.")
+        fields.append((name, value.strip(b" \t")))
+    return read_request(fields, http_10=http_10, required=required)
+
+
+#: A client sends the same fields with most of its requests; bounded, since callers choose the bytes.
+_read_once = lru_cache(maxsize=256)(_read)
+
+
+def check_partial(data: bytes | bytearray, known: int) -> None:
+    """Refuse the beginning of a head that cannot become a valid one, instead of waiting for more of it.
+
+    `known` bytes of it were checked before; so many segments cost no more than one. Raises as `RequestHead`.
+    """
+    if not _TOKEN_START.match(data) or _HOPELESS.search(data, max(0, known - 1)):
+        raise BadRequest(_INVALID)
+    if len(data) <= MAX_FIELD:
+        return
+    first, end, _ = data.partition(b"\r\n")
+    if len(first) > MAX_TARGET + _SLACK:
+        raise TargetTooLong(f"The request target is longer than {MAX_TARGET} bytes.")
+    if len(data) - data.rfind(b"\r\n") - 2 > MAX_FIELD and end:
+        raise HeadersTooLarge(f"A header field is longer than {MAX_FIELD} bytes.")
+    if len(data) > LARGEST_HEAD + MAX_TARGET + 4 * MAX_FIELDS + _SLACK:
+        raise HeadersTooLarge(f"The header fields of the request are larger than {LARGEST_HEAD} bytes together.")
