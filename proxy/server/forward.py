@@ -18,7 +18,7 @@ from proxy.core.dialect import Rejection
 from proxy.core.errors import BadRequest, CallerGone, NotRepeatable, ProxyError, SessionUnavailable, UpstreamError
 from proxy.core.headers import RequestFields, Rewrite, for_upstream
 from proxy.core.retry import AfterFailure, AfterRejection, RoutePauses, after_failure, after_rejection
-from proxy.core.token import Token
+from proxy.core.token import Source, Token
 from proxy.server.accounts import Accounts
 from proxy.server.answers import send_error
 from proxy.server.bodies import NO_BODY, Bodies, Body
@@ -305,7 +305,10 @@ class Forwarder:
     async def _renewed(self, ask: Ask, kind: Rejection, rejections: int, token: Token) -> bool:
         """After a rejection: renew if that is right; True when the request is to be sent once more."""
         key = ask.pause_key
-        dead = self._keeper.is_replacing(token) or (self._rejected_elsewhere(token, key) and rejections > 1)
+        elsewhere = self._rejected_elsewhere(token, key)
+        # One that was found, in an answer or in the store, may have died together with the one before it.
+        found = token.source in (Source.HARVEST, Source.STORE)
+        dead = self._keeper.is_replacing(token) or ((elsewhere or found) and rejections > 1)
         decision = after_rejection(
             kind, rejections=rejections, buys=ask.buys, body_kept=ask.body.can_be_sent, dead=dead
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
-from tests.server.harness import OK, REJECTION, Peer, RawUpstream, Running, Script, until
+from tests.conftest import StartProxy
+from tests.server.harness import OK, REJECTION, Peer, RawUpstream, Running, Script, answer, until
 
 
 def judge(dead: set[bytes]) -> Script:
@@ -63,6 +65,43 @@ async def test_two_revocations_in_a_row_reach_at_most_one_caller(upstream: RawUp
     answers = await asyncio.gather(*(proxy.ask(f"GET {route}") for route in routes))
     assert [answer.status for answer in answers].count(400) <= 1
     assert len(upstream.sessions) == 3
+
+
+async def test_a_token_found_in_an_answer_that_died_with_the_one_before_is_replaced_too(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    await proxy.ask("GET /carts")
+    harvested, go, dead = upstream.token(), asyncio.Event(), {token.encode() for token in upstream.tokens}
+
+    async def slow(peer: Peer) -> None:
+        await go.wait()
+        await peer.send(REJECTION)
+
+    upstream.answers.append(slow)
+    asked = asyncio.create_task(proxy.ask("GET /wallets"))
+    await until(lambda: len(upstream.requests) == 2)
+    upstream.answers.append(answer(200, b"", b"authorization: " + harvested.encode()))
+    await proxy.ask("GET /carts")
+    upstream.default = judge(dead)
+    go.set()
+    assert (await asked).status == 200
+    assert len(upstream.sessions) == 2
+
+
+async def test_a_token_of_another_process_that_died_with_the_one_before_is_replaced_too(
+    upstream: RawUpstream, start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    store = f"file://{tmp_path}/session"
+    one, other = [await start_proxy(SESSION__STORE=store) for _ in range(2)]
+    assert {(await proxy.ask("GET /carts")).status for proxy in (one, other)} == {200}
+    harvested, kept = upstream.token(), (tmp_path / "session").read_bytes()
+    upstream.answers.append(answer(200, b"", b"authorization: " + harvested.encode()))
+    await one.ask("GET /carts")
+    await until(lambda: (tmp_path / "session").read_bytes() != kept)
+    upstream.default = judge({token.encode() for token in upstream.tokens})
+    assert (await other.ask("GET /wallets")).status == 200
+    assert (await one.ask("GET /wallets")).status == 200
+    assert len(upstream.sessions) == 2
 
 
 async def test_a_route_that_rejects_every_token_costs_one_session_call_however_many_callers(

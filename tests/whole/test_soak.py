@@ -74,7 +74,7 @@ async def one_app(number: int, url: str, seed: int, until: float, tally: Tally) 
 
 
 async def soak(
-    *, ttl: float, window: float, seconds: float, seed: int, revocations: int, **more: object
+    *, ttl: float, window: float, seconds: float, seed: int, revocations: int, workers: int = 1, **more: object
 ) -> tuple[Tally, Simulator, dict[str, int]]:
     """Run it; returns what callers saw, the simulator as the judge, and the counts that must add up."""
     simulator = Simulator(
@@ -85,7 +85,7 @@ async def soak(
     tally = Tally()
     try:
         login = {"LOGIN__EMAIL": "partner@example.com", "LOGIN__PASSWORD": "demo-password"}
-        async with serving(simulator.url, **login) as proxy:
+        async with serving(simulator.url, WORKERS=str(workers), **login) as proxy:
             await is_ready(proxy)
             began = time.monotonic()
             end = began + seconds
@@ -163,6 +163,20 @@ async def test_without_in_band_refresh_lives_and_revocations_cost_one_session_ca
     tally, simulator, counts = await soak(ttl=4, window=window, seconds=7, seed=2, revocations=3)
     check(tally, simulator)
     lives(counts, 4, 7)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("old", ["valid", "revoked"])
+async def test_with_two_workers_no_caller_sees_a_rejection_either(old: str) -> None:
+    """Each worker finds tokens of its own in answers; what one takes from the other may be as dead as what it had."""
+    tally, simulator, counts = await soak(
+        ttl=4, window=3, seconds=7, seed=1, revocations=4, workers=2, old_after_refresh=old
+    )
+    check(tally, simulator)
+    assert counts["sessions"] == counts["logins"]
+    if old == "valid":
+        # One at the start, one for each revocation, and one more for a life that came to its end at a standstill.
+        assert counts["sessions"] <= 2 + counts["revocations"]
 
 
 if __name__ == "__main__":  # the judge's own numbers: three lives of 15 s

@@ -18,7 +18,7 @@ import pytest
 from proxy.simulator import Simulator
 from tests.server.harness import Caller, Peer, RawUpstream, answer, until
 from tests.whole.processes import INT, TERM, ProxyProcess, fetch, is_ready, serving
-from tests.whole.test_workers import a_caller_at_each, call, counted, pids, served_by, status, workers
+from tests.whole.test_workers import a_caller_at_each, call, counted, pids, status, workers
 
 ASK = b"GET /merchants/sell HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -179,8 +179,7 @@ async def test_while_a_worker_keeps_dying_callers_go_to_the_others(simulator: Si
         assert (code, down) == (503, 1)
         answers = [await call(proxy, "GET", "/merchants/sell") for _ in range(20)]
         assert {got for got, _, _ in answers} == {200}
-        await served_by(proxy, 20)
-        await is_ready(proxy)
+        await proxy.says(lambda out: out.count(b'"worker_started"') == 4 and out.endswith(b"\n"))
         events = [(line["event"], line.get("worker")) for line in proxy.lines]
         death = max(n for n, (event, _) in enumerate(events) if event == "worker_died")
         start = max(n for n, (event, _) in enumerate(events) if event == "worker_started")
