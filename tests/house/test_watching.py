@@ -33,6 +33,7 @@ VALUES = {
     "route": set(KNOWN_ROUTES),
     "method": {"POST", "PUT"},
     "status": {"499", "500", "502", "504"},
+    "state": {"up", "down", "idle", "active"},
 }
 
 

@@ -192,3 +192,14 @@ def test_settings_are_frozen(load: Load) -> None:
 def test_built_in_code_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENVIRONMENT", "production")
     assert Settings(app_id=Secret("x")).environment == "sandbox"
+
+
+@pytest.mark.parametrize("number", [1, 2, 64])
+def test_there_may_be_up_to_64_workers(load: Load, number: int) -> None:
+    assert load(WORKERS=str(number)).workers == load(f"workers: {number}").workers == number
+
+
+@pytest.mark.parametrize("text", ["0", "65", "-2", "two", "1.5"])
+def test_a_number_of_workers_that_cannot_be_is_told(load: Load, text: str) -> None:
+    with pytest.raises(SettingsError, match="workers"):
+        load(WORKERS=text)
