@@ -10,7 +10,7 @@ import trustme
 from pydantic import ValidationError
 
 from proxy import __version__
-from proxy.settings import Secret, Settings
+from proxy.settings import Secret, Settings, SettingsError
 
 if TYPE_CHECKING:
     from tests.settings.conftest import Faults, Load, Write
