@@ -34,9 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.quick:
         options.rounds, options.seconds = options.rounds or 1, options.seconds or 1.0
+        options.only = options.only or [name for name in SCENARIOS if name not in ("c1", "c256")]
     if sys.platform != "linux":
         _say("bench: this needs Linux: costs are read from /proc")
         return 2
+    options.only = options.only or list(SCENARIOS)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_until_told(_measure(options)))
@@ -52,8 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description="the proxy's speed beside other proxies', in one run")
     parser.add_argument("--rounds", type=_positive(int), help="rounds of every scenario (3; with --quick 1)")
     parser.add_argument("--seconds", type=_positive(float), help="length of one stretch of load (3; with --quick 1)")
-    parser.add_argument("--only", metavar="SCENARIO,…", type=_among(SCENARIOS), default=list(SCENARIOS))
-    parser.add_argument("--peers", metavar="PEER,…", type=_among(KINDS), default=list(KINDS))
+    parser.add_argument(
+        "--only", metavar="SCENARIO,…", type=_among(SCENARIOS), help="these (all; with --quick not c1 and c256)"
+    )
+    parser.add_argument(
+        "--peers", metavar="PEER,…", type=_among(KINDS), default=list(KINDS), help="compare with these (all)"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write everything that was measured there")
     parser.add_argument("--quick", action="store_true", help="one short round: does it work, is something far off?")
     parser.epilog = f"scenarios: {', '.join(SCENARIOS)}; peers: {', '.join(KINDS)}"

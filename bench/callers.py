@@ -53,7 +53,7 @@ async def burst(rig: Rig) -> None:
     with ExitStack() as stack:
         simulator, origin = await start_simulator(rig.folder, rig.cores.others)
         stack.callback(simulator.stop)
-        peer = await start_ours(Place(rig.folder, rig.cores, origin), **LOGIN)
+        peer = await start_ours(Place(rig.folder, rig.cores, origin), settings=LOGIN)
         stack.callback(peer.stop)
         crowd = Crowd(peer.port)
         stack.callback(crowd.leave)

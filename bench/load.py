@@ -113,6 +113,11 @@ class Line(asyncio.Protocol):
         self.busy = False
         self.transport.abort()
 
+    @property
+    def usable(self) -> bool:
+        """Say whether it is still connected."""
+        return not self.transport.is_closing()
+
     # -- asyncio.Protocol --------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -177,10 +182,10 @@ class _Loop:
         self.tally.statuses[answer.status] += 1
         self.tally.bytes += answer.size
         self.tally.waits.append(answer.seconds)
-        if line.transport.is_closing():
-            self._ended()
-        else:
+        if line.usable:
             self._next(line)
+        else:
+            self._ended()
 
     def _ended(self) -> None:
         self._open -= 1
@@ -233,7 +238,7 @@ async def open_loop(port: int, ask: Ask, *, rate: float, seconds: float, seed: i
         while (moment := moment + dice.expovariate(rate)) < began + seconds:
             await asyncio.sleep(max(0.0, moment - time.perf_counter()))
             tally.late.append(time.perf_counter() - moment)
-            while idle and idle[-1].transport.is_closing():
+            while idle and not idle[-1].usable:
                 idle.pop()
             if not idle:
                 opened.append(await Line.open(port, answered))

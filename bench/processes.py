@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,7 +133,7 @@ class Server:
         while (taken := time.perf_counter() - self.began) < seconds:
             if self.process.poll() is not None:
                 break
-            if await _is_good(port, path):
+            if await is_good(port, path):
                 return time.perf_counter() - self.began
             # A fiftieth of the shortest start-up there is.
             await asyncio.sleep(0.001)
@@ -153,7 +153,8 @@ class Server:
                 self.process.wait()
 
 
-async def _is_good(port: int, path: str) -> bool:
+async def is_good(port: int, path: str) -> bool:
+    """Say whether `path` is answered 200 now."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -165,3 +166,5 @@ async def _is_good(port: int, path: str) -> bool:
         return False
     finally:
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()

@@ -34,6 +34,7 @@ COLUMNS = {
     "other_answers": ("not 200", "{:.0f}"),
     "rejected_upstream": ("rejections upstream", "{:.0f}"),
     "peak_mb": ("peak memory", "{:.0f} MB"),
+    "grown_mb": ("grown by", "{:.1f} MB"),
     "rss_mb": ("memory", "{:.0f} MB"),
     "busy": ("its core", "{:.0%}"),
 }
@@ -64,7 +65,7 @@ def _table(scenario: str, results: Results, missing: Sequence[str]) -> str:
         rows += [[name, "not installed"] for name in missing]
     rounds = max(len(values) for metrics in measured.values() for values in metrics.values())
     count = "one round" if rounds == 1 else f"{rounds} rounds, medians (lowest–highest)"
-    return "\n".join([f"{scenario}: {SCENARIOS[scenario].title}; {count}", *_aligned(rows)])
+    return "\n".join([f"{scenario}: {SCENARIOS[scenario].title}; {count}", *aligned(rows)])
 
 
 def _cell(found: Summary | None, metric: str, about: str) -> str:
@@ -85,7 +86,7 @@ def _ratio(found: Summary | None) -> str:
     return "" if found is None else f"{found.median:.2f}x" + _spread(found, "{:.2f}")
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def aligned(rows: list[list[str]]) -> list[str]:
     """Names to the left, numbers to the right."""
     widths = [max((len(row[n]) for row in rows if n < len(row)), default=0) for n in range(len(rows[0]))]
     lines = []
@@ -102,7 +103,7 @@ def _goals(results: Results) -> str:
         number = "" if found is None else f"{found.median:.2f}{goal.unit}"
         spread = "" if found is None else _spread(found, "{:.2f}")
         rows.append([goal.what, f"{goal.limit:g}{goal.unit}", number + spread, verdict])
-    return "\n".join(["Goals", *_aligned(rows)])
+    return "\n".join(["Goals", *aligned(rows)])
 
 
 def as_json(results: Results, about: dict[str, Any]) -> dict[str, Any]:

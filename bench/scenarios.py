@@ -1,7 +1,7 @@
 """What is measured, one function a scenario; peers take turns within each round, so that noise hits all alike.
 
 Owns the shape of each scenario and its metrics' names. Servers, load and arithmetic are elsewhere. Metrics: cpu_us (user
-and system time of one request), rps, p50_ms, p90_ms, p99_ms, rss_mb, peak_mb, busy (share of its core), more by scenario.
+and system time of one request), rps, p50_ms, p90_ms, p99_ms, rss_mb, busy (share of its core), and more by scenario.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Rig:
         finally:
             for peer in found:
                 peer.stop()
+            for log in self.folder.glob("*.log"):
+                log.unlink()  # a run would leave gigabytes of them
 
     def turns(self, peers: list[Peer]) -> list[tuple[int, Peer]]:
         """List rounds and peers; each round begins with another one, since the first may find a colder machine."""
@@ -120,7 +122,7 @@ async def stream(rig: Rig) -> None:
         for _, peer in rig.turns(peers):
             pids = peer.pids
             measure.forget_peak(pids)
-            before = measure.cpu_seconds(pids)
+            before, held = measure.cpu_seconds(pids), measure.memory_mb(pids)
             fast = await fetch_stream(peer.port, configs.STREAM)
             used = measure.cpu_seconds(pids) - before
             slow = await fetch_stream(peer.port, configs.STREAM, stop_after=1_000_000, pause=0.5)
@@ -128,8 +130,8 @@ async def stream(rig: Rig) -> None:
                 rig.check("stream", peer, int(got.size != configs.STREAM_BYTES), 1)
             numbers = {"mb_per_s": fast.size / 1e6 / fast.seconds}
             if pids:
-                numbers |= {"peak_mb": measure.memory_mb(pids, "VmHWM"), "rss_mb": measure.memory_mb(pids)}
-                numbers["cpu_ms"] = used * 1000
+                peak = measure.memory_mb(pids, "VmHWM")
+                numbers |= {"cpu_ms": used * 1000, "peak_mb": peak, "grown_mb": max(0.0, peak - held)}
             rig.results.add("stream", peer.name, **numbers)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -103,25 +103,30 @@ async def start_upstream(folder: Path, cores: Cores) -> Upstream:
     return Upstream(server, origin, tls)
 
 
-async def start_ours(place: Place, **settings: str) -> Peer:
-    """Start the proxy as an operator would; settings as environment names without CARDCASH_."""
-    port, admin = free_port(), free_port()
+def our_environment(origin: Origin, port: int, admin_port: int, settings: Mapping[str, str] = {}) -> dict[str, str]:
+    """Return the environment of the proxy; settings as environment names without CARDCASH_."""
     own = {
         "APP_ID": "demo-app-id",
-        "UPSTREAM__ORIGIN": place.origin.url,
+        "UPSTREAM__ORIGIN": origin.url,
         "LISTEN": f"127.0.0.1:{port}",
-        "ADMIN__LISTEN": f"127.0.0.1:{admin}",
-        **({"UPSTREAM__CA_FILE": str(place.origin.ca)} if place.origin.ca else {}),
+        "ADMIN__LISTEN": f"127.0.0.1:{admin_port}",
+        **({"UPSTREAM__CA_FILE": str(origin.ca)} if origin.ca else {}),
         **settings,
     }
+    return clean_environment(**{f"CARDCASH_{name}": value for name, value in own.items()})
+
+
+async def start_ours(place: Place, *, output: Path | None = None, settings: Mapping[str, str] = {}) -> Peer:
+    """Start the proxy as an operator would; its log goes to `output`, else to a file in its place."""
+    port, admin_port = free_port(), free_port()
     server = Server.start(
         OURS,
         [*our_command(), "serve"],
         cores=place.cores.measured,
-        output=place.folder / "cardcash-proxy.log",
-        environ=clean_environment(**{f"CARDCASH_{name}": value for name, value in own.items()}),
+        output=output or place.folder / "cardcash-proxy.log",
+        environ=our_environment(place.origin, port, admin_port, settings),
     )
-    return await _ready(OURS, server, port, admin, "/readyz")
+    return await _ready(OURS, server, port, admin_port, "/readyz")
 
 
 async def start_simulator(folder: Path, cores: frozenset[int], *arguments: str) -> tuple[Server, Origin]:
