@@ -16,7 +16,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from proxy import __version__
-from proxy.clock import Clock, SystemClock
+from proxy.clock import Clock, TurnClock
 from proxy.core.headers import Rewrite
 from proxy.core.routes import Rule
 from proxy.listening import descriptors, listen, most_callers, names
@@ -60,7 +60,7 @@ class Proxy:
         observer: Callable[[Metrics], session.Observer] = SessionWatch,
     ) -> None:
         self._settings = settings
-        self._clock = clock or SystemClock()
+        self._clock = clock or TurnClock()
         self._observer = observer
         self._stopping = asyncio.Event()
         self._stack = AsyncExitStack()

@@ -72,6 +72,8 @@ LARGEST_HEAD: Final = 64 * 1024
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
 #: Options of `Connection` that name no field.
 _OPTIONS: Final = frozenset({b"close", b"keep-alive"})
+#: What nearly every `Connection` says.
+_USUAL: Final = {b"keep-alive": frozenset({b"keep-alive"}), b"close": frozenset({b"close"})}
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 
 
@@ -229,6 +231,8 @@ def _length(value: bytes, before: int | None) -> int:
 
 
 def _names(connection: bytes) -> frozenset[bytes]:
+    if (usual := _USUAL.get(connection)) is not None:
+        return usual
     return frozenset(name for part in connection.lower().split(b",") if (name := part.strip(b" \t")))
 
 
