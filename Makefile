@@ -32,7 +32,7 @@ check: $(STAMP) ## ruff, mypy --strict, import contracts
 fuzz: $(STAMP) ## the whole corpora, and mutations for FUZZ_SECONDS (60) each
 	CARDCASH_FUZZ=all CARDCASH_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(BIN)/python -m pytest tests/fuzz -n 2 --dist loadgroup
 
-bench: $(STAMP) ## speed beside other proxies that are installed, in under ten minutes; ARGS=--quick: in one
+bench: $(STAMP) ## speed beside other proxies that are installed, in under ten minutes; ARGS=--quick: in 90 s
 	$(BIN)/python -m bench $(ARGS)
 
 soak: $(STAMP) ## millions of requests, many connections and renewals: nothing may grow; ARGS="--requests 100000": less

@@ -15,7 +15,7 @@ from bench.soak import Plan, soak
 @pytest.mark.skipif(sys.platform != "linux", reason="costs are read from Linux's /proc")
 async def test_nothing_is_left_of_requests_connections_and_renewals(tmp_path: Path) -> None:
     anywhere = frozenset(os.sched_getaffinity(0))
-    plan = Plan(requests=8_000, connections=1_500, renewals=20)
+    plan = Plan(requests=6_000, connections=1_200, renewals=20, growth_mb=4.0)
     report = await soak(plan, tmp_path, Cores(anywhere, anywhere), lambda _: None)
     assert report.faults == [], report.text()
     assert len(report.samples) == 10 + 5 + 4 + 2
