@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 
 import pytest
 
@@ -227,6 +228,30 @@ async def test_what_follows_a_chunked_body_at_once_is_not_read(upstream: RawUpst
 async def test_empty_lines_before_a_request_are_skipped(upstream: RawUpstream, proxy: Running) -> None:
     caller = await proxy.caller()
     assert (await caller.ask(b"\r\n\r\n" + proxy.request("GET /a"))).status == 200
+    for byte in b"\r\n\r\n":
+        await caller.send(bytes([byte]))
+        await asyncio.sleep(0.002)
+    assert (await caller.ask(proxy.request("GET /a"))).status == 200
+
+
+async def test_a_flood_of_empty_lines_costs_next_to_nothing(proxy: Running) -> None:
+    caller = await proxy.caller()
+    began = time.process_time()
+    assert (await caller.ask(b"\r\n" * 2_000_000 + proxy.request("GET /a"))).status == 200
+    assert time.process_time() - began < 5  # squared it would be minutes
+
+
+async def test_whoever_asks_on_without_reading_is_made_to_wait(upstream: RawUpstream, proxy: Running) -> None:
+    upstream.default = answer(200, bytes(300_000))
+    caller = await proxy.caller()
+    caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await caller.send(proxy.request("GET /a") * 300)
+    await until(lambda: any(c._drain for c in proxy.proxy.server.connections))
+    for _ in range(20):
+        await proxy.ask("GET /b")  # turns in which it could go on
+    assert sum(request.line.startswith("GET /v3/a ") for request in upstream.requests) < 100
+    caller.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    assert {len((await caller.answer()).body) for _ in range(300)} == {300_000}
 
 
 async def test_a_reader_that_is_slow_but_reads_is_not_cut_off(upstream: RawUpstream, start_proxy: StartProxy) -> None:
