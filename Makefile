@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz lock clean wheel
+.PHONY: help demo test check fuzz bench soak lock clean wheel
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,12 @@ check: $(STAMP) ## ruff, mypy --strict, import contracts
 
 fuzz: $(STAMP) ## the whole corpora, and mutations for FUZZ_SECONDS (60) each
 	CARDCASH_FUZZ=all CARDCASH_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(BIN)/python -m pytest tests/fuzz -n 2 --dist loadgroup
+
+bench: $(STAMP) ## speed beside other proxies that are installed, in under ten minutes; ARGS=--quick: in 90 s
+	$(BIN)/python -m bench $(ARGS)
+
+soak: $(STAMP) ## millions of requests, many connections and renewals: nothing may grow; ARGS="--requests 100000": less
+	$(BIN)/python -m bench.soak $(ARGS)
 
 wheel: $(STAMP) ## build dist/*.whl
 	$(BIN)/python -m hatchling build -t wheel

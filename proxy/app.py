@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from proxy import __version__
-from proxy.clock import Clock, SystemClock
+from proxy.clock import Clock, TurnClock
 from proxy.core.headers import Rewrite
 from proxy.listening import LAST_SECONDS, accept_from, admin_port, descriptors, listen, most_callers, names
 from proxy.policy import guard_policy
@@ -76,7 +76,7 @@ class Proxy:
         self._settings = settings
         self._shared = shared
         self._level = logging.INFO if shared is None else logging.DEBUG
-        self._clock = clock or SystemClock()
+        self._clock = clock or TurnClock()
         self._observer = observer
         self._stopping = asyncio.Event()
         self._stack = AsyncExitStack()

@@ -72,6 +72,8 @@ LARGEST_HEAD: Final = 64 * 1024
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
 #: Options of `Connection` that name no field.
 _OPTIONS: Final = frozenset({b"close", b"keep-alive"})
+#: What nearly every `Connection` says.
+_USUAL: Final = {b"keep-alive": frozenset({b"keep-alive"}), b"close": frozenset({b"close"})}
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 
 
@@ -229,6 +231,8 @@ def _length(value: bytes, before: int | None) -> int:
 
 
 def _names(connection: bytes) -> frozenset[bytes]:
+    if (usual := _USUAL.get(connection)) is not None:
+        return usual
     return frozenset(name for part in connection.lower().split(b",") if (name := part.strip(b" \t")))
 
 
@@ -263,23 +267,26 @@ class Rewrite:
 def for_client(headers: RawHeaders, *, request_id: bytes, host: bytes | None, rewrite: Rewrite) -> list[bytes]:
     """Write the field lines of an answer for the caller, without the framing and without the empty line.
 
-    `host` is the caller's `Host`: a `Location` at the upstream's own origin leads back through it.
+    Returns pieces to be joined. `host` is the caller's `Host`: a `Location` at the upstream's own origin leads back
+    through it.
     """
-    lines: list[bytes] = []
+    pieces: list[bytes] = []
     nominated = _NOTHING
     for name, value in headers:
         low = name.lower()
         if low in _NOT_DOWN:
             if low == b"connection":
                 nominated |= _names(value)
-            continue
-        if low == b"location":
-            value = _location(value, host, rewrite)  # noqa: PLW2901  # the one value that changes on its way
-        lines.append(b"%b: %b\r\n" % (name, value))
-    if nominated:
-        lines = _without(lines, nominated)
-    lines.append(b"X-Request-ID: %b\r\n" % request_id)
-    return lines
+        elif low == b"location":
+            pieces += name, b": ", _location(value, host, rewrite), b"\r\n"
+        else:
+            pieces += name, b": ", value, b"\r\n"
+    if not nominated <= _OPTIONS:
+        nominated |= {b"connection"}
+        kept = [(name, value) for name, value in headers if name.lower() not in nominated]
+        return for_client(kept, request_id=request_id, host=host, rewrite=rewrite)
+    pieces += b"X-Request-ID: ", request_id, b"\r\n"
+    return pieces
 
 
 def _location(value: bytes, host: bytes | None, rewrite: Rewrite) -> bytes:

@@ -98,9 +98,14 @@ class Bodies:
         body = Body(b"", chunked=fields.chunked)
         if length is not None and length > self._keep:
             return self._left(body, exchange, [], 0)
+        body._budget = self.budget  # one class in two parts
+        if exchange.body_received and length is not None and self.budget.reserve(length):
+            # Nearly always: it came together with its head.
+            body._reserved = length
+            body._data = exchange.read_received()
+            return body
         pieces: list[bytes] = []
         size = 0
-        body._budget = self.budget  # one class in two parts
         try:
             while piece := await exchange.read():
                 pieces.append(piece)

@@ -98,19 +98,13 @@ async def deliver(exchange: Exchange, answer: Answer, record: Record, *, host: b
                 exchange.close_after()
         if not exchange.body_at_end():
             exchange.close_after()
-        lines = for_client(answer.headers, request_id=record.request_id.encode("ascii"), host=host, rewrite=rewrite)
+        parts = [b"HTTP/1.1 %d %b\r\n" % (answer.status, response.reason)]
+        parts += for_client(answer.headers, request_id=record.request_id.encode("ascii"), host=host, rewrite=rewrite)
         if answer.details:
             details = b", ".join(b'%b; details="%b"' % (NAME, detail) for detail in answer.details)
-            lines.append(b"Proxy-Status: %b\r\n" % details)
-        head = b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (
-            answer.status,
-            response.reason,
-            b"".join(lines),
-            framing,
-            connection_line(exchange),
-        )
+            parts.append(b"Proxy-Status: %b\r\n" % details)
+        parts += framing, connection_line(exchange), b"\r\n"
         record.status = answer.status
-        parts = [head]
         for piece in pieces:
             parts += (b"%x\r\n" % len(piece), piece, b"\r\n") if chunked else (piece,)
         if complete or not response.has_body:

@@ -119,12 +119,17 @@ class Exchange:
             finally:
                 self._waiter = None
                 self._link.wait_for_body(False)
+        piece = self.read_received()
+        if not self.body_received:
+            self._link.resume_reading()
+        return piece
+
+    def read_received(self) -> bytes:
+        """Return what has come in of the body and was not read yet."""
         parts = self._parts
         piece = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         self._buffered = 0
-        if not self.body_received:
-            self._link.resume_reading()
         return piece
 
     def go_on(self) -> None:

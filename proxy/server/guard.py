@@ -11,18 +11,21 @@ import hmac
 import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from proxy.core.errors import BadRequest, Denied, Draining, HostNotAllowed, Overloaded
 from proxy.core.headers import RequestFields
 from proxy.core.routes import Route, Rule, allowed, classify, upstream_target
-from proxy.core.target import Target, host_name, is_loopback, parse_target
+from proxy.core.target import host_name, is_loopback, parse_target
 from proxy.server.exchange import Exchange
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 #: Answers that were right once are remembered by the bytes they were given for; bounded, since callers choose the bytes.
 _MOST_REMEMBERED: Final = 256
+#: Characters of a target that is remembered; a bound for the same reason.
+_LONGEST_REMEMBERED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,31 +122,27 @@ class Guard:
     def admit(self, exchange: Exchange, fields: RequestFields) -> Admitted:
         """Make all checks in order; returns the request's way upstream. Raises the refusal."""
         policy = self.policy
-        target = parse_target(exchange.method, exchange.target)
+        read = _read_once if len(exchange.target) <= _LONGEST_REMEMBERED else _read
+        authority, way = read(exchange.target, exchange.method == "OPTIONS", policy.base_path)
         self.check_caller(exchange.peer)
         self.check_host(fields.host, exchange.local, http_10=exchange.http_10)
-        if target.authority is not None:
-            self._check_authority(target, exchange.local)
+        if authority is not None:
+            self._check_authority(authority, exchange.local)
         if fields.origins or fields.fetch_site is not None:
             self.check_origin(fields)
         if policy.required_name is not None:
             self._check_required(fields.required)
-        text = upstream_target(target.text, policy.base_path)
-        path, _, query = text.partition("?")
-        route = classify(path, policy.base_path)
-        if policy.rules and not all(
-            allowed(policy.rules, each, route) for each in (exchange.method, *fields.overrides)
-        ):
+        methods = (exchange.method, *fields.overrides)
+        if policy.rules and not all(allowed(policy.rules, each, way.route) for each in methods):
             raise Denied("denied_by_rule", "A rule of this proxy does not allow this method and path.")
         if self.draining:
             raise Draining("The proxy is stopping; nothing was sent, try again.", retry_after=1)
         if self.in_flight > policy.in_flight:
             raise Overloaded("More requests are in flight than limits.in_flight; nothing was sent, try again.")
-        return Admitted(text, route, query)
+        return way
 
-    def _check_authority(self, target: Target, local: str | None) -> None:
-        assert target.authority is not None  # noqa: S101
-        if not self._host_allowed(host_name(target.authority), local):
+    def _check_authority(self, authority: str, local: str | None) -> None:
+        if not self._host_allowed(host_name(authority), local):
             raise HostNotAllowed("The authority of the request target is not in callers.allowed_hosts.")
 
     def _host_allowed(self, name: str, local: str | None) -> bool:
@@ -161,6 +160,18 @@ class Guard:
         wanted = self.policy.required_value().encode()
         if len(values) != 1 or not hmac.compare_digest(values[0].strip(), wanted):
             raise Denied("header_required", "The header of callers.require_header is missing or wrong.")
+
+
+def _read(target: str, is_options: bool, base_path: str) -> tuple[str | None, Admitted]:
+    """Read a request target: its authority, if it is an absolute one, and its way. Raises `BadRequest`."""
+    parsed = parse_target("OPTIONS" if is_options else "", target)
+    text = upstream_target(parsed.text, base_path)
+    path, _, query = text.partition("?")
+    return parsed.authority, Admitted(text, classify(path, base_path), query)
+
+
+#: The same few targets come again and again.
+_read_once = lru_cache(maxsize=1024)(_read)
 
 
 def _same_origin(origin: bytes, host: bytes | None) -> bool:

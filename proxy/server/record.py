@@ -64,8 +64,8 @@ class Record:
             "method": self.method,
             "route": self.route,
             "status": status,
-            "duration_ms": round(seconds * 1000, 2),
-            "upstream_ms": None if self.upstream_seconds is None else round(self.upstream_seconds * 1000, 2),
+            "duration_ms": int(seconds * 100_000) / 100,
+            "upstream_ms": None if self.upstream_seconds is None else int(self.upstream_seconds * 100_000) / 100,
             "attempts": self.attempts,
             "client": self.client or "unix",
         }

@@ -8,7 +8,9 @@ here: it takes trailers for headers of the next request and reflects what it ref
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 import select
 import socket
 import struct
@@ -29,6 +31,8 @@ HEAD_TIMEOUT: Final = 30.0
 LINGERING_TIME: Final = 2.0
 #: Seconds a caller may pause inside a body, or leave an answer unread.
 CALLER_IDLE = 60.0
+#: RFC 9112, 2.2: what some clients send after a body.
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 #: Bytes of further requests taken in while one is served.
 _MOST_AHEAD: Final = 64 * 1024
 
@@ -144,6 +148,9 @@ class CallerConnection(asyncio.Protocol):
             self.pause_reading()
 
     def _take_head(self, data: bytes) -> None:
+        if len(self._partial) == 1:  # nothing is told by one byte, not even by the first half of an empty line
+            data = bytes(self._partial) + data
+            self._partial.clear()
         known = len(self._partial)
         if known:
             self._partial += data
@@ -152,8 +159,8 @@ class CallerConnection(asyncio.Protocol):
                 data = bytes(self._partial)
                 self._partial.clear()
         else:
-            while data.startswith(b"\r\n"):
-                data = data[2:]  # RFC 9112, 2.2: what some clients send after a body
+            if skipped := _EMPTY_LINES.match(data):
+                data = data[skipped.end() :]
             end = data.find(b"\r\n\r\n") + 4
         try:
             if end == 3:
@@ -183,6 +190,10 @@ class CallerConnection(asyncio.Protocol):
     async def _serve(self, exchange: Exchange) -> None:
         try:
             await self._server.handler(exchange)
+            if not self._can_write:
+                # Whoever asks on without reading must not fill our memory with answers.
+                with contextlib.suppress(CallerGone):
+                    await self.drained()
         finally:
             self._served(exchange)
 

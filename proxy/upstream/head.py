@@ -20,6 +20,8 @@ MAX_LINES = 256
 _VERSIONS = {b"HTTP/1.1 ": b"1.1", b"HTTP/1.0 ": b"1.0"}
 # Lengths of the names that matter, so that most headers cost no lower().
 _FRAMING = {len(b"connection"), len(b"content-length"), len(b"transfer-encoding")}
+# What nearly every Connection says.
+_USUAL = {value: frozenset({value}) for value in (b"", b"keep-alive", b"close")}
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:\A|[,;\s])timeout\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 
 
@@ -59,7 +61,7 @@ class Head:
         self.content_length = None
         self.chunked = False
         self.keep_alive_timeout = None
-        connection: list[bytes] | None = None
+        connection = b""
         for line in islice(lines, 1, count - 1):
             name, colon, value = line.partition(b":")
             value = value.strip(b" \t")
@@ -69,8 +71,7 @@ class Head:
             if len(name) in _FRAMING:
                 key = name.lower()
                 if key == b"connection":
-                    connection = [] if connection is None else connection
-                    connection += [token.strip(b" \t") for token in value.lower().split(b",")]
+                    connection = connection + b"," + value if connection else value
                 elif key == b"content-length":
                     self._take_length(value)
                 elif key == b"transfer-encoding":
@@ -81,15 +82,12 @@ class Head:
         if self.chunked and self.content_length is not None:
             raise InvalidMessage("Content-Length beside Transfer-Encoding")
         # RFC 9112, section 9.3. A chunked answer of HTTP/1.0 is read but its connection is not trusted (6.1).
-        if version == b"1.1":
-            self.keep_alive = connection is None or b"close" not in connection
-        else:
-            self.keep_alive = (
-                connection is not None
-                and b"keep-alive" in connection
-                and b"close" not in connection
-                and not self.chunked
-            )
+        tokens = _USUAL.get(connection)
+        if tokens is None:
+            tokens = frozenset(token.strip(b" \t") for token in connection.lower().split(b","))
+        self.keep_alive = b"close" not in tokens and (
+            version == b"1.1" or (b"keep-alive" in tokens and not self.chunked)
+        )
 
     def _judged(self, data: bytes) -> list[bytes]:
         """Let llhttp judge the head and return its lines; the last two are empty."""

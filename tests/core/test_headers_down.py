@@ -13,11 +13,13 @@ OURS = b"X-Request-ID: id\r\n"
 
 
 def down(*headers: tuple[bytes, bytes]) -> list[bytes]:
-    return for_client(list(headers), request_id=b"id", host=b"localhost:8080", rewrite=REWRITE)
+    pieces = for_client(list(headers), request_id=b"id", host=b"localhost:8080", rewrite=REWRITE)
+    return b"".join(pieces).splitlines(keepends=True)
 
 
 def location(value: bytes, *, host: bytes | None = b"localhost:8080") -> bytes:
-    line, last = for_client([(b"Location", value)], request_id=b"id", host=host, rewrite=REWRITE)
+    pieces = for_client([(b"Location", value)], request_id=b"id", host=host, rewrite=REWRITE)
+    line, last = b"".join(pieces).splitlines(keepends=True)
     assert last == OURS
     return line.removeprefix(b"Location: ").removesuffix(b"\r\n")
 
@@ -154,3 +156,9 @@ def test_no_other_field_is_rewritten() -> None:
         b"Content-Location: %b\r\n" % value,
         b"Link: %b\r\n" % value,
     ]
+
+
+@pytest.mark.parametrize("connection", [b"x-a, x-b", b"close, X-A,connection, x-b"])
+def test_what_the_upstreams_connection_names_goes_no_further(connection: bytes) -> None:
+    headers = ((b"X-A", b"1"), (b"Connection", connection), (b"X-C", b"3"), (b"x-b", b"2"), (b"Connection", b"close"))
+    assert down(*headers) == [b"X-C: 3\r\n", OURS]

@@ -18,10 +18,10 @@ DEVIATIONS = {
     "desync-guardian-rfc-compliant-11": "its target has a fragment: 400 by the contract",
     "desync-guardian-rfc-compliant-13": "its request line has no target",
     "llhttp-connection-84": "contested: HTTP/1.0 ends its connection after one request; what follows is not read",
-    "llhttp-connection-297": "contested: the same after `Connection: close`",
 }
 #: The same for what only the guards refused.
 BEHIND_GUARDS = {
+    "llhttp-connection-297": "contested: the same after `Connection: close`",
     "gunicorn-invalid-rfc9110_trailer_forbidden_host_01": "trailers are dropped, whatever they are called",
 }
 

@@ -36,9 +36,9 @@ def project_files() -> list[str]:
 
 
 @cache
-def modules() -> dict[str, ast.Module]:
-    """Parse every module of the product, by its path."""
-    names = (name for name in project_files() if name.startswith("proxy/") and name.endswith(".py"))
+def modules(folder: str = "proxy") -> dict[str, ast.Module]:
+    """Parse every module of the product, or of another folder, by its path."""
+    names = (name for name in project_files() if name.startswith(f"{folder}/") and name.endswith(".py"))
     return {name: ast.parse(text_of(name)) for name in names}
 
 

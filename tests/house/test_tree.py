@@ -22,6 +22,8 @@ LONGEST = 400
 LONGER = {
     "proxy/upstream/connection.py": "one asyncio protocol: its callbacks, phases and deadlines change one state together",
 }
+#: The product and its measuring instruments.
+MODULES = {**modules(), **modules("bench")}
 LOCKS = ("requirements/runtime.txt", "requirements/dev.txt")
 
 
@@ -31,7 +33,7 @@ def test_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", modules())
+@pytest.mark.parametrize("name", MODULES)
 def test_modules_are_short_enough_to_be_read(name: str) -> None:
     assert name in LONGER or text_of(name).count("\n") <= LONGEST
 
@@ -41,9 +43,9 @@ def test_exceptions_from_the_length_are_still_needed(name: str) -> None:
     assert text_of(name).count("\n") > LONGEST, f"{name} is short now: take it off the list"
 
 
-@pytest.mark.parametrize("name", modules())
+@pytest.mark.parametrize("name", MODULES)
 def test_modules_say_what_they_own(name: str) -> None:
-    assert len(ast.get_docstring(modules()[name]) or "") > 20
+    assert len(ast.get_docstring(MODULES[name]) or "") > 20
 
 
 def _texts() -> dict[str, str]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 
+import pytest
+
+from proxy.server import wire
 from tests.conftest import StartProxy
-from tests.server.harness import OK, Peer, RawUpstream, Running, answer, until
+from tests.server.harness import OK, Peer, RawUpstream, Running, Truncated, answer, until
 
 
 async def test_a_gzip_body_of_a_request_is_not_decompressed(upstream: RawUpstream, proxy: Running) -> None:
@@ -136,3 +140,154 @@ async def test_a_caller_that_is_reset_while_its_upload_is_blocked_is_noticed(
     await until(lambda: proxy.proxy.guard.in_flight == 0)
     await until(lambda: proxy.proxy.upstream.active_connections == 0)
     stuck.set()
+
+
+async def _looked_after(proxy: Running) -> None:
+    """Let the loop turn, and the server look after its connections, once."""
+    proxy.proxy.server.look()
+    await asyncio.sleep(0.002)
+
+
+async def test_an_idle_connection_ends_after_its_time(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "KEEPALIVE_TIMEOUT", 0.0)
+    caller = await proxy.caller()
+    assert (await caller.ask(proxy.request("GET /a"))).status == 200
+    await _looked_after(proxy)
+    assert await caller.ended() == b""
+
+
+async def test_half_a_head_is_not_waited_for_longer_than_its_time(
+    upstream: RawUpstream, proxy: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "HEAD_TIMEOUT", -1.0)
+    caller = await proxy.caller()
+    await caller.send(b"GET /a HTTP/1.1\r\n")
+    await until(lambda: any(c.deadline < c._server.time() for c in proxy.proxy.server.connections))
+    await _looked_after(proxy)
+    assert await caller.ended() == b""
+    assert upstream.requests == []
+
+
+async def test_more_of_a_head_does_not_give_it_more_time(proxy: Running) -> None:
+    caller = await proxy.caller()
+    await caller.send(b"GET /a HTTP/1.1\r\n")
+    await until(lambda: any(c._partial for c in proxy.proxy.server.connections))
+    (connection,) = proxy.proxy.server.connections
+    deadline = connection.deadline
+    await caller.send(b"X-A: b\r\n")
+    await until(lambda: len(connection._partial) > 20)
+    assert connection.deadline == deadline
+
+
+async def test_a_good_request_is_served_whatever_follows_it(upstream: RawUpstream, proxy: Running) -> None:
+    caller = await proxy.caller()
+    await caller.send(proxy.request("POST /a", body=b"{}") + b"GET /b HTTP/1.1\r\nX : y\r\n\r\n")
+    assert (await caller.answer()).status == 200
+    assert (await caller.answer()).code == "bad_request"
+    assert await caller.ended() == b""
+    assert [request.line for request in upstream.requests] == ["POST /v3/a HTTP/1.1"]
+
+
+async def test_pipelined_requests_are_answered_in_their_order(upstream: RawUpstream, proxy: Running) -> None:
+    go = asyncio.Event()
+
+    async def slow(peer: Peer) -> None:
+        await go.wait()
+        await peer.send(answer(200, b"first"))
+
+    upstream.answers.append(slow)
+    caller = await proxy.caller()
+    await caller.send(b"".join(proxy.request("POST /a", body=b"x" * size) for size in range(5)))
+    await until(lambda: upstream.requests)
+    upstream.answers.extend(answer(200, b"%d" % number) for number in range(1, 5))
+    go.set()
+    assert [(await caller.answer()).body for _ in range(5)] == [b"first", b"1", b"2", b"3", b"4"]
+    assert [len(request.body) for request in upstream.requests] == [0, 1, 2, 3, 4]
+
+
+async def test_a_connection_is_kept_after_a_chunked_request_and_no_trailer_becomes_a_field(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    caller = await proxy.caller()
+    chunked = proxy.request("POST /a", b"Transfer-Encoding: chunked") + b"2\r\nab\r\n0\r\nX-Evil: stolen\r\n\r\n"
+    assert (await caller.ask(chunked)).value("connection") is None
+    assert (await caller.ask(proxy.request("GET /b"))).status == 200
+    assert upstream.requests[0].body == b"ab"
+    assert all(not request.values("x-evil") for request in upstream.requests)
+
+
+async def test_what_follows_a_chunked_body_at_once_is_not_read(upstream: RawUpstream, proxy: Running) -> None:
+    caller = await proxy.caller()
+    chunked = proxy.request("POST /a", b"Transfer-Encoding: chunked") + b"2\r\nab\r\n0\r\n\r\n"
+    got = await caller.ask(chunked + proxy.request("GET /b"))
+    assert (got.status, got.value("connection")) == (200, b"close")
+    assert await caller.ended() == b""
+    assert len(upstream.requests) == 1
+
+
+async def test_empty_lines_before_a_request_are_skipped(upstream: RawUpstream, proxy: Running) -> None:
+    caller = await proxy.caller()
+    assert (await caller.ask(b"\r\n\r\n" + proxy.request("GET /a"))).status == 200
+    for byte in b"\r\n\r\n":
+        await caller.send(bytes([byte]))
+        await asyncio.sleep(0.002)
+    assert (await caller.ask(proxy.request("GET /a"))).status == 200
+
+
+async def test_a_flood_of_empty_lines_costs_next_to_nothing(proxy: Running) -> None:
+    caller = await proxy.caller()
+    began = time.process_time()
+    assert (await caller.ask(b"\r\n" * 2_000_000 + proxy.request("GET /a"))).status == 200
+    assert time.process_time() - began < 5  # squared it would be minutes
+
+
+async def test_whoever_asks_on_without_reading_is_made_to_wait(upstream: RawUpstream, proxy: Running) -> None:
+    upstream.default = answer(200, bytes(300_000))
+    caller = await proxy.caller()
+    caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await caller.send(proxy.request("GET /a") * 300)
+    await until(lambda: any(c._drain for c in proxy.proxy.server.connections))
+    for _ in range(20):
+        await proxy.ask("GET /b")  # turns in which it could go on
+    assert sum(request.line.startswith("GET /v3/a ") for request in upstream.requests) < 100
+    caller.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    assert {len((await caller.answer()).body) for _ in range(300)} == {300_000}
+
+
+async def test_a_reader_that_is_slow_but_reads_is_not_cut_off(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+    proxy = await start_proxy()
+    body = bytes(20_000_000)
+    upstream.answers.append(answer(200, body))
+    caller = await proxy.caller()
+    await caller.send(proxy.request("GET /a"))
+    await until(lambda: any(c._drain for c in proxy.proxy.server.connections))
+    (connection,) = proxy.proxy.server.connections
+    now = connection._server.time()
+    connection._unwritten += 1  # as if some of it had been read since
+    connection.expired(now)
+    assert connection.deadline == now + wire.CALLER_IDLE
+    assert (await caller.answer()).body == body
+
+
+async def test_a_reader_that_stops_is_cut_off(
+    upstream: RawUpstream, proxy: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "CALLER_IDLE", -1.0)
+    upstream.answers.append(answer(200, bytes(20_000_000)))
+    caller = await proxy.caller()
+    caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await caller.send(proxy.request("GET /a"))
+    await until(lambda: any(c._drain for c in proxy.proxy.server.connections))
+    proxy.proxy.server.look()
+    await proxy.quiet()
+    caller.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    with pytest.raises(Truncated):
+        await caller.answer()
+
+
+async def test_a_caller_that_gets_an_early_refusal_can_still_read_it(proxy: Running) -> None:
+    caller = await proxy.caller()
+    await caller.send(proxy.request("POST /a", b"Content-Length: 99999999"))
+    caller.writer.write(bytes(3_000_000))
+    got = await caller.answer()
+    assert (got.status, got.code) == (413, "body_too_large")

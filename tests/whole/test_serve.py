@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
 import socket
 import time
 from pathlib import Path
@@ -227,11 +228,16 @@ async def test_a_5_mb_upload_arrives_byte_for_byte(simulator: Simulator) -> None
         assert hashlib.sha256(body).hexdigest() in text
 
 
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def test_ready_in_time_and_small(upstream: RawUpstream) -> None:
-    began = time.monotonic()
     async with serving(upstream.url) as proxy:
         await is_ready(proxy)
-        assert time.monotonic() - began < 2  # 0.7 s alone on a machine; the suite runs beside it
+        # 0.7 s on an idle machine; its own CPU time is what does not depend on what else runs.
+        assert cpu_seconds(proxy.process.pid) < 1.5
         assert proxy.memory() < 60
 
 
