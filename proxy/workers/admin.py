@@ -19,7 +19,7 @@ from proxy.server.guard import Guard
 from proxy.workers import picture
 from proxy.workers.asking import Reply, ask
 from proxy.workers.child import Child
-from proxy.workers.totals import Families, Ledger, parsed, workers_gauge
+from proxy.workers.totals import Families, Ledger, parsed, total, workers_gauge
 
 #: Seconds for a renewal at a worker: the command that asks for it waits for 25.
 _RENEWAL: Final = 24.0
@@ -122,15 +122,15 @@ class WorkersAdmin(AdminPort):
             pids = {child: child.pid for child in self._children}
             answered: set[int] = set()
             for child, reply in await self._ask_all("/metrics"):
-                pid = child.pid
+                # Parsing takes some 20 ms for each worker: in a thread, so that health is told meanwhile.
+                families = None if reply is None else await asyncio.to_thread(parsed, reply.body.decode())
                 # A process that has died meanwhile is accounted for already.
-                if reply is not None and reply.status == 200 and pid is not None and pid == pids[child]:
-                    self._ledger.said(pid, parsed(reply.body.decode()))
+                if families is not None and (pid := child.pid) is not None and pid == pids[child]:
+                    self._ledger.said(pid, families)
                     answered.add(pid)
-            gauge = workers_gauge(up=0, down=len(self._children) - len(answered))
-            families = self._ledger.total(answered, list(self._own.collect()), [gauge])
-        encoder, content_type = choose_encoder(accept)
-        return encoder(_Collected(families)), content_type
+            down = len(self._children) - len(answered)
+            parts = [*self._ledger.parts(answered), list(self._own.collect()), [workers_gauge(up=0, down=down)]]
+        return await asyncio.to_thread(_rendered, parts, accept)
 
     async def renew(self) -> web.Response:
         """Let one worker make a new session; the others take it over from the store within a second."""
@@ -151,6 +151,11 @@ class WorkersAdmin(AdminPort):
         """Ask all workers that are up, at once."""
         up = [child for child in self._children if child.state == "up"]
         return list(zip(up, await asyncio.gather(*(ask(child, "GET", path) for child in up)), strict=True))
+
+
+def _rendered(parts: list[Families], accept: str) -> tuple[bytes, str]:
+    encoder, content_type = choose_encoder(accept)
+    return encoder(_Collected(total(parts))), content_type
 
 
 class _Collected(CollectorRegistry):

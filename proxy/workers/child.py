@@ -1,7 +1,7 @@
 """One worker as the supervisor sees it: its process, how it fares, and the line to it.
 
 The line is a socket pair, the worker's standard input. Down it go the orders, later the word to drain; up comes how the
-start went. Its end means the same as that word: a supervisor that was killed leaves no workers behind.
+start went, and that it drains. Its end means the same as that word: a supervisor that was killed leaves no workers behind.
 """
 
 from __future__ import annotations
@@ -91,8 +91,10 @@ class Child:
         """The process that runs now."""
         return None if self._process is None else self._process.pid
 
-    async def live(self, orders: Callable[[], Orders], on_start: Callable[[], None]) -> End:
-        """Run one process from its start to its end."""
+    async def live(
+        self, orders: Callable[[], Orders], *, on_start: Callable[[], None], on_drain: Callable[[], None]
+    ) -> End:
+        """Run one process from its start to its end; `on_drain` is called when it takes no new callers any more."""
         self.state = "starting"
         try:
             reader = await self._start(orders())
@@ -108,6 +110,8 @@ class Child:
             if started:
                 self.state, self.since = "up", datetime.now(UTC)
                 on_start()
+                while said := await self._said(reader):
+                    on_drain()
             status = await process.wait()
         finally:
             self.state = "down"
@@ -150,7 +154,7 @@ class Child:
         return reader
 
     async def _said(self, reader: asyncio.StreamReader) -> dict[str, Any]:
-        """Wait for what it says of its start; nothing: it died."""
+        """Wait for what it says; nothing: it ended."""
         try:
             said = json.loads(await reader.readline())
         except (ValueError, OSError):
@@ -159,5 +163,5 @@ class Child:
 
 
 def tell(line: asyncio.StreamWriter, **said: Any) -> None:
-    """Say how the start went; for the worker's end of the line."""
+    """Say something up the line; for the worker's end of it."""
     line.write(json.dumps(said).encode() + b"\n")

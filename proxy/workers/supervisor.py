@@ -138,8 +138,13 @@ class Supervisor:
             if not first_start.done():
                 first_start.set_result(None)
 
+        def draining() -> None:
+            # Its callers would wait for the next worker until the last request of this one has ended.
+            if not self._ending.is_set():
+                self._doors.turn_away(child.worker)
+
         while True:
-            end = await child.live(lambda: self._orders(child), started)
+            end = await child.live(lambda: self._orders(child), on_start=started, on_drain=draining)
             if end.pid is not None:
                 self._admin.ended(end.pid)
             if not first_start.done():

@@ -68,10 +68,10 @@ class Ledger:
         """Keep what a process had counted."""
         self._left = total([self._left, counted(self._said.pop(pid, []))])
 
-    def total(self, answered: Set[int], *own: Families) -> Families:
-        """Add up all processes and `own`; of one that did not answer now only what it had counted."""
+    def parts(self, answered: Set[int]) -> list[Families]:
+        """Return what is to be summed; of a process that did not answer now only what it had counted."""
         living = [said if pid in answered else counted(said) for pid, said in self._said.items()]
-        return total([*living, self._left, *own])
+        return [*living, self._left]
 
 
 def workers_gauge(up: int, down: int) -> Metric:

@@ -39,11 +39,16 @@ async def _work(orders: Orders, line: socket.socket) -> int:
     writer.share(folder.log_lock)
     sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
     proxy = Proxy(settings, shared=Shared(sockets, folder.login_turn))
-    # Twice is once: only the supervisor may hurry a worker, by killing it. A SIGTERM to one worker drains that one.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, proxy.request_stop)
     reader, answers = await asyncio.open_unix_connection(sock=line)
     orphaned = False
+
+    def drain() -> None:
+        tell(answers, draining=True)
+        proxy.request_stop()
+
+    # Twice is once: only the supervisor may hurry a worker, by killing it. A SIGTERM to one worker drains that one.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, drain)
 
     async def listen() -> None:
         nonlocal orphaned

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from proxy.simulator import Simulator
@@ -61,6 +62,14 @@ async def killed(proxy: ProxyProcess, worker: int) -> int:
     os.kill(pid, signal.SIGKILL)
     await proxy.says(lambda out: out.count(b'"worker_died"') > deaths and out.endswith(b"\n"))
     return pid
+
+
+async def answered(proxy: ProxyProcess) -> int:
+    """Ask on a new connection; 0 when that was reset."""
+    try:
+        return (await call(proxy, "GET", "/quick"))[0]
+    except aiohttp.ClientError:
+        return 0
 
 
 class Stuck:
@@ -197,6 +206,11 @@ async def test_a_worker_told_to_end_finishes_what_it_does_and_is_started_again(u
             pid = (await pids(proxy))[1]
             os.kill(pid, TERM)
             os.kill(pid, TERM)  # twice is once
+            # New callers need not wait for its end; but one may be connected just when it closes its socket.
+            async with asyncio.timeout(5):
+                while {await answered(proxy) for _ in range(10)} != {200}:
+                    pass
+            assert proxy.events("worker_died") == []
             stuck.go.set()
             assert (await callers[1].answer()).body == b"done"
         await proxy.says(lambda out: out.count(b'"worker_started"') == 3)

@@ -79,11 +79,11 @@ def test_no_counter_goes_backwards_when_a_process_is_replaced() -> None:
     ledger = Ledger()
     ledger.said(1, scraped(("/a", 1), ("/a", 1)))
     ledger.said(2, scraped(("/a", 1)))
-    before = ledger.total({1, 2})
+    before = total(ledger.parts({1, 2}))
     ledger.ended(1)
-    between = ledger.total({2})
+    between = total(ledger.parts({2}))
     ledger.said(3, scraped(("/a", 1)))
-    after = ledger.total({2, 3})
+    after = total(ledger.parts({2, 3}))
     assert [value(sums, "requests_total", OF_A) for sums in (before, between, after)] == [3, 3, 4]
     counts = [value(sums, "request_duration_seconds_count", {"route": "/a"}) for sums in (before, between, after)]
     assert counts == [3, 3, 4]
@@ -94,28 +94,28 @@ def test_processes_that_ended_long_ago_still_count() -> None:
     for pid in range(10):
         ledger.said(pid, scraped(("/a", 1)))
         ledger.ended(pid)
-    assert value(ledger.total(set()), "requests_total", OF_A) == 10
+    assert value(total(ledger.parts(set())), "requests_total", OF_A) == 10
 
 
 def test_of_a_process_that_ended_only_counts_are_kept() -> None:
     ledger = Ledger()
     ledger.said(1, scraped(("/a", 1), in_flight=5))
     ledger.ended(1)
-    assert value(ledger.total(set()), "requests_in_flight") is None
+    assert value(total(ledger.parts(set())), "requests_in_flight") is None
 
 
 def test_of_a_process_that_does_not_answer_only_counts_are_told() -> None:
     ledger = Ledger()
     ledger.said(1, scraped(("/a", 1), in_flight=5))
     ledger.said(2, scraped(("/a", 1), in_flight=1))
-    sums = ledger.total({2})
+    sums = total(ledger.parts({2}))
     assert (value(sums, "requests_total", OF_A), value(sums, "requests_in_flight")) == (2, 1)
 
 
 def test_a_process_that_was_never_asked_leaves_nothing() -> None:
     ledger = Ledger()
     ledger.ended(1)
-    assert ledger.total(set()) == []
+    assert total(ledger.parts(set())) == []
 
 
 def test_workers_that_answer_are_up_and_the_others_down() -> None:
