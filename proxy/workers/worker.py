@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
+from pathlib import Path
 
 from proxy.app import Proxy, Shared
 from proxy.listening import CannotListen
@@ -22,7 +24,10 @@ def main() -> int:
     """Run one worker; returns the exit code."""
     import uvloop  # noqa: PLC0415  # as the command line does
 
-    line = socket.socket(fileno=0)
+    # Standard input becomes what libraries think it is; libuv would not close it.
+    line = socket.socket(fileno=os.dup(0))
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
     # A worker that is told to end before it can listen just ends.
     with contextlib.suppress(KeyboardInterrupt):
         orders = read(line)

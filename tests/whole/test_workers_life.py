@@ -18,7 +18,7 @@ import pytest
 
 from proxy.simulator import Simulator
 from tests.server.harness import Caller, Peer, RawUpstream, answer, until
-from tests.whole.processes import INT, TERM, ProxyProcess, fetch, is_ready, serving
+from tests.whole.processes import INT, TERM, ProxyProcess, fetch, is_ready, run, serving
 from tests.whole.test_workers import a_caller_at_each, call, counted, pids, status, workers
 
 ASK = b"GET /merchants/sell HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -106,7 +106,7 @@ async def test_the_start_is_told_once_with_the_addresses_of_all(simulator: Simul
 async def test_an_address_in_use_is_one_line_and_exit_code_1(simulator: Simulator) -> None:
     async with workers(simulator.url) as first:
         # By a proxy that shares its port among its own workers, and with nobody else.
-        second = await ProxyProcess.start(
+        second = await run(
             *("serve", "--workers", "2"),
             CARDCASH_APP_ID="x",
             CARDCASH_UPSTREAM__ORIGIN=simulator.url,
@@ -138,7 +138,7 @@ async def test_what_cannot_start_is_one_line(place: Path, setting: str, value: s
         "CARDCASH_LISTEN": "127.0.0.1:0",
         "CARDCASH_ADMIN__LISTEN": "127.0.0.1:0",
     }
-    proxy = await ProxyProcess.start("serve", **{**environ, setting: value})
+    proxy = await run("serve", **{**environ, setting: value})
     assert await proxy.ended() == code, proxy.text
     (line,) = proxy.err.decode().splitlines()
     assert line.startswith(said)
@@ -320,8 +320,11 @@ async def test_a_stop_during_the_start_is_a_stop(upstream: RawUpstream, place: P
         CARDCASH_LISTEN="127.0.0.1:0",
         CARDCASH_ADMIN__LISTEN="127.0.0.1:0",
     )
-    await until(lambda: any(place.iterdir()))
-    proxy.signal(TERM)
-    assert await proxy.ended() == 0
-    assert proxy.err == b""
-    assert list(place.iterdir()) == []
+    try:
+        await until(lambda: any(place.iterdir()))
+        proxy.signal(TERM)
+        assert await proxy.ended() == 0
+        assert proxy.err == b""
+        assert list(place.iterdir()) == []
+    finally:
+        await proxy.close()
