@@ -266,7 +266,9 @@ class Proxy:
         assert server is not None  # noqa: S101
 
         def connection() -> asyncio.BaseProtocol:
-            return AdminProtocol(server, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=75.0)  # type: ignore[arg-type]
+            return AdminProtocol(
+                server, self.metrics, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=75.0
+            )
 
         listeners = []
         try:
