@@ -207,6 +207,7 @@ class Proxy:
             hosts = frozenset(address.host.lower() for address in settings.listen if address.host)
         return Policy(
             hosts=hosts,
+            default_hosts=callers.allowed_hosts is None,
             origins=frozenset(callers.allowed_origins),
             networks=callers.allowed_networks,
             required_name=header.name.lower().encode("ascii") if header else None,

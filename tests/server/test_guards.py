@@ -43,6 +43,26 @@ async def test_configured_hosts_are_served(upstream: RawUpstream, start_proxy: S
     assert (await proxy.ask("GET /a", host=b"other.internal")).status == 421
 
 
+@pytest.mark.parametrize("host", [b"localhost", b"127.0.0.1", b"[::1]", b"app.localhost"])
+async def test_configured_hosts_replace_the_default(
+    upstream: RawUpstream, start_proxy: StartProxy, host: bytes
+) -> None:
+    proxy = await start_proxy(CALLERS__ALLOWED_HOSTS="proxy.internal")
+    got = await proxy.ask("GET /a", host=host)
+    assert (got.status, got.code) == (421, "host_not_allowed")
+    target = (await proxy.ask(f"GET http://{host.decode()}/a", host=b"proxy.internal")).status
+    assert target == 421
+
+
+async def test_the_admin_port_acts_by_its_loopback_name_whatever_hosts_are_configured(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = await start_proxy(CALLERS__ALLOWED_HOSTS="proxy.internal")
+    for host in (None, b"localhost", b"proxy.internal"):
+        assert (await proxy.admin("POST /session/renew", host=host)).status == 200
+    assert (await proxy.admin("POST /session/renew", host=b"other.internal")).status == 421
+
+
 @pytest.mark.parametrize(
     "lines",
     [
