@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -194,6 +196,20 @@ async def test_a_live_unix_socket_of_another_is_left_alone(upstream: RawUpstream
             async with running_proxy(upstream.url, LISTEN=f"unix:{path}"):
                 pass
         assert path.exists()
+
+
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, os.mkfifo])
+async def test_a_listen_path_that_is_no_socket_is_told_and_left_alone(
+    upstream: RawUpstream, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "proxy.sock"
+    make(path)
+    with pytest.raises(
+        CannotListen, match=r"listen: .* exists and is no socket; move it away or set listen to another"
+    ):
+        async with running_proxy(upstream.url, LISTEN=f"unix:{path}"):
+            pass
+    assert path.exists()
 
 
 async def test_a_stale_unix_socket_is_replaced(upstream: RawUpstream, tmp_path: Path) -> None:
