@@ -117,6 +117,7 @@ class Proxy:
                 Upstream.aclose,
             )
         )
+        observer = self._observer(self.metrics)
         calls = await enter(
             _closing(
                 SessionCalls(
@@ -129,6 +130,7 @@ class Proxy:
                     connect_timeout=settings.upstream.connect_timeout,
                     proxy=_proxy_url(tunnel),
                     proxy_authorization=tunnel.authorization if tunnel else None,
+                    failed=observer.call_failed,
                 ),
                 SessionCalls.close,
             )
@@ -144,7 +146,7 @@ class Proxy:
                         warn=lambda what: log.warning("session_store_corrupt", what=what),
                     ),
                     clock=self._clock,
-                    observer=self._observer(self.metrics),
+                    observer=observer,
                     policy=session.Policy(
                         renew_ahead=settings.session.renew_ahead,
                         idle_after=settings.session.idle_after,
