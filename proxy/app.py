@@ -17,6 +17,7 @@ from aiohttp import web
 
 from proxy import __version__
 from proxy.clock import Clock, SystemClock
+from proxy.core.errors import Draining
 from proxy.core.headers import Rewrite
 from proxy.core.routes import Rule
 from proxy.listening import descriptors, listen, most_callers, names
@@ -322,8 +323,11 @@ class Proxy:
                 await self.server.all_ended()
         except TimeoutError:
             log.warning("drain_timeout", in_flight=self.guard.in_flight)
-            # Exchanges that still run end here, and their callers are told so.
+            # What still runs ends here, and every caller is told so: what waits for a session, what was sent or waits for
+            # a connection, and then what is still being received.
+            self.keeper.refuse()
             await self.upstream.aclose()
+            self.server.fail_bodies(Draining("The proxy is stopping; nothing was processed, send the request again."))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_SECONDS):
                     await self.guard.empty()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy.simulator import Simulator
-from tests.server.harness import OK, Caller, Peer, RawUpstream, answer, until
+from tests.server.harness import OK, REJECTION, Caller, Peer, RawUpstream, answer, until
 from tests.whole.processes import HUP, INT, TERM, ProxyProcess, fetch, is_ready, serving
 
 
@@ -140,6 +140,44 @@ async def test_a_caller_that_waits_for_its_answer_is_told_when_the_drain_time_is
         assert "may have been processed" in got.json["message"][0]
         assert await proxy.ended() == 0
         await caller.close()
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+async def test_a_caller_that_waits_for_the_session_is_told_when_the_drain_time_is_over(
+    upstream: RawUpstream, revoked: bool
+) -> None:
+    async def stuck(peer: Peer) -> None:
+        await peer.gone()
+
+    async with serving(upstream.url, DRAIN__TIMEOUT="0.3", SESSION__EAGER="false") as proxy:
+        caller = await proxy.caller()
+        if revoked:
+            await caller.ask(ask(proxy, "GET /a"))
+            upstream.answers.append(REJECTION)
+        upstream.session_answers.append(stuck)
+        await caller.send(ask(proxy, "POST /orders", b"Content-Length: 2") + b"{}")
+        await until(lambda: len(upstream.sessions) == 1 + revoked)
+        proxy.signal(TERM)
+        await proxy.says(lambda out: b'"drain_timeout"' in out)
+        began = time.monotonic()
+        got = await caller.answer("POST")
+        assert (got.status, got.code, got.value("retry-after")) == (503, "draining", b"1")
+        await caller.close()
+        assert await proxy.ended() == 0
+        assert time.monotonic() - began < 0.4
+
+
+async def test_a_caller_that_is_still_sending_is_told_when_the_drain_time_is_over(upstream: RawUpstream) -> None:
+    async with serving(upstream.url, DRAIN__TIMEOUT="0.3") as proxy:
+        caller = await proxy.caller()
+        await caller.send(ask(proxy, "POST /orders", b"Expect: 100-continue", b"Content-Length: 500") + b"abc")
+        assert b" 100 " in await caller.head()
+        proxy.signal(TERM)
+        got = await caller.answer("POST")
+        assert (got.status, got.code, got.value("retry-after")) == (503, "draining", b"1")
+        assert upstream.requests == []
+        await caller.close()
+        assert await proxy.ended() == 0
 
 
 async def test_in_the_drain_delay_requests_are_still_served(upstream: RawUpstream) -> None:
