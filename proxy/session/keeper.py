@@ -305,9 +305,7 @@ class SessionKeeper:
             if flight.refused is not None:
                 return Failure("refused", str(flight.refused), LONGEST_PAUSE, latch=flight.refused.what)
             if token is None:
-                return Failure(
-                    "failed", f"No session with CardCash: it was not made within {self._policy.deadline:g} s."
-                )
+                return Failure("failed", f"No session with CardCash within {self._policy.deadline:g} s.")
         assert token is not None  # noqa: S101
         return token
 
