@@ -20,9 +20,6 @@ from proxy.upstream.response import Response
 from proxy.upstream.tunnel import ProxyTunnel
 from proxy.upstream.upload import SMALL, check_framing, framed, upload
 
-# A request that must not be repeated does not ride on a connection idle for longer: keep-alive time-outs of
-# servers start at 2 s (gunicorn), and a FIN on its way cannot be seen from here.
-YOUNG = 2.0
 # How long a stopped body iterator may take to notice.
 _SETTLE = 1.0
 
@@ -106,7 +103,7 @@ class Upstream:
         connection: Connection | None = None
         if not fresh:
             now = asyncio.get_running_loop().time()
-            connection = self._pool.take(now, inf if repeatable else YOUNG)
+            connection = self._pool.take(now, inf if repeatable else self._pool.lapses.trusted(now))
         if connection is None:
             connection = await self._pool.acquire(fresh=fresh)
         # No await from here to the write: the connection was found clean just now.

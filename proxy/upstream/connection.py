@@ -54,6 +54,9 @@ class Owner(Protocol):
     def released(self, connection: Connection) -> None:
         """The exchange is over and the connection is clean."""
 
+    def lapsed(self, idle: float) -> None:
+        """The upstream has ended a used connection, after `idle` seconds without a request."""
+
     def dropped(self, connection: Connection) -> None:
         """The connection is of no more use; called once."""
 
@@ -65,7 +68,7 @@ class Connection(asyncio.Protocol):
     """A connection of one origin; all methods belong to the event loop's thread."""
 
     __slots__ = ("_can_write", "_chunks", "_deadline", "_drain", "_flushed", "_interim", "_keep",
-                 "_max_head", "_mode", "_owner", "_partial", "_poll", "_progress", "_remaining", "_response",
+                 "_max_head", "_mode", "_owner", "_partial", "_poll", "_progress", "_remaining", "_response", "_rested",
                  "_timeout", "_transport", "_upload", "_uploading", "_written", "born", "clock", "expires",
                  "idle_limit", "idle_since", "slot", "used")  # fmt: skip
 
@@ -97,6 +100,8 @@ class Connection(asyncio.Protocol):
         self.used = False
         self.born = clock()
         self.idle_since = self.born
+        # How long it had been idle when its exchange began; None: it was new.
+        self._rested: float | None = None
         self.expires = inf
         #: Seconds the upstream keeps an idle connection by its own words (Keep-Alive: timeout=N).
         self.idle_limit = inf
@@ -153,6 +158,7 @@ class Connection(asyncio.Protocol):
             self._salvage(transport)
         self._failed_by_end()
         self._wake_upload()
+        self._lapse()
         self.abort()
         self._owner.ended(self)
 
@@ -189,9 +195,16 @@ class Connection(asyncio.Protocol):
         if response is self._response:
             self.fail(RuntimeError("the response was closed before its end"))
 
+    def _lapse(self) -> None:
+        """Tell of an end by the upstream while nothing was asked of it."""
+        if self._mode == _IDLE and self.used:
+            self._owner.lapsed(self.clock() - self.idle_since)
+
     def _failed_by_end(self) -> None:
         if self._response is None:
             return
+        if self._mode == _HEAD and not self._partial and self._rested is not None:
+            self._owner.lapsed(self._rested)
         if self._mode != _HEAD:
             self.fail(failures.reset("reset_in_body"))
         else:
@@ -207,8 +220,10 @@ class Connection(asyncio.Protocol):
         self._response = response
         self._mode = _HEAD
         self._interim = 0
+        now = self.clock()
+        self._rested = now - self.idle_since if self.used else None
         self.used = True
-        self._deadline = self.clock() + self._timeout
+        self._deadline = now + self._timeout
         self._written = len(data)
         self._progress = 0
         self._uploading = more
@@ -281,6 +296,7 @@ class Connection(asyncio.Protocol):
         """Take the next bytes; anything that comes when no answer is due ends the connection."""
         response = self._response
         if response is None:
+            self._lapse()
             self.abort()
             return
         try:
@@ -412,6 +428,7 @@ class Connection(asyncio.Protocol):
         """The upstream will send no more; the transport closes by itself after this."""
         response = self._response
         if response is None:
+            self._lapse()
             self.abort()
         elif self._mode == _UNTIL_CLOSE and self._ended_cleanly():
             self._complete(response, extra=True)

@@ -16,6 +16,7 @@ from random import SystemRandom
 
 from proxy.core.errors import Draining, Overloaded
 from proxy.upstream.connection import Connection
+from proxy.upstream.lapses import Lapses
 
 # A connection is used for about five minutes, so that changes of DNS and load balancers are noticed; with
 # jitter, so that connections made together do not end together.
@@ -52,6 +53,7 @@ class Pool:
         self._closed = False
         self._empty: asyncio.Future[None] | None = None
         self.opened = 0
+        self.lapses = Lapses()
 
     @property
     def idle(self) -> int:
@@ -73,8 +75,10 @@ class Pool:
             if now - connection.idle_since > max_idle:
                 return None  # the others are older
             idle.pop()
-            if now < self._end_of(connection) and connection.usable():
-                return connection
+            if now < self._end_of(connection):
+                if connection.usable():
+                    return connection
+                self.lapsed(now - connection.idle_since)
             connection.abort()
         return None
 
@@ -169,6 +173,10 @@ class Pool:
                 waiter.set_result(connection)
                 return
         self._idle.append(connection)
+
+    def lapsed(self, idle: float) -> None:
+        """Learn how long the upstream keeps a connection that is idle."""
+        self.lapses.note(asyncio.get_running_loop().time(), idle)
 
     def dropped(self, connection: Connection) -> None:
         """Free the slot of a connection that is closing."""
