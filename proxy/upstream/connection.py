@@ -20,6 +20,7 @@ from enum import IntEnum
 from math import inf
 from typing import Protocol, cast
 
+from proxy.core.errors import CallerGone
 from proxy.http1 import Chunks, InvalidMessage
 from proxy.upstream import failures
 from proxy.upstream.head import Head, check_partial
@@ -68,9 +69,9 @@ class Connection(asyncio.Protocol):
     """A connection of one origin; all methods belong to the event loop's thread."""
 
     __slots__ = ("_can_write", "_chunks", "_deadline", "_drain", "_flushed", "_interim", "_keep",
-                 "_max_head", "_mode", "_owner", "_partial", "_poll", "_progress", "_remaining", "_response", "_rested",
-                 "_timeout", "_transport", "_upload", "_uploading", "_written", "born", "clock", "expires",
-                 "idle_limit", "idle_since", "slot", "used")  # fmt: skip
+                 "_max_head", "_mode", "_owner", "_partial", "_poll", "_progress", "_remaining", "_response",
+                 "_rested", "_stall", "_stalled_at", "_timeout", "_transport", "_upload", "_uploading", "_written",
+                 "born", "clock", "expires", "idle_limit", "idle_since", "slot", "used")  # fmt: skip
 
     def __init__(self, owner: Owner, clock: Callable[[], float], *, timeout: float, max_head: int) -> None:
         self._owner = owner
@@ -102,6 +103,9 @@ class Connection(asyncio.Protocol):
         self.idle_since = self.born
         # How long it had been idle when its exchange began; None: it was new.
         self._rested: float | None = None
+        # What had moved when the caller was last seen to hold the exchange up, and since when it has not.
+        self._stall: int | None = None
+        self._stalled_at = inf
         self.expires = inf
         #: Seconds the upstream keeps an idle connection by its own words (Keep-Alive: timeout=N).
         self.idle_limit = inf
@@ -226,6 +230,7 @@ class Connection(asyncio.Protocol):
         self._deadline = now + self._timeout
         self._written = len(data)
         self._progress = 0
+        self._stall, self._stalled_at = -self._written, now
         self._uploading = more
         transport.write(data)
         self._flushed = not more and not transport.get_write_buffer_size()
@@ -249,6 +254,7 @@ class Connection(asyncio.Protocol):
         if not self.carries(response) or self._transport is None:
             return False
         self._written += len(data)
+        self._stall, self._stalled_at = -self._written, self.clock()
         self._transport.write(data)
         while not self._can_write and self.carries(response):
             self._drain = asyncio.get_running_loop().create_future()
@@ -391,6 +397,7 @@ class Connection(asyncio.Protocol):
         if data:
             if response.put(data) and not done and not response.paused:
                 response.paused = True
+                self._stall, self._stalled_at = response.buffered, self._deadline - self._timeout
                 self._deadline = inf
                 if self._transport is not None:
                     self._transport.pause_reading()
@@ -454,11 +461,31 @@ class Connection(asyncio.Protocol):
         response = self._response
         if response is not None and response.paused:
             response.paused = False
+            self._stall = None
             self._deadline = self.clock() + self._timeout
             if self._transport is not None:
                 self._transport.resume_reading()
 
-    # 4. Deadlines.
+    # 4. Deadlines and stalls.
+
+    def stalled(self, now: float) -> float:
+        """Return for how long (seconds) this exchange has been seen to wait for its caller to read or to send on.
+
+        Counts anew after every byte, and where that was not seen from the first look: it may say too little, never too much.
+        """
+        response, stall = self._response, None
+        if response is not None and response.paused:
+            stall = response.buffered
+        elif self._uploading and self._transport is not None and not self._transport.get_write_buffer_size():
+            stall = -self._written
+        if stall is None or stall != self._stall:
+            self._stall, self._stalled_at = stall, now
+        return now - self._stalled_at
+
+    def give_up_caller(self) -> None:
+        """End an exchange that waits for its caller; whoever reads on finds its answer broken off."""
+        if self._response is not None:
+            self.fail(CallerGone() if self._response.paused else failures.stalled())
 
     def check(self, now: float) -> None:
         """End the exchange when its phase has taken too long; called by the pool's ticker.
