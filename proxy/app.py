@@ -17,6 +17,7 @@ from aiohttp import web
 
 from proxy import __version__
 from proxy.clock import Clock, TurnClock
+from proxy.core.errors import Draining
 from proxy.core.headers import Rewrite
 from proxy.core.routes import Rule
 from proxy.listening import descriptors, listen, most_callers, names
@@ -117,6 +118,7 @@ class Proxy:
                 Upstream.aclose,
             )
         )
+        observer = self._observer(self.metrics)
         calls = await enter(
             _closing(
                 SessionCalls(
@@ -129,6 +131,7 @@ class Proxy:
                     connect_timeout=settings.upstream.connect_timeout,
                     proxy=_proxy_url(tunnel),
                     proxy_authorization=tunnel.authorization if tunnel else None,
+                    failed=observer.call_failed,
                 ),
                 SessionCalls.close,
             )
@@ -144,7 +147,7 @@ class Proxy:
                         warn=lambda what: log.warning("session_store_corrupt", what=what),
                     ),
                     clock=self._clock,
-                    observer=self._observer(self.metrics),
+                    observer=observer,
                     policy=session.Policy(
                         renew_ahead=settings.session.renew_ahead,
                         idle_after=settings.session.idle_after,
@@ -207,6 +210,7 @@ class Proxy:
             hosts = frozenset(address.host.lower() for address in settings.listen if address.host)
         return Policy(
             hosts=hosts,
+            default_hosts=callers.allowed_hosts is None,
             origins=frozenset(callers.allowed_origins),
             networks=callers.allowed_networks,
             required_name=header.name.lower().encode("ascii") if header else None,
@@ -266,7 +270,9 @@ class Proxy:
         assert server is not None  # noqa: S101
 
         def connection() -> asyncio.BaseProtocol:
-            return AdminProtocol(server, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=75.0)  # type: ignore[arg-type]
+            return AdminProtocol(
+                server, self.metrics, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=75.0
+            )
 
         listeners = []
         try:
@@ -317,8 +323,11 @@ class Proxy:
                 await self.server.all_ended()
         except TimeoutError:
             log.warning("drain_timeout", in_flight=self.guard.in_flight)
-            # Exchanges that still run end here, and their callers are told so.
+            # What still runs ends here, and every caller is told so: what waits for a session, what was sent or waits for
+            # a connection, and then what is still being received.
+            self.keeper.refuse()
             await self.upstream.aclose()
+            self.server.fail_bodies(Draining("The proxy is stopping; nothing was processed, send the request again."))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_SECONDS):
                     await self.guard.empty()

@@ -61,6 +61,8 @@ async def listen(server: Callable[[], asyncio.BaseProtocol], address: ListenAddr
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             advice = f"something else listens there already; stop it or set {setting} to another address"
+        elif error.errno == errno.EEXIST:
+            advice = f"this path exists and is no socket; move it away or set {setting} to another path"
         elif error.errno == errno.EACCES:
             advice = "this user may not; use a port above 1023 or a folder it may write to"
         else:
@@ -71,7 +73,7 @@ async def listen(server: Callable[[], asyncio.BaseProtocol], address: ListenAddr
 def _remove_stale_socket(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.stat().st_mode):
-            return
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)
             try:

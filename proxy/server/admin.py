@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import html
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
-from proxy.core.errors import Denied, ProxyError, SessionUnavailable
+from proxy.core.dialect import RawHeaders
+from proxy.core.errors import BadRequest, Denied, ProxyError, SessionUnavailable
 from proxy.core.headers import read_request
 from proxy.core.identity import shortened
-from proxy.core.target import is_loopback
+from proxy.core.target import is_loopback, parse_target
+from proxy.server.answers import NAME
 from proxy.server.guard import Guard
+from proxy.server.record import new_request_id
 from proxy.session.keeper import SessionKeeper
 from proxy.telemetry.logs import describe, log
 from proxy.telemetry.metrics import Metrics
@@ -41,9 +45,13 @@ class Lifecycle:
 class AdminProtocol(RequestHandler):
     """aiohttp's connection handler, without a byte of a malformed request in its answer or in a log."""
 
+    def __init__(self, manager: web.Server, metrics: Metrics, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._metrics = metrics
+
     def handle_error(
         self,
-        request: web.BaseRequest,  # noqa: ARG002  # aiohttp's signature
+        request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002  # aiohttp's signature
@@ -51,12 +59,13 @@ class AdminProtocol(RequestHandler):
         """Answer what never became a request, or a bug."""
         if exc is not None and not isinstance(exc, HttpProcessingError):
             log.error("bug", **describe(exc))
-        code, sentence = (
-            ("bad_request", "The request is not valid HTTP/1.1.")
+        error = (
+            BadRequest("The request is not valid HTTP/1.1.")
             if status < 500
-            else ("internal_error", "The proxy failed; its log says where.")
+            else ProxyError("The proxy failed; its log says where.")
         )
-        answer = _json({"message": [sentence], "error": code}, status=status)
+        request._version = HttpVersion11  # aiohttp answers in the version of a request that it could not read
+        answer = _refusal(error, self._metrics)
         answer.force_close()
         return answer
 
@@ -88,7 +97,7 @@ class Admin:
 
     def application(self) -> web.Application:
         """Build the application."""
-        app = web.Application(middlewares=[_errors_in_our_envelope])
+        app = web.Application(middlewares=[self._errors_in_our_envelope])
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_page)
@@ -191,24 +200,38 @@ class Admin:
         address = peer[0] if isinstance(peer, tuple) else None
         if address is not None and not is_loopback(address.removeprefix("::ffff:")):
             raise Denied("client_not_allowed", "This action is allowed from loopback only.")
-        fields = read_request(request.raw_headers)
-        self._guard.check_host(fields.host, None, http_10=False)
-        self._guard.check_origin(fields)
+        self._guard.check_actor(read_request(request.raw_headers), parse_target("POST", request.raw_path).authority)
+
+    @web.middleware
+    async def _errors_in_our_envelope(
+        self, request: web.Request, handler: Callable[[web.Request], Any]
+    ) -> web.StreamResponse:
+        try:
+            response: web.StreamResponse = await handler(request)
+            return response
+        except ProxyError as error:
+            return _refusal(error, self._metrics, request.raw_headers)
+        except web.HTTPException as error:
+            answer = _json({"message": [f"{error.reason}."], "error": f"admin_{error.status}"}, status=error.status)
+            if "Allow" in error.headers:
+                answer.headers["Allow"] = error.headers["Allow"]
+            return answer
 
 
-@web.middleware
-async def _errors_in_our_envelope(request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+def _refusal(error: ProxyError, metrics: Metrics, fields: RawHeaders = ()) -> web.Response:
+    """Answer with an error as the proxy port does, and count it; `fields` are the request's, where it could be read."""
+    metrics.errors.labels(error.code).inc()
     try:
-        response: web.StreamResponse = await handler(request)
-        return response
-    except ProxyError as error:
-        headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
-        return _json({"message": [str(error)], "error": error.code}, status=error.status, headers=headers)
-    except web.HTTPException as error:
-        answer = _json({"message": [f"{error.reason}."], "error": "admin_" + str(error.status)}, status=error.status)
-        if "Allow" in error.headers:
-            answer.headers["Allow"] = error.headers["Allow"]
-        return answer
+        request_id = read_request(fields).request_id
+    except ProxyError:
+        request_id = None
+    headers = {
+        "X-Request-ID": request_id or new_request_id(),
+        "Proxy-Status": f"{NAME.decode()}; error={error.proxy_status}",
+    }
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return _json({"message": [str(error)], "error": error.code}, status=error.status, headers=headers)
 
 
 def _json(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
