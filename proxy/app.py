@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from proxy import __version__
 from proxy.clock import Clock, TurnClock
+from proxy.core.errors import Draining
 from proxy.core.headers import Rewrite
 from proxy.listening import LAST_SECONDS, accept_from, admin_port, descriptors, listen, most_callers, names
 from proxy.policy import guard_policy
@@ -135,6 +136,7 @@ class Proxy:
                 Upstream.aclose,
             )
         )
+        observer = self._observer(self.metrics)
         calls = await enter(
             _closing(
                 SessionCalls(
@@ -147,6 +149,7 @@ class Proxy:
                     connect_timeout=settings.upstream.connect_timeout,
                     proxy=_proxy_url(tunnel),
                     proxy_authorization=tunnel.authorization if tunnel else None,
+                    failed=observer.call_failed,
                 ),
                 SessionCalls.close,
             )
@@ -162,7 +165,7 @@ class Proxy:
                         warn=lambda what: log.warning("session_store_corrupt", what=what),
                     ),
                     clock=self._clock,
-                    observer=self._observer(self.metrics),
+                    observer=observer,
                     policy=session.Policy(
                         renew_ahead=settings.session.renew_ahead,
                         idle_after=settings.session.idle_after,
@@ -192,7 +195,7 @@ class Proxy:
             life=self.life,
             shutdown=self.request_stop,
         )
-        self.admin_addresses = await enter(admin_port(admin.application(), settings.admin.listen))
+        self.admin_addresses = await enter(admin_port(admin, settings.admin.listen))
         self._listeners = await enter(self._proxy_port())
         await enter(self.secrets.running(self._secrets_changed))
         await self.keeper.start(eager=settings.session.eager)
@@ -296,8 +299,11 @@ class Proxy:
                 await self.server.all_ended()
         except TimeoutError:
             log.warning("drain_timeout", in_flight=self.guard.in_flight)
-            # Exchanges that still run end here, and their callers are told so.
+            # What still runs ends here, and every caller is told so: what waits for a session, what was sent or waits for
+            # a connection, and then what is still being received.
+            self.keeper.refuse()
             await self.upstream.aclose()
+            self.server.fail_bodies(Draining("The proxy is stopping; nothing was processed, send the request again."))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_SECONDS):
                     await self.guard.empty()

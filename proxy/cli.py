@@ -1,9 +1,11 @@
-"""The commands; the only reader of argv. Every fault is one clear line on stderr and exit code 2, never a traceback."""
+"""The commands; the only reader of argv. Every fault is one clear line on stderr and exit code 2, never a traceback.
+
+Imports little: until `main` runs, a signal ends the process the way Python does it.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import os
 import signal
@@ -58,7 +60,10 @@ def _all_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = _parser(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    _end_quietly_on_signals(_command(words))
+    _fill_standard_descriptors()
+    parser = _parser(words)
     options = parser.parse_args(argv)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -69,6 +74,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+
+
+def _command(argv: Sequence[str]) -> str:
+    return next((word for word in argv if not word.startswith("-")), "")
+
+
+def _end_quietly_on_signals(command: str) -> None:
+    """Until the event loop handles signals there is nothing to drain: what runs for long ends at once, as a success."""
+    if command in ("serve", "demo", "simulate"):
+        for number in _stop_signals(command):
+            signal.signal(number, lambda *_: os._exit(OK))
+
+
+def _stop_signals(command: str) -> list[signal.Signals]:
+    """List what stops a command; a terminal that goes away drains `serve` too, unless nohup has it ignored."""
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if command == "serve" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
+
+
+def _fill_standard_descriptors() -> None:
+    """Open what was closed of 0, 1 and 2: a socket that got such a number would be taken for a standard stream."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -86,7 +121,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         return sub
 
     # The flags of all settings are made only for the command that has them: --help of another must not pay for it.
-    wanted = next((word for word in argv if not word.startswith("-")), "")
+    wanted = _command(argv)
     for name, text, command in (
         ("serve", "run the proxy", _serve),
         ("check", "validate the configuration and print the effective one, secrets redacted", _check),
@@ -184,6 +219,8 @@ def _settings(options: argparse.Namespace) -> Settings | None:
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
     """Run in a uvloop event loop."""
+    import asyncio
+
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -226,7 +263,7 @@ def _one_process(settings: Settings) -> Proxy:
     from proxy.app import Proxy
 
     proxy = Proxy(settings)
-    _on_signals(proxy.request_stop)
+    _on_signals(proxy.request_stop, _stop_signals("serve"))
     return proxy
 
 
@@ -235,12 +272,16 @@ def _several(settings: Settings, share_log: Callable[[Path], None]) -> Superviso
     from proxy.workers.supervisor import Supervisor
 
     supervisor = Supervisor(settings, share_log=share_log)
-    _on_signals(supervisor.request_stop, supervisor.end_at_once)
+    _on_signals(supervisor.request_stop, _stop_signals("serve"), supervisor.end_at_once)
     return supervisor
 
 
-def _on_signals(stop: Callable[[], None], at_once: Callable[[], None] | None = None) -> None:
-    """The first SIGTERM or SIGINT drains, the second exits at once, after `at_once`."""
+def _on_signals(
+    stop: Callable[[], None], numbers: Sequence[signal.Signals], at_once: Callable[[], None] | None = None
+) -> None:
+    """The first of these signals drains, the second exits at once, after `at_once`."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     asked = False
 
@@ -253,7 +294,7 @@ def _on_signals(stop: Callable[[], None], at_once: Callable[[], None] | None = N
         asked = True
         stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         loop.add_signal_handler(number, handle, number)
 
 
@@ -313,6 +354,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     async def work() -> int:
+        import asyncio
+
         from proxy.simulator import Simulator, SimulatorSettings
         from proxy.telemetry import logs
 
@@ -344,12 +387,14 @@ def _simulate(options: argparse.Namespace) -> int:
 
 async def _until_signal(work: Awaitable[Any]) -> int:
     """Run `work` until it ends or SIGTERM or SIGINT comes; either is a success."""
+    import asyncio
+
     task = asyncio.ensure_future(work)
 
     def cancel() -> None:
         task.cancel()
 
-    _on_signals(cancel)
+    _on_signals(cancel, _stop_signals(""))
     with contextlib.suppress(asyncio.CancelledError):
         await task
     return OK

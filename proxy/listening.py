@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.server.admin_port import AdminProtocol
+from proxy.server.admin_port import AdminPort, AdminProtocol
 from proxy.settings import ListenAddress
 
 #: Connections that wait to be accepted; the kernel's somaxconn bounds it further.
@@ -148,6 +148,8 @@ def _explained(address: ListenAddress, setting: str) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             advice = f"something else listens there already; stop it or set {setting} to another address"
+        elif error.errno == errno.EEXIST:
+            advice = f"this path exists and is no socket; move it away or set {setting} to another path"
         elif error.errno == errno.EACCES:
             advice = "this user may not; use a port above 1023 or a folder it may write to"
         else:
@@ -156,15 +158,17 @@ def _explained(address: ListenAddress, setting: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def admin_port(application: web.Application, addresses: Iterable[ListenAddress]) -> AsyncIterator[list[str]]:
-    """Serve the admin application at its addresses; gives them as people write them. Raises `CannotListen`."""
-    runner = web.AppRunner(application, access_log=None, handle_signals=False)
+async def admin_port(admin: AdminPort, addresses: Iterable[ListenAddress]) -> AsyncIterator[list[str]]:
+    """Serve the admin port at its addresses; gives them as people write them. Raises `CannotListen`."""
+    runner = web.AppRunner(admin.application(), access_log=None, handle_signals=False)
     await runner.setup()
     server = runner.server
     assert server is not None  # noqa: S101
 
     def connection() -> asyncio.BaseProtocol:
-        return AdminProtocol(server, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=75.0)  # type: ignore[arg-type]
+        return AdminProtocol(
+            server, admin.refused, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=75.0
+        )
 
     listeners: list[asyncio.Server] = []
     written: list[str] = []
@@ -184,7 +188,7 @@ async def admin_port(application: web.Application, addresses: Iterable[ListenAdd
 def _remove_stale_socket(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.stat().st_mode):
-            return
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)
             try:

@@ -18,6 +18,7 @@ def guard_policy(settings: Settings, *, required_value: Callable[[], str]) -> Po
         hosts = frozenset(address.host.lower() for address in settings.listen if address.host)
     return Policy(
         hosts=hosts,
+        default_hosts=callers.allowed_hosts is None,
         origins=frozenset(callers.allowed_origins),
         networks=callers.allowed_networks,
         required_name=header.name.lower().encode("ascii") if header else None,

@@ -7,9 +7,11 @@ send it. Knows no sockets and no settings file.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -19,6 +21,14 @@ _VERSION: Final = re.compile(r"/v[0-9]+(?:\.[0-9]+)?(?=/|\?|\Z)")
 _VERSION_OF_VIEW: Final = re.compile(r"/v[0-9]+(?:\.[0-9]+)?(?=/|\Z)")
 #: Percent-decoding is repeated until nothing changes; a path coded deeper than this is refused by every deny rule.
 _DEEPEST_CODING: Final = 8
+#: More lenient readings than this are not looked at; a path that has more is refused by every deny rule too.
+_MOST_LENIENT: Final = 32
+#: Where servers disagree so much that no list of readings is complete: control and invisible characters (some drop them,
+#: some end there) and IIS's `%uXXXX`. Bytes that are not UTF-8 (overlong dots and slashes) belong to them.
+_UNREADABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]|%u[0-9a-f]{4}")
+#: What has lenient readings: segments that begin or end with a space or end with a dot, a decoded ? or #, and characters
+#: that fold to others.
+_LENIENT: Final = re.compile(r"[. ](?:/|\\|;|\Z)|[/\\] |[?#]|[^\x00-\x7f]")
 #: Only short paths are remembered, so that callers cannot fill the memory: 1024 of them with their views are 1-30 MB.
 _LONGEST_REMEMBERED: Final = 256
 
@@ -82,7 +92,9 @@ class Route:
     is_login: bool
     #: `views` without their base path or version, one for one.
     plain: tuple[str, ...]
-    #: Coded so deep that not every reading was looked at.
+    #: What an upstream more lenient than most may read it as, with and without base path or version. Only rules judge it.
+    lenient: tuple[tuple[str, str], ...] = ()
+    #: Not every reading could be looked at: coded too deep, or with bytes of which every server makes something else.
     unfathomed: bool = False
 
     @property
@@ -105,9 +117,10 @@ def classify(path: str, base_path: str = "/v3") -> Route:
 
 @lru_cache(maxsize=1024)
 def _judged(path: str, base_path: str) -> Route:
-    views, unfathomed = _views(path)
+    views, lenient, unfathomed = _views(path)
     base = base_path.casefold()
     plain = tuple(_plain(view, base) for view in views)
+    others = tuple((view, _plain(view, base)) for view in lenient)
     is_session = "/session" in plain
     is_login = "/customers/login" in plain
     if is_session:
@@ -119,10 +132,11 @@ def _judged(path: str, base_path: str) -> Route:
     return Route(
         template=template,
         views=views,
-        path=next((view for view in plain if "orders" in view.split("/")), plain[-1]),
+        path=next((view for view in (*plain, *(p for _, p in others)) if "orders" in view.split("/")), plain[-1]),
         is_session=is_session,
         is_login=is_login,
         plain=plain,
+        lenient=others,
         unfathomed=unfathomed,
     )
 
@@ -134,25 +148,55 @@ def _plain(view: str, base: str) -> str:
     return (view[version.end() :] if version else view) or "/"
 
 
-def _views(path: str) -> tuple[tuple[str, ...], bool]:
-    """List what the path may be read as, the most decoded last, and say whether it is coded too deep to be sure.
+def _views(path: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """List what the path may be read as, the most decoded last; then what only some read; then whether that is not all.
 
     At every depth of percent-decoding, with a backslash as itself and as a slash, with and without `;parameters`.
     """
     found: dict[str, None] = {}
+    lenient: dict[str, None] = {}
+    unreadable = False
     current = path.encode("utf-8", "surrogateescape")
     for _ in range(_DEEPEST_CODING):
         text = current.decode("utf-8", "replace").casefold()
+        unreadable = unreadable or "\ufffd" in text or _UNREADABLE.search(text) is not None
         readings = [text, text.replace("\\", "/")] if "\\" in text else [text]
         if ";" in text:
             readings += [re.sub(r";[^/]*", "", reading) for reading in readings]
         for view in map(_normalised, readings):
             found.pop(view, None)  # what is read later stands later
             found[view] = None
+        if not unreadable and _LENIENT.search(text):
+            lenient.update(dict.fromkeys(map(_normalised, _lenient_readings(text))))
+            unreadable = len(lenient) > _MOST_LENIENT
         if b"%" not in current or (decoded := unquote_to_bytes(current)) == current:
-            return tuple(found), False
+            return tuple(found), _without(lenient, found), unreadable
         current = decoded
-    return tuple(found), True
+    return tuple(found), _without(lenient, found), True
+
+
+def _without(views: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    return tuple(view for view in views if view not in known)[:_MOST_LENIENT]
+
+
+def _lenient_readings(text: str) -> Iterable[str]:
+    """Read with compatibility characters folded, cut at a ? or #, and trimmed segments, each alone and all together."""
+    readings = {text: None}
+    for change in (
+        lambda reading: unicodedata.normalize("NFKC", reading).casefold(),
+        lambda reading: re.split(r"[?#]", reading, maxsplit=1)[0],
+        lambda reading: reading.replace("\\", "/"),
+        lambda reading: re.sub(r";[^/]*", "", reading),
+        lambda reading: "/".join(map(_trimmed, reading.split("/"))),
+    ):
+        readings |= dict.fromkeys(map(change, readings))
+    return readings
+
+
+def _trimmed(segment: str) -> str:
+    """Take spaces and trailing dots away, as file systems do; dots that lead elsewhere stay."""
+    segment = segment.strip(" ")
+    return segment if segment in (".", "..") else segment.rstrip(" .")
 
 
 def _normalised(path: str) -> str:
@@ -287,7 +331,8 @@ class Rule:
             return False
         if route.unfathomed:
             return not self.allow
-        return (all if self.allow else any)(map(self._matches_view, route.views, route.plain))
+        usual = zip(route.views, route.plain, strict=True)
+        return (all if self.allow else any)(self._matches_view(*view) for view in chain(usual, route.lenient))
 
     def _matches_view(self, view: str, plain: str) -> bool:
         return self._glob.matches(view) or (self._any_version and self._glob.matches(plain))

@@ -105,7 +105,10 @@ def host_name(authority: str) -> str:
             return str(ipaddress.IPv6Address(host[1:-1]))
         except ValueError:
             raise BadRequest("The Host of the request is not valid.") from None
-    return host.rstrip(".") or host
+    host = host.removesuffix(".")
+    if not all(host.split(".")):
+        raise BadRequest("The Host of the request is not valid.")
+    return host
 
 
 def is_loopback(host: str) -> bool:

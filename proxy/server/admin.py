@@ -42,7 +42,9 @@ class Admin(AdminPort):
         life: Lifecycle,
         shutdown: Callable[[], None],
     ) -> None:
-        super().__init__(version=version, guard=guard, shutdown=shutdown)
+        super().__init__(
+            version=version, guard=guard, shutdown=shutdown, refused=lambda code: metrics.errors.labels(code).inc()
+        )
         self._origin = origin
         self._keeper = keeper
         self._upstream = upstream
@@ -108,7 +110,7 @@ class Admin(AdminPort):
         """Write all metrics in the format the scraper accepts; returns body and content type."""
         return self._counted.render(accept)
 
-    async def renew(self) -> web.Response:
+    async def renew(self, _: web.Request) -> web.Response:
         """Make a new session now and tell of it. Raises `SessionUnavailable`."""
         await self._keeper.renew_now()
         for sentence in self._keeper.latched.values():

@@ -9,28 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import html
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
-from proxy.core.errors import Denied, ProxyError
+from proxy.core.dialect import RawHeaders
+from proxy.core.errors import BadRequest, Denied, ProxyError
 from proxy.core.headers import read_request
-from proxy.core.target import is_loopback
+from proxy.core.target import is_loopback, parse_target
+from proxy.server.answers import NAME
 from proxy.server.guard import Guard
+from proxy.server.record import new_request_id
 from proxy.telemetry.logs import describe, log
 
 
 class AdminProtocol(RequestHandler):
     """aiohttp's connection handler, without a byte of a malformed request in its answer or in a log."""
 
+    def __init__(self, manager: web.Server, refused: Callable[[str], None], **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._refused = refused
+
     def handle_error(
         self,
-        request: web.BaseRequest,  # noqa: ARG002  # aiohttp's signature
+        request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002  # aiohttp's signature
@@ -38,20 +46,24 @@ class AdminProtocol(RequestHandler):
         """Answer what never became a request, or a bug."""
         if exc is not None and not isinstance(exc, HttpProcessingError):
             log.error("bug", **describe(exc))
-        code, sentence = (
-            ("bad_request", "The request is not valid HTTP/1.1.")
+        error = (
+            BadRequest("The request is not valid HTTP/1.1.")
             if status < 500
-            else ("internal_error", "The proxy failed; its log says where.")
+            else ProxyError("The proxy failed; its log says where.")
         )
-        answer = in_json({"message": [sentence], "error": code}, status=status)
+        request._version = HttpVersion11  # aiohttp answers in the version of a request that it could not read
+        answer = _refusal(error, self._refused)
         answer.force_close()
         return answer
 
 
 class AdminPort(ABC):
-    """The application on the admin port."""
+    """The application on the admin port. `refused` counts a refusal by its code."""
 
-    def __init__(self, *, version: str, guard: Guard, shutdown: Callable[[], None]) -> None:
+    def __init__(
+        self, *, version: str, guard: Guard, shutdown: Callable[[], None], refused: Callable[[str], None]
+    ) -> None:
+        self.refused = refused
         self._version = version
         self._guard = guard
         self._shutdown = shutdown
@@ -73,12 +85,12 @@ class AdminPort(ABC):
         """Write all metrics in the format the scraper accepts; returns body and content type."""
 
     @abstractmethod
-    async def renew(self) -> web.Response:
+    async def renew(self, request: web.Request) -> web.Response:
         """Make a new session now and tell of it. Raises `SessionUnavailable`."""
 
     def application(self) -> web.Application:
         """Build the application."""
-        app = web.Application(middlewares=[_errors_in_our_envelope])
+        app = web.Application(middlewares=[self._errors_in_our_envelope])
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_page)
@@ -116,7 +128,7 @@ class AdminPort(ABC):
 
     async def _renew(self, request: web.Request) -> web.Response:
         self._check_actor(request)
-        return await self.renew()
+        return await self.renew(request)
 
     async def _stop(self, request: web.Request) -> web.Response:
         self._check_actor(request)
@@ -129,24 +141,38 @@ class AdminPort(ABC):
         address = peer[0] if isinstance(peer, tuple) else None
         if address is not None and not is_loopback(address.removeprefix("::ffff:")):
             raise Denied("client_not_allowed", "This action is allowed from loopback only.")
-        fields = read_request(request.raw_headers)
-        self._guard.check_host(fields.host, None, http_10=False)
-        self._guard.check_origin(fields)
+        self._guard.check_actor(read_request(request.raw_headers), parse_target("POST", request.raw_path).authority)
+
+    @web.middleware
+    async def _errors_in_our_envelope(
+        self, request: web.Request, handler: Callable[[web.Request], Any]
+    ) -> web.StreamResponse:
+        try:
+            response: web.StreamResponse = await handler(request)
+            return response
+        except ProxyError as error:
+            return _refusal(error, self.refused, request.raw_headers)
+        except web.HTTPException as error:
+            answer = in_json({"message": [f"{error.reason}."], "error": f"admin_{error.status}"}, status=error.status)
+            if "Allow" in error.headers:
+                answer.headers["Allow"] = error.headers["Allow"]
+            return answer
 
 
-@web.middleware
-async def _errors_in_our_envelope(request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+def _refusal(error: ProxyError, refused: Callable[[str], None], fields: RawHeaders = ()) -> web.Response:
+    """Answer with an error as the proxy port does, and count it; `fields` are the request's, where it could be read."""
+    refused(error.code)
     try:
-        response: web.StreamResponse = await handler(request)
-        return response
-    except ProxyError as error:
-        headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
-        return in_json({"message": [str(error)], "error": error.code}, status=error.status, headers=headers)
-    except web.HTTPException as error:
-        answer = in_json({"message": [f"{error.reason}."], "error": "admin_" + str(error.status)}, status=error.status)
-        if "Allow" in error.headers:
-            answer.headers["Allow"] = error.headers["Allow"]
-        return answer
+        request_id = read_request(fields).request_id
+    except ProxyError:
+        request_id = None
+    headers = {
+        "X-Request-ID": request_id or new_request_id(),
+        "Proxy-Status": f"{NAME.decode()}; error={error.proxy_status}",
+    }
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return in_json({"message": [str(error)], "error": error.code}, status=error.status, headers=headers)
 
 
 def in_json(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -32,11 +32,13 @@ _LONGEST_REMEMBERED: Final = 256
 class Policy:
     """The settings `callers.*`, `rules` and `limits.in_flight`.
 
-    `hosts` and `origins` are lower case; a host `*.example.com` allows all below it. `networks` None: loopback only.
+    `hosts` and `origins` are lower case; a host `*.example.com` allows all below it. `default_hosts`: names of loopback and
+    the address a connection came in by are served too. `networks` None: loopback only.
     `required_value` is asked each time, because the file it may come from changes.
     """
 
     hosts: frozenset[str] = frozenset()
+    default_hosts: bool = True
     origins: frozenset[str] = frozenset()
     networks: tuple[Network, ...] | None = None
     required_name: bytes | None = None
@@ -107,6 +109,15 @@ class Guard:
             raise HostNotAllowed("This Host is not in callers.allowed_hosts; a page may not call the proxy by it.")
         _remember(self._good_hosts, (host, local))
 
+    def check_actor(self, fields: RequestFields, authority: str | None) -> None:
+        """Check a request that acts on the admin port; the names of loopback are always good there, ours use them."""
+        if fields.host is None:
+            raise BadRequest("The request has no Host.")
+        for name in (fields.host.decode("latin-1"), authority):
+            if name is not None and not is_loopback(host := host_name(name)) and not self._host_allowed(host, None):
+                raise HostNotAllowed("This Host is not in callers.allowed_hosts; a page may not call the proxy by it.")
+        self.check_origin(fields)
+
     def check_origin(self, fields: RequestFields) -> None:
         """Refuse what a browser sends for a page of another site, unless `callers.allowed_origins` has its origin.
 
@@ -147,7 +158,7 @@ class Guard:
 
     def _host_allowed(self, name: str, local: str | None) -> bool:
         hosts = self.policy.hosts
-        if is_loopback(name) or name in hosts or name == local:
+        if name in hosts or (self.policy.default_hosts and (is_loopback(name) or name == local)):
             return True
         parent = name
         while "." in parent:

@@ -64,11 +64,6 @@ class CallerConnection(asyncio.Protocol):
         self.deadline = inf
 
     @property
-    def open(self) -> bool:
-        """Say whether the transport is still there; it may be writing its last bytes."""
-        return self._transport is not None
-
-    @property
     def is_idle(self) -> bool:
         """Say whether no request is being served and no answer is still being written."""
         if self._exchange is not None or self._lingering:
@@ -380,6 +375,12 @@ class ProxyServer:
                 connection.expired(now)
             elif connection.paused:
                 connection.check()
+
+    def fail_bodies(self, error: ProxyError) -> None:
+        """Let whoever waits for the rest of a request's body hear that it will not be waited for."""
+        for exchange in (connection._exchange for connection in self._connections):
+            if exchange is not None:
+                exchange.fail(error)
 
     async def all_ended(self) -> None:
         """Wait until every connection has written its last byte and ended."""

@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
+from proxy.core.errors import Draining, SessionUnavailable, Unavailable
 from proxy.core.retry import backoff
 from proxy.core.token import Token
 from proxy.session.login import SessionOutage, SessionRefused, SessionTokenRejected
@@ -31,6 +32,16 @@ class Failure:
     sentence: str
     retry_after: float | None = None
     latch: str | None = None
+
+    def error(self) -> Unavailable:
+        """Make the exception of one waiter."""
+        if self is STOPPING:
+            return Draining(self.sentence)
+        return SessionUnavailable(self.sentence, retry_after=self.retry_after or 1.0)
+
+
+#: Nobody can wait any longer: `drain.timeout` is over.
+STOPPING: Final = Failure("failed", "The proxy is stopping; nothing was processed, send the request again later.")
 
 
 class Flight:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
 from proxy.clock import Clock
 from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Freshness, Source, Token
-from proxy.session.flight import FIRST_ATTEMPTS, LONGEST_PAUSE, Failure, Flight, Pause
+from proxy.session.flight import FIRST_ATTEMPTS, LONGEST_PAUSE, STOPPING, Failure, Flight, Pause
 from proxy.session.holding import Holding, Kept, refreshed
 from proxy.session.latches import Latches
 from proxy.session.login import Credentials, SessionOutage, SessionRefused
@@ -27,8 +26,6 @@ from proxy.session.upkeep import Renewing, Upkeep
 from proxy.tasks import Tasks
 
 __all__ = ["RENEWAL_DEADLINE", "Calls", "Observer", "Policy", "SessionKeeper", "Status"]
-
-_STOPPING: Final = Failure("failed", "The proxy is stopping.")
 
 
 class SessionKeeper:
@@ -46,7 +43,7 @@ class SessionKeeper:
         self._flight: Flight | None = None
         # Between renewals that fail: 503 for whoever needs one meanwhile.
         self._outage = Pause()
-        self._last_failure = _STOPPING
+        self._last_failure = STOPPING
         # What CardCash refused: "app_id" stops everything, "login" only the login. Opened by a new secret or an operator.
         self._latched = Latches(self._shelf, lambda: self.calls.credentials)
         self._identity_lost = False
@@ -153,13 +150,12 @@ class SessionKeeper:
         if "app_id" in self._latched:
             raise SessionUnavailable(self._latched["app_id"], retry_after=LONGEST_PAUSE)
         if self._closed:
-            raise SessionUnavailable(_STOPPING.sentence)
+            raise STOPPING.error()
         outcome = await (self._flight or self._take_off("operator", fresh=True)).outcome()
         if isinstance(outcome, Failure):
-            held = self._holding.usable(self._clock.now())
-            if held is not None and outcome.result == "same_token":
+            if outcome.result == "same_token" and (held := self._holding.usable(self._clock.now())) is not None:
                 return held
-            raise SessionUnavailable(outcome.sentence, retry_after=outcome.retry_after or 1.0)
+            raise outcome.error()
         return outcome
 
     def use_credentials(self, credentials: Credentials) -> None:
@@ -181,9 +177,15 @@ class SessionKeeper:
         elif self.first_attempt_over.is_set():
             self._take_off("credentials")
 
-    async def close(self) -> None:
-        """Stop timers and a renewal in flight; whoever waits for it gets `SessionUnavailable`."""
+    def refuse(self) -> None:
+        """Answer whoever waits for a renewal, or will, with `Draining`."""
         self._closed = True
+        if self._flight is not None:
+            self._flight.land(STOPPING)
+
+    async def close(self) -> None:
+        """Stop timers and a renewal in flight."""
+        self.refuse()
         await self._upkeep.close()
         await self._saver.close()
         await self._tasks.close()
@@ -226,8 +228,7 @@ class SessionKeeper:
         if not self._shelf.shared or self._closed:
             return False
         await self._saver.settled()
-        if self._latched:
-            await self._latched.follow()
+        await self._latched.follow()
         shared = await self._shelf.load()
         held = self._holding.usable(self._clock.now())
         if self._flight is None and self._latched.fits(shared) and self._shelf.outranks(shared, held):
@@ -258,13 +259,13 @@ class SessionKeeper:
             outcome = await (self._flight or self._take_off(reason)).outcome()
         if isinstance(outcome, Token):
             return outcome
-        held = self._holding.usable(self._clock.now())
+        held = self._holding.usable(self._clock.now()) if outcome is not STOPPING else None
         if held is not None and (rejected is None or held.value != rejected.value):
             # Whatever fails, a token that lives is used: one that was harvested meanwhile, or one that others still use.
             return held
         if rejected is not None and outcome.result == "same_token":
             return rejected
-        raise SessionUnavailable(outcome.sentence, retry_after=outcome.retry_after or 1.0)
+        raise outcome.error()
 
     def _may_begin(self) -> bool:
         return self._flight is None and self._obstacle() is None
@@ -272,7 +273,7 @@ class SessionKeeper:
     def _obstacle(self) -> Failure | None:
         """Say why no renewal may begin now."""
         if self._closed:
-            return _STOPPING
+            return STOPPING
         if (sentence := self._latched.get("app_id")) is not None:
             return Failure("refused", sentence, LONGEST_PAUSE)
         left = self._outage.left(self._clock.now().steady)
@@ -304,8 +305,7 @@ class SessionKeeper:
             if flight.refused is not None:
                 return Failure("refused", str(flight.refused), LONGEST_PAUSE, latch=flight.refused.what)
             if token is None:
-                within = f"it was not made within {self._policy.deadline:g} s."
-                return Failure("failed", f"No session with CardCash: {within}")
+                return Failure("failed", f"No session with CardCash within {self._policy.deadline:g} s.")
         assert token is not None  # noqa: S101
         return token
 
@@ -314,7 +314,7 @@ class SessionKeeper:
         self.first_attempt_over.set()
         outcome = flight.result()
         if self._closed:
-            flight.land(_STOPPING)
+            flight.land(STOPPING)
             return
         if flight.outdated:
             self._go_on(flight, "credentials", fresh=False)

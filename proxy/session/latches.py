@@ -39,6 +39,8 @@ class Latches(dict[str, str]):
 
     async def follow(self) -> None:
         """Open what another process has opened: it is no longer on the shelf."""
+        if not self:
+            return
         opened = self._opened
         found = await self._shelf.latches(self._credentials())
         if opened == self._opened:

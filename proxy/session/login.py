@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from proxy.core import dialect
 from proxy.core.identity import has_lost_login, marks_of_login
 from proxy.core.retry import full_jitter
 from proxy.core.token import Moment, Source, Token
+from proxy.session.failures import describe, kind
 
 #: First and longest wait (seconds) between tries inside one call; the whole renewal is bounded by the keeper.
 _FIRST_WAIT: Final = 0.5
@@ -103,6 +105,8 @@ class _Tries(RetryOptionsBase):
         clock: Clock,
         fraction: Callable[[], float],
         passing: Callable[[_Answer], bool],
+        *,
+        failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(
             attempts=attempts,
@@ -114,7 +118,9 @@ class _Tries(RetryOptionsBase):
         self._clock = clock
         self._fraction = fraction
         self._passing = passing
+        self._failed = failed
         self.sent = clock.now()
+        self._began = time.monotonic()
         self._body: bytes | None = None
 
     def get_timeout(self, attempt: int, response: aiohttp.ClientResponse | None = None) -> float:
@@ -138,8 +144,17 @@ class _Tries(RetryOptionsBase):
         body = await self._read(response) if self._body is None else self._body
         return _Answer(response.status, tuple(response.raw_headers), body, self.sent)
 
-    @staticmethod
-    async def _read(response: aiohttp.ClientResponse) -> bytes:
+    def begin(self) -> None:
+        """Note that a try begins."""
+        self.sent = self._clock.now()
+        self._began = time.monotonic()
+
+    def fail(self, error: BaseException, *, in_body: bool = False) -> None:
+        """Count a try that failed."""
+        if (name := kind(error, silent_for=time.monotonic() - self._began, in_body=in_body)) is not None:
+            self._failed(name)
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         content = bytearray()
         try:
             async for piece in response.content.iter_chunked(16 * 1024):
@@ -148,7 +163,8 @@ class _Tries(RetryOptionsBase):
                     break
             else:
                 return bytes(content)
-        except BaseException:
+        except BaseException as error:
+            self.fail(error, in_body=True)
             response.close()
             raise
         response.close()
@@ -156,14 +172,20 @@ class _Tries(RetryOptionsBase):
 
 
 async def _note_start(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    tries: _Tries = context.trace_request_ctx["tries"]
-    tries.sent = tries._clock.now()
+    context.trace_request_ctx["tries"].begin()
+
+
+async def _note_failure(
+    _: aiohttp.ClientSession, context: SimpleNamespace, end: aiohttp.TraceRequestExceptionParams
+) -> None:
+    context.trace_request_ctx["tries"].fail(end.exception)
 
 
 class SessionCalls:
     """The calls to CardCash that make and keep a session. Safe for concurrent use; the keeper makes one at a time.
 
-    `credentials` may be replaced at any time (secrets rotate); calls under way go on with the old ones.
+    `credentials` may be replaced at any time (secrets rotate); calls under way go on with the old ones. `failed` hears the
+    kind of every try that failed.
     """
 
     def __init__(
@@ -179,6 +201,7 @@ class SessionCalls:
         proxy: str | None = None,
         proxy_authorization: bytes | None = None,
         fraction: Callable[[], float] = random.random,
+        failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.credentials = credentials
         self._origin = origin
@@ -191,6 +214,7 @@ class SessionCalls:
         self._proxy = proxy
         self._proxy_headers = {"Proxy-Authorization": proxy_authorization.decode()} if proxy_authorization else None
         self._fraction = fraction
+        self._failed = failed
         self._client: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -317,7 +341,7 @@ class SessionCalls:
             headers["Authorization"] = token.bearer.decode("ascii")
         if body is not None:
             headers["Content-Type"] = "application/json"
-        tries = _Tries(attempts, method, self._clock, self._fraction, passing)
+        tries = _Tries(attempts, method, self._clock, self._fraction, passing, failed=self._failed)
         retrying = RetryClient(client_session=self._session(), retry_options=tries, logger=_SILENT)
         try:
             async with retrying.request(
@@ -332,8 +356,7 @@ class SessionCalls:
             ) as response:
                 return await tries.answer(response)
         except aiohttp.ClientError as error:
-            # Not str(error): parser errors repeat the bytes they choked on.
-            why = _describe(error)
+            why = describe(error)
         # Outside of the except block, so that no library error, which knows the headers, hangs on as context.
         raise SessionOutage(f"{method} {path} failed: {why}.")
 
@@ -341,6 +364,7 @@ class SessionCalls:
         if self._client is None:
             trace = aiohttp.TraceConfig()
             trace.on_request_start.append(_note_start)
+            trace.on_request_exception.append(_note_failure)
             self._client = aiohttp.ClientSession(
                 # No connection is kept: a stray answer on an idle one would be taken for a session (AIOHTTP.md 1, 2).
                 connector=aiohttp.TCPConnector(force_close=True, limit=8, ssl=self._ssl or True),
@@ -357,25 +381,3 @@ class SessionCalls:
 
 def _cookie(credentials: Credentials) -> bytes:
     return credentials.app_id.encode("ascii")
-
-
-def _describe(error: aiohttp.ClientError) -> str:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return "the TLS certificate of the upstream is not valid; check upstream.origin and upstream.ca_file"
-    if isinstance(error, aiohttp.ClientConnectorSSLError):
-        return "the TLS handshake with the upstream failed; check upstream.origin"
-    if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return "no connection to the proxy of HTTPS_PROXY could be made; check it, or upstream.trust_env"
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return f"the proxy of HTTPS_PROXY answered CONNECT with {error.status}; check its address and credentials"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "the upstream's name could not be resolved; check DNS and upstream.origin"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "no connection to the upstream could be made"
-    if isinstance(error, (aiohttp.SocketTimeoutError, aiohttp.ConnectionTimeoutError)):
-        return "the upstream did not answer in time"
-    if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
-        return "the upstream closed the connection"
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "the upstream's answer broke off or could not be decoded"
-    return f"the upstream's answer was not valid ({type(error).__name__})"

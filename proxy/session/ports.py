@@ -42,6 +42,10 @@ class Observer(Protocol):
         """A token was seen in an answer: adopted, unchanged, late, malformed, or anonymous where a login was."""
         ...
 
+    def call_failed(self, kind: str) -> None:
+        """A try of a session, login or keep-alive call failed, in one of the ways of `upstream_errors_total`."""
+        ...
+
     def identity_lost(self) -> None:
         """The login of a caller is gone; the proxy goes on anonymously."""
         ...

@@ -126,7 +126,10 @@ class Callers(Group):
 
     allowed_hosts: Annotated[
         tuple[str, ...] | None, Kind.LIST, PlainValidator(parsing.optional_list(network.allowed_hosts))
-    ] = Field(None, description="Host values served, *.suffix too; default: localhost, loopback, the listen addresses")
+    ] = Field(
+        None,
+        description="Host values served, *.suffix too, no others; default: localhost, loopback, the listen addresses",
+    )
     allowed_origins: Annotated[tuple[str, ...], Kind.LIST, PlainValidator(network.allowed_origins)] = Field(
         (), description="browser origins allowed, scheme://host[:port]"
     )

@@ -99,7 +99,9 @@ class Metrics:
         self._answered = Answered()
         registry.register(self._answered)
         self.in_flight = gauge("requests_in_flight", "Requests being served.")
-        self.errors = counter("request_errors_total", "Answers made by the proxy itself, by code.", "code")
+        self.errors = counter(
+            "request_errors_total", "Requests the proxy ended with an error of its own, by code.", "code"
+        )
         self.upstream_errors = counter("upstream_errors_total", "Failed exchanges with CardCash, by kind.", "kind")
         self._connections = gauge("upstream_connections", "Connections to CardCash.", "state")
         self._expiry = gauge("session_expiry_timestamp_seconds", "Unix time at which the held token ends; 0: none.")

@@ -29,6 +29,10 @@ class SessionWatch:
         self._metrics.harvests.labels(result).inc()
         log.debug("session_harvest", result=result)
 
+    def call_failed(self, kind: str) -> None:
+        """Count a failed try of a session call beside those of ordinary requests; the renewal's line tells of it."""
+        self._metrics.upstream_errors.labels(kind).inc()
+
     def identity_lost(self) -> None:
         """Tell that the login of a caller is gone."""
         self._metrics.identity_lost.inc()

@@ -20,9 +20,6 @@ from proxy.upstream.response import Response
 from proxy.upstream.tunnel import ProxyTunnel
 from proxy.upstream.upload import SMALL, check_framing, framed, upload
 
-# A request that must not be repeated does not ride on a connection idle for longer: keep-alive time-outs of
-# servers start at 2 s (gunicorn), and a FIN on its way cannot be seen from here.
-YOUNG = 2.0
 # How long a stopped body iterator may take to notice.
 _SETTLE = 1.0
 
@@ -106,7 +103,8 @@ class Upstream:
         """
         length = check_framing(head, body, chunked=chunked) if isinstance(head, bytes) else None
         loop = self._loop = self._loop or asyncio.get_running_loop()
-        connection = None if fresh else self._pool.take(loop.time(), inf if repeatable else YOUNG)
+        now = loop.time()
+        connection = None if fresh else self._pool.take(now, inf if repeatable else self._pool.lapses.trusted(now))
         waited = connection is None
         if connection is None:
             connection = await self._pool.acquire(fresh=fresh)

@@ -20,6 +20,7 @@ from enum import IntEnum
 from math import inf
 from typing import Protocol, cast
 
+from proxy.core.errors import CallerGone
 from proxy.http1 import Chunks, InvalidMessage
 from proxy.upstream import failures
 from proxy.upstream.head import Head, check_partial
@@ -54,6 +55,9 @@ class Owner(Protocol):
     def released(self, connection: Connection) -> None:
         """The exchange is over and the connection is clean."""
 
+    def lapsed(self, idle: float) -> None:
+        """The upstream has ended a used connection, after `idle` seconds without a request."""
+
     def dropped(self, connection: Connection) -> None:
         """The connection is of no more use; called once."""
 
@@ -66,8 +70,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = ("_can_write", "_chunks", "_deadline", "_drain", "_flushed", "_interim", "_keep",
                  "_max_head", "_mode", "_owner", "_partial", "_poll", "_progress", "_remaining", "_response",
-                 "_timeout", "_transport", "_upload", "_uploading", "_written", "born", "clock", "expires",
-                 "idle_limit", "idle_since", "slot", "used")  # fmt: skip
+                 "_rested", "_stall", "_stalled_at", "_timeout", "_transport", "_upload", "_uploading", "_written",
+                 "born", "clock", "expires", "idle_limit", "idle_since", "slot", "used")  # fmt: skip
 
     def __init__(self, owner: Owner, clock: Callable[[], float], *, timeout: float, max_head: int) -> None:
         self._owner = owner
@@ -97,6 +101,11 @@ class Connection(asyncio.Protocol):
         self.used = False
         self.born = clock()
         self.idle_since = self.born
+        # How long it had been idle when its exchange began; None: it was new.
+        self._rested: float | None = None
+        # What had moved when the caller was last seen to hold the exchange up, and since when it has not.
+        self._stall: int | None = None
+        self._stalled_at = inf
         self.expires = inf
         #: Seconds the upstream keeps an idle connection by its own words (Keep-Alive: timeout=N).
         self.idle_limit = inf
@@ -153,6 +162,7 @@ class Connection(asyncio.Protocol):
             self._salvage(transport)
         self._failed_by_end()
         self._wake_upload()
+        self._lapse()
         self.abort()
         self._owner.ended(self)
 
@@ -189,9 +199,16 @@ class Connection(asyncio.Protocol):
         if response is self._response:
             self.fail(RuntimeError("the response was closed before its end"))
 
+    def _lapse(self) -> None:
+        """Tell of an end by the upstream while nothing was asked of it."""
+        if self._mode == _IDLE and self.used:
+            self._owner.lapsed(self.clock() - self.idle_since)
+
     def _failed_by_end(self) -> None:
         if self._response is None:
             return
+        if self._mode == _HEAD and not self._partial and self._rested is not None:
+            self._owner.lapsed(self._rested)
         if self._mode != _HEAD:
             self.fail(failures.reset("reset_in_body"))
         else:
@@ -207,10 +224,13 @@ class Connection(asyncio.Protocol):
         self._response = response
         self._mode = _HEAD
         self._interim = 0
+        now = self.clock()
+        self._rested = now - self.idle_since if self.used else None
         self.used = True
-        self._deadline = self.clock() + self._timeout
+        self._deadline = now + self._timeout
         self._written = len(data)
         self._progress = 0
+        self._stall, self._stalled_at = -self._written, now
         self._uploading = more
         transport.write(data)
         self._flushed = not more and not transport.get_write_buffer_size()
@@ -234,6 +254,7 @@ class Connection(asyncio.Protocol):
         if not self.carries(response) or self._transport is None:
             return False
         self._written += len(data)
+        self._stall, self._stalled_at = -self._written, self.clock()
         self._transport.write(data)
         while not self._can_write and self.carries(response):
             self._drain = asyncio.get_running_loop().create_future()
@@ -281,6 +302,7 @@ class Connection(asyncio.Protocol):
         """Take the next bytes; anything that comes when no answer is due ends the connection."""
         response = self._response
         if response is None:
+            self._lapse()
             self.abort()
             return
         try:
@@ -375,6 +397,7 @@ class Connection(asyncio.Protocol):
         if data:
             if response.put(data) and not done and not response.paused:
                 response.paused = True
+                self._stall, self._stalled_at = response.buffered, self._deadline - self._timeout
                 self._deadline = inf
                 if self._transport is not None:
                     self._transport.pause_reading()
@@ -412,6 +435,7 @@ class Connection(asyncio.Protocol):
         """The upstream will send no more; the transport closes by itself after this."""
         response = self._response
         if response is None:
+            self._lapse()
             self.abort()
         elif self._mode == _UNTIL_CLOSE and self._ended_cleanly():
             self._complete(response, extra=True)
@@ -437,11 +461,31 @@ class Connection(asyncio.Protocol):
         response = self._response
         if response is not None and response.paused:
             response.paused = False
+            self._stall = None
             self._deadline = self.clock() + self._timeout
             if self._transport is not None:
                 self._transport.resume_reading()
 
-    # 4. Deadlines.
+    # 4. Deadlines and stalls.
+
+    def stalled(self, now: float) -> float:
+        """Return for how long (seconds) this exchange has been seen to wait for its caller to read or to send on.
+
+        Counts anew after every byte, and where that was not seen from the first look: it may say too little, never too much.
+        """
+        response, stall = self._response, None
+        if response is not None and response.paused:
+            stall = response.buffered
+        elif self._uploading and self._transport is not None and not self._transport.get_write_buffer_size():
+            stall = -self._written
+        if stall is None or stall != self._stall:
+            self._stall, self._stalled_at = stall, now
+        return now - self._stalled_at
+
+    def give_up_caller(self) -> None:
+        """End an exchange that waits for its caller; whoever reads on finds its answer broken off."""
+        if self._response is not None:
+            self.fail(CallerGone() if self._response.paused else failures.stalled())
 
     def check(self, now: float) -> None:
         """End the exchange when its phase has taken too long; called by the pool's ticker.

@@ -9,7 +9,7 @@ import errno
 import socket
 import ssl
 
-from proxy.core.errors import UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
+from proxy.core.errors import BadRequest, UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
 
 _CHECK = "the request may have been processed, so check before you send it again."
 
@@ -69,3 +69,11 @@ def timed_out(kind: str) -> UpstreamTimeout:
         "body_timeout": "CardCash stopped in the middle of its answer",
     }[kind]
     return UpstreamTimeout(f"{what}; {_CHECK}", kind=kind, sent=True)
+
+
+def stalled() -> BadRequest:
+    """Build the error of an upload that its caller stopped; no fault of CardCash, which never saw its end."""
+    return BadRequest(
+        "The request body stopped coming while others waited for a connection to CardCash; the request never got there "
+        "whole, send it again."
+    )

@@ -12,14 +12,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from operator import itemgetter
 from random import SystemRandom
 
 from proxy.core.errors import Draining, Overloaded
 from proxy.upstream.connection import Connection
+from proxy.upstream.lapses import Lapses
 
 # A connection is used for about five minutes, so that changes of DNS and load balancers are noticed; with
 # jitter, so that connections made together do not end together.
 MAX_AGE = (270.0, 330.0)
+
+# While somebody waits for a connection, an exchange whose own caller has not moved for longer (seconds) is given up.
+STALLED = 5.0
 
 # How long closing waits for transports that were told to end.
 _LAST_SECONDS = 1.0
@@ -52,6 +57,9 @@ class Pool:
         self._closed = False
         self._empty: asyncio.Future[None] | None = None
         self.opened = 0
+        self.lapses = Lapses()
+        # The last look found a caller that did not move.
+        self._stalling = False
 
     @property
     def idle(self) -> int:
@@ -73,8 +81,10 @@ class Pool:
             if now - connection.idle_since > max_idle:
                 return None  # the others are older
             idle.pop()
-            if now < self._end_of(connection) and connection.usable():
-                return connection
+            if now < self._end_of(connection):
+                if connection.usable():
+                    return connection
+                self.lapsed(now - connection.idle_since)
             connection.abort()
         return None
 
@@ -130,6 +140,8 @@ class Pool:
     async def _wait(self) -> Connection | None:
         waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
+        if self._stalling:
+            self._look_for_stalls(asyncio.get_running_loop().time())
         try:
             async with asyncio.timeout(self._wait_timeout):
                 return await waiter
@@ -169,6 +181,10 @@ class Pool:
                 waiter.set_result(connection)
                 return
         self._idle.append(connection)
+
+    def lapsed(self, idle: float) -> None:
+        """Learn how long the upstream keeps a connection that is idle."""
+        self.lapses.note(asyncio.get_running_loop().time(), idle)
 
     def dropped(self, connection: Connection) -> None:
         """Free the slot of a connection that is closing."""
@@ -210,7 +226,19 @@ class Pool:
             connection.abort()
         for connection in list(self._live):
             connection.check(now)
+        self._look_for_stalls(now)
         self._arm()
+
+    def _look_for_stalls(self, now: float) -> None:
+        """Give the slots of callers that stalled longest to those who wait: a hundred of them must not stop everybody."""
+        stalls = [(connection.stalled(now), connection) for connection in self._live]
+        self._stalling = any(seconds for seconds, _ in stalls)
+        waiting = sum(not waiter.done() for waiter in self._waiters)
+        if waiting:
+            stalls.sort(key=itemgetter(0), reverse=True)
+            for seconds, connection in stalls[:waiting]:
+                if seconds > STALLED:
+                    connection.give_up_caller()
 
     async def close(self) -> None:
         """Close every connection and wait until the transports are gone."""

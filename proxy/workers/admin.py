@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Metric
+from prometheus_client import CollectorRegistry, Counter, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 
@@ -37,15 +37,18 @@ class WorkersAdmin(AdminPort):
         is_draining: Callable[[], bool],
         shutdown: Callable[[], None],
     ) -> None:
-        super().__init__(version=version, guard=guard, shutdown=shutdown)
+        self._own = CollectorRegistry()
+        ProcessCollector(namespace="cardcash_proxy", registry=self._own)
+        errors = Counter("cardcash_proxy_request_errors_total", "As of the workers.", ["code"], registry=self._own)
+        super().__init__(
+            version=version, guard=guard, shutdown=shutdown, refused=lambda code: errors.labels(code).inc()
+        )
         self._children = children
         self._is_draining = is_draining
         self._since = datetime.now(UTC)
         self._ledger = Ledger()
         # Guards the ledger against an older answer that comes after a newer one. Held while the workers are asked.
         self._scraping = asyncio.Lock()
-        self._own = CollectorRegistry()
-        ProcessCollector(namespace="cardcash_proxy", registry=self._own)
 
     def ended(self, pid: int) -> None:
         """Keep what a worker process had counted when it was last asked."""
@@ -132,16 +135,18 @@ class WorkersAdmin(AdminPort):
             parts = [*self._ledger.parts(answered), list(self._own.collect()), [workers_gauge(up=0, down=down)]]
         return await asyncio.to_thread(_rendered, parts, accept)
 
-    async def renew(self) -> web.Response:
+    async def renew(self, request: web.Request) -> web.Response:
         """Let one worker make a new session; the others take it over from the store within a second."""
         end = time.monotonic() + _RENEWAL
         for child in self._children:
-            seconds = end - time.monotonic()
-            reply = await ask(child, "POST", "/session/renew", seconds=seconds) if child.state == "up" else None
+            seconds, headers = end - time.monotonic(), _some_of(request.headers, "X-Request-ID")
+            reply = None
+            if child.state == "up":
+                reply = await ask(child, "POST", "/session/renew", seconds=seconds, headers=headers)
             if reply is None:
                 continue  # it has died, or hangs: the next one, in what is left of the time
             if reply.status != 200:
-                headers = {name: reply.headers[name] for name in ("Retry-After",) if name in reply.headers}
+                headers = _some_of(reply.headers, "X-Request-ID", "Proxy-Status", "Retry-After")
                 return in_json(reply.json(), status=reply.status, headers=headers)
             status = self._status_of(await self._ask_all("/status"), renewed=child)
             return in_json({"status": "renewed", "session": status["session"]})
@@ -151,6 +156,10 @@ class WorkersAdmin(AdminPort):
         """Ask all workers that are up, at once."""
         up = [child for child in self._children if child.state == "up"]
         return list(zip(up, await asyncio.gather(*(ask(child, "GET", path) for child in up)), strict=True))
+
+
+def _some_of(headers: Mapping[str, str], *names: str) -> dict[str, str]:
+    return {name: headers[name] for name in names if name in headers}
 
 
 def _rendered(parts: list[Families], accept: str) -> tuple[bytes, str]:

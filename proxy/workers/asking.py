@@ -32,7 +32,9 @@ class Reply:
         return content if isinstance(content, dict) else {}
 
 
-async def ask(child: Child, method: str, path: str, *, seconds: float = PATIENCE) -> Reply | None:
+async def ask(
+    child: Child, method: str, path: str, *, seconds: float = PATIENCE, headers: Mapping[str, str] | None = None
+) -> Reply | None:
     """Ask one worker; None when it does not answer in time, or dies meanwhile."""
     try:
         async with (
@@ -42,7 +44,7 @@ async def ask(child: Child, method: str, path: str, *, seconds: float = PATIENCE
                 timeout=aiohttp.ClientTimeout(total=seconds),
             ) as client,
             # A name that the guards of every proxy allow.
-            client.request(method, f"http://localhost{path}") as answer,
+            client.request(method, f"http://localhost{path}", headers=headers) as answer,
         ):
             return Reply(answer.status, answer.headers, await answer.read())
     except (aiohttp.ClientError, OSError, TimeoutError):

@@ -94,7 +94,7 @@ class Supervisor:
             is_draining=self._ending.is_set,
             shutdown=self.request_stop,
         )
-        admin_addresses = await stack.enter_async_context(admin_port(self._admin.application(), settings.admin.listen))
+        admin_addresses = await stack.enter_async_context(admin_port(self._admin, settings.admin.listen))
         self._doors = Doors(settings.listen, settings.workers)
         stack.callback(self._doors.remove)
         tasks = Tasks()

@@ -52,7 +52,7 @@ async def _work(orders: Orders, line: socket.socket) -> int:
         proxy.request_stop()
 
     # Twice is once: only the supervisor may hurry a worker, by killing it. A SIGTERM to one worker drains that one.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, drain)
 
     async def listen() -> None:

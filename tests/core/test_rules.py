@@ -259,3 +259,111 @@ def test_a_glob_without_version_is_below_every_base_path(base: str) -> None:
 
 def test_letters_that_fold_to_others_only_add_to_a_deny() -> None:
     assert not passes([deny("/orders/**")], "/v3/order%C5%BF")  # "ſ", which some fold to "s"
+
+
+SECURE = "/v3/wallets/1/secure-data"
+
+
+@pytest.mark.parametrize(
+    "suffix", ["%00", "%00.json", "%0a", "%09", "%0d%0a", "%7f", "%c2%85", "%ef%bb%bf", "%e2%80%8b"]
+)
+def test_a_path_with_control_or_invisible_characters_meets_every_deny(suffix: str) -> None:
+    assert not passes([deny("/unrelated")], SECURE + suffix)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v3/wallets/1%c0%afsecure-data",
+        "/v3/wallets/1%25c0%25afsecure-data",
+        "/v3/wallets/1%e0%80%afsecure-data",
+        "/v3/x/%c0%ae%c0%ae/wallets",
+        "/v3/caf%e9",
+        "/v3/x%ff",
+    ],
+)
+def test_a_path_that_is_not_utf_8_meets_every_deny(path: str) -> None:
+    assert not passes([deny("/unrelated")], path)
+
+
+@pytest.mark.parametrize("path", ["/v3/wallets/1%u002fsecure-data", "/v3/wallets/1%U002Fx", "/v3/%25u002e"])
+def test_a_path_with_percent_u_meets_every_deny(path: str) -> None:
+    assert not passes([deny("/unrelated")], path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        SECURE + ".",
+        SECURE + "...",
+        SECURE + "%20",
+        SECURE + "%2520",
+        SECURE + "%20.%20",
+        "/v3./wallets%20/1./secure-data%20.",
+        "/v3/wallets/1/%20secure-data",
+        "/v3/x/..%20/wallets/1/secure-data",
+        SECURE + "%c2%a0",
+    ],
+)
+def test_a_deny_sees_through_dots_and_spaces_around_segments(path: str) -> None:
+    assert not passes([deny("/v3/wallets/*/secure-data")], path)
+
+
+@pytest.mark.parametrize("end", ["%3f", "%3fx", "%3Fx/y", "%23", "%23a/../b", "%253fx", "%2523", ".%3fx", ";a%3fx"])
+def test_a_deny_sees_through_a_coded_end_of_the_path(end: str) -> None:
+    assert not passes([deny("/v3/wallets/*/secure-data")], SECURE + end)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v3/wallets/1%ef%bc%8fsecure-data",
+        "/v3/wallets/1/%ef%bd%93ecure-data",
+        "/v3/x/%ef%bc%8e%ef%bc%8e/wallets/1/secure-data",
+        "/v3/wallets/1%ef%bc%8fsecure-data%20",
+        "/v3/wallets%5c1%5csecure-data%20",
+    ],
+)
+def test_a_deny_sees_through_characters_that_fold_to_others(path: str) -> None:
+    assert not passes([deny("/v3/wallets/*/secure-data")], path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v3/merchants/%c0%ae%c0%ae/orders",
+        "/v3/merchants/..%00/orders",
+        "/v3/merchants/.%00./orders",
+        "/v3/merchants/..%20/orders",
+        "/v3/merchants/..%09/orders",
+        "/v3/merchants/%u002e%u002e/orders",
+        "/v3/merchants/%ef%bc%8e%ef%bc%8e/orders",
+        "/v3/orders%3f/../merchants/buy",
+        "/v3/orders%23/../merchants/buy",
+    ],
+)
+def test_an_allow_list_lets_no_lenient_reading_through(path: str) -> None:
+    assert not passes([allow("/v3/merchants/**"), deny("/**")], path)
+
+
+@pytest.mark.parametrize("name", ["caf%c3%a9", "a.b", "a%20b", "5%25"])
+def test_ordinary_names_pass_an_allow_list(name: str) -> None:
+    assert passes([allow("/v3/merchants/**"), deny("/**")], f"/v3/merchants/{name}")
+
+
+def test_a_path_with_endless_readings_meets_every_deny() -> None:
+    path = "/v3/" + "".join(f"%{'25' * depth}ef%{'25' * depth}bc%{'25' * depth}8f;x%5c%3f%20/" for depth in range(7))
+    route = classify(path)
+    assert len(route.lenient) <= 32
+    assert not passes([deny("/unrelated")], path)
+
+
+@pytest.mark.parametrize("path", ["/v3/session%20", "/v3/session.", "/v3/customers/login%3fx"])
+def test_lenient_readings_are_for_rules_only(path: str) -> None:
+    route = classify(path)
+    assert not route.is_session
+    assert not route.is_login
+
+
+def test_an_order_is_known_in_a_lenient_reading() -> None:
+    assert classify("/v3/orders%20").path == "/orders"

@@ -153,8 +153,9 @@ def test_the_network_in_compose_is_the_one_whose_callers_are_served() -> None:
     assert {str(network) for network in networks} == {"127.0.0.0/8", config["subnet"]}
 
 
-def test_the_proxy_is_served_by_its_name_in_compose() -> None:
-    assert "proxy" in (_compose_settings().callers.allowed_hosts or ())
+@pytest.mark.parametrize("name", ["proxy", "localhost", "127.0.0.1"])
+def test_the_proxy_is_served_by_its_names_in_compose(name: str) -> None:
+    assert name in (_compose_settings().callers.allowed_hosts or ())
 
 
 @pytest.mark.parametrize("name", SERVICES)

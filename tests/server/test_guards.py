@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,26 @@ async def test_configured_hosts_are_served(upstream: RawUpstream, start_proxy: S
     proxy = await start_proxy(CALLERS__ALLOWED_HOSTS="proxy.internal,*.svc.example")
     assert (await proxy.ask("GET /a", host=host)).status == 200
     assert (await proxy.ask("GET /a", host=b"other.internal")).status == 421
+
+
+@pytest.mark.parametrize("host", [b"localhost", b"127.0.0.1", b"[::1]", b"app.localhost"])
+async def test_configured_hosts_replace_the_default(
+    upstream: RawUpstream, start_proxy: StartProxy, host: bytes
+) -> None:
+    proxy = await start_proxy(CALLERS__ALLOWED_HOSTS="proxy.internal")
+    got = await proxy.ask("GET /a", host=host)
+    assert (got.status, got.code) == (421, "host_not_allowed")
+    target = (await proxy.ask(f"GET http://{host.decode()}/a", host=b"proxy.internal")).status
+    assert target == 421
+
+
+async def test_the_admin_port_acts_by_its_loopback_name_whatever_hosts_are_configured(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = await start_proxy(CALLERS__ALLOWED_HOSTS="proxy.internal")
+    for host in (None, b"localhost", b"proxy.internal"):
+        assert (await proxy.admin("POST /session/renew", host=host)).status == 200
+    assert (await proxy.admin("POST /session/renew", host=b"other.internal")).status == 421
 
 
 @pytest.mark.parametrize(
@@ -174,6 +196,20 @@ async def test_a_live_unix_socket_of_another_is_left_alone(upstream: RawUpstream
             async with running_proxy(upstream.url, LISTEN=f"unix:{path}"):
                 pass
         assert path.exists()
+
+
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, os.mkfifo])
+async def test_a_listen_path_that_is_no_socket_is_told_and_left_alone(
+    upstream: RawUpstream, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "proxy.sock"
+    make(path)
+    with pytest.raises(
+        CannotListen, match=r"listen: .* exists and is no socket; move it away or set listen to another"
+    ):
+        async with running_proxy(upstream.url, LISTEN=f"unix:{path}"):
+            pass
+    assert path.exists()
 
 
 async def test_a_stale_unix_socket_is_replaced(upstream: RawUpstream, tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ class Recorder:
         self.renewals: list[tuple[str, str]] = []
         self.harvests: Counter[str] = Counter()
         self.losses = 0
+        self.failed_calls: list[str] = []
         self.stores: Counter[tuple[str, str]] = Counter()
 
     def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
@@ -116,6 +117,9 @@ class Recorder:
 
     def harvest(self, result: str) -> None:
         self.harvests[result] += 1
+
+    def call_failed(self, kind: str) -> None:
+        self.failed_calls.append(kind)
 
     def identity_lost(self) -> None:
         self.losses += 1

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from proxy.core.dialect import Candidate
-from proxy.core.errors import SessionUnavailable
+from proxy.core.errors import Draining, SessionUnavailable
 from proxy.session.login import SessionOutage
 from tests.session.conftest import Build
 from tests.session.fakes import House, settle
@@ -134,15 +134,39 @@ async def test_closing_answers_those_who_wait(house: House) -> None:
     waiting = asyncio.create_task(house.keeper.token())
     await settle()
     await house.keeper.close()
-    with pytest.raises(SessionUnavailable, match="stopping"):
+    with pytest.raises(Draining):
         await waiting
+
+
+async def test_who_waits_is_answered_before_the_store_has_the_last_token(house: House) -> None:
+    house.calls.gate.clear()
+    waiting = asyncio.create_task(house.keeper.token())
+    await settle()
+    house.keeper.refuse()
+    with pytest.raises(Draining):
+        await waiting
+    house.calls.gate.set()
+
+
+async def test_a_request_whose_token_was_rejected_is_told_that_the_proxy_stops(house: House) -> None:
+    held = await house.keeper.token()
+    house.calls.gate.clear()
+    waiting = [asyncio.create_task(house.keeper.renew(rejected=held))]
+    await settle()
+    waiting.append(asyncio.create_task(house.keeper.token(patient=True)))
+    await settle()
+    house.keeper.refuse()
+    for task in waiting:
+        with pytest.raises(Draining):
+            await task
+    house.calls.gate.set()
 
 
 async def test_after_closing_nothing_begins(house: House) -> None:
     await house.keeper.close()
-    with pytest.raises(SessionUnavailable, match="stopping"):
+    with pytest.raises(Draining):
         await house.keeper.token()
-    with pytest.raises(SessionUnavailable, match="stopping"):
+    with pytest.raises(Draining):
         await house.keeper.renew_now()
     assert house.calls.sessions == []
 

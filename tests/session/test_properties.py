@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from proxy.core.dialect import Candidate, Malformed
-from proxy.core.errors import SessionUnavailable
+from proxy.core.errors import Draining, SessionUnavailable
 from proxy.core.token import Token, Windows
 from proxy.session.login import Credentials, SessionOutage, SessionRefused, SessionTokenRejected
 from proxy.session.ports import RENEWAL_DEADLINE
@@ -112,7 +112,7 @@ class Story(RuleBasedStateMachine):
         async def caller() -> None:
             try:
                 await work
-            except SessionUnavailable as error:
+            except (SessionUnavailable, Draining) as error:
                 assert error.retry_after is None or error.retry_after > 0
 
         self.waiting.append(self.loop.create_task(caller()))

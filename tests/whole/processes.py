@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,10 +37,11 @@ class Process:
         ]
 
     @classmethod
-    async def start(cls, *arguments: str, **environ: str) -> Self:
+    async def start(cls, *arguments: str, through: Sequence[str] = (), **environ: str) -> Self:
+        """`through`: a command that runs this one, such as nohup."""
         return cls(
             await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "proxy", *arguments),
+                *(*through, sys.executable, "-m", "proxy", *arguments),
                 env={**_clean(), **environ},
                 cwd=Path(__file__).parents[2],
                 stdin=asyncio.subprocess.DEVNULL,
@@ -133,11 +134,13 @@ class ProxyProcess(Process):
 
 
 @contextlib.asynccontextmanager
-async def serving(origin: str, *, app_id: str = "demo-app-id", **settings: str) -> AsyncIterator[ProxyProcess]:
+async def serving(
+    origin: str, *, app_id: str = "demo-app-id", through: Sequence[str] = (), **settings: str
+) -> AsyncIterator[ProxyProcess]:
     """Run `serve` in front of `origin`; settings as environment names without CARDCASH_."""
     defaults = {"APP_ID": app_id, "UPSTREAM__ORIGIN": origin, "LISTEN": "127.0.0.1:0", "ADMIN__LISTEN": "127.0.0.1:0"}
     environ = {f"CARDCASH_{name}": value for name, value in {**defaults, **settings}.items()}
-    process = await ProxyProcess.start("serve", **environ)
+    process = await ProxyProcess.start("serve", through=through, **environ)
     try:
         await process.ready()
         yield process
@@ -158,4 +161,4 @@ async def is_ready(proxy: ProxyProcess, *, seconds: float = 10.0) -> None:
             await asyncio.sleep(0.01)
 
 
-TERM, INT = signal.SIGTERM, signal.SIGINT
+TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP

@@ -170,6 +170,48 @@ async def test_the_actions_pass_the_guards_of_the_proxy_port(upstream: RawUpstre
     assert not proxy.proxy.life.draining and not proxy.proxy._stopping.is_set()
 
 
+@pytest.mark.parametrize("path", ["/session/renew", "/shutdown"])
+async def test_an_absolute_target_elsewhere_acts_on_nothing(upstream: RawUpstream, proxy: Running, path: str) -> None:
+    await until(lambda: upstream.sessions)
+    got = await proxy.admin(f"POST http://evil.example{path}")
+    assert (got.status, got.code) == (421, "host_not_allowed")
+    assert len(upstream.sessions) == 1
+    assert not proxy.proxy._stopping.is_set()
+    assert (await proxy.admin(f"POST http://localhost{path}")).status in (200, 202)
+
+
+@pytest.mark.parametrize(
+    ("lines", "host", "status", "code"),
+    [
+        ([], b"evil.example", 421, "host_not_allowed"),
+        ([b"Origin: https://evil.example"], None, 403, "origin_not_allowed"),
+        ([], b"a..b", 400, "bad_request"),
+        ([b"Host: localhost"], None, 400, "bad_request"),
+    ],
+)
+async def test_a_refusal_is_counted_and_has_the_headers_of_our_answers(
+    upstream: RawUpstream, proxy: Running, *, lines: list[bytes], host: bytes | None, status: int, code: str
+) -> None:
+    got = await proxy.admin("POST /session/renew", b"X-Request-ID: mine", *lines, host=host)
+    assert (got.status, got.code) == (status, code)
+    assert status == 400 or got.value("x-request-id") == b"mine"
+    assert proxy.sample("request_errors_total", code=code) == 1
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nA : b\r\n\r\n", b"\x16\x03\x01\r\n\r\n"],
+)
+async def test_malformed_input_is_a_400_of_ours_in_http_1_1(
+    upstream: RawUpstream, proxy: Running, request_: bytes
+) -> None:
+    caller = await proxy.caller(port=proxy.admin_port)
+    got = await caller.ask(request_)
+    assert (got.version, got.status, got.code) == (b"HTTP/1.1", 400, "bad_request")
+    assert await caller.ended() == b""
+    assert proxy.sample("request_errors_total", code="bad_request") == 1
+
+
 async def test_shutdown_drains_and_stops(upstream: RawUpstream, proxy: Running) -> None:
     got = await proxy.admin("POST /shutdown")
     assert got.status == 202

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import re
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 
 from proxy.simulator import Simulator
 from tests.server.harness import RawUpstream
-from tests.whole.processes import TERM, Process, fetch, run, serving
+from tests.whole.processes import HUP, INT, TERM, Process, fetch, run, serving
 
 
 @pytest.mark.parametrize("command", ["", "serve", "check", "health", "demo", "simulate"])
@@ -177,3 +180,38 @@ async def test_demo_finds_free_ports_when_its_own_are_taken(simulator: Simulator
         assert await demo.ended() == 0
     finally:
         await demo.close()
+
+
+@pytest.mark.parametrize("number", [TERM, INT, HUP])
+async def test_a_signal_while_serve_reads_its_settings_ends_it_quietly(tmp_path: Path, number: int) -> None:
+    config = tmp_path / "proxy.yaml"
+    os.mkfifo(config)
+    process = await Process.start("serve", "--config", str(config))
+    try:
+        # Opened when the process opens it too; it waits for what is in it.
+        pipe = await asyncio.to_thread(config.open, "w")
+        process.signal(number)
+        assert await process.ended() == 0
+        assert process.text == ""
+        pipe.close()
+    finally:
+        await process.close()
+
+
+@pytest.mark.parametrize("number", [TERM, INT])
+async def test_a_signal_as_soon_as_simulate_listens_ends_it_quietly(number: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = await Process.start("simulate", "--listen", f"127.0.0.1:{port}")
+    try:
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(ConnectionError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    break
+        process.signal(number)
+        assert await process.ended() == 0
+        assert process.err == b""
+        writer.close()
+    finally:
+        await process.close()

@@ -7,9 +7,11 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from proxy.listening import most_callers
-from tests.server.harness import Answer, Caller, RawUpstream, Truncated
-from tests.whole.processes import ProxyProcess
+from tests.server.harness import Answer, Caller, RawUpstream, Truncated, until
+from tests.whole.processes import TERM, Process, ProxyProcess, fetch, serving
 
 
 async def served(proxy: ProxyProcess) -> tuple[Caller, Answer]:
@@ -21,6 +23,35 @@ async def served(proxy: ProxyProcess) -> tuple[Caller, Answer]:
                 return caller, await caller.ask(b"GET /carts HTTP/1.1\r\nHost: localhost\r\n\r\n")
             except (ConnectionError, Truncated):
                 await caller.close()
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+async def test_closed_standard_descriptors_are_filled(upstream: RawUpstream, closed: str) -> None:
+    async with serving(upstream.url, through=("sh", "-c", f'exec "$0" "$@" {closed}')) as proxy:
+        assert (await fetch("GET", f"{proxy.url}/a"))[0] == 200
+        descriptors = Path(f"/proc/{proxy.pid}/fd")
+        assert all(not (descriptors / str(n)).readlink().name.startswith(("socket:", "anon_inode:")) for n in range(3))
+        proxy.signal(TERM)
+        assert await proxy.ended() == 0
+
+
+async def test_a_closed_stdout_ends_well_too(upstream: RawUpstream, tmp_path: Path) -> None:
+    listen, admin = tmp_path / "listen", tmp_path / "admin"
+    proxy = await Process.start(
+        "serve",
+        through=("sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-'),
+        CARDCASH_APP_ID="app",
+        CARDCASH_UPSTREAM__ORIGIN=upstream.url,
+        CARDCASH_LISTEN=f"unix:{listen}",
+        CARDCASH_ADMIN__LISTEN=f"unix:{admin}",
+    )
+    try:
+        await until(lambda: upstream.sessions and listen.exists())
+        proxy.signal(TERM)
+        assert await proxy.ended() == 0
+        assert not listen.exists()
+    finally:
+        await proxy.close()
 
 
 async def test_idle_callers_cannot_take_the_descriptors_that_dialling_needs() -> None:

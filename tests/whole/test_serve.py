@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from proxy.simulator import Simulator
-from tests.server.harness import OK, Caller, Peer, RawUpstream, answer, until
-from tests.whole.processes import INT, TERM, ProxyProcess, fetch, is_ready, serving
+from tests.server.harness import OK, REJECTION, Caller, Peer, RawUpstream, answer, until
+from tests.whole.processes import HUP, INT, TERM, ProxyProcess, fetch, is_ready, serving
 
 
 def ask(proxy: ProxyProcess, line: str, *headers: bytes) -> bytes:
     return b"\r\n".join([f"{line} HTTP/1.1\r\nHost: {proxy.host}".encode(), *headers]) + b"\r\n\r\n"
 
 
-@pytest.mark.parametrize("number", [TERM, INT])
+@pytest.mark.parametrize("number", [TERM, INT, HUP])
 async def test_a_signal_ends_an_idle_proxy_with_exit_code_0(upstream: RawUpstream, number: int) -> None:
     async with serving(upstream.url) as proxy:
         caller = await proxy.caller()
@@ -34,6 +34,14 @@ async def test_a_signal_ends_an_idle_proxy_with_exit_code_0(upstream: RawUpstrea
         await caller.close()
         assert [e["event"] for e in proxy.lines][-2:] == ["draining", "stopped"]
         assert proxy.err == b""
+
+
+async def test_a_hangup_that_is_ignored_stays_ignored(upstream: RawUpstream) -> None:
+    async with serving(upstream.url, through=("nohup",)) as proxy:
+        proxy.signal(HUP)
+        assert (await fetch("GET", f"{proxy.url}/a"))[0] == 200
+        proxy.signal(TERM)
+        assert await proxy.ended() == 0
 
 
 async def test_a_drain_finishes_a_download_and_an_upload_and_takes_nothing_new(upstream: RawUpstream) -> None:
@@ -133,6 +141,44 @@ async def test_a_caller_that_waits_for_its_answer_is_told_when_the_drain_time_is
         assert "may have been processed" in got.json["message"][0]
         assert await proxy.ended() == 0
         await caller.close()
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+async def test_a_caller_that_waits_for_the_session_is_told_when_the_drain_time_is_over(
+    upstream: RawUpstream, revoked: bool
+) -> None:
+    async def stuck(peer: Peer) -> None:
+        await peer.gone()
+
+    async with serving(upstream.url, DRAIN__TIMEOUT="0.3", SESSION__EAGER="false") as proxy:
+        caller = await proxy.caller()
+        if revoked:
+            await caller.ask(ask(proxy, "GET /a"))
+            upstream.answers.append(REJECTION)
+        upstream.session_answers.append(stuck)
+        await caller.send(ask(proxy, "POST /orders", b"Content-Length: 2") + b"{}")
+        await until(lambda: len(upstream.sessions) == 1 + revoked)
+        proxy.signal(TERM)
+        await proxy.says(lambda out: b'"drain_timeout"' in out)
+        began = time.monotonic()
+        got = await caller.answer("POST")
+        assert (got.status, got.code, got.value("retry-after")) == (503, "draining", b"1")
+        await caller.close()
+        assert await proxy.ended() == 0
+        assert time.monotonic() - began < 0.4
+
+
+async def test_a_caller_that_is_still_sending_is_told_when_the_drain_time_is_over(upstream: RawUpstream) -> None:
+    async with serving(upstream.url, DRAIN__TIMEOUT="0.3") as proxy:
+        caller = await proxy.caller()
+        await caller.send(ask(proxy, "POST /orders", b"Expect: 100-continue", b"Content-Length: 500") + b"abc")
+        assert b" 100 " in await caller.head()
+        proxy.signal(TERM)
+        got = await caller.answer("POST")
+        assert (got.status, got.code, got.value("retry-after")) == (503, "draining", b"1")
+        assert upstream.requests == []
+        await caller.close()
+        assert await proxy.ended() == 0
 
 
 async def test_in_the_drain_delay_requests_are_still_served(upstream: RawUpstream) -> None:

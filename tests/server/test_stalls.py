@@ -1,0 +1,57 @@
+"""Callers that stall while others wait: what either of them sees."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.conftest import StartProxy
+from tests.server.harness import OK, Peer, RawUpstream, Truncated, until
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.upstream.pool.STALLED", 0.1)
+
+
+async def test_an_upload_that_stalls_is_told_and_whoever_waits_is_served(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = await start_proxy(
+        UPSTREAM__MAX_CONNECTIONS="1", UPSTREAM__RESPONSE_TIMEOUT="1", LIMITS__REPLAY_BODY="10", SESSION__EAGER="false"
+    )
+    stalling = await proxy.caller()
+    await stalling.send(proxy.request("POST /orders", b"Content-Length: 1000") + b"x" * 100)
+    await until(lambda: proxy.proxy.upstream.active_connections == 1)
+    assert (await proxy.ask("GET /carts")).status == 200
+    got = await stalling.answer("POST")
+    assert (got.status, got.code) == (400, "bad_request")
+    assert "stopped coming" in got.json["message"][0]
+    assert [received.line.split()[1] for received in upstream.requests] == ["/v3/carts"]
+    assert proxy.sample("request_errors_total", code="bad_request") == 1
+    assert all(s.value == 0 for m in proxy.proxy.metrics.upstream_errors.collect() for s in m.samples)
+
+
+async def test_an_answer_nobody_reads_is_cut_off_and_whoever_waits_is_served(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    size = 60_000_000
+
+    async def endless(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(size // 100_000):
+            await peer.send(b"x" * 100_000)
+
+    upstream.answers += [endless, OK]
+    proxy = await start_proxy(UPSTREAM__MAX_CONNECTIONS="1", UPSTREAM__RESPONSE_TIMEOUT="1")
+    stalling = await proxy.caller()
+    stalling.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await stalling.send(proxy.request("GET /merchants/buy"))
+    await until(lambda: proxy.proxy.upstream.active_connections == 1)
+    async with asyncio.timeout(20):
+        assert (await proxy.ask("GET /carts")).status == 200
+    stalling.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    with pytest.raises(Truncated):
+        await stalling.answer()
+    assert all(s.value == 0 for m in proxy.proxy.metrics.upstream_errors.collect() for s in m.samples)
