@@ -24,6 +24,7 @@ _LONGEST_BASE: Final = 107 - len(f"/{_PREFIX}12345678/worker-64.sock")
 #: Seconds: a little more than CardCash's own time-outs (50-90 s, API.md 1); and between two looks.
 _LONGEST_TURN: Final = 100.0
 _NEXT_TRY: Final = 0.01
+_TRIES: Final = 10
 
 
 class Folder:
@@ -94,11 +95,15 @@ class Folder:
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Remove it with all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove it with all that is in it; a process that is being killed may just be writing there."""
+        for _ in range(_TRIES):
+            shutil.rmtree(self.path, ignore_errors=True)
+            if not self.path.exists():
+                return
+            time.sleep(_NEXT_TRY)
 
     def remove_if_last(self) -> None:
-        """Remove it unless another process holds it."""
+        """Remove it unless another process holds it; the last thing a process does, since it is not held after that."""
         if self._held is not None and _lock(self._held):
             self.remove()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
 import signal
@@ -78,7 +79,8 @@ async def _work(orders: Orders, line: socket.socket) -> int:
     finally:
         await tasks.close()
         if orphaned:
-            folder.remove_if_last()
+            # After the store's thread has ended, too.
+            atexit.register(folder.remove_if_last)
         writer.drain(1.0)
     if failed is None:
         return 0
