@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -76,7 +75,6 @@ class Proxy:
     ) -> None:
         self._settings = settings
         self._shared = shared
-        self._level = logging.INFO if shared is None else logging.DEBUG
         self._clock = clock or TurnClock()
         self._observer = observer
         self._stopping = asyncio.Event()
@@ -202,15 +200,15 @@ class Proxy:
         await enter(_following(self.keeper))
         await enter(_looking_after(self.server))
         self.life.started = True
-        log.log(
-            self._level,
-            "started",
-            version=__version__,
-            listen=self.addresses,
-            admin=self.admin_addresses,
-            origin=str(origin),
-            start_ms=round((time.perf_counter() - began) * 1000, 1),
-        )
+        if self._shared is None:
+            log.info(
+                "started",
+                version=__version__,
+                listen=self.addresses,
+                admin=self.admin_addresses,
+                origin=str(origin),
+                start_ms=round((time.perf_counter() - began) * 1000, 1),
+            )
 
     def _credentials(self) -> Credentials:
         login = self._settings.login
@@ -284,7 +282,8 @@ class Proxy:
         """Stop as CONTRACT `drain.*` says: not ready, delay, no new connections, what is in flight ends."""
         settings = self._settings.drain
         self.life.draining = True
-        log.log(self._level, "draining", delay=settings.delay, timeout=settings.timeout, in_flight=self.guard.in_flight)
+        if self._shared is None:
+            log.info("draining", delay=settings.delay, timeout=settings.timeout, in_flight=self.guard.in_flight)
         if settings.delay:
             await asyncio.sleep(settings.delay)
         for listener in self._listeners:
@@ -308,7 +307,8 @@ class Proxy:
                 async with asyncio.timeout(LAST_SECONDS):
                     await self.guard.empty()
                     await self.server.all_ended()
-        log.log(self._level, "stopped")
+        if self._shared is None:
+            log.info("stopped")
 
 
 @asynccontextmanager

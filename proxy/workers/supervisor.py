@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,6 +107,7 @@ class Supervisor:
             # Of several that fail one is told of; asyncio must not complain of the others.
             first_starts[-1].add_done_callback(asyncio.Future.exception)
             task = tasks.spawn(self._keep(child, first_starts[-1]), name=f"worker-{child.worker}")
+            task.add_done_callback(partial(_never_started, first_starts[-1]))
             self._keeping[task] = child
         await _all_or_the_first_that_fails(first_starts)
         log.info(
@@ -175,6 +177,13 @@ class Supervisor:
             self._keeping[task].kill()
         if left:
             await asyncio.wait(left)
+
+
+def _never_started(first_start: asyncio.Future[None], task: asyncio.Task[None]) -> None:
+    """See to it that nobody waits for the start of a worker that is kept no longer, should there be a bug in keeping it."""
+    if not first_start.done():
+        error = None if task.cancelled() else task.exception()
+        first_start.set_exception(error or WorkerFailed("a worker process was given up before it was ready", 1))
 
 
 async def _all_or_the_first_that_fails(futures: list[asyncio.Future[Any]]) -> None:

@@ -286,6 +286,7 @@ async def test_the_actions_pass_the_guards_of_the_proxy_port(simulator: Simulato
         assert (await fetch("GET", f"http://{proxy.admin}/carts"))[0] == 404
         assert simulator.calls[SESSION] == 1
         assert (await status(proxy))["ready"]
+        assert await counted(proxy, "request_errors_total", code="host_not_allowed") == 1
 
 
 async def test_a_stuck_worker_is_told_of_and_takes_no_count_with_it(simulator: Simulator) -> None:

@@ -96,7 +96,7 @@ class Stuck:
 
 
 async def test_the_start_is_told_once_with_the_addresses_of_all(simulator: Simulator) -> None:
-    async with workers(simulator.url, WORKERS="3") as proxy:
+    async with workers(simulator.url, WORKERS="3", LOG__LEVEL="debug") as proxy:
         (started,) = proxy.events("started")
         assert (started["workers"], len(started["listen"]), len(started["admin"])) == (3, 1, 1)
         assert sorted(event["worker"] for event in proxy.events("worker_started")) == [1, 2, 3]
