@@ -25,9 +25,9 @@ from proxy.secrets_watch import SecretsWatch
 from proxy.server.accounts import Accounts
 from proxy.server.admin import Admin, Lifecycle
 from proxy.server.bodies import Bodies, ReplayBudget
+from proxy.server.callers import ProxyServer
 from proxy.server.forward import Forwarder, Injected
 from proxy.server.guard import Guard
-from proxy.server.wire import ProxyServer
 from proxy.session import keeper as session
 from proxy.session.keeper import SessionKeeper
 from proxy.session.login import Credentials, SessionCalls
@@ -43,7 +43,7 @@ from proxy.upstream import Origin, ProxyTunnel, Upstream, tls_context
 T = TypeVar("T")
 
 #: Seconds between two looks at the callers' connections: time-outs, and resets that nobody has seen.
-LOOK_EVERY = 2.0
+LOOK_EVERY = 1.0
 #: Seconds between two looks into a store that other processes use too.
 FOLLOW_EVERY = 1.0
 

@@ -119,7 +119,7 @@ async def deliver(exchange: Exchange, answer: Answer, record: Record, *, host: b
         raise
     except ProxyError:
         # The head is out: only a broken connection tells the caller that the rest is missing.
-        exchange.abort()
+        exchange.break_off()
         raise
     finally:
         answer.close()

@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
-from proxy.core.errors import BadRequest, CallerGone
+from proxy.core.errors import CallerGone, ProxyError
 from proxy.core.headers import RequestFields
-from proxy.http1 import Chunks, InvalidMessage
+from proxy.server.chunks import ChunkedBody
 
 #: Bytes of a body kept here; reading of the socket stops above HIGH and goes on below LOW.
 _HIGH: Final = 128 * 1024
 _LOW: Final = 32 * 1024
-#: Bytes in a row of chunk extensions and trailers without content.
-_MAX_QUIET: Final = 16 * 1024
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_BROKEN_FRAMING: Final = "The request body is not framed correctly."
 
 
 class Link(Protocol):
@@ -50,6 +47,9 @@ class Link(Protocol):
     def abort(self) -> None:
         """End the connection with a reset."""
 
+    def break_off(self) -> None:
+        """End the connection with a reset, after what was written has arrived."""
+
 
 class Exchange:
     """One request and its answer. Everything after `send()` goes out in order. One reader of the body at a time."""
@@ -57,9 +57,7 @@ class Exchange:
     __slots__ = ("_buffered", "_chunks", "_error", "_link", "_parts", "_remaining", "_waiter", "body_received", "fields",
                  "head_sent", "http_10", "keep_alive", "method", "target")  # fmt: skip
 
-    def __init__(
-        self, link: Link, *, method: str, target: str, http_10: bool, fields: RequestFields, chunks: Chunks | None
-    ) -> None:
+    def __init__(self, link: Link, *, method: str, target: str, http_10: bool, fields: RequestFields) -> None:
         self._link = link
         self.method = method
         self.target = target
@@ -68,10 +66,10 @@ class Exchange:
         #: Whether the connection can be kept after this answer.
         self.keep_alive = fields.persistent
         self.head_sent = False
-        self._chunks = chunks
+        self._chunks = ChunkedBody() if fields.chunked else None
         self._remaining = fields.content_length or 0
         #: All of the body has come in; some of it may still wait here to be read.
-        self.body_received = chunks is None and not self._remaining
+        self.body_received = not fields.has_body
         self._parts: list[bytes] = []
         self._buffered = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -141,25 +139,21 @@ class Exchange:
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the body; returns what follows its end."""
-        rest = b""
         if self._chunks is not None:
             try:
-                data = self._chunks.feed(data, _MAX_QUIET)
-            except InvalidMessage:
-                self.fail(BadRequest(_BROKEN_FRAMING))
+                pieces, rest = self._chunks.feed(data)
+            except ProxyError as error:
+                self.fail(error)
                 return b""
             self.body_received = self._chunks.done
-            if self._chunks.extra:
-                # llhttp does not say where the body ended, so what follows cannot be told from it.
-                self.close_after()
         else:
             rest = data[self._remaining :]
-            data = data[: self._remaining]
-            self._remaining -= len(data)
+            pieces = [data[: self._remaining]]
+            self._remaining -= len(pieces[0])
             self.body_received = not self._remaining
-        if data:
-            self._parts.append(data)
-            self._buffered += len(data)
+        if pieces:
+            self._parts += pieces
+            self._buffered += sum(map(len, pieces))
             if self._buffered > _HIGH and not self.body_received:
                 self._link.pause_reading()
         self._wake()
@@ -198,6 +192,12 @@ class Exchange:
         self.keep_alive = False
 
     def abort(self) -> None:
-        """End the connection now, visibly broken: with a reset, so that no reader takes the answer for complete."""
+        """End the connection now: nobody is there to read."""
         self.keep_alive = False
         self._link.abort()
+
+    def break_off(self) -> None:
+        """End an answer visibly broken: with a reset, so that no reader takes it for complete. What was written before
+        it, answers to earlier requests too, arrives first."""
+        self.keep_alive = False
+        self._link.break_off()

@@ -138,6 +138,8 @@ class Forwarder:
         if fields.overridden and (way.route.is_session or way.route.is_login):
             raise BadRequest("A session or login call may not have its method overridden by a header.")
         if exchange.method == "POST" and way.route.is_session:
+            if fields.has_body:
+                (await self._bodies.take(exchange, fields)).release()
             await self._accounts.answer_session(exchange, record)
             return
         body = await self._bodies.take(exchange, fields) if fields.has_body else NO_BODY
@@ -352,7 +354,7 @@ class Forwarder:
         record.code = error.code
         record.request_id = record.request_id or new_request_id()
         if exchange.head_sent:
-            exchange.abort()
+            exchange.break_off()
             return
         if isinstance(error, BadRequest):
             # RFC 9112, 6.3: what follows ambiguous framing must not be read as a request.

@@ -15,7 +15,7 @@ from httptools import HttpRequestParser
 from proxy.core.errors import BadRequest, HeadersTooLarge, TargetTooLong
 from proxy.core.headers import LARGEST_HEAD, RequestFields, read_request
 from proxy.core.target import METHODS
-from proxy.http1 import Chunks, InvalidMessage, Sink, judged
+from proxy.http1 import InvalidMessage, Sink, judged
 
 #: Bytes of a request target, and of one field line.
 MAX_TARGET: Final = 16 * 1024
@@ -39,7 +39,7 @@ _INVALID: Final = "The request is not valid HTTP/1.1."
 class RequestHead:
     """One parsed request head. Raises `BadRequest`, `HeadersTooLarge`, `TargetTooLong`."""
 
-    __slots__ = ("_block", "fields", "http_10", "method", "target")
+    __slots__ = ("fields", "http_10", "method", "target")
 
     def __init__(self, data: bytes, *, required: bytes | None = None) -> None:
         """Parse `data`, a head up to and with its first empty line; `required` as `read_request` takes it."""
@@ -59,18 +59,8 @@ class RequestHead:
         #: As it came; `core/target.py` judges it.
         self.target = parts[1].decode("latin-1")
         self.http_10 = http_10
-        self._block = block
         read = _read_once if len(block) <= _LONGEST_REMEMBERED else _read
         self.fields = read(block, http_10, required)
-
-    def decoder(self) -> Chunks | None:
-        """Return the decoder of a chunked body: llhttp goes on where the head ended."""
-        if not self.fields.chunked:
-            return None
-        sink = Sink()
-        parser = HttpRequestParser(sink)
-        parser.feed_data(_START[self.http_10] + self._block)
-        return Chunks(parser, sink)
 
 
 def _read(block: bytes, http_10: bool, required: bytes | None) -> RequestFields:

@@ -1,34 +1,40 @@
-"""The proxy port: one `CallerConnection` per caller, one `Exchange` per request, one task per exchange.
+"""One connection of a caller: one request after the other, an `Exchange` and a task for each.
 
-Owns the connections' lives: parsing one request after the other, time-outs, back-pressure, lingering, draining. There is
-no timer per connection: `look()` is called every few seconds and goes through all of them. aiohttp's server is not used
-here: it takes trailers for headers of the next request and reflects what it refuses (AIOHTTP.md 1), at twice the cost.
+Owns the connection's life: where a request begins and ends, back-pressure, time-outs, and how it ends without taking
+answers away that are still on their way. aiohttp's server is not used here: it takes trailers for headers of the next
+request and reflects what it refuses (AIOHTTP.md 1), at twice the cost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import re
 import select
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+import termios
 from math import inf
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from proxy.core.errors import BadRequest, CallerGone, ProxyError
 from proxy.core.headers import RequestFields
 from proxy.server.exchange import Exchange
 from proxy.server.head import RequestHead, check_partial
 
+if TYPE_CHECKING:
+    from proxy.server.callers import ProxyServer
+
 #: Seconds: longer than most load balancers keep theirs, so that they close first (AIOHTTP.md 2.6).
 KEEPALIVE_TIMEOUT: Final = 75.0
 #: Seconds from the first byte of a head to its last.
 HEAD_TIMEOUT: Final = 30.0
-#: Seconds in which an unread rest of a body is swallowed after an early answer, so that the answer is not reset away.
+#: Seconds in which what a caller still sends is swallowed after the last answer, so that the answer is not reset away.
 LINGERING_TIME: Final = 2.0
+#: Seconds between two looks whether a caller has everything that was written before its connection is reset.
+_LOOK_AGAIN: Final = 0.05
 #: Seconds a caller may pause inside a body, or leave an answer unread.
 CALLER_IDLE = 60.0
 #: RFC 9112, 2.2: what some clients send after a body.
@@ -40,8 +46,8 @@ _MOST_AHEAD: Final = 64 * 1024
 class CallerConnection(asyncio.Protocol):
     """One caller's connection; all methods belong to the event loop's thread."""
 
-    __slots__ = ("_ahead", "_can_write", "_drain", "_exchange", "_lingering", "_partial", "_server", "_task",
-                 "_transport", "_unwritten", "deadline", "local", "paused", "peer")  # fmt: skip
+    __slots__ = ("_ahead", "_broken", "_can_write", "_drain", "_lingering", "_moved", "_partial", "_server",
+                 "_task", "_transport", "_unwritten", "deadline", "exchange", "local", "paused", "peer")  # fmt: skip
 
     def __init__(self, server: ProxyServer) -> None:
         self._server = server
@@ -52,21 +58,27 @@ class CallerConnection(asyncio.Protocol):
         self._partial = bytearray()
         #: What has come after the request that is being served.
         self._ahead = b""
-        self._exchange: Exchange | None = None
+        #: The request that is being served.
+        self.exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
+        #: The last answer is written; what still comes is swallowed.
         self._lingering = False
+        #: An answer broke off: the connection ends with a reset, once the answers before it have arrived.
+        self._broken = False
         #: Nothing is read, because somebody has to catch up.
         self.paused = False
         self._can_write = True
         self._drain: asyncio.Future[None] | None = None
-        self._unwritten = 0
+        #: What the caller had not taken at the last look, and when it last took some.
+        self._unwritten: float = inf
+        self._moved = 0.0
         #: The loop's time at which `expired` is due.
         self.deadline = inf
 
     @property
     def is_idle(self) -> bool:
         """Say whether no request is being served and no answer is still being written."""
-        if self._exchange is not None or self._lingering:
+        if self.exchange is not None or self._lingering:
             return False
         return self._transport is not None and not self._transport.is_closing()
 
@@ -93,8 +105,8 @@ class CallerConnection(asyncio.Protocol):
         self._ahead = b""
         if self._drain is not None and not self._drain.done():
             self._drain.set_result(None)
-        if self._exchange is not None:
-            self._exchange.fail(CallerGone())
+        if self.exchange is not None:
+            self.exchange.fail(CallerGone())
         if self._task is not None:
             # Its upstream request ends with it; renewals are tasks of their own.
             self._task.cancel()
@@ -103,7 +115,7 @@ class CallerConnection(asyncio.Protocol):
     def close(self) -> None:
         """End the connection when what was written is out."""
         if self._transport is not None and not self._transport.is_closing():
-            self._unwritten = 0
+            self._unwritten = inf
             self.deadline = self._server.time() + CALLER_IDLE
             self._transport.close()
 
@@ -122,11 +134,34 @@ class CallerConnection(asyncio.Protocol):
                 pass
         transport.abort()
 
+    def break_off(self) -> None:
+        """End the connection with a reset, after what was written has arrived. Part of `Link`."""
+        if self._left():
+            if not self._broken:
+                self._broken = self._lingering = True
+                self._unwritten = inf
+                self.deadline = self._server.time() + LINGERING_TIME
+            self._server.loop.call_later(_LOOK_AGAIN, self.break_off)
+        else:
+            self.abort()
+
+    def _left(self) -> int:
+        """Bytes that are written and not yet with the caller's system, as far as ours can tell."""
+        transport = self._transport
+        if transport is None:
+            return 0
+        sock = transport.get_extra_info("socket")
+        queued = 0
+        if sock is not None and sock.fileno() >= 0:
+            with contextlib.suppress(OSError):
+                queued = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
+        return transport.get_write_buffer_size() + queued
+
     # 2. Requests.
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes: of a head, of a body, or of requests to come."""
-        exchange = self._exchange
+        exchange = self.exchange
         if exchange is None:
             if not self._lingering:
                 self._take_head(data)
@@ -169,13 +204,12 @@ class CallerConnection(asyncio.Protocol):
         except ProxyError as error:
             self._refuse(error)
             return
-        exchange = self._exchange = Exchange(
+        exchange = self.exchange = Exchange(
             self,
             method=head.method,
             target=head.target,
             http_10=head.http_10,
             fields=head.fields,
-            chunks=head.decoder(),
         )
         self.deadline = inf
         if end != len(data):
@@ -194,11 +228,11 @@ class CallerConnection(asyncio.Protocol):
 
     def _served(self, exchange: Exchange) -> None:
         """Go on with the next request, or end."""
-        self._exchange = self._task = None
-        if self._transport is None or self._transport.is_closing():
+        self.exchange = self._task = None
+        if self._transport is None or self._transport.is_closing() or self._broken:
             return
         if not exchange.keep_alive or not exchange.body_received:
-            self._end(clean=exchange.body_received and not self._ahead)
+            self._end()
             return
         self.deadline = self._server.time() + KEEPALIVE_TIMEOUT
         self.resume_reading()
@@ -208,20 +242,19 @@ class CallerConnection(asyncio.Protocol):
 
     def _refuse(self, error: ProxyError) -> None:
         """Answer what never became a request, without a byte of it in the answer or the log."""
-        exchange = Exchange(
-            self, method="", target="", http_10=False, fields=RequestFields(persistent=False), chunks=None
-        )
+        exchange = Exchange(self, method="", target="", http_10=False, fields=RequestFields(persistent=False))
         self._partial.clear()
         self._server.refuse(exchange, error)
-        self._end(clean=False)
+        self._end()
 
-    def _end(self, *, clean: bool) -> None:
-        """Close; while the caller may still be sending, first swallow it, or a reset would take the answer away."""
-        if clean or self._transport is None:
-            self.close()
+    def _end(self) -> None:
+        """Say that no more will come, and swallow what does: bytes to a closed socket are answered with a reset, and that
+        would take away what of the answer is still on its way."""
+        if self._transport is None:
             return
         self._lingering = True
         self._ahead = b""
+        self._unwritten = inf
         self.deadline = self._server.time() + LINGERING_TIME
         self.resume_reading()
         if self._transport.can_write_eof():
@@ -240,7 +273,7 @@ class CallerConnection(asyncio.Protocol):
     async def drained(self) -> None:
         """Wait until the caller has read enough. Raises `CallerGone` when it does not, or is gone."""
         while not self._can_write and self._transport is not None:
-            self._unwritten = self._transport.get_write_buffer_size()
+            self._unwritten = self._left()
             self.deadline = self._server.time() + CALLER_IDLE
             self._drain = self._server.loop.create_future()
             try:
@@ -282,22 +315,26 @@ class CallerConnection(asyncio.Protocol):
 
     def expired(self, now: float) -> None:
         """Do what is due at `deadline`."""
-        transport, exchange = self._transport, self._exchange
+        transport, exchange = self._transport, self.exchange
         if transport is None:
             return
-        left = transport.get_write_buffer_size()
-        if left and left < self._unwritten:
-            # It reads slowly, but it reads.
-            self._unwritten = left
-            self.deadline = now + CALLER_IDLE
-        elif exchange is None:
-            self.deadline = now + CALLER_IDLE  # for what is left to be written
-            transport.abort() if left or transport.is_closing() else transport.close()
-        elif self._drain is not None:
-            self.abort()
-        else:
+        left = self._left()
+        if left < self._unwritten:
+            self._unwritten, self._moved = left, now
+        if exchange is None:
+            if left and now - self._moved < CALLER_IDLE:
+                self.deadline = now + LINGERING_TIME  # it reads slowly, but it reads
+            elif left or self._broken or transport.is_closing():
+                self.abort()
+            else:
+                self.close()
+        elif self._drain is None:
             self.deadline = inf
             exchange.fail(BadRequest(f"The request body stopped coming for {CALLER_IDLE:g} s."))
+        elif self._moved == now:
+            self.deadline = now + CALLER_IDLE
+        else:
+            self.abort()
 
     def check(self) -> None:
         """End a connection that was reset while nothing is read from it, because an upload waits for CardCash."""
@@ -312,89 +349,3 @@ class CallerConnection(asyncio.Protocol):
 
 def _address(name: object) -> str | None:
     return name[0] if isinstance(name, tuple) else None
-
-
-class ProxyServer:
-    """Makes a `CallerConnection` per connection. `handler` answers an Exchange, `refuse` what never became one.
-
-    `required` is the lower-case name of `callers.require_header`. Must be made where the event loop runs.
-    """
-
-    def __init__(
-        self,
-        handler: Callable[[Exchange], Awaitable[None]],
-        refuse: Callable[[Exchange, ProxyError], None],
-        *,
-        most_connections: int,
-        required: bytes | None = None,
-    ) -> None:
-        self.handler = handler
-        self.refuse = refuse
-        self.required = required
-        self.loop = asyncio.get_running_loop()
-        self.time = self.loop.time
-        self._most_connections = most_connections
-        #: While the proxy stops, every answer ends its connection.
-        self.draining = False
-        # A dict for its order: the first idle one has been here longest.
-        self._connections: dict[CallerConnection, None] = {}
-        self._ended = asyncio.Event()
-
-    def __call__(self) -> CallerConnection:
-        """Make the protocol of a new connection."""
-        return CallerConnection(self)
-
-    @property
-    def connections(self) -> list[CallerConnection]:
-        """List all connections that are open."""
-        return list(self._connections)
-
-    def idle_connections(self) -> list[CallerConnection]:
-        """List connections on which no request is being served."""
-        return [connection for connection in self._connections if connection.is_idle]
-
-    def joined(self, connection: CallerConnection) -> None:
-        """Count a connection in; beyond the bound one that is idle makes room for it."""
-        self._connections[connection] = None
-        if self.draining:
-            connection.close()  # it stood in the backlog when the listener was closed
-        elif len(self._connections) > self._most_connections:
-            idle = (other for other in self._connections if other.is_idle and other is not connection)
-            next(idle, connection).close()
-
-    def left(self, connection: CallerConnection) -> None:
-        """Count a connection out."""
-        self._connections.pop(connection, None)
-        self._ended.set()
-
-    def look(self) -> None:
-        """Look after all connections: time-outs, and callers whose end cannot be seen by reading."""
-        now = self.time()
-        for connection in self.connections:
-            if now >= connection.deadline:
-                connection.expired(now)
-            elif connection.paused:
-                connection.check()
-
-    def fail_bodies(self, error: ProxyError) -> None:
-        """Let whoever waits for the rest of a request's body hear that it will not be waited for."""
-        for exchange in (connection._exchange for connection in self._connections):
-            if exchange is not None:
-                exchange.fail(error)
-
-    async def all_ended(self) -> None:
-        """Wait until every connection has written its last byte and ended."""
-        while self._connections:
-            self._ended.clear()
-            await self._ended.wait()
-
-    async def shutdown(self, seconds: float) -> None:
-        """Close every connection and wait at most `seconds` for what still runs on them to end."""
-        for connection in self.connections:
-            connection.close() if connection.is_idle else connection.abort()
-        try:
-            async with asyncio.timeout(seconds):
-                await self.all_ended()
-        except TimeoutError:
-            for connection in self.connections:
-                connection.abort()

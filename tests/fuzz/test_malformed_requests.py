@@ -12,7 +12,6 @@ from tests.fuzz.lane import Outcome, ProxyLane, proxy_lane
 
 #: What does not get the verdict of the corpus, and why that is right; each is checked to differ still.
 DEVIATIONS = {
-    "cowboy-ignore_unknown_chunk_extensions": "llhttp refuses the white space around `;` that RFC 9112, 7.1.1 calls bad",
     "cowboy-absolute_form_reject_invalid_port_0": "a valid port by RFC 3986, and no authority ever chooses the upstream",
     "cowboy-reject_absolute_form_different_host": "two allowed hosts; RFC 9112, 3.2.2: Host is ignored then, not compared",
     "desync-guardian-rfc-compliant-11": "its target has a fragment: 400 by the contract",
@@ -22,7 +21,7 @@ DEVIATIONS = {
 #: The same for what only the guards refused.
 BEHIND_GUARDS = {
     "llhttp-connection-297": "contested: the same after `Connection: close`",
-    "gunicorn-invalid-rfc9110_trailer_forbidden_host_01": "trailers are dropped, whatever they are called",
+    "llhttp-connection-347": "the same",
 }
 
 

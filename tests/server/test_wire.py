@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from typing import cast
 
 import pytest
 
 from proxy.server import wire
 from tests.conftest import StartProxy
-from tests.server.harness import OK, Peer, RawUpstream, Running, Truncated, answer, until
+from tests.server.harness import OK, Caller, Peer, RawUpstream, Running, Truncated, answer, until
 
 
 async def test_a_gzip_body_of_a_request_is_not_decompressed(upstream: RawUpstream, proxy: Running) -> None:
@@ -216,13 +217,70 @@ async def test_a_connection_is_kept_after_a_chunked_request_and_no_trailer_becom
     assert all(not request.values("x-evil") for request in upstream.requests)
 
 
-async def test_what_follows_a_chunked_body_at_once_is_not_read(upstream: RawUpstream, proxy: Running) -> None:
+async def test_what_follows_a_chunked_body_at_once_is_the_next_request(upstream: RawUpstream, proxy: Running) -> None:
     caller = await proxy.caller()
-    chunked = proxy.request("POST /a", b"Transfer-Encoding: chunked") + b"2\r\nab\r\n0\r\n\r\n"
-    got = await caller.ask(chunked + proxy.request("GET /b"))
-    assert (got.status, got.value("connection")) == (200, b"close")
-    assert await caller.ended() == b""
-    assert len(upstream.requests) == 1
+    chunked = proxy.request("POST /a", b"Transfer-Encoding: chunked") + b"2\r\nab\r\n0\r\nX-Evil: stolen\r\n\r\n"
+    await caller.send((chunked + proxy.request("GET /b")) * 2)
+    assert [(await caller.answer()).status for _ in range(4)] == [200] * 4
+    assert [request.line[:6] for request in upstream.requests] == ["POST /", "GET /v"] * 2
+    assert all(not request.values("x-evil") for request in upstream.requests)
+
+
+def _slow_reader(caller: Caller) -> asyncio.ReadTransport:
+    transport = cast("asyncio.ReadTransport", caller.writer.transport)
+    transport.pause_reading()
+    return transport
+
+
+@pytest.mark.parametrize("more", [b"\r\n", b"GET /b HTTP/1.1\r\nHost: localhost\r\n\r\n", b"x" * 200_000])
+async def test_bytes_after_the_last_answer_do_not_take_it_away(
+    more: bytes, upstream: RawUpstream, proxy: Running
+) -> None:
+    body = bytes(3_000_000)
+    upstream.answers.append(answer(200, body))
+    caller = await proxy.caller()
+    transport = _slow_reader(caller)
+    await caller.send(proxy.request("GET /a", b"Connection: close"))
+    await until(lambda: proxy.sample("requests_total", method="GET", route="other", status="200") or _drains(proxy))
+    caller.writer.write(more)
+    for _ in range(10):
+        await proxy.ask("GET /b")  # turns in which they do what they do
+    transport.resume_reading()
+    assert (await caller.answer()).body == body
+
+
+def _drains(proxy: Running) -> bool:
+    return any(connection._drain for connection in proxy.proxy.server.connections)
+
+
+async def test_an_answer_that_breaks_off_leaves_the_one_before_it_whole(upstream: RawUpstream, proxy: Running) -> None:
+    body = bytes(1_500_000)
+
+    async def truncated(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nab")
+        peer.writer.close()
+
+    upstream.answers.extend([answer(200, body), truncated])
+    caller = await proxy.caller()
+    transport = _slow_reader(caller)
+    await caller.send(proxy.request("GET /a") * 2)
+    await until(lambda: len(upstream.requests) == 2 or _drains(proxy))
+    transport.resume_reading()
+    assert (await caller.answer()).body == body
+    with pytest.raises(Truncated):
+        await caller.answer()
+    await until(lambda: not proxy.proxy.server.connections)
+
+
+async def test_a_caller_that_is_told_of_the_end_and_stays_is_let_go(
+    proxy: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "LINGERING_TIME", -1.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    writer.write(proxy.request("GET /a", b"Connection: close"))
+    await reader.readuntil(b"{}")
+    await until(lambda: proxy.proxy.server.look() or not proxy.proxy.server.connections)  # type: ignore[func-returns-value]
+    writer.close()
 
 
 async def test_empty_lines_before_a_request_are_skipped(upstream: RawUpstream, proxy: Running) -> None:
