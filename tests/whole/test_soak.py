@@ -170,7 +170,7 @@ async def test_without_in_band_refresh_lives_and_revocations_cost_one_session_ca
 async def test_with_two_workers_no_caller_sees_a_rejection_either(old: str) -> None:
     """Each worker finds tokens of its own in answers; what one takes from the other may be as dead as what it had."""
     tally, simulator, counts = await soak(
-        ttl=4, window=3, seconds=7, seed=1, revocations=4, workers=2, old_after_refresh=old
+        ttl=4, window=3, seconds=5, seed=1, revocations=3, workers=2, old_after_refresh=old
     )
     check(tally, simulator)
     assert counts["sessions"] == counts["logins"]
