@@ -47,6 +47,7 @@ class WorkersAdmin(AdminPort):
         self._is_draining = is_draining
         self._since = datetime.now(UTC)
         self._ledger = Ledger()
+        self._answered: set[int] = set()
         # Guards the ledger against an older answer that comes after a newer one. Held while the workers are asked.
         self._scraping = asyncio.Lock()
 
@@ -121,6 +122,16 @@ class WorkersAdmin(AdminPort):
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """Write the sum of all processes in the format the scraper accepts; returns body and content type."""
+        return await asyncio.to_thread(_rendered, await self._counted(), accept)
+
+    async def silent(self) -> set[int]:
+        """Ask all workers what they have counted, to keep it should they die; return the processes that do not answer."""
+        up = {child.pid for child in self._children if child.state == "up"}
+        await self._counted()
+        still = {child.pid for child in self._children if child.state == "up"}
+        return {pid for pid in up & still if pid is not None and pid not in self._answered}
+
+    async def _counted(self) -> list[Families]:
         async with self._scraping:
             pids = {child: child.pid for child in self._children}
             answered: set[int] = set()
@@ -132,13 +143,15 @@ class WorkersAdmin(AdminPort):
                     self._ledger.said(pid, families)
                     answered.add(pid)
             down = len(self._children) - len(answered)
-            parts = [*self._ledger.parts(answered), list(self._own.collect()), [workers_gauge(up=0, down=down)]]
-        return await asyncio.to_thread(_rendered, parts, accept)
+            self._answered = answered
+            return [*self._ledger.parts(answered), list(self._own.collect()), [workers_gauge(up=0, down=down)]]
 
     async def renew(self, request: web.Request) -> web.Response:
         """Let one worker make a new session; the others take it over from the store within a second."""
         end = time.monotonic() + _RENEWAL
-        for child in self._children:
+        # One that does not answer must not use up the time.
+        answers = {child for child, reply in await self._ask_all("/healthz") if reply is not None}
+        for child in sorted(self._children, key=lambda one: one not in answers):
             seconds, headers = end - time.monotonic(), _some_of(request.headers, "X-Request-ID")
             reply = None
             if child.state == "up":

@@ -31,6 +31,9 @@ from proxy.workers.orders import Orders
 
 #: Seconds over `drain.*` in which a worker closes what it has, its session's file included; then it is killed.
 _GRACE: Final = 5.0
+#: Seconds between two looks at all workers, and so many of them without an answer make a worker a stuck one.
+LOOK_EVERY = 5.0
+MOST_SILENCES = 3
 
 
 class Supervisor:
@@ -110,6 +113,7 @@ class Supervisor:
             task.add_done_callback(partial(_never_started, first_starts[-1]))
             self._keeping[task] = child
         await _all_or_the_first_that_fails(first_starts)
+        tasks.spawn(self._watch(), name="workers-watch")
         log.info(
             "started",
             version=__version__,
@@ -161,6 +165,19 @@ class Supervisor:
             if await _comes(self._ending, within=pause):
                 return
             child.restarts += 1
+
+    async def _watch(self) -> None:
+        """Look after all workers every few seconds; one that is stuck is killed, and started again by `_keep`.
+
+        A stuck process keeps its callers waiting, and may hold the lease without which no other can make a session.
+        """
+        silent: dict[int, int] = {}
+        while not await _comes(self._ending, within=LOOK_EVERY):
+            silent = {pid: silent.get(pid, 0) + 1 for pid in await self._admin.silent()}
+            for child in self._children:
+                if child.pid is not None and silent.get(child.pid, 0) >= MOST_SILENCES:
+                    log.warning("worker_killed", worker=child.worker, pid=child.pid)
+                    child.kill()
 
     async def _end(self, seconds: float) -> None:
         """Drain all workers; those that have not ended in time are killed."""
