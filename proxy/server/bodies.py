@@ -120,6 +120,15 @@ class Bodies:
         body._data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return body
 
+    async def swallow(self, exchange: Exchange, fields: RequestFields) -> None:
+        """Read a body that nobody needs, so that the connection can go on. Raises as `take`."""
+        body = await self.take(exchange, fields)
+        content = body.content()
+        body.release()
+        if content is not None and not isinstance(content, bytes):
+            async for _ in content:
+                pass
+
     def _check(self, size: int) -> None:
         if size > self._most:
             raise BodyTooLarge(f"The request body is larger than limits.request_body, {self._most} bytes.")

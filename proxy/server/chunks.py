@@ -11,9 +11,15 @@ from typing import Final
 
 from proxy.core.errors import BadRequest, BodyTooLarge
 
-#: Bytes of one line: a chunk's size with its extensions, or a trailer; and of all extensions and trailers of a body.
+#: Bytes of one line: a chunk's size with its extensions, or a trailer; and of all extensions and trailers of a body,
+#: besides what its content allows.
 _LONGEST_LINE: Final = 16 * 1024
 _MOST_EXTRAS: Final = 64 * 1024
+#: Chunks of a body; each costs some 2 µs, so a body of single bytes would hold up everybody else.
+_MOST_CHUNKS: Final = 16 * 1024
+#: Bytes of content that allow one more of either.
+_PER_EXTRA: Final = 8
+_PER_CHUNK: Final = 16
 #: Hexadecimal digits of a size that could still be meant; more is larger than anything.
 _MOST_DIGITS: Final = 12
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -30,7 +36,7 @@ _INVALID: Final = "The request body is not framed correctly."
 class ChunkedBody:
     """Decodes one body. Feed it until `done`; what `feed` returns besides the content lies behind the body."""
 
-    __slots__ = ("_extras", "_in_trailers", "_left", "_line", "done")
+    __slots__ = ("_chunks", "_content", "_extras", "_in_trailers", "_left", "_line", "done")
 
     def __init__(self) -> None:
         #: Bytes of the current chunk that are still to come, with the CRLF behind them; 0: a line comes.
@@ -38,6 +44,9 @@ class ChunkedBody:
         self._line = b""
         self._in_trailers = False
         self._extras = 0
+        self._chunks = 0
+        #: Bytes of content announced so far.
+        self._content = 0
         self.done = False
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
@@ -99,13 +108,17 @@ class ChunkedBody:
             raise BodyTooLarge("The request body is larger than anything.")
         self._count(len(line) - len(digits) - 1)
         size = int(digits or b"0", 16)
+        self._chunks += 1
+        if self._chunks > _MOST_CHUNKS + self._content // _PER_CHUNK:
+            raise BadRequest("The request body comes in too many small chunks.")
+        self._content += size
         self._in_trailers = not size
         self._left = size + 2 if size else 0
 
     def _count(self, extra: int) -> None:
         self._extras += max(0, extra)
-        if self._extras > _MOST_EXTRAS:
-            raise BadRequest(_INVALID)
+        if self._extras > _MOST_EXTRAS + self._content // _PER_EXTRA:
+            raise BadRequest("The request body has too much in its chunk extensions and trailers.")
 
     def _check_partial(self, line: bytes) -> None:
         """Refuse what can never become a size, instead of waiting for its end."""

@@ -139,7 +139,7 @@ class Forwarder:
             raise BadRequest("A session or login call may not have its method overridden by a header.")
         if exchange.method == "POST" and way.route.is_session:
             if fields.has_body:
-                (await self._bodies.take(exchange, fields)).release()
+                await self._bodies.swallow(exchange, fields)
             await self._accounts.answer_session(exchange, record)
             return
         body = await self._bodies.take(exchange, fields) if fields.has_body else NO_BODY

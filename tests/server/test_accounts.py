@@ -221,3 +221,14 @@ async def test_a_login_that_lapses_without_traffic_is_reported_as_lost(
     assert proxy.sample("session_identity_lost_total") == 1
     session = (await proxy.admin("GET /status")).json["session"]
     assert (session["state"], session["identity"], session["identity_lost"]) == ("expired", None, True)
+
+
+async def test_the_body_of_a_session_call_is_swallowed_and_bounded(upstream: RawUpstream, proxy: Running) -> None:
+    caller = await proxy.caller()
+    await caller.send(b"POST /session HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n")
+    await caller.send(bytes(0x200000) + b"\r\n0\r\n\r\n" + proxy.request("GET /a"))
+    first, second = await caller.answer(), await caller.answer()
+    assert (first.status, second.status) == (200, 200)
+    await caller.send(b"POST /session HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\na00001\r\n")
+    await caller.send(bytes(0xA00001))
+    assert (await caller.answer()).code == "body_too_large"
