@@ -103,6 +103,7 @@ def test_a_size_that_is_no_size_is_too_large(size: bytes) -> None:
         (b"1;" + b"a" * 10_000 + b"\r\nx\r\n") * 10,
         b"0\r\n" + b"A: b\r\n" * 20_000,
     ],
+    ids=["line", "digits", "extensions", "trailers"],
 )
 def test_extensions_and_trailers_are_bounded(raw: bytes) -> None:
     with pytest.raises(BadRequest):
@@ -116,6 +117,7 @@ def test_extensions_and_trailers_are_bounded(raw: bytes) -> None:
         (b"20\r\n" + b"x" * 32 + b"\r\n") * 50_000,
         (b"2000;a=%b\r\n%b\r\n" % (b"s" * 90, bytes(8192))) * 1200,
     ],
+    ids=["bytes", "lines", "signed"],
 )
 def test_many_chunks_with_enough_in_them_are_fine(raw: bytes) -> None:
     assert decoded(raw + b"0\r\n\r\n")[2]
@@ -126,7 +128,9 @@ def test_a_body_of_single_bytes_is_refused_before_it_holds_up_others() -> None:
         decoded(b"1\r\nx\r\n" * 20_000)
 
 
-@pytest.mark.parametrize("raw", [b"3;a" + b" " * 16_000 + b"\x01\r\n", b"3;" + b"a;" * 8_000 + b"=\r\n"])
+@pytest.mark.parametrize(
+    "raw", [b"3;a" + b" " * 16_000 + b"\x01\r\n", b"3;" + b"a;" * 8_000 + b"=\r\n"], ids=["spaces", "names"]
+)
 def test_no_line_takes_long_to_judge(raw: bytes) -> None:
     with pytest.raises(BadRequest):
         decoded(raw)
