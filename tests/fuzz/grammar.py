@@ -128,7 +128,8 @@ def _chunked(data: bytes, start: int) -> tuple[bytes, int]:
     while True:
         line, start = _line(data, start)
         if not line:
-            _fields(trailers)
+            if {name.lower() for name, _ in _fields(trailers)} & {b"content-length", b"transfer-encoding"}:
+                raise Malformed("framing among the trailers")  # RFC 9110, 6.5.1
             return body, start
         trailers.append(line)
 
