@@ -13,9 +13,8 @@ from proxy.core.errors import CallerGone, ProxyError
 from proxy.core.headers import RequestFields
 from proxy.server.chunks import ChunkedBody
 
-#: Bytes of a body kept here; reading of the socket stops above HIGH and goes on below LOW.
+#: Bytes of a body kept here; above them reading of the socket stops until they are taken.
 _HIGH: Final = 128 * 1024
-_LOW: Final = 32 * 1024
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
