@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from proxy import __version__
 from proxy.clock import Clock, TurnClock
+from proxy.core.answer import Rewrite
 from proxy.core.errors import Draining
-from proxy.core.headers import Rewrite
 from proxy.listening import LAST_SECONDS, accept_from, admin_port, descriptors, listen, most_callers, names
 from proxy.policy import guard_policy
 from proxy.secrets_watch import SecretsWatch

@@ -13,16 +13,14 @@ from urllib.parse import unquote_to_bytes
 
 from proxy.core.dialect import (
     APP_HEADER,
-    LIFETIME_HEADER,
     METHOD_OVERRIDES,
-    SESSION_ID_HEADER,
     TOKEN_HEADER,
     RawHeaders,
 )
 from proxy.core.errors import BadRequest, BodyTooLarge, HeadersTooLarge
 
 #: RFC 9110, 7.6.1, and the older names it lists; framing is written anew on each side.
-_HOP_BY_HOP: Final = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -34,7 +32,7 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 #: Never forwarded up (CONTRACT "What a caller sees"); `Host`, `X-Request-ID` and the framing are replaced by ours.
-_NOT_UP: Final = _HOP_BY_HOP | {
+_NOT_UP: Final = HOP_BY_HOP | {
     TOKEN_HEADER,
     APP_HEADER,
     b"cookie",
@@ -55,26 +53,14 @@ _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _NOT_UP_PREFIXES: Final = (b"proxy-", b"x-forwarded-")
 #: Fields that mean something here and go up all the same.
 _READ: Final = METHOD_OVERRIDES | {b"content-encoding", b"origin", b"sec-fetch-site"} | _ONCE
-#: Never handed down; `Connection` and the framing are ours, `X-Request-ID` is replaced by the one sent up.
-_NOT_DOWN: Final = _HOP_BY_HOP | {
-    TOKEN_HEADER,
-    LIFETIME_HEADER,
-    SESSION_ID_HEADER,
-    b"set-cookie",
-    b"set-cookie2",
-    b"content-length",
-    b"x-request-id",
-    b"proxy-authenticate",
-    b"proxy-authentication-info",
-}
 #: Bytes of names and values together; what real APIs accept at most, and a bound on what a caller can make us hold.
 LARGEST_HEAD: Final = 64 * 1024
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
 #: Options of `Connection` that name no field.
-_OPTIONS: Final = frozenset({b"close", b"keep-alive"})
+OPTIONS: Final = frozenset({b"close", b"keep-alive"})
 #: What nearly every `Connection` says.
 _USUAL: Final = {b"keep-alive": frozenset({b"keep-alive"}), b"close": frozenset({b"close"})}
-_NOTHING: Final[frozenset[bytes]] = frozenset()
+NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +116,7 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
     overrides: list[str] = []
     wanted: list[bytes] = []
     once: list[bytes] = []
-    nominated = _NOTHING
+    nominated = NO_NAMES
     request_ids = size = 0
     for name, value in raw:
         low = name.lower()
@@ -150,7 +136,7 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
                     raise BadRequest("Transfer-Encoding must be exactly chunked, once, and not in HTTP/1.0.")
                 chunked = True
             elif low == b"connection":
-                nominated |= _names(value)
+                nominated |= names_of(value)
             elif low == b"expect":
                 expects_continue = not http_10 and value.strip().lower() == b"100-continue"
             elif low == b"x-request-id":
@@ -230,14 +216,15 @@ def _length(value: bytes, before: int | None) -> int:
     return int(value)
 
 
-def _names(connection: bytes) -> frozenset[bytes]:
+def names_of(connection: bytes) -> frozenset[bytes]:
+    """Return what a `Connection` field names, in lower case."""
     if (usual := _USUAL.get(connection)) is not None:
         return usual
     return frozenset(name for part in connection.lower().split(b",") if (name := part.strip(b" \t")))
 
 
 def _without(lines: list[bytes], nominated: frozenset[bytes]) -> list[bytes]:
-    names = nominated - _OPTIONS
+    names = nominated - OPTIONS
     return [line for line in lines if line.partition(b":")[0].lower() not in names] if names else lines
 
 
@@ -255,50 +242,3 @@ def for_upstream(fields: RequestFields, *, method: str, target: str, injected: b
         framing = b"Transfer-Encoding: chunked\r\n"
     start = f"{method} {target} HTTP/1.1\r\n".encode("ascii")
     return b"".join((start, injected, fields.block, agent, framing))
-
-
-@dataclass(frozen=True, slots=True)
-class Rewrite:
-    """How `Location` at the upstream's origin becomes one at the proxy's: `origins` are the upstream's, lower case."""
-
-    origins: tuple[bytes, ...]
-
-
-def for_client(headers: RawHeaders, *, request_id: bytes, host: bytes | None, rewrite: Rewrite) -> list[bytes]:
-    """Write the field lines of an answer for the caller, without the framing and without the empty line.
-
-    Returns pieces to be joined. `host` is the caller's `Host`: a `Location` at the upstream's own origin leads back
-    through it.
-    """
-    pieces: list[bytes] = []
-    nominated = _NOTHING
-    for name, value in headers:
-        low = name.lower()
-        if low in _NOT_DOWN:
-            if low == b"connection":
-                nominated |= _names(value)
-        elif low == b"location":
-            pieces += name, b": ", _location(value, host, rewrite), b"\r\n"
-        else:
-            pieces += name, b": ", value, b"\r\n"
-    if not nominated <= _OPTIONS:
-        nominated |= {b"connection"}
-        kept = [(name, value) for name, value in headers if name.lower() not in nominated]
-        return for_client(kept, request_id=request_id, host=host, rewrite=rewrite)
-    pieces += b"X-Request-ID: ", request_id, b"\r\n"
-    return pieces
-
-
-def _location(value: bytes, host: bytes | None, rewrite: Rewrite) -> bytes:
-    low = value.lower()
-    for origin in rewrite.origins:
-        # RFC 3986, 4.2: "//host/path" has the scheme of the answer, so it is at the upstream's origin as well.
-        start = origin[origin.index(b"//") :] if low.startswith(b"//") else origin
-        rest = value[len(start) :]
-        if low.startswith(start) and rest[:1] in (b"", b"/", b"?", b"#"):
-            if host is not None:
-                return b"http://" + host + rest
-            if rest.startswith(b"//"):
-                return b"/." + rest  # or the path would be read as another host (RFC 3986, 4.2)
-            return rest if rest.startswith(b"/") else b"/" + rest
-    return value

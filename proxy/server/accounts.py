@@ -61,7 +61,7 @@ class Accounts:
             "sessionId": self._session_id,
             "renderAssets": True,
         }
-        lines = [*_token_lines(placeholder, seconds), b"x-session-id: %b\r\n" % self._session_id.encode()]
+        lines = [*_token_lines(placeholder, seconds), b"x-session-id: %b" % self._session_id.encode()]
         self._send(exchange, record, body, lines)
 
     async def log_in(self, email: str, send: Callable[[], Awaitable[Answer]]) -> Answer | Token:
@@ -142,4 +142,4 @@ class Accounts:
 
 
 def _token_lines(placeholder: str, seconds: int) -> list[bytes]:
-    return [b"authorization: %b\r\n" % placeholder.encode(), b"x-token-exp-seconds: %d\r\n" % seconds]
+    return [b"authorization: %b" % placeholder.encode(), b"x-token-exp-seconds: %d" % seconds]

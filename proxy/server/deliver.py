@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from proxy.core.answer import Rewrite, for_client
 from proxy.core.errors import CallerGone, ProxyError, UpstreamError
-from proxy.core.headers import Rewrite, for_client
 from proxy.core.token import Token
-from proxy.server.answers import NAME, connection_line
+from proxy.server.answers import NAME, connection_lines
 from proxy.server.exchange import Exchange
 from proxy.server.record import Record
 from proxy.upstream import Response
@@ -14,14 +14,13 @@ from proxy.upstream import Response
 class Answer:
     """A response of the upstream and what has been read of its body to look into it."""
 
-    __slots__ = ("_failure", "_response", "details", "headers", "peeked", "status", "token")
+    __slots__ = ("_failure", "_response", "details", "peeked", "status", "token")
 
     def __init__(self, response: Response, token: Token | None) -> None:
         #: The token its request carried.
         self.token = token
         self._response = response
         self.status = response.status
-        self.headers = response.headers
         self.peeked: list[bytes] = []
         #: Values for `Proxy-Status: …; details=`.
         self.details: list[bytes] = []
@@ -84,36 +83,37 @@ async def deliver(exchange: Exchange, answer: Answer, record: Record, *, host: b
     try:
         complete = answer.complete
         pieces = answer.take() if response.has_body else []
+        lines = [
+            b"HTTP/1.1 %d %b" % (answer.status, response.reason),
+            *for_client(response.fields, host=host, rewrite=rewrite),
+            b"X-Request-ID: " + record.request_id.encode("ascii"),
+        ]
+        if answer.details:
+            details = b", ".join(b'%b; details="%b"' % (NAME, detail) for detail in answer.details)
+            lines.append(b"Proxy-Status: " + details)
         chunked = False
-        framing = b""
         if response.content_length is not None:
             if answer.status != 204:
-                framing = b"Content-Length: %d\r\n" % response.content_length
+                lines.append(b"Content-Length: %d" % response.content_length)
         elif response.has_body:
             if not exchange.http_10:
-                chunked, framing = True, b"Transfer-Encoding: chunked\r\n"
+                chunked = True
+                lines.append(b"Transfer-Encoding: chunked")
             elif complete:
-                framing = b"Content-Length: %d\r\n" % sum(map(len, pieces))
+                lines.append(b"Content-Length: %d" % sum(map(len, pieces)))
             else:
                 exchange.close_after()
         if not exchange.body_at_end():
             exchange.close_after()
-        parts = [b"HTTP/1.1 %d %b\r\n" % (answer.status, response.reason)]
-        parts += for_client(answer.headers, request_id=record.request_id.encode("ascii"), host=host, rewrite=rewrite)
-        if answer.details:
-            details = b", ".join(b'%b; details="%b"' % (NAME, detail) for detail in answer.details)
-            parts.append(b"Proxy-Status: %b\r\n" % details)
-        parts += framing, connection_line(exchange), b"\r\n"
+        lines += *connection_lines(exchange), b"\r\n"
         record.status = answer.status
-        for piece in pieces:
-            parts += (b"%x\r\n" % len(piece), piece, b"\r\n") if chunked else (piece,)
-        if complete or not response.has_body:
-            if chunked:
-                parts.append(b"0\r\n\r\n")
-            exchange.send(b"".join(parts))
-            return
-        exchange.send(b"".join(parts))
-        await _stream(exchange, answer, chunked=chunked)
+        if chunked:
+            pieces = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces]
+            if complete:
+                pieces.append(b"0\r\n\r\n")
+        exchange.send(b"".join((b"\r\n".join(lines), *pieces)))
+        if response.has_body and not complete:
+            await _stream(exchange, answer, chunked=chunked)
     except CallerGone:
         exchange.abort()
         raise

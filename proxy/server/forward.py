@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from proxy.clock import Clock
 from proxy.core import dialect
+from proxy.core.answer import Rewrite
 from proxy.core.coding import decode
 from proxy.core.dialect import Rejection
 from proxy.core.errors import BadRequest, CallerGone, NotRepeatable, ProxyError, SessionUnavailable, UpstreamError
-from proxy.core.headers import RequestFields, Rewrite, for_upstream
+from proxy.core.headers import RequestFields, for_upstream
 from proxy.core.retry import AfterFailure, AfterRejection, RoutePauses, after_failure, after_rejection
 from proxy.core.token import Source, Token
 from proxy.server.accounts import Accounts
@@ -280,7 +281,7 @@ class Forwarder:
             return None
         finally:
             record.upstream_seconds = time.perf_counter() - started
-        if token is not None:
+        if token is not None and (response.fields.private or ask.login_as is not None):
             self._harvest(response.headers, response.status, ask, token)
         return Answer(response, token)
 
@@ -300,7 +301,7 @@ class Forwarder:
         raw = await answer.peek(dialect.LONGEST_REJECTION)
         if raw is None:
             return Rejection.NONE
-        coding = b",".join(value for name, value in answer.headers if name.lower() == b"content-encoding")
+        coding = b",".join(value for name, value in answer.response.headers if name.lower() == b"content-encoding")
         body = decode(raw, coding, limit=dialect.LONGEST_REJECTION)
         return Rejection.NONE if body is None else dialect.is_token_rejection(answer.status, body)
 

@@ -344,21 +344,27 @@ class Connection(asyncio.Protocol):
         self._take_final(response, head, data[end:])
 
     def _take_final(self, response: Response, head: Head, rest: bytes) -> None:
+        fields = head.fields
         response.status = status = head.status
         response.reason = head.reason
-        response.headers = head.headers
+        response.fields = fields
         response.http_version = head.version
-        response.content_length = length = head.content_length
-        response.chunked = head.chunked
+        response.content_length = length = fields.content_length
+        response.chunked = fields.chunked
         self._keep = head.keep_alive
-        if head.keep_alive_timeout is not None:
-            self.idle_limit = head.keep_alive_timeout - 1.0
+        if fields.keep_alive_timeout is not None:
+            self.idle_limit = fields.keep_alive_timeout - 1.0
         # RFC 9112, section 6.3, rules 1 and 4 to 8.
         if response.head_only or status in {204, 304}:
             self._complete(response, extra=bool(rest))
             return
         response.has_body = True
-        if head.chunked:
+        if rest and len(rest) == length:
+            # Nearly always: a small answer comes in one piece.
+            response.put(rest)
+            self._complete(response, extra=False)
+            return
+        if fields.chunked:
             self._mode = _CHUNKED
             self._chunks = head.decoder()
         elif length is None:

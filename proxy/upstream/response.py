@@ -7,12 +7,16 @@ the connection puts in, the reader takes out, and `Feeder` is all they share.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
+
+from proxy.core.answer import AnswerFields
+from proxy.core.dialect import RawHeaders
 
 # Reading of the socket stops above HIGH and goes on below LOW. One segment of up to 256 KiB may come on top,
 # so a slow reader costs at most 384 KiB here.
 HIGH = 128 * 1024
 LOW = 32 * 1024
+_NO_FIELDS: Final = AnswerFields(())
 
 
 class Feeder(Protocol):
@@ -33,7 +37,7 @@ class Response:
     """
 
     __slots__ = ("_buffered", "_closed", "_complete", "_error", "_feeder", "_loop", "_parts", "_waiter", "chunked",
-                 "content_length", "has_body", "head_only", "headers", "http_version", "paused", "reason",
+                 "content_length", "fields", "has_body", "head_only", "http_version", "paused", "reason",
                  "status")  # fmt: skip
 
     def __init__(self, *, head_only: bool, loop: asyncio.AbstractEventLoop) -> None:
@@ -43,7 +47,7 @@ class Response:
         #: 0 until the head is in.
         self.status = 0
         self.reason = b""
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.fields = _NO_FIELDS
         self.http_version = b"1.1"
         self.content_length: int | None = None
         self.chunked = False
@@ -60,6 +64,11 @@ class Response:
     def __repr__(self) -> str:
         state = "complete" if self._complete else "failed" if self._error else "open"
         return f"<Response {self.status} {state} headers={len(self.headers)} buffered={self._buffered}>"
+
+    @property
+    def headers(self) -> RawHeaders:
+        """The header fields as they came."""
+        return self.fields.raw
 
     @property
     def complete(self) -> bool:

@@ -6,43 +6,46 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.headers import Rewrite, for_client
+from proxy.core import answer
+from proxy.core.answer import AnswerFields, Rewrite, for_client
 
 REWRITE = Rewrite((b"https://api.example", b"https://api.example:443"))
-OURS = b"X-Request-ID: id\r\n"
 
 
-def down(*headers: tuple[bytes, bytes]) -> list[bytes]:
-    pieces = for_client(list(headers), request_id=b"id", host=b"localhost:8080", rewrite=REWRITE)
-    return b"".join(pieces).splitlines(keepends=True)
+def down(*headers: tuple[bytes, bytes], host: bytes | None = b"localhost:8080") -> list[bytes]:
+    fields = AnswerFields([b"%b: %b" % field for field in headers])
+    return list(for_client(fields, host=host, rewrite=REWRITE))
 
 
 def location(value: bytes, *, host: bytes | None = b"localhost:8080") -> bytes:
-    pieces = for_client([(b"Location", value)], request_id=b"id", host=host, rewrite=REWRITE)
-    line, last = b"".join(pieces).splitlines(keepends=True)
-    assert last == OURS
-    return line.removeprefix(b"Location: ").removesuffix(b"\r\n")
+    (line,) = down((b"Location", value), host=host)
+    return line.removeprefix(b"Location: ")
 
 
 PRIVATE = (
     b"authorization", b"Authorization", b"x-token-exp-seconds", b"X-Session-Id", b"Set-Cookie", b"set-cookie2",
     b"Connection", b"Keep-Alive", b"Proxy-Connection", b"Proxy-Authenticate", b"Proxy-Authentication-Info", b"TE",
-    b"Trailer", b"Transfer-Encoding", b"Upgrade", b"Content-Length", b"X-Request-ID",
+    b"Trailer", b"Upgrade", b"X-Request-ID",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PRIVATE, ids=bytes.decode)
 def test_a_private_or_hop_by_hop_field_never_goes_down(name: bytes) -> None:
-    assert down((b"A", b"1"), (name, b"value"), (b"A", b"2"), (name, b"value")) == [b"A: 1\r\n", b"A: 2\r\n", OURS]
+    assert down((b"A", b"1"), (name, b"value"), (b"A", b"2"), (name, b"value")) == [b"A: 1", b"A: 2"]
+
+
+@pytest.mark.parametrize("framing", [(b"Content-Length", b"5"), (b"transfer-encoding", b"Chunked")])
+def test_framing_never_goes_down(framing: tuple[bytes, bytes]) -> None:
+    assert down((b"A", b"1"), framing, (b"A", b"2")) == [b"A: 1", b"A: 2"]
 
 
 def test_a_field_that_connection_names_never_goes_down() -> None:
-    assert down((b"X-Hop", b"1"), (b"Via", b"2"), (b"Connection", b"close, x-HOP")) == [b"Via: 2\r\n", OURS]
+    assert down((b"X-Hop", b"1"), (b"Via", b"2"), (b"Connection", b"close, x-HOP")) == [b"Via: 2"]
 
 
 @pytest.mark.parametrize("named", [b"x-request-id", b"X-Request-ID, close"])
 def test_an_upstream_cannot_name_our_request_id_away(named: bytes) -> None:
-    assert down((b"Connection", named), (b"X-Request-ID", b"theirs")) == [OURS]
+    assert down((b"Connection", named), (b"X-Request-ID", b"theirs")) == []
 
 
 def test_order_case_repetition_and_bytes_of_the_rest_are_kept() -> None:
@@ -57,11 +60,11 @@ def test_order_case_repetition_and_bytes_of_the_rest_are_kept() -> None:
         (b"X_Under", b"_"),
         (b"Vary", b"A,  b"),
     ]
-    assert down(*headers) == [*(b"%b: %b\r\n" % field for field in headers), OURS]
+    assert down(*headers) == [*(b"%b: %b" % field for field in headers)]
 
 
 NAMES = st.sampled_from([b"A", b"a", b"Via", b"Server", b"ETag", b"Vary", b"Cookie", b"X-Session"])
-VALUES = st.binary(max_size=20).map(lambda value: value.translate(None, b"\r\n\0"))
+VALUES = st.binary(max_size=20).map(lambda value: value.translate(None, b"\r\n\0").strip(b" \t"))
 
 
 @given(
@@ -71,7 +74,7 @@ VALUES = st.binary(max_size=20).map(lambda value: value.translate(None, b"\r\n\0
 def test_private_fields_change_nothing_of_the_others(
     public: list[tuple[bytes, bytes]], private: list[tuple[bytes, bytes]]
 ) -> None:
-    expected = [*(b"%b: %b\r\n" % field for field in public), OURS]
+    expected = [*(b"%b: %b" % field for field in public)]
     assert down(*private, *public) == down(*public, *private) == expected
 
 
@@ -118,7 +121,6 @@ def test_a_location_at_the_upstreams_origin_leads_back_to_the_proxy(value: bytes
         b"//api.example@evil.com/",
         b"///api.example/",
         b"\\\\api.example/",
-        b" https://api.example/",
         b"https:/api.example/",
     ],
 )
@@ -147,18 +149,39 @@ def test_a_location_that_became_a_path_never_leads_to_another_host() -> None:
 
 def test_every_location_is_rewritten_whatever_the_case_of_its_name() -> None:
     got = down((b"LOCATION", b"https://api.example/a"), (b"location", b"https://api.example/b"))
-    assert got == [b"LOCATION: http://localhost:8080/a\r\n", b"location: http://localhost:8080/b\r\n", OURS]
+    assert got == [b"LOCATION: http://localhost:8080/a", b"location: http://localhost:8080/b"]
 
 
 def test_no_other_field_is_rewritten() -> None:
     value = b"https://api.example/a"
     assert down((b"Content-Location", value), (b"Link", value))[:2] == [
-        b"Content-Location: %b\r\n" % value,
-        b"Link: %b\r\n" % value,
+        b"Content-Location: %b" % value,
+        b"Link: %b" % value,
     ]
 
 
 @pytest.mark.parametrize("connection", [b"x-a, x-b", b"close, X-A,connection, x-b"])
 def test_what_the_upstreams_connection_names_goes_no_further(connection: bytes) -> None:
     headers = ((b"X-A", b"1"), (b"Connection", connection), (b"X-C", b"3"), (b"x-b", b"2"), (b"Connection", b"close"))
-    assert down(*headers) == [b"X-C: 3\r\n", OURS]
+    assert down(*headers) == [b"X-C: 3"]
+
+
+def test_a_line_means_the_same_however_often_it_comes() -> None:
+    headers = (
+        (b"A", b"1"),
+        (b"Connection", b"close, x-b"),
+        (b"X-B", b"2"),
+        (b"Location", b"/a"),
+        (b"Content-Length", b"7"),
+    )
+    assert down(*headers) == down(*headers) == [b"A: 1", b"Location: /a"]
+
+
+def test_only_so_many_lines_are_remembered_and_none_that_could_hold_a_secret() -> None:
+    for name in (b"authorization", b"Set-Cookie", b"set-cookie2", b"x-session-id", b"Location"):
+        down((name, b"secret"))
+    for number in range(3000):
+        down((b"X-Number", b"%d" % number))
+    down((b"X-Long", b"x" * 500))
+    assert 0 < len(answer._known) <= 1024
+    assert not [line for line in answer._known if b"secret" in line or len(line) > 128]

@@ -21,7 +21,7 @@ def test_headers_are_exact() -> None:
     head = Head(
         START + b"X-Empty:\r\nx-cAsE:  a b \t\r\nX-Empty:   \r\nSet-Cookie: a\r\nSet-Cookie: b\r\nL: \xff\xe9\r\n\r\n"
     )
-    assert head.headers == [
+    assert head.fields.raw == [
         (b"X-Empty", b""),
         (b"x-cAsE", b"a b"),
         (b"X-Empty", b""),
@@ -82,14 +82,14 @@ def test_a_malformed_header_is_refused(lines: bytes) -> None:
 
 def test_chunked_is_recognised_without_case() -> None:
     head = Head(START + b"transfer-ENCODING: ChunKed \r\n\r\n")
-    assert head.chunked
-    assert head.content_length is None
+    assert head.fields.chunked
+    assert head.fields.content_length is None
 
 
 def test_an_offer_to_upgrade_is_a_normal_answer() -> None:
     head = Head(START + b"Connection: upgrade\r\nUpgrade: h2,h2c\r\nContent-Length: 2\r\n\r\n")
     assert head.keep_alive
-    assert head.content_length == 2
+    assert head.fields.content_length == 2
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ def test_persistence_follows_version_and_connection(data: bytes, keep: bool) -> 
 
 @pytest.mark.parametrize(("value", "seconds"), [(b"timeout=5, max=9", 5), (b"max=9,Timeout=7", 7), (b"x", None)])
 def test_the_upstreams_own_idle_timeout_is_read(value: bytes, seconds: int | None) -> None:
-    assert Head(START + b"Keep-Alive: " + value + b"\r\n\r\n").keep_alive_timeout == seconds
+    assert Head(START + b"Keep-Alive: " + value + b"\r\n\r\n").fields.keep_alive_timeout == seconds
 
 
 def test_more_lines_than_the_limit_are_refused() -> None:
-    assert len(Head(START + b"A: b\r\n" * MAX_LINES + b"\r\n").headers) == MAX_LINES
+    assert len(Head(START + b"A: b\r\n" * MAX_LINES + b"\r\n").fields.raw) == MAX_LINES
     with pytest.raises(InvalidMessage):
         Head(START + b"A: b\r\n" * (MAX_LINES + 1) + b"\r\n")
 
@@ -188,7 +188,7 @@ def test_endless_extensions_and_trailers_are_refused(data: bytes) -> None:
 def test_trailers_never_become_headers() -> None:
     head = Head(START + b"A: b\r\nTransfer-Encoding: chunked\r\n\r\n")
     head.decoder().feed(b"0\r\nX-Trailer: t\r\n\r\n", 1000)
-    assert head.headers == [(b"A", b"b"), (b"Transfer-Encoding", b"chunked")]
+    assert head.fields.raw == [(b"A", b"b"), (b"Transfer-Encoding", b"chunked")]
 
 
 def test_a_parser_is_no_part_of_a_garbage_cycle() -> None:
@@ -213,10 +213,10 @@ def test_odd_answers_are_refused_or_read_but_never_crash() -> None:
                 check_partial(data)
                 continue
             head = Head(data[:end])
-            if head.chunked:
+            if head.fields.chunked:
                 head.decoder().feed(data[end:], 65536)
         except InvalidMessage as error:
             assert str(error), name
         else:
             assert data.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), name
-            assert not (head.chunked and head.content_length is not None), name
+            assert not (head.fields.chunked and head.fields.content_length is not None), name

@@ -1,0 +1,203 @@
+"""The fields of an answer: read once for its framing, for what is private in it, and for the lines that go down.
+
+Bytes in, bytes out: names keep their case, values their bytes, fields their order (RFC 9110, 5.3). Most lines of an API's
+answers are the same again and again, so what a harmless one means is remembered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.core.dialect import LIFETIME_HEADER, SESSION_ID_HEADER, TOKEN_HEADER, RawHeaders
+from proxy.core.headers import HOP_BY_HOP, NO_NAMES, OPTIONS, names_of
+
+#: What a line is beyond one that just goes down.
+_PLAIN, _DROPPED, _LENGTH, _CHUNKED, _CONNECTION, _KEEP_ALIVE, _LOCATION, _PRIVATE = range(8)
+#: Never handed down (CONTRACT "What a caller sees"); the framing is written anew, `X-Request-ID` is the one sent up.
+_KINDS: Final = {
+    **dict.fromkeys(HOP_BY_HOP, _DROPPED),
+    b"x-request-id": _DROPPED,
+    b"proxy-authenticate": _DROPPED,
+    b"proxy-authentication-info": _DROPPED,
+    SESSION_ID_HEADER: _DROPPED,
+    b"set-cookie2": _DROPPED,
+    b"content-length": _LENGTH,
+    b"transfer-encoding": _CHUNKED,
+    b"connection": _CONNECTION,
+    b"keep-alive": _KEEP_ALIVE,
+    b"location": _LOCATION,
+    # Where a refreshed token and its lifetime stand (API.md 2).
+    TOKEN_HEADER: _PRIVATE,
+    LIFETIME_HEADER: _PRIVATE,
+    b"set-cookie": _PRIVATE,
+}
+_SECRET: Final = frozenset({TOKEN_HEADER, SESSION_ID_HEADER, b"set-cookie", b"set-cookie2"})
+_KEEP_ALIVE_TIMEOUT: Final = re.compile(rb"(?:\A|[,;\s])timeout\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
+#: Lines that are remembered, and bytes of the longest: together some 300 kB at most.
+_MOST_REMEMBERED: Final = 1024
+_LONGEST_REMEMBERED: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One field line: what it is, and how it goes down, without its CRLF."""
+
+    kind: int
+    down: bytes
+    length: int = 0
+    names: frozenset[bytes] = NO_NAMES
+
+
+class AnswerFields:
+    """What the proxy itself reads of an answer's fields, and the lines that go down."""
+
+    __slots__ = (
+        "_lines",
+        "chunked",
+        "content_length",
+        "down",
+        "keep_alive_timeout",
+        "locations",
+        "nominated",
+        "private",
+    )
+
+    def __init__(self, lines: Sequence[bytes]) -> None:
+        """Read the field lines of a head that llhttp has judged. Raises `ValueError` for framing that is ambiguous."""
+        self._lines = lines
+        #: Field lines for the caller, without CRLF; names of `Connection` already gone.
+        self.down: list[bytes] = []
+        self.content_length: int | None = None
+        self.chunked = False
+        #: What `Connection` says: options and names of fields, in lower case.
+        self.nominated = NO_NAMES
+        #: Seconds of `Keep-Alive: timeout`.
+        self.keep_alive_timeout: int | None = None
+        #: There is a field in which a token, its lifetime or a cookie may stand.
+        self.private = False
+        #: There is a `Location` among `down`.
+        self.locations = False
+        known, down = _known, self.down
+        for text in lines:
+            line = known.get(text)
+            if line is None:
+                line = _read(text)
+            if line.kind == _PLAIN:
+                down.append(line.down)
+            elif line.kind != _DROPPED:
+                self._take(line)
+        # RFC 9112, 6.3: both together are a smuggling attempt or a broken hop.
+        if self.chunked and self.content_length is not None:
+            raise ValueError("Content-Length beside Transfer-Encoding")
+        if not self.nominated <= OPTIONS:
+            self.down = [text for text in down if _name(text) not in self.nominated]
+
+    def _take(self, line: _Line) -> None:
+        kind = line.kind
+        if kind == _LENGTH:
+            # llhttp refuses repeated lengths already.
+            if self.content_length is not None:
+                raise ValueError("malformed Content-Length")
+            self.content_length = line.length
+        elif kind == _CONNECTION:
+            self.nominated = self.nominated | line.names if self.nominated else line.names
+        elif kind == _CHUNKED:
+            if self.chunked:
+                raise ValueError("unsupported Transfer-Encoding")
+            self.chunked = True
+        elif kind == _PRIVATE:
+            self.private = True
+        elif kind == _KEEP_ALIVE:
+            self.keep_alive_timeout = line.length
+        else:
+            self.locations = True
+            self.down.append(line.down)
+
+    @property
+    def raw(self) -> RawHeaders:
+        """All fields as they came: names and values."""
+        return [_split(text) for text in self._lines]
+
+
+def _split(text: bytes) -> tuple[bytes, bytes]:
+    name, colon, value = text.partition(b":")
+    if not colon:
+        raise ValueError("malformed header line")
+    return name, value.strip(b" \t")
+
+
+def _name(text: bytes) -> bytes:
+    return text.partition(b":")[0].lower()
+
+
+def _read(text: bytes) -> _Line:
+    """Read one line, and remember it if there is nothing secret in it."""
+    name, value = _split(text)
+    low = name.lower()
+    kind = _KINDS.get(low, _PLAIN)
+    down, length, names = b"", 0, NO_NAMES
+    if kind in (_PLAIN, _LOCATION):
+        down = name + b": " + value
+    elif kind == _LENGTH:
+        # llhttp refuses lists of lengths already; a length over 2^63 is none.
+        if not value.isdigit() or len(value) > 18:
+            raise ValueError("malformed Content-Length")
+        length = int(value)
+    elif kind == _CHUNKED:
+        # We send no TE, so nothing but chunked may be used (RFC 9110, 10.1.4).
+        if value.lower() != b"chunked":
+            raise ValueError("unsupported Transfer-Encoding")
+    elif kind == _CONNECTION:
+        names = names_of(value)
+    elif kind == _KEEP_ALIVE:
+        found = _KEEP_ALIVE_TIMEOUT.search(value)
+        kind, length = (_KEEP_ALIVE, int(found[1])) if found else (_DROPPED, 0)
+    line = _Line(kind, down, length, names)
+    if low not in _SECRET and kind != _LOCATION and len(text) <= _LONGEST_REMEMBERED:
+        if len(_known) >= _MOST_REMEMBERED:
+            _known.clear()
+        _known[text] = line
+    return line
+
+
+_known: Final[dict[bytes, _Line]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """How `Location` at the upstream's origin becomes one at the proxy's: `origins` are the upstream's, lower case."""
+
+    origins: tuple[bytes, ...]
+
+
+def for_client(fields: AnswerFields, *, host: bytes | None, rewrite: Rewrite) -> Iterable[bytes]:
+    """Return the field lines for the caller, without CRLF, framing and `X-Request-ID`.
+
+    `host` is the caller's `Host`: a `Location` at the upstream's own origin leads back through it.
+    """
+    if not fields.locations:
+        return fields.down
+    return [_rewritten(line, host, rewrite) if _name(line) == b"location" else line for line in fields.down]
+
+
+def _rewritten(line: bytes, host: bytes | None, rewrite: Rewrite) -> bytes:
+    name, value = _split(line)
+    return name + b": " + _location(value, host, rewrite)
+
+
+def _location(value: bytes, host: bytes | None, rewrite: Rewrite) -> bytes:
+    low = value.lower()
+    for origin in rewrite.origins:
+        # RFC 3986, 4.2: "//host/path" has the scheme of the answer, so it is at the upstream's origin as well.
+        start = origin[origin.index(b"//") :] if low.startswith(b"//") else origin
+        rest = value[len(start) :]
+        if low.startswith(start) and rest[:1] in (b"", b"/", b"?", b"#"):
+            if host is not None:
+                return b"http://" + host + rest
+            if rest.startswith(b"//"):
+                return b"/." + rest  # or the path would be read as another host (RFC 3986, 4.2)
+            return rest if rest.startswith(b"/") else b"/" + rest
+    return value
