@@ -231,7 +231,7 @@ class Proxy:
             injected=Injected(
                 host=b"Host: %b\r\n" % host,
                 app_id=lambda: self.keeper.calls.credentials.app_id,
-                user_agent=settings.upstream.user_agent.encode("latin-1"),
+                user_agent=b"User-Agent: %b\r\n" % settings.upstream.user_agent.encode("latin-1"),
                 rewrite=Rewrite((plain.lower(), plain.lower() + default_port)),
             ),
             accounts=Accounts(

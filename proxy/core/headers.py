@@ -85,21 +85,15 @@ class RequestFields:
     overrides: tuple[str, ...] = ()
     #: Values of the header that `callers.require_header` names; it is never forwarded.
     required: tuple[bytes, ...] = ()
+    #: There is a body with anything in it to read.
+    has_body: bool = False
+    #: The line for the upstream that says how the body is framed, with its CRLF.
+    framing: bytes = b""
 
     @property
     def lines(self) -> list[bytes]:
         """The lines one by one."""
         return self.block.splitlines(keepends=True)
-
-    @property
-    def has_body(self) -> bool:
-        """Say whether there is a body with anything in it to read."""
-        return self.chunked or bool(self.content_length)
-
-    @property
-    def overridden(self) -> bool:
-        """Say whether a field that some servers take for the real method is there."""
-        return bool(self.overrides)
 
 
 def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | None = None) -> RequestFields:
@@ -185,6 +179,11 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
         persistent = b"close" not in nominated and (not http_10 or b"keep-alive" in nominated)
         lines = _without(lines, nominated)
         user_agent = user_agent and b"user-agent" not in nominated
+    framing = b""
+    if content_length is not None:
+        framing = b"Content-Length: %d\r\n" % content_length
+    elif chunked:
+        framing = b"Transfer-Encoding: chunked\r\n"
     return RequestFields(
         block=b"".join(lines),
         host=host,
@@ -200,6 +199,8 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
         content_encoding=content_encoding,
         overrides=tuple(overrides),
         required=tuple(wanted),
+        has_body=chunked or bool(content_length),
+        framing=framing,
     )
 
 
@@ -228,17 +229,11 @@ def _without(lines: list[bytes], nominated: frozenset[bytes]) -> list[bytes]:
     return [line for line in lines if line.partition(b":")[0].lower() not in names] if names else lines
 
 
-def for_upstream(fields: RequestFields, *, method: str, target: str, injected: bytes, user_agent: bytes) -> bytes:
-    """Write the request head up to, not including, `Authorization` and the empty line.
+def for_upstream(fields: RequestFields, *, start: bytes, host: bytes, request_id: bytes, user_agent: bytes) -> bytes:
+    """Write the request head up to, not including, `x-cc-app`, `Authorization` and the empty line.
 
-    `injected` holds the fields that are the same for every request (Host, x-cc-app), as lines; `user_agent` is sent when
-    the caller sent none (CardCash answers 401 without one).
+    `start` is the request line, `host` the upstream's Host, `user_agent` what is sent when the caller sent none (CardCash
+    answers 401 without one): lines with their CRLF.
     """
-    agent = b"" if fields.user_agent else b"User-Agent: %b\r\n" % user_agent
-    framing = b""
-    if fields.content_length is not None:
-        framing = b"Content-Length: %d\r\n" % fields.content_length
-    elif fields.chunked:
-        framing = b"Transfer-Encoding: chunked\r\n"
-    start = f"{method} {target} HTTP/1.1\r\n".encode("ascii")
-    return b"".join((start, injected, fields.block, agent, framing))
+    agent = b"" if fields.user_agent else user_agent
+    return b"".join((start, host, b"X-Request-ID: ", request_id, b"\r\n", fields.block, agent, fields.framing))

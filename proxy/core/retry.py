@@ -104,33 +104,34 @@ class RoutePauses:
     _SHARED: Final = "unknown routes"
 
     def __init__(self) -> None:
-        self._pauses: OrderedDict[str, _Pause] = OrderedDict()
+        #: The pauses there are, some of them over.
+        self.known: OrderedDict[str, _Pause] = OrderedDict()
         self._unknown: set[str] = set()
 
     def __len__(self) -> int:
-        return len(self._pauses)
+        return len(self.known)
 
     def paused(self, route: str, now: float) -> bool:
         """Say whether rejections on the route renew nothing at present."""
-        pause = self._pauses.get(self._key(route))
+        pause = self.known.get(self._key(route))
         return pause is not None and now < pause.until
 
     def rejected_again(self, route: str, now: float) -> None:
         """Begin or lengthen the pause; many callers rejected at once lengthen it only once."""
         route = self._key(route)
-        pause = self._pauses.get(route)
+        pause = self.known.get(route)
         failures = 1 if pause is None else pause.failures + 1
         if pause is not None and now < pause.until:
             return
-        self._pauses[route] = _Pause(now + backoff(failures, first=self.FIRST, cap=self.CAP), failures)
-        self._pauses.move_to_end(route)
-        if len(self._pauses) > self.MOST:
-            self._pauses.popitem(last=False)
+        self.known[route] = _Pause(now + backoff(failures, first=self.FIRST, cap=self.CAP), failures)
+        self.known.move_to_end(route)
+        if len(self.known) > self.MOST:
+            self.known.popitem(last=False)
 
     def accepted(self, route: str) -> None:
         """End the pause."""
-        if self._pauses:
-            self._pauses.pop(self._key(route), None)
+        if self.known:
+            self.known.pop(self._key(route), None)
 
     def _key(self, route: str) -> str:
         """Name the pause of a route; `other …` is how `Route.key` calls what it does not know."""

@@ -56,6 +56,10 @@ _ABSOLUTE: Final = re.compile(r"https?://([^/?#]*)(.*)\Z", re.IGNORECASE | re.DO
 _VISIBLE: Final = re.compile(r"[!-~]+\Z")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::([0-9]{0,5}))?\Z")
 
+#: A key that looks like a name, without a long number; anything else could be a value in the wrong place.
+_KEY: Final = re.compile(r"(?!.*[0-9]{6})[A-Za-z_][A-Za-z0-9_.\[\]-]{0,39}\Z")
+_MOST_KEYS: Final = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -119,3 +123,9 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def query_keys(query: str) -> tuple[str, ...]:
+    """List the keys of a query; what does not look like a name becomes "?"."""
+    keys = (part.partition("=")[0] if "=" in part else "?" for part in query.split("&", _MOST_KEYS)[:_MOST_KEYS])
+    return tuple(key if _KEY.match(key) else "?" for key in keys)

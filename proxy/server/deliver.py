@@ -14,12 +14,12 @@ from proxy.upstream import Response
 class Answer:
     """A response of the upstream and what has been read of its body to look into it."""
 
-    __slots__ = ("_failure", "_response", "details", "peeked", "status", "token")
+    __slots__ = ("_failure", "details", "peeked", "response", "status", "token")
 
     def __init__(self, response: Response, token: Token | None) -> None:
         #: The token its request carried.
         self.token = token
-        self._response = response
+        self.response = response
         self.status = response.status
         self.peeked: list[bytes] = []
         #: Values for `Proxy-Status: …; details=`.
@@ -27,21 +27,16 @@ class Answer:
         self._failure: UpstreamError | None = None
 
     @property
-    def response(self) -> Response:
-        """The response itself."""
-        return self._response
-
-    @property
     def complete(self) -> bool:
         """Say whether all of the body is here."""
-        return self._failure is None and self._response.complete
+        return self._failure is None and self.response.complete
 
     async def peek(self, most: int) -> bytes | None:
         """Read the whole body if it is at most `most` bytes; None when it is longer, or ends before its time.
 
         Nothing is lost: what was read, and how it failed, is delivered later.
         """
-        response = self._response
+        response = self.response
         if response.content_length is not None and response.content_length > most:
             return None
         size = 0
@@ -62,16 +57,16 @@ class Answer:
             return self.peeked.pop(0)
         if self._failure is not None:
             raise self._failure
-        return await self._response.read()
+        return await self.response.read()
 
     def take(self) -> list[bytes]:
         """Return everything that is here without waiting."""
         pieces, self.peeked = self.peeked, []
-        return pieces if self._failure is not None else pieces + self._response.take()
+        return pieces if self._failure is not None else pieces + self.response.take()
 
     def close(self) -> None:
         """Discard what is left."""
-        self._response.close()
+        self.response.close()
 
 
 async def deliver(exchange: Exchange, answer: Answer, record: Record, *, host: bytes | None, rewrite: Rewrite) -> None:

@@ -54,10 +54,13 @@ class Exchange:
     """One request and its answer. Everything after `send()` goes out in order. One reader of the body at a time."""
 
     __slots__ = ("_buffered", "_chunks", "_error", "_link", "_parts", "_remaining", "_waiter", "body_received", "fields",
-                 "head_sent", "http_10", "keep_alive", "method", "target")  # fmt: skip
+                 "head_sent", "http_10", "keep_alive", "local", "method", "peer", "target")  # fmt: skip
 
     def __init__(self, link: Link, *, method: str, target: str, http_10: bool, fields: RequestFields) -> None:
         self._link = link
+        #: The caller's IP address and the local one of its connection, None on a unix socket.
+        self.peer = link.peer
+        self.local = link.local
         self.method = method
         self.target = target
         self.http_10 = http_10
@@ -73,18 +76,6 @@ class Exchange:
         self._buffered = 0
         self._waiter: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
-
-    # Who calls
-
-    @property
-    def peer(self) -> str | None:
-        """The caller's IP address, None on a unix socket."""
-        return self._link.peer
-
-    @property
-    def local(self) -> str | None:
-        """The local IP address of the connection, None on a unix socket."""
-        return self._link.local
 
     # The body
 

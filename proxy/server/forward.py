@@ -38,11 +38,11 @@ from proxy.upstream import Upstream
 class Injected:
     """What every request upstream carries. The application id is asked anew for each, because secrets rotate."""
 
-    #: Host as a header line.
+    #: Host, and User-Agent for callers that send none, as header lines.
     host: bytes
+    user_agent: bytes
     #: The application id of a token that does not say for which it was made.
     app_id: Callable[[], str]
-    user_agent: bytes
     rewrite: Rewrite
 
 
@@ -56,10 +56,6 @@ class Ask:
     head: bytes
     body: Body
     record: Record
-    #: Below `orders`, and no read: sending it twice could buy twice.
-    buys: bool
-    #: It may be sent twice even though it may have been processed.
-    repeatable: bool
     #: The last attempt went out on a connection that had ended: the next goes out on a new one.
     fresh: bool = False
     #: An attempt that failed may have reached CardCash.
@@ -126,8 +122,6 @@ class Forwarder:
             log.error("bug", request_id=record.request_id, **describe(error))
             self._refused(exchange, ProxyError("The proxy failed; its log says where."), record)
         finally:
-            if exchange.draining:
-                exchange.close_after()  # also where the head went out before the drain began
             self.guard.leave()
             record.close(self._metrics)
 
@@ -136,7 +130,7 @@ class Forwarder:
         record.request_id = fields.request_id or new_request_id()
         way = self.guard.admit(exchange, fields)
         record.route, record.query = way.route.template, way.query
-        if fields.overridden and (way.route.is_session or way.route.is_login):
+        if fields.overrides and (way.route.is_session or way.route.is_login):
             raise BadRequest("A session or login call may not have its method overridden by a header.")
         if exchange.method == "POST" and way.route.is_session:
             if fields.has_body:
@@ -165,22 +159,12 @@ class Forwarder:
     def _ask(self, exchange: Exchange, way: Admitted, fields: RequestFields, body: Body, record: Record) -> Ask:
         head = for_upstream(
             fields,
-            method=exchange.method,
-            target=way.target,
-            injected=b"%bX-Request-ID: %b\r\n" % (self._injected.host, record.request_id.encode("ascii")),
+            start=way.start,
+            host=self._injected.host,
+            request_id=record.request_id.encode("ascii"),
             user_agent=self._injected.user_agent,
         )
-        path, overridden = way.route.path, fields.overridden
-        return Ask(
-            exchange.method,
-            way,
-            fields,
-            head,
-            body,
-            record,
-            buys=dialect.buys(exchange.method, path, overridden=overridden),
-            repeatable=dialect.may_repeat(exchange.method, path, overridden=overridden),
-        )
+        return Ask(exchange.method, way, fields, head, body, record)
 
     async def _login(self, ask: Ask) -> Answer | Token:
         """Handle a caller's own login; a caller that leaves meanwhile does not undo it."""
@@ -198,8 +182,8 @@ class Forwarder:
             return await self._traced(ask)
         rejections = 0
         while True:
-            token = await self._keeper.token(patient=not ask.body.kept or ask.buys)
-            if self._must_log_in_again(ask):
+            token = await self._keeper.token(patient=not ask.body.kept or ask.way.buys)
+            if self._keeper.identity_lost and ask.way.route.needs_login:
                 raise SessionUnavailable(
                     "The login that a caller made was lost with its session, and the proxy does not know its password: "
                     "log in again with POST /customers/login. Nothing was sent."
@@ -210,7 +194,7 @@ class Forwarder:
             token = answer.token or token
             kind = await self._rejection(ask, answer) if answer.status in dialect.REJECTION_STATUSES else Rejection.NONE
             if kind is Rejection.NONE:
-                if self._pauses:
+                if self._pauses.known:
                     self._pauses.accepted(ask.pause_key)
                 if rejections:
                     self._metrics.retries.labels("accepted").inc()
@@ -225,13 +209,10 @@ class Forwarder:
                 return self._annotated(answer, ask, renewed=rejections > 1)
             answer.close()
 
-    def _must_log_in_again(self, ask: Ask) -> bool:
-        return self._keeper.identity_lost and ask.way.route.needs_login
-
     def _sealed(self, ask: Ask, token: Token) -> Token:
         """Choose the token at the last moment: the request may have waited for a connection, and the token ended."""
         current = self._keeper.current()
-        if current is None or (current is not token and self._must_log_in_again(ask)):
+        if current is None or (current is not token and self._keeper.identity_lost and ask.way.route.needs_login):
             raise _TokenEnded
         return current
 
@@ -264,7 +245,7 @@ class Forwarder:
                 body=ask.body.content(),
                 chunked=ask.body.chunked,
                 fresh=ask.fresh,
-                repeatable=ask.repeatable,
+                repeatable=ask.way.repeatable,
             )
         except _TokenEnded:
             record.attempts -= 1
@@ -272,7 +253,7 @@ class Forwarder:
         except UpstreamError as error:
             self._metrics.upstream_errors.labels(error.kind).inc()
             decision = after_failure(
-                error, attempts=record.attempts, repeatable=ask.repeatable, body_kept=ask.body.can_be_sent
+                error, attempts=record.attempts, repeatable=ask.way.repeatable, body_kept=ask.body.can_be_sent
             )
             if decision is AfterFailure.GIVE_UP:
                 raise error.after_a_send() if ask.sent and not error.sent else error from None
@@ -313,7 +294,7 @@ class Forwarder:
         found = token.source in (Source.HARVEST, Source.STORE)
         dead = self._keeper.is_replacing(token) or ((elsewhere or found) and rejections > 1)
         decision = after_rejection(
-            kind, rejections=rejections, buys=ask.buys, body_kept=ask.body.can_be_sent, dead=dead
+            kind, rejections=rejections, buys=ask.way.buys, body_kept=ask.body.can_be_sent, dead=dead
         )
         if decision is AfterRejection.DELIVER:
             self._metrics.retries.labels("rejected").inc()

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+from proxy.core.dialect import buys, may_repeat
 from proxy.core.errors import BadRequest, Denied, Draining, HostNotAllowed, Overloaded
 from proxy.core.headers import RequestFields
 from proxy.core.routes import Route, Rule, allowed, classify, upstream_target
-from proxy.core.target import host_name, is_loopback, parse_target
+from proxy.core.target import host_name, is_loopback, parse_target, query_keys
 from proxy.server.exchange import Exchange
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -49,11 +50,17 @@ class Policy:
 
 
 class Admitted(NamedTuple):
-    """A request that may go on: its target at the upstream, and what that means."""
+    """A request that may go on: its line for the upstream, and what that means."""
 
-    target: str
+    #: Method, target and version, with the CRLF.
+    start: bytes
     route: Route
-    query: str
+    #: What may be logged of the query.
+    query: tuple[str, ...]
+    #: Below `orders`, and no read: sending it twice could buy twice.
+    buys: bool
+    #: It may be sent twice even though it may have been processed.
+    repeatable: bool
 
 
 class Guard:
@@ -134,7 +141,7 @@ class Guard:
         """Make all checks in order; returns the request's way upstream. Raises the refusal."""
         policy = self.policy
         read = _read_once if len(exchange.target) <= _LONGEST_REMEMBERED else _read
-        authority, way = read(exchange.target, exchange.method == "OPTIONS", policy.base_path)
+        authority, way = read(exchange.method, exchange.target, bool(fields.overrides), policy.base_path)
         self.check_caller(exchange.peer)
         self.check_host(fields.host, exchange.local, http_10=exchange.http_10)
         if authority is not None:
@@ -143,9 +150,10 @@ class Guard:
             self.check_origin(fields)
         if policy.required_name is not None:
             self._check_required(fields.required)
-        methods = (exchange.method, *fields.overrides)
-        if policy.rules and not all(allowed(policy.rules, each, way.route) for each in methods):
-            raise Denied("denied_by_rule", "A rule of this proxy does not allow this method and path.")
+        if policy.rules:
+            methods = (exchange.method, *fields.overrides)
+            if not all(allowed(policy.rules, each, way.route) for each in methods):
+                raise Denied("denied_by_rule", "A rule of this proxy does not allow this method and path.")
         if self.draining:
             raise Draining("The proxy is stopping; nothing was sent, try again.", retry_after=1)
         if self.in_flight > policy.in_flight:
@@ -173,12 +181,19 @@ class Guard:
             raise Denied("header_required", "The header of callers.require_header is missing or wrong.")
 
 
-def _read(target: str, is_options: bool, base_path: str) -> tuple[str | None, Admitted]:
-    """Read a request target: its authority, if it is an absolute one, and its way. Raises `BadRequest`."""
-    parsed = parse_target("OPTIONS" if is_options else "", target)
+def _read(method: str, target: str, overridden: bool, base_path: str) -> tuple[str | None, Admitted]:
+    """Read a request line: the authority of its target, if it is an absolute one, and its way. Raises `BadRequest`."""
+    parsed = parse_target(method, target)
     text = upstream_target(parsed.text, base_path)
     path, _, query = text.partition("?")
-    return parsed.authority, Admitted(text, classify(path, base_path), query)
+    route = classify(path, base_path)
+    return parsed.authority, Admitted(
+        f"{method} {text} HTTP/1.1\r\n".encode("ascii"),
+        route,
+        query_keys(query) if query else (),
+        buys(method, route.path, overridden=overridden),
+        may_repeat(method, route.path, overridden=overridden),
+    )
 
 
 #: The same few targets come again and again.

@@ -25,6 +25,8 @@ MAX_FIELDS: Final = 128
 _SLACK: Final = 64
 #: Bytes of a block of fields that is remembered: with what it means, 256 of them are at most some 3 MB.
 _LONGEST_REMEMBERED: Final = 2048
+#: The same for a request line.
+_LONGEST_START: Final = 256
 _METHODS: Final = {method.encode("ascii"): method for method in METHODS}
 #: Version → whether it is 1.0; and a request line under which llhttp judges the fields of any method.
 _VERSIONS: Final = {b"HTTP/1.1": False, b"HTTP/1.0": True}
@@ -44,23 +46,27 @@ class RequestHead:
     def __init__(self, data: bytes, *, required: bytes | None = None) -> None:
         """Parse `data`, a head up to and with its first empty line; `required` as `read_request` takes it."""
         start, _, block = data.partition(b"\r\n")
-        parts = start.split(b" ")
-        if len(parts) != 3:
-            raise BadRequest(_INVALID)
-        if len(parts[1]) > MAX_TARGET:
-            raise TargetTooLong(f"The request target is longer than {MAX_TARGET} bytes.")
-        method = _METHODS.get(parts[0])
-        http_10 = _VERSIONS.get(parts[2])
-        if method is None:
-            raise BadRequest("The request method is not one that is forwarded.")
-        if http_10 is None:
-            raise BadRequest("The HTTP version is not 1.0 or 1.1.")
-        self.method = method
-        #: As it came; `core/target.py` judges it.
-        self.target = parts[1].decode("latin-1")
-        self.http_10 = http_10
+        read_start = _read_start_once if len(start) <= _LONGEST_START else _read_start
+        #: The target is as it came; `core/target.py` judges it.
+        self.method, self.target, self.http_10 = read_start(start)
         read = _read_once if len(block) <= _LONGEST_REMEMBERED else _read
-        self.fields = read(block, http_10, required)
+        self.fields = read(block, self.http_10, required)
+
+
+def _read_start(start: bytes) -> tuple[str, str, bool]:
+    """Judge the request line; returns method, target, and whether it is HTTP/1.0."""
+    parts = start.split(b" ")
+    if len(parts) != 3:
+        raise BadRequest(_INVALID)
+    if len(parts[1]) > MAX_TARGET:
+        raise TargetTooLong(f"The request target is longer than {MAX_TARGET} bytes.")
+    method = _METHODS.get(parts[0])
+    http_10 = _VERSIONS.get(parts[2])
+    if method is None:
+        raise BadRequest("The request method is not one that is forwarded.")
+    if http_10 is None:
+        raise BadRequest("The HTTP version is not 1.0 or 1.1.")
+    return method, parts[1].decode("latin-1"), http_10
 
 
 def _read(block: bytes, http_10: bool, required: bytes | None) -> RequestFields:
@@ -84,8 +90,10 @@ def _read(block: bytes, http_10: bool, required: bytes | None) -> RequestFields:
     return read_request(fields, http_10=http_10, required=required)
 
 
-#: A client sends the same fields with most of its requests; bounded, since callers choose the bytes.
+#: A client sends the same fields with most of its requests, and many the same request line; bounded, since callers choose
+#: the bytes.
 _read_once = lru_cache(maxsize=256)(_read)
+_read_start_once = lru_cache(maxsize=1024)(_read_start)
 
 
 def check_partial(data: bytes | bytearray, known: int) -> None:

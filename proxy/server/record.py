@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 from typing import Any, Final
 
@@ -12,9 +11,6 @@ from proxy.core.target import METHODS
 from proxy.telemetry.logs import request_log
 from proxy.telemetry.metrics import Metrics
 
-#: A key that looks like a name, without a long number; anything else could be a value in the wrong place.
-_KEY: Final = re.compile(r"(?!.*[0-9]{6})[A-Za-z_][A-Za-z0-9_.\[\]-]{0,39}\Z")
-_MOST_KEYS: Final = 16
 #: Seeded by the system; ids must differ, not be hard to guess, and asking the system for each costs more than all the rest.
 _ids: Final = random.Random()  # noqa: S311
 
@@ -43,7 +39,8 @@ class Record:
         self.client = client
         self.request_id = ""
         self.route = OTHER
-        self.query = ""
+        #: Keys of its query.
+        self.query: tuple[str, ...] = ()
         self.status = 0
         self.code: str | None = None
         #: It left before its answer was out.
@@ -70,7 +67,7 @@ class Record:
             "client": self.client or "unix",
         }
         if self.query:
-            fields["query"] = query_keys(self.query)
+            fields["query"] = self.query
         if self.code is not None:
             fields["code"] = self.code
         if self.caller_gone and self.status:
@@ -78,12 +75,6 @@ class Record:
         if self.renewed:
             fields["renewed"] = True
         request_log.write(fields)
-
-
-def query_keys(query: str) -> list[str]:
-    """List the keys of a query; what does not look like a name becomes "?"."""
-    keys = (part.partition("=")[0] if "=" in part else "?" for part in query.split("&", _MOST_KEYS)[:_MOST_KEYS])
-    return [key if _KEY.match(key) else "?" for key in keys]
 
 
 def new_request_id() -> str:

@@ -39,6 +39,7 @@ _LOOK_AGAIN: Final = 0.05
 CALLER_IDLE = 60.0
 #: RFC 9112, 2.2: what some clients send after a body.
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
+_CR: Final = 13
 #: Bytes of further requests taken in while one is served.
 _MOST_AHEAD: Final = 64 * 1024
 
@@ -189,7 +190,7 @@ class CallerConnection(asyncio.Protocol):
                 data = bytes(self._partial)
                 self._partial.clear()
         else:
-            if skipped := _EMPTY_LINES.match(data):
+            if data[0] == _CR and (skipped := _EMPTY_LINES.match(data)):
                 data = data[skipped.end() :]
             end = data.find(b"\r\n\r\n") + 4
         try:
@@ -231,7 +232,7 @@ class CallerConnection(asyncio.Protocol):
         self.exchange = self._task = None
         if self._transport is None or self._transport.is_closing() or self._broken:
             return
-        if not exchange.keep_alive or not exchange.body_received:
+        if not exchange.keep_alive or not exchange.body_received or self._server.draining:
             self._end()
             return
         self.deadline = self._server.time() + KEEPALIVE_TIMEOUT

@@ -46,7 +46,8 @@ class SessionKeeper:
         self._last_failure = STOPPING
         # What CardCash refused: "app_id" stops everything, "login" only the login. Opened by a new secret or an operator.
         self._latched = Latches(self._shelf, lambda: self.calls.credentials)
-        self._identity_lost = False
+        #: A caller's login is gone, and nobody has logged in since.
+        self.identity_lost = False
         self._renewals = 0
         self._harvests = 0
         self._closed = False
@@ -206,11 +207,6 @@ class SessionKeeper:
         """How many callers wait for a renewal."""
         return 0 if self._flight is None else len(self._flight.waiters)
 
-    @property
-    def identity_lost(self) -> bool:
-        """Say whether a caller's login is gone, and nobody has logged in since."""
-        return self._identity_lost
-
     def is_replacing(self, token: Token) -> bool:
         """Say whether this rejected token is being replaced, or has been."""
         held = self.held
@@ -242,7 +238,7 @@ class SessionKeeper:
         now = self._clock.now()
         return self._holding.describe(
             now,
-            identity_lost=self._identity_lost,
+            identity_lost=self.identity_lost,
             latched=next(iter(self._latched.items()), None),
             paused_for=self._outage.left(now.steady),
             failures=self._outage.failures,
@@ -351,7 +347,7 @@ class SessionKeeper:
             return held
         if held is not None and held.own_login and token.identity is None:
             self._lose_identity()
-        if self._identity_lost and token.identity is None:
+        if self.identity_lost and token.identity is None:
             # Kept with the token, so that it is known after a restart and by the other processes.
             token = replace(token, login_lost=True)
         self._renewals += 1
@@ -381,8 +377,8 @@ class SessionKeeper:
             self._lose_identity()
 
     def _lose_identity(self) -> None:
-        if not self._identity_lost:
-            self._identity_lost = True
+        if not self.identity_lost:
+            self.identity_lost = True
             self._observer.identity_lost()
 
     def _end_pauses(self) -> None:
@@ -391,7 +387,7 @@ class SessionKeeper:
 
     def _adopt(self, token: Token) -> None:
         self._holding.adopt(token)
-        self._identity_lost = token.identity is None and (token.login_lost or self._identity_lost)
+        self.identity_lost = token.identity is None and (token.login_lost or self.identity_lost)
         self._upkeep.lull.end()
         self._upkeep.schedule()
 

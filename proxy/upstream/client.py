@@ -119,8 +119,12 @@ class Upstream:
         response = Response(head_only=method == "HEAD", loop=loop)
         if body is None or (isinstance(body, bytes) and len(body) <= SMALL):
             connection.begin(response, head + framed(body or b"", chunked=chunked) if body or chunked else head)
-            while not response.status and response.error is None:
-                await response.wait()
+            try:
+                while not response.status and response.error is None:
+                    await response.changed()
+            except BaseException:
+                response.close()
+                raise
         else:
             await self._send_large(connection, response, head, body, chunked=chunked, length=length)
         if not response.status and response.error is not None:

@@ -36,8 +36,8 @@ class Response:
     it has been taken. A truncated body never looks complete.
     """
 
-    __slots__ = ("_buffered", "_closed", "_complete", "_error", "_feeder", "_loop", "_parts", "_waiter", "chunked",
-                 "content_length", "fields", "has_body", "head_only", "http_version", "paused", "reason",
+    __slots__ = ("_buffered", "_closed", "_feeder", "_loop", "_parts", "_waiter", "chunked", "complete",
+                 "content_length", "error", "fields", "has_body", "head_only", "http_version", "paused", "reason",
                  "status")  # fmt: skip
 
     def __init__(self, *, head_only: bool, loop: asyncio.AbstractEventLoop) -> None:
@@ -55,25 +55,22 @@ class Response:
         self.paused = False
         self._parts: list[bytes] = []
         self._buffered = 0
-        self._complete = False
+        #: All of the body has been received; some of it may still be buffered here.
+        self.complete = False
         self._closed = False
-        self._error: BaseException | None = None
+        #: What ended the exchange before it was complete.
+        self.error: BaseException | None = None
         self._feeder: Feeder | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        state = "complete" if self._complete else "failed" if self._error else "open"
+        state = "complete" if self.complete else "failed" if self.error else "open"
         return f"<Response {self.status} {state} headers={len(self.headers)} buffered={self._buffered}>"
 
     @property
     def headers(self) -> RawHeaders:
         """The header fields as they came."""
         return self.fields.raw
-
-    @property
-    def complete(self) -> bool:
-        """All of the body has been received; some of it may still be buffered here."""
-        return self._complete
 
     @property
     def buffered(self) -> int:
@@ -98,9 +95,9 @@ class Response:
             BaseException: what the request's body iterator raised while the answer was not complete.
         """
         while not self._parts:
-            if self._error is not None:
-                raise self._error
-            if self._complete:
+            if self.error is not None:
+                raise self.error
+            if self.complete:
                 return b""
             await self.wait()
         piece = self._parts.pop(0)
@@ -120,11 +117,6 @@ class Response:
     # For the connection and the client.
 
     @property
-    def error(self) -> BaseException | None:
-        """What ended the exchange before it was complete."""
-        return self._error
-
-    @property
     def attached(self) -> bool:
         """A connection still works for this exchange."""
         return self._feeder is not None
@@ -133,16 +125,18 @@ class Response:
         """Bind to the connection that carries the exchange."""
         self._feeder = feeder
 
+    def changed(self) -> asyncio.Future[None]:
+        """Return what is done as soon as something changed; whoever stops waiting for it must `close`."""
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
+
     async def wait(self) -> None:
         """Wait until something changed; a cancelled waiter ends the exchange."""
-        self._waiter = self._loop.create_future()
         try:
-            await self._waiter
+            await self.changed()
         except BaseException:
             self.close()
             raise
-        finally:
-            self._waiter = None
 
     def wake(self) -> None:
         """Let the waiting task look again."""
@@ -160,14 +154,14 @@ class Response:
 
     def finish(self) -> None:
         """Mark the answer complete and let go of the connection."""
-        self._complete = True
+        self.complete = True
         self._feeder = None
         self.paused = False
         self.wake()
 
     def fail(self, error: BaseException) -> None:
         """End with `error` and let go of the connection."""
-        self._error = error
+        self.error = error
         self._feeder = None
         self.paused = False
         self.wake()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from proxy.core.errors import BadRequest, BodyTooLarge, HeadersTooLarge
 from proxy.core.headers import LARGEST_HEAD, RequestFields, for_upstream, read_request
 
-INJECTED = b"Host: api.example\r\nx-cc-app: APP\r\nX-Request-ID: id\r\n"
+INJECTED = b"Host: api.example\r\nX-Request-ID: id\r\n"
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -19,7 +19,9 @@ def lines(*headers: tuple[bytes, bytes], required: bytes | None = None) -> list[
 
 def head(*headers: tuple[bytes, bytes], method: str = "GET", target: str = "/v3/carts") -> bytes:
     fields = read_request(list(headers))
-    return for_upstream(fields, method=method, target=target, injected=INJECTED, user_agent=b"proxy/1")
+    start = f"{method} {target} HTTP/1.1\r\n".encode()
+    host, agent = b"Host: api.example\r\n", b"User-Agent: proxy/1\r\n"
+    return for_upstream(fields, start=start, host=host, request_id=b"id", user_agent=agent)
 
 
 # What never goes up
@@ -266,13 +268,13 @@ def test_two_request_ids_are_none() -> None:
 )
 def test_a_method_override_goes_up_and_is_remembered(name: bytes) -> None:
     fields = read_request([(name, b"POST")])
-    assert fields.overridden
+    assert fields.overrides
     assert fields.lines == [name + b": POST\r\n"]
 
 
 def test_a_method_override_is_remembered_even_if_connection_names_it() -> None:
     fields = read_request([(b"Connection", b"x-http-method-override"), (b"X-HTTP-Method-Override", b"POST")])
-    assert fields.overridden
+    assert fields.overrides
     assert fields.lines == []
 
 
