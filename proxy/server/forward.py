@@ -98,6 +98,8 @@ class Forwarder:
         self._clock = clock
         self._pauses = RoutePauses()
         self._logins = Tasks(on_failure=lambda _, __: None)  # whoever waits for it hears of its failure
+        self._written_for: tuple[Token | None, str] = (None, "")
+        self._written = b""
         # The token that was rejected last, and on which routes.
         self._suspect: Token | None = None
         self._suspect_routes: set[str] = set()
@@ -234,9 +236,7 @@ class Forwarder:
                 return ask.head + b"\r\n"
             if waited:
                 token = self._sealed(ask, token)
-            # The id goes with the token it made: while the id rotates, requests go on with the old pair.
-            app_id = token.app_id or self._injected.app_id()
-            return b"%bx-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (ask.head, app_id.encode("ascii"), token.bearer)
+            return ask.head + self._credentials(token)
 
         try:
             response = await self._upstream.send(
@@ -265,6 +265,15 @@ class Forwarder:
         if token is not None and (response.fields.private or ask.login_as is not None):
             self._harvest(response.headers, response.status, ask, token)
         return Answer(response, token)
+
+    def _credentials(self, token: Token) -> bytes:
+        """Write the end of a request head: what CardCash knows us by. The same as long as token and id are."""
+        # The id goes with the token it made: while the id rotates, requests go on with the old pair.
+        app_id = token.app_id or self._injected.app_id()
+        if self._written_for != (token, app_id):
+            self._written_for = (token, app_id)
+            self._written = b"x-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (app_id.encode("ascii"), token.bearer)
+        return self._written
 
     def _harvest(self, headers: dialect.RawHeaders, status: int, ask: Ask, token: Token) -> None:
         wall = self._clock.now().wall

@@ -203,7 +203,7 @@ class RequestLog:
         fields["event"] = "request"
         fields["level"] = "info"
         fields["timestamp"] = f"{self._prefix}.{int((now - second) * 1e6):06d}Z"
-        self._writer.write(orjson.dumps(fields) + b"\n")
+        self._writer.write(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
 
 
 #: One for the process, like structlog's own configuration.
