@@ -27,8 +27,9 @@ from proxy.server.admin import Admin, Lifecycle
 from proxy.server.bodies import Bodies, ReplayBudget
 from proxy.server.callers import ProxyServer
 from proxy.server.forward import Forwarder, Injected
-from proxy.server.guard import Guard
+from proxy.server.guard import Everywhere, Guard
 from proxy.session import keeper as session
+from proxy.session.flight import Pause
 from proxy.session.keeper import SessionKeeper
 from proxy.session.login import Credentials, SessionCalls
 from proxy.session.stores import Binding
@@ -52,11 +53,14 @@ FOLLOW_EVERY = 1.0
 class Shared:
     """What one of several worker processes has in common with the others.
 
-    `sockets` are bound to `settings.listen` by the supervisor; in `login_turn` one process at a time handles a login.
+    `sockets` are bound to `settings.listen` by the supervisor; in `login_turn` one process at a time handles a login;
+    `in_flight` counts requests for `limits.in_flight`, and `outage` is the pause after session calls that failed.
     """
 
     sockets: Sequence[socket.socket]
     login_turn: Callable[[], AbstractAsyncContextManager[None]]
+    in_flight: Everywhere
+    outage: Pause
 
 
 class Proxy:
@@ -169,11 +173,15 @@ class Proxy:
                         idle_after=settings.session.idle_after,
                         keepalive_path=settings.session.keepalive_path,
                     ),
+                    outage=None if self._shared is None else self._shared.outage,
                 ),
                 SessionKeeper.close,
             )
         )
-        self.guard = Guard(guard_policy(settings, required_value=lambda: self.secrets.required_header))
+        self.guard = Guard(
+            guard_policy(settings, required_value=lambda: self.secrets.required_header),
+            everywhere=None if self._shared is None else self._shared.in_flight,
+        )
         budget = ReplayBudget(settings.limits.replay_total)
         self._watch_gauges(budget)
         forwarder = self._forwarder(origin, budget)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from proxy import __version__, operations
 from proxy.operations import BAD_USAGE, FAILED, OK, complain
+from proxy.process import end_quietly_on_signals, fill_standard_descriptors, stop_signals
 
 if TYPE_CHECKING:
     from proxy.app import Proxy
@@ -61,8 +63,8 @@ def _all_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    _end_quietly_on_signals(_command(words))
-    _fill_standard_descriptors()
+    end_quietly_on_signals(_command(words))
+    fill_standard_descriptors()
     parser = _parser(words)
     options = parser.parse_args(argv)
     command: Callable[[argparse.Namespace], int] = options.command
@@ -74,36 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        advice = "; raise the limit of open files (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+        complain(f"the system refused what is needed: {error.strerror or type(error).__name__}{advice}")
+        return FAILED
 
 
 def _command(argv: Sequence[str]) -> str:
     return next((word for word in argv if not word.startswith("-")), "")
-
-
-def _end_quietly_on_signals(command: str) -> None:
-    """Until the event loop handles signals there is nothing to drain: what runs for long ends at once, as a success."""
-    if command in ("serve", "demo", "simulate"):
-        for number in _stop_signals(command):
-            signal.signal(number, lambda *_: os._exit(OK))
-
-
-def _stop_signals(command: str) -> list[signal.Signals]:
-    """List what stops a command; a terminal that goes away drains `serve` too, unless nohup has it ignored."""
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if command == "serve" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    return numbers
-
-
-def _fill_standard_descriptors() -> None:
-    """Open what was closed of 0, 1 and 2: a socket that got such a number would be taken for a standard stream."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -263,7 +243,7 @@ def _one_process(settings: Settings) -> Proxy:
     from proxy.app import Proxy
 
     proxy = Proxy(settings)
-    _on_signals(proxy.request_stop, _stop_signals("serve"))
+    _on_signals(proxy.request_stop, stop_signals("serve"))
     return proxy
 
 
@@ -272,7 +252,7 @@ def _several(settings: Settings, share_log: Callable[[Path], None]) -> Superviso
     from proxy.workers.supervisor import Supervisor
 
     supervisor = Supervisor(settings, share_log=share_log)
-    _on_signals(supervisor.request_stop, _stop_signals("serve"), supervisor.end_at_once)
+    _on_signals(supervisor.request_stop, stop_signals("serve"), supervisor.end_at_once)
     return supervisor
 
 
@@ -394,7 +374,7 @@ async def _until_signal(work: Awaitable[Any]) -> int:
     def cancel() -> None:
         task.cancel()
 
-    _on_signals(cancel, _stop_signals(""))
+    _on_signals(cancel, stop_signals(""))
     with contextlib.suppress(asyncio.CancelledError):
         await task
     return OK

@@ -12,7 +12,7 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from proxy.core.dialect import buys, may_repeat
 from proxy.core.errors import BadRequest, Denied, Draining, HostNotAllowed, Overloaded
@@ -63,12 +63,23 @@ class Admitted(NamedTuple):
     repeatable: bool
 
 
+class Everywhere(Protocol):
+    """Requests in flight at several processes together."""
+
+    def here(self, count: int) -> None:
+        """Tell the others how many there are here."""
+
+    def total(self) -> float:
+        """Count them everywhere."""
+
+
 class Guard:
     """Checks every request before anything is read of its body, sent upstream, or asked of the session."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, everywhere: Everywhere | None = None) -> None:
         self.policy = policy
         self.in_flight = 0
+        self._everywhere = everywhere
         self.draining = False
         self._good_hosts: set[tuple[bytes, str | None]] = set()
         self._good_peers: set[str] = set()
@@ -77,10 +88,14 @@ class Guard:
     def enter(self) -> None:
         """Count a request in."""
         self.in_flight += 1
+        if self._everywhere is not None:
+            self._everywhere.here(self.in_flight)
 
     def leave(self) -> None:
         """Count a request out."""
         self.in_flight -= 1
+        if self._everywhere is not None:
+            self._everywhere.here(self.in_flight)
         if not self.in_flight:
             self._emptied.set()
 
@@ -156,7 +171,8 @@ class Guard:
                 raise Denied("denied_by_rule", "A rule of this proxy does not allow this method and path.")
         if self.draining:
             raise Draining("The proxy is stopping; nothing was sent, try again.", retry_after=1)
-        if self.in_flight > policy.in_flight:
+        in_flight = self.in_flight if self._everywhere is None else self._everywhere.total()
+        if in_flight > policy.in_flight:
             raise Overloaded("More requests are in flight than limits.in_flight; nothing was sent, try again.")
         return way
 

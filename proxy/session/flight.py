@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from proxy.core.errors import Draining, SessionUnavailable, Unavailable
 from proxy.core.retry import backoff
@@ -24,6 +24,14 @@ FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
 
 
+class Cells(Protocol):
+    """Two numbers that can be read and written."""
+
+    def __getitem__(self, index: int, /) -> float: ...
+
+    def __setitem__(self, index: int, value: float, /) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """How a renewal failed; a value, so that every waiter raises an exception of its own. `latch`: what was refused."""
@@ -32,6 +40,8 @@ class Failure:
     sentence: str
     retry_after: float | None = None
     latch: str | None = None
+    #: Its pause has begun already.
+    told: bool = False
 
     def error(self) -> Unavailable:
         """Make the exception of one waiter."""
@@ -40,6 +50,8 @@ class Failure:
         return SessionUnavailable(self.sentence, retry_after=self.retry_after or 1.0)
 
 
+#: What is known of an outage of which another process has told.
+ELSEWHERE: Final = Failure("failed", "No session with CardCash: the last tries failed.")
 #: Nobody can wait any longer: `drain.timeout` is over.
 STOPPING: Final = Failure("failed", "The proxy is stopping; nothing was processed, send the request again later.")
 
@@ -122,20 +134,32 @@ async def make_token(calls: Calls, flight: Flight, *, attempts: int, login: bool
 
 
 class Pause:
-    """A growing pause after failures in a row. Times are steady seconds."""
+    """A growing pause after failures in a row. Times are steady seconds.
 
-    __slots__ = ("failures", "until")
+    `cells` are where its two numbers are kept: a list of its own, or memory that several processes share.
+    """
 
-    def __init__(self) -> None:
-        self.failures = 0
-        self.until = float("-inf")
+    __slots__ = ("_cells",)
+
+    def __init__(self, cells: Cells | None = None) -> None:
+        self._cells: Cells = [0.0, float("-inf")] if cells is None else cells
+
+    @property
+    def failures(self) -> int:
+        """Failures in a row."""
+        return int(self._cells[0])
+
+    @property
+    def until(self) -> float:
+        """When it is over."""
+        return self._cells[1]
 
     def failed(self, now: float, *, at_least: float = 0.0) -> float:
         """Begin the next, longer pause, at most `LONGEST_PAUSE`; returns its seconds."""
-        self.failures += 1
-        pause = backoff(self.failures, first=FIRST_PAUSE, cap=LONGEST_PAUSE)
+        failures = self.failures + 1
+        pause = backoff(failures, first=FIRST_PAUSE, cap=LONGEST_PAUSE)
         pause = max(pause, min(at_least, LONGEST_PAUSE))
-        self.until = now + pause
+        self._cells[0], self._cells[1] = failures, now + pause
         return pause
 
     def left(self, now: float) -> float:
@@ -144,5 +168,4 @@ class Pause:
 
     def end(self) -> None:
         """Forget the failures."""
-        self.failures = 0
-        self.until = float("-inf")
+        self._cells[0], self._cells[1] = 0.0, float("-inf")

@@ -8,14 +8,13 @@ token is replaced. How a session is made is `flight.py`'s and `login.py`'s affai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.clock import Clock
 from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Freshness, Source, Token
-from proxy.session.flight import FIRST_ATTEMPTS, LONGEST_PAUSE, STOPPING, Failure, Flight, Pause
+from proxy.session.flight import ELSEWHERE, FIRST_ATTEMPTS, LONGEST_PAUSE, STOPPING, Failure, Flight, Pause
 from proxy.session.holding import Holding, Kept, refreshed
 from proxy.session.latches import Latches
 from proxy.session.login import Credentials, SessionOutage, SessionRefused
@@ -31,7 +30,16 @@ __all__ = ["RENEWAL_DEADLINE", "Calls", "Observer", "Policy", "SessionKeeper", "
 class SessionKeeper:
     """Holds the shared token for all callers. Lives in one event loop; every method must be called there."""
 
-    def __init__(self, calls: Calls, *, store: Store, clock: Clock, observer: Observer, policy: Policy) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        *,
+        store: Store,
+        clock: Clock,
+        observer: Observer,
+        policy: Policy,
+        outage: Pause | None = None,
+    ) -> None:
         self.calls = calls
         self._shelf = Shelf(store, clock=clock, observer=observer)
         self._clock = clock
@@ -41,20 +49,21 @@ class SessionKeeper:
         self._holding = Holding(policy.renew_ahead)
         self._saver = Saver(self._shelf, held=lambda: self.held, adopt=self._adopt)
         self._flight: Flight | None = None
-        # Between renewals that fail: 503 for whoever needs one meanwhile.
-        self._outage = Pause()
-        self._last_failure = STOPPING
-        # What CardCash refused: "app_id" stops everything, "login" only the login. Opened by a new secret or an operator.
-        self._latched = Latches(self._shelf, lambda: self.calls.credentials)
+        # Between renewals that fail: 503 for whoever needs one meanwhile. Workers share it.
+        self._outage = outage or Pause()
+        self._last_failure = ELSEWHERE
+        #: What CardCash refused: "app_id" stops everything, "login" only the login. Opened by a new secret or an operator.
+        self.latched = Latches(self._shelf, lambda: self.calls.credentials)
         #: A caller's login is gone, and nobody has logged in since.
         self.identity_lost = False
         self._renewals = 0
         self._harvests = 0
-        self._closed = False
+        #: The keeper can still do its work.
+        self.alive = True
         renewing = Renewing(
             may_begin=self._may_begin,
             not_before=lambda: self._outage.until,
-            login_refused=lambda: "login" in self._latched,
+            login_refused=lambda: "login" in self.latched,
             begin=self._take_off,
             adopt=self._adopt_refreshed,
             lapsed=self._lapsed,
@@ -131,9 +140,9 @@ class SessionKeeper:
     async def start(self, *, eager: bool) -> None:
         """Take over what the store holds, unless a caller's renewal does so; with `eager` begin one in the background."""
         self._upkeep.last_used = self._clock.now().steady
-        await self._latched.recall()
+        await self.latched.recall()
         shared = await self._shelf.load()
-        if self._flight is None and self._latched.fits(shared) and self._holding.is_news(shared, self._clock.now()):
+        if self._flight is None and self.latched.fits(shared) and self._holding.is_news(shared, self._clock.now()):
             self._adopt(replace(shared, source=Source.STORE))
             self._saver.check()
             self.first_attempt_over.set()
@@ -142,15 +151,15 @@ class SessionKeeper:
 
     async def renew_now(self) -> Token:
         """Renew whatever is held: an operator asks. Opens latches and ends pauses. Raises `SessionUnavailable`."""
-        self._latched.clear()
+        self.latched.clear()
         self._end_pauses()
-        await self._latched.forget()
+        await self.latched.forget()
         if self._flight is not None and not self._flight.fresh:
             # It began before the operator asked, and may have passed the point where a latch mattered.
             await self._flight.outcome()
-        if "app_id" in self._latched:
-            raise SessionUnavailable(self._latched["app_id"], retry_after=LONGEST_PAUSE)
-        if self._closed:
+        if "app_id" in self.latched:
+            raise SessionUnavailable(self.latched["app_id"], retry_after=LONGEST_PAUSE)
+        if not self.alive:
             raise STOPPING.error()
         outcome = await (self._flight or self._take_off("operator", fresh=True)).outcome()
         if isinstance(outcome, Failure):
@@ -165,11 +174,11 @@ class SessionKeeper:
         A renewal under way used the old ones: it is stopped, and whoever waits for it waits for the next.
         """
         before, self.calls.credentials = self.calls.credentials, credentials
-        if before == credentials or self._closed:
+        if before == credentials or not self.alive:
             return
         if before.app_id != credentials.app_id:
             self._holding.is_foreign = self.held is not None
-        self._latched.clear()
+        self.latched.clear()
         self._end_pauses()
         if self._flight is not None:
             self._flight.outdated = True
@@ -180,7 +189,7 @@ class SessionKeeper:
 
     def refuse(self) -> None:
         """Answer whoever waits for a renewal, or will, with `Draining`."""
-        self._closed = True
+        self.alive = False
         if self._flight is not None:
             self._flight.land(STOPPING)
 
@@ -191,16 +200,6 @@ class SessionKeeper:
         await self._saver.close()
         await self._tasks.close()
         await self._shelf.close()
-
-    @property
-    def alive(self) -> bool:
-        """Say whether the keeper can still do its work."""
-        return not self._closed
-
-    @property
-    def latched(self) -> Mapping[str, str]:
-        """What CardCash refused, with the sentence that says what to do."""
-        return self._latched
 
     @property
     def waiters(self) -> int:
@@ -221,13 +220,13 @@ class SessionKeeper:
 
     async def catch_up(self) -> bool:
         """Take over what other processes stored: a login, a newer token, an opened latch; False: nobody shares the store."""
-        if not self._shelf.shared or self._closed:
+        if not self._shelf.shared or not self.alive:
             return False
         await self._saver.settled()
-        await self._latched.follow()
+        await self.latched.follow()
         shared = await self._shelf.load()
         held = self._holding.usable(self._clock.now())
-        if self._flight is None and self._latched.fits(shared) and self._shelf.outranks(shared, held):
+        if self._flight is None and self.latched.fits(shared) and self._shelf.outranks(shared, held):
             self._adopt(replace(shared, source=Source.STORE))
             self._saver.check()
             self._observer.renewal("store", "ok", {"source": "store"})
@@ -239,7 +238,7 @@ class SessionKeeper:
         return self._holding.describe(
             now,
             identity_lost=self.identity_lost,
-            latched=next(iter(self._latched.items()), None),
+            latched=next(iter(self.latched.items()), None),
             paused_for=self._outage.left(now.steady),
             failures=self._outage.failures,
             renewals=self._renewals,
@@ -268,12 +267,12 @@ class SessionKeeper:
 
     def _obstacle(self) -> Failure | None:
         """Say why no renewal may begin now."""
-        if self._closed:
+        if not self.alive:
             return STOPPING
-        if (sentence := self._latched.get("app_id")) is not None:
-            return Failure("refused", sentence, LONGEST_PAUSE)
+        if (sentence := self.latched.get("app_id")) is not None:
+            return Failure("refused", sentence, LONGEST_PAUSE, told=True)
         left = self._outage.left(self._clock.now().steady)
-        return replace(self._last_failure, retry_after=left) if left > 0 else None
+        return replace(self._last_failure, retry_after=left, told=True) if left > 0 else None
 
     def _take_off(self, reason: str, *, fresh: bool = False) -> Flight:
         flight = Flight(reason, base=self.held, rejected=self._holding.is_rejected, fresh=fresh)
@@ -283,15 +282,17 @@ class SessionKeeper:
         return flight
 
     async def _fly(self, flight: Flight) -> Token | Failure:
-        attempts = FIRST_ATTEMPTS if self._outage.failures == 0 else 1
         token: Token | None = None
         try:
             async with asyncio.timeout(self._policy.deadline), self._shelf.lease():
-                await (self._latched.forget() if flight.fresh else self._latched.recall())
+                await (self.latched.forget() if flight.fresh else self.latched.recall())
                 shared = await self._shelf.load()
-                if not flight.fresh and self._latched.fits(shared) and self._holding.is_news(shared, self._clock.now()):
+                if not flight.fresh and self.latched.fits(shared) and self._holding.is_news(shared, self._clock.now()):
                     return replace(shared, source=Source.STORE)
-                token = await self._latched.make_token(self.calls, flight, attempts=attempts)
+                if not flight.fresh and (obstacle := self._obstacle()) is not None:
+                    return obstacle  # another process has found the outage while this one waited for the lease
+                attempts = FIRST_ATTEMPTS if self._outage.failures == 0 else 1
+                token = await self.latched.make_token(self.calls, flight, attempts=attempts)
                 token = await self._shelf.keep(token, yields=not flight.fresh)
         except SessionRefused as refused:
             return Failure("refused", str(refused), LONGEST_PAUSE, latch=refused.what)
@@ -309,14 +310,14 @@ class SessionKeeper:
         self._flight = None
         self.first_attempt_over.set()
         outcome = flight.result()
-        if self._closed:
+        if not self.alive:
             flight.land(STOPPING)
             return
         if flight.outdated:
             self._go_on(flight, "credentials", fresh=False)
             return
         if flight.login_refused is not None:
-            self._latched["login"] = flight.login_refused
+            self.latched["login"] = flight.login_refused
         if isinstance(outcome, Token):
             if self._holding.was_asked_too_early(outcome, flight):
                 self._go_on(flight, "rejected", fresh=False)
@@ -337,7 +338,7 @@ class SessionKeeper:
     def _judged(self, token: Token, flight: Flight) -> Token | Failure:
         """Adopt a renewal's token if it is worth it; returns what is held then."""
         held = self._holding.token
-        worth = self._holding.weigh(token, flight, login_refused="login" in self._latched, now=self._clock.now())
+        worth = self._holding.weigh(token, flight, login_refused="login" in self.latched, now=self._clock.now())
         if isinstance(worth, Failure):
             return worth
         if isinstance(worth, Kept):
@@ -353,15 +354,17 @@ class SessionKeeper:
         self._renewals += 1
         self._adopt(token)
         self._saver.check()
-        result = "login_refused" if "login" in self._latched else "ok"
+        result = "login_refused" if "login" in self.latched else "ok"
         fields = {"lifetime": round(token.lifetime, 3), "source": token.source.value}
         self._observer.renewal(flight.reason, result, fields)
         return token
 
     def _failed(self, failure: Failure, flight: Flight) -> Failure:
         """Begin a pause: of background tries when the held token is merely given again, else of all session calls."""
+        if failure.told:
+            return failure
         if failure.latch is not None:
-            self._latched[failure.latch] = failure.sentence
+            self.latched[failure.latch] = failure.sentence
         harmless = failure.result == "same_token" and not flight.rejected
         pause = self._upkeep.lull if harmless else self._outage
         seconds = pause.failed(self._clock.now().steady, at_least=failure.retry_after or 0.0)

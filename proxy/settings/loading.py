@@ -178,6 +178,12 @@ def _cross_checks(settings: Settings, layers: list[Layer]) -> Iterator[tuple[set
             {"listen", "admin.listen"},
             f"{named('admin.listen')}: {', '.join(shared)} is in listen too; give the admin port another",
         )
+    if settings.workers > settings.upstream.max_connections:
+        yield (
+            {"workers", "upstream.max_connections"},
+            f"{named('workers')}: {settings.workers} need at least one of upstream.max_connections each, and it is "
+            f"{settings.upstream.max_connections}; raise it, or lower workers",
+        )
     limits = settings.limits
     if limits.replay_body > limits.replay_total:
         yield (

@@ -19,7 +19,7 @@ from proxy.server.guard import Guard
 from proxy.workers import picture
 from proxy.workers.asking import Reply, ask
 from proxy.workers.child import Child
-from proxy.workers.totals import Families, Ledger, parsed, total, workers_gauge
+from proxy.workers.totals import Families, Ledger, parsed, session_counts, total, workers_gauge
 
 #: Seconds for a renewal at a worker: the command that asks for it waits for 25.
 _RENEWAL: Final = 24.0
@@ -51,23 +51,24 @@ class WorkersAdmin(AdminPort):
         # Guards the ledger against an older answer that comes after a newer one. Held while the workers are asked.
         self._scraping = asyncio.Lock()
 
-    def ended(self, pid: int) -> None:
-        """Keep what a worker process had counted when it was last asked."""
-        self._ledger.ended(pid)
+    def ended(self, pid: int, counted: str | None = None) -> None:
+        """Keep what a worker process had counted: by its last word, or when it was last asked."""
+        self._ledger.ended(pid, None if counted is None else parsed(counted))
 
     async def trouble(self) -> str | None:
-        """Name a worker that is down or stuck. A drain is no trouble, though workers end one by one."""
-        if self._is_draining():
+        """Say what a restart of everything would cure: no worker lives, or none that lives does its work.
+
+        One that has died or hangs is none of that: it is started again while the others serve. Nor is a drain.
+        """
+        if self._is_draining() or any(child.state == "starting" for child in self._children):
             return None
-        for child in self._children:
-            if child.state == "down":
-                return f"worker {child.worker} has died and is being started again"
+        troubles = []
         for child, reply in await self._ask_all("/healthz"):
-            if reply is None:
-                return f"worker {child.worker} does not answer"
-            if reply.status != 200:
-                return f"worker {child.worker}: {reply.json().get('status')}"
-        return None
+            if reply is not None and reply.status == 200:
+                return None
+            why = "does not answer" if reply is None else reply.json().get("status")
+            troubles.append(f"worker {child.worker}: {why}")
+        return "; ".join(troubles) or "all workers have died and are being started again"
 
     async def not_ready_because(self) -> list[str]:
         """List what stands against readiness of any worker; nothing is dialled."""
@@ -104,7 +105,7 @@ class WorkersAdmin(AdminPort):
             "ready": not because,
             "not_ready_because": because,
             "draining": draining,
-            "session": picture.session(statuses, newest=newest),
+            "session": picture.session(statuses, newest=newest, ended=session_counts(self._ledger.left)),
             "upstream": picture.upstream(statuses),
             "requests_in_flight": sum(status.get("requests_in_flight", 0) for status in statuses),
             "workers": [self._described(child, said.get(child.worker)) for child in self._children],

@@ -1,7 +1,8 @@
 """One worker as the supervisor sees it: its process, how it fares, and the line to it.
 
-The line is a socket pair, the worker's standard input. Down it go the orders, later the word to drain; up comes how the
-start went, and that it drains. Its end means the same as that word: a supervisor that was killed leaves no workers behind.
+The line is a socket pair, the worker's standard input. Down it go the orders, later the word to drain; up come how the
+start went, that it drains, and what it had counted at its end. Its end means the same as that word: a supervisor that was
+killed leaves no workers behind.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _MAIN: Final = (
     "from proxy.workers.worker import main; sys.exit(main())"
 )
 _ROOT: Final = str(Path(proxy.__file__).parents[1])
+#: Bytes of what a worker says at a time: all of its metrics, with every label that there can be.
+_LONGEST_LINE: Final = 16 * 1024 * 1024
 #: Seconds after which a worker that dies is no longer one that cannot live.
 _WELL_AFTER: Final = 60.0
 #: Seconds; the first restart is immediate.
@@ -45,6 +48,8 @@ class End:
     #: What it said when its start failed, and the exit code that belongs to it.
     sentence: str | None = None
     code: int = 1
+    #: Its metrics at its end, in the text format of Prometheus; None: it was killed.
+    counted: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return what a log line tells of it."""
@@ -104,6 +109,7 @@ class Child:
         process, line = self._process, self._line
         assert process is not None  # noqa: S101
         assert line is not None  # noqa: S101
+        counted: str | None = None
         try:
             said, began = await self._said(reader), time.monotonic()
             started = said.get("started") is True
@@ -111,7 +117,9 @@ class Child:
                 self.state, self.since = "up", datetime.now(UTC)
                 on_start()
                 while said := await self._said(reader):
-                    on_drain()
+                    counted = said.get("counted", counted)
+                    if "draining" in said:
+                        on_drain()
             status = await process.wait()
         finally:
             self.state = "down"
@@ -119,7 +127,7 @@ class Child:
             self._line = None
             line.close()
         served = time.monotonic() - began if started else None
-        return End(process.pid, status, served, said.get("failed"), said.get("code", 1))
+        return End(process.pid, status, served, said.get("failed"), said.get("code", 1), counted)
 
     def drain(self) -> None:
         """Tell it to drain and end, now or as soon as it has started."""
@@ -147,7 +155,7 @@ class Child:
             raise
         finally:
             theirs.close()
-        reader, self._line = await asyncio.open_unix_connection(sock=ours)
+        reader, self._line = await asyncio.open_unix_connection(sock=ours, limit=_LONGEST_LINE)
         self._line.write(packed(orders))
         if self._draining:
             self._line.write(DRAIN)

@@ -61,6 +61,11 @@ class Folder:
         """Where the session is kept when it would be in memory."""
         return self.path / "session"
 
+    @property
+    def board(self) -> Path:
+        """The memory that the workers share."""
+        return self.path / "board"
+
     def admin(self, worker: int) -> Path:
         """Where a worker's own admin port is."""
         return self.path / f"worker-{worker}.sock"

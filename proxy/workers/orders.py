@@ -26,6 +26,7 @@ class Orders:
     settings: Settings
     sockets: tuple[int, ...]
     folder: Path
+    workers: int
 
 
 class _Pickler(pickle.Pickler):

@@ -12,10 +12,12 @@ _HIGHEST = ("paused_seconds", "failures_in_a_row")
 Status = Mapping[str, Any]
 
 
-def session(statuses: Sequence[Status], *, newest: int | None = None) -> dict[str, Any]:
+def session(
+    statuses: Sequence[Status], *, newest: int | None = None, ended: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Merge the session. All workers share one, but for a second after it changed: the one that lives longest is told.
 
-    `newest` is the index of a worker that is known to have the newest.
+    `newest` is the index of a worker that is known to have the newest; `ended` are the counts of workers that are gone.
     """
     sessions = [status.get("session", {}) for status in statuses]
     if not sessions:
@@ -25,7 +27,7 @@ def session(statuses: Sequence[Status], *, newest: int | None = None) -> dict[st
     )
     merged = dict(base)
     for name in _SUMMED:
-        merged[name] = sum(one.get(name, 0) for one in sessions)
+        merged[name] = sum(one.get(name, 0) for one in sessions) + (ended or {}).get(name, 0)
     for name in _HIGHEST:
         merged[name] = max(one.get(name, 0) for one in sessions)
     merged["renewing"] = any(one.get("renewing") for one in sessions)

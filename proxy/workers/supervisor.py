@@ -24,6 +24,7 @@ from proxy.tasks import Tasks
 from proxy.telemetry.logs import log
 from proxy.workers import WorkerFailed
 from proxy.workers.admin import WorkersAdmin
+from proxy.workers.board import Board
 from proxy.workers.child import Child, End, Pauses
 from proxy.workers.doors import Doors
 from proxy.workers.folder import Folder
@@ -89,6 +90,7 @@ class Supervisor:
         folder = self._folder = Folder.make()
         stack.callback(folder.remove)
         self._share_log(folder.log_lock)
+        self._board = Board(folder.board, settings.workers, make=True)
         self._children += [Child(number, folder.admin(number)) for number in range(1, settings.workers + 1)]
         self._admin = WorkersAdmin(
             version=__version__,
@@ -125,15 +127,24 @@ class Supervisor:
         )
 
     def _orders(self, child: Child) -> Orders:
-        """Tell a worker its part: the settings, but for its own admin port and a session that all share."""
+        """Tell a worker its part: the settings, with an admin port of its own, its share of the connections, one session."""
         settings, folder = self._settings, self._folder
         assert folder is not None  # noqa: S101
         session, admin = settings.session, ListenAddress("unix", path=str(child.admin))
         if session.store == "memory://":
             session = session.model_copy(update={"store": f"file://{folder.session}"})
-        changed = {"session": session, "admin": settings.admin.model_copy(update={"listen": (admin,)})}
+        changed = {
+            "session": session,
+            "admin": settings.admin.model_copy(update={"listen": (admin,)}),
+            "upstream": settings.upstream.model_copy(update={"max_connections": self._connections_of(child)}),
+        }
         sockets = tuple(sock.fileno() for sock in self._doors.of(child.worker))
-        return Orders(child.worker, settings.model_copy(update=changed), sockets, folder.path)
+        return Orders(child.worker, settings.model_copy(update=changed), sockets, folder.path, settings.workers)
+
+    def _connections_of(self, child: Child) -> int:
+        """Give a worker its share of `upstream.max_connections`."""
+        each, left = divmod(self._settings.upstream.max_connections, self._settings.workers)
+        return each + (child.worker <= left)
 
     async def _keep(self, child: Child, first_start: asyncio.Future[None]) -> None:
         """Keep one worker going until the end."""
@@ -151,8 +162,9 @@ class Supervisor:
 
         while True:
             end = await child.live(lambda: self._orders(child), on_start=started, on_drain=draining)
+            self._board.ended(child.worker)
             if end.pid is not None:
-                self._admin.ended(end.pid)
+                self._admin.ended(end.pid, end.counted)
             if not first_start.done():
                 first_start.set_exception(WorkerFailed(end.sentence or _unexplained(child, end), end.code))
                 return

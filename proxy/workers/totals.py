@@ -50,10 +50,25 @@ def counted(families: Iterable[Metric]) -> Families:
     return [family for family in families if family.type in ("counter", "histogram")]
 
 
+def session_counts(families: Iterable[Metric]) -> dict[str, int]:
+    """Return `renewals` and `harvests` as `/status` counts them."""
+    counts = {"renewals": 0.0, "harvests": 0.0}
+    for family in families:
+        for sample in family.samples:
+            of = sample.labels
+            if sample.name == f"{_PREFIX}session_renewals_total":
+                if of["reason"] != "store" and of["result"] in ("ok", "login_refused"):
+                    counts["renewals"] += sample.value
+            elif sample.name == f"{_PREFIX}session_harvests_total" and of["result"] == "adopted":
+                counts["harvests"] += sample.value
+    return {name: int(count) for name, count in counts.items()}
+
+
 class Ledger:
     """What the processes said last, and what those that ended had counted: no counter goes backwards over a restart.
 
-    What a killed process counted after it was last asked is lost, as it is when a single process is killed.
+    A process that ends in order says its last word. What a killed one counted after it was last asked is lost, as it is
+    when a single process is killed.
     """
 
     def __init__(self) -> None:
@@ -64,9 +79,15 @@ class Ledger:
         """Take what a living process says."""
         self._said[pid] = families
 
-    def ended(self, pid: int) -> None:
-        """Keep what a process had counted."""
-        self._left = total([self._left, counted(self._said.pop(pid, []))])
+    def ended(self, pid: int, families: Families | None = None) -> None:
+        """Keep what a process had counted; `families` is its last word, if it had one."""
+        said = self._said.pop(pid, [])
+        self._left = total([self._left, counted(said if families is None else families)])
+
+    @property
+    def left(self) -> Families:
+        """What processes that have ended had counted."""
+        return self._left
 
     def parts(self, answered: Set[int]) -> list[Families]:
         """Return what is to be summed; of a process that did not answer now only what it had counted."""

@@ -13,9 +13,11 @@ from pathlib import Path
 from proxy.app import Proxy, Shared
 from proxy.listening import CannotListen
 from proxy.memory import settle
+from proxy.session.flight import Pause
 from proxy.session.stores import StoreUnusable
 from proxy.tasks import Tasks
 from proxy.telemetry import logs
+from proxy.workers.board import Board
 from proxy.workers.child import tell
 from proxy.workers.folder import Folder
 from proxy.workers.orders import Orders, read
@@ -44,7 +46,9 @@ async def _work(orders: Orders, line: socket.socket) -> int:
     writer = logs.configure(settings.log.level, settings.log.format, worker=orders.worker)
     writer.share(folder.log_lock)
     sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
-    proxy = Proxy(settings, shared=Shared(sockets, folder.login_turn))
+    board = Board(folder.board, orders.workers)
+    shared = Shared(sockets, folder.login_turn, board.in_flight(orders.worker), Pause(board.pause))
+    proxy = Proxy(settings, shared=shared)
     reader, answers = await asyncio.open_unix_connection(sock=line)
     orphaned = False
 
@@ -83,11 +87,11 @@ async def _work(orders: Orders, line: socket.socket) -> int:
             atexit.register(folder.remove_if_last)
         writer.drain(1.0)
     if failed is None:
-        return 0
-    sentence, code = failed
-    tell(answers, failed=sentence, code=code)
+        tell(answers, counted=proxy.metrics.render("")[0].decode())
+    else:
+        tell(answers, failed=failed[0], code=failed[1])
     with contextlib.suppress(ConnectionError):
         await answers.drain()
         answers.close()
         await answers.wait_closed()
-    return code
+    return 0 if failed is None else failed[1]

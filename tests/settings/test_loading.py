@@ -149,6 +149,12 @@ def test_the_admin_port_needs_an_address_of_its_own(faults: Faults) -> None:
     assert "127.0.0.1:8080 is in listen too" in faults(ADMIN__LISTEN="127.0.0.1:8080")[0]
 
 
+def test_each_worker_needs_a_connection_of_its_own(load: Load, faults: Faults) -> None:
+    (fault,) = faults(WORKERS="4", UPSTREAM__MAX_CONNECTIONS="3")
+    assert "workers (" in fault and "upstream.max_connections" in fault
+    assert load(WORKERS="3", UPSTREAM__MAX_CONNECTIONS="3").workers == 3
+
+
 def test_one_body_fits_into_the_total(load: Load, faults: Faults) -> None:
     assert "limits.replay_total" in faults(LIMITS__REPLAY_BODY="2MiB", LIMITS__REPLAY_TOTAL="1MiB")[0]
     assert load(LIMITS__REPLAY_BODY="0", LIMITS__REPLAY_TOTAL="0").limits.replay_total == 0

@@ -84,6 +84,19 @@ async def test_idle_callers_cannot_take_the_descriptors_that_dialling_needs() ->
     await upstream.stop()
 
 
+async def test_too_few_descriptors_for_the_workers_are_told_in_a_line() -> None:
+    done = await Process.start(
+        *("serve", "--workers", "3"),
+        through=("sh", "-c", 'ulimit -n 20; exec "$0" "$@"'),
+        CARDCASH_APP_ID="app",
+        CARDCASH_UPSTREAM__ORIGIN="http://127.0.0.1:9",
+        CARDCASH_LISTEN="127.0.0.1:0",
+        CARDCASH_ADMIN__LISTEN="127.0.0.1:0",
+    )
+    assert await done.ended() == 1
+    assert done.text.count("\n") == 1 and "raise the limit of open files" in done.text
+
+
 def test_there_is_room_for_callers_and_for_cardcash_whatever_the_limit() -> None:
     for descriptors in (64, 256, 1024, 65536):
         for upstream in (1, 100, 1000):

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from proxy.simulator import Simulator
-from tests.server.harness import Caller, Peer, RawUpstream, until
+from tests.server.harness import OK, Caller, Peer, RawUpstream, answer, until
 from tests.whole.processes import ProxyProcess, fetch, is_ready, run, serving
 from tests.whole.test_admin import samples
 
@@ -213,6 +213,75 @@ async def test_the_session_of_a_file_store_outlives_all_workers(simulator: Simul
     assert simulator.calls[SESSION] == 1
 
 
+# One set of limits
+
+
+async def test_the_limit_of_requests_in_flight_is_for_all_workers_together(upstream: RawUpstream) -> None:
+    async def stuck(peer: Peer) -> None:
+        await peer.gone()
+
+    async with workers(upstream.url, LIMITS__IN_FLIGHT="2") as proxy, a_caller_at_each(proxy) as callers:
+        upstream.default = stuck
+        for caller in callers.values():
+            await caller.send(b"GET /stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await until(lambda: sum(b"/stuck" in got.head for got in upstream.requests) == 2)
+        refused = [await call(proxy, "GET", "/carts") for _ in range(8)]
+        assert {(got, json.loads(text)["error"]) for got, _, text in refused} == {(503, "overloaded")}
+        await callers[1].close()
+        await until_in_flight(proxy, 1)
+        upstream.default = OK
+        assert {(await call(proxy, "GET", "/carts"))[0] for _ in range(8)} == {200}
+
+
+async def until_in_flight(proxy: ProxyProcess, number: int) -> None:
+    async with asyncio.timeout(10):
+        while (await status(proxy))["requests_in_flight"] != number:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_a_killed_worker_had_in_flight_is_no_longer_counted(upstream: RawUpstream) -> None:
+    async def stuck(peer: Peer) -> None:
+        await peer.gone()
+
+    async with workers(upstream.url, LIMITS__IN_FLIGHT="1") as proxy, a_caller_at_each(proxy) as callers:
+        upstream.default = stuck
+        await callers[1].send(b"GET /stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await until(lambda: any(b"/stuck" in got.head for got in upstream.requests))
+        assert (await call(proxy, "GET", "/carts"))[0] == 503
+        os.kill((await pids(proxy))[1], signal.SIGKILL)
+        await proxy.says(lambda out: out.count(b'"worker_started"') == 3)
+        upstream.default = OK
+        assert {(await call(proxy, "GET", "/carts"))[0] for _ in range(8)} == {200}
+
+
+async def test_connections_to_cardcash_are_bounded_for_all_workers_together(upstream: RawUpstream) -> None:
+    async def stuck(peer: Peer) -> None:
+        await peer.gone()
+
+    settings = {"UPSTREAM__MAX_CONNECTIONS": "3", "UPSTREAM__CONNECT_TIMEOUT": "0.3"}
+    async with workers(upstream.url, **settings) as proxy, a_caller_at_each(proxy):
+        upstream.default = stuck
+        asked = await asyncio.gather(*(proxy.caller() for _ in range(40)))
+        for caller in asked:
+            await caller.send(b"GET /stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await proxy.says(lambda out: out.count(b'"code":"overloaded"') == 37)
+        assert sum(b"/stuck" in got.head for got in upstream.requests) == 3
+        for caller in asked:
+            await caller.close()
+
+
+async def test_an_outage_that_one_worker_found_pauses_all(upstream: RawUpstream) -> None:
+    upstream.session_answers += [answer(503, b"", b"Retry-After: 1")] * 100
+    async with serving(upstream.url, WORKERS="2") as proxy:
+        await proxy.says(lambda out: b'"result":"failed"' in out, seconds=15)
+        calls = len(upstream.sessions)
+        answers = [await call(proxy, "GET", "/carts") for _ in range(12)]
+        assert {(got, json.loads(text)["error"]) for got, _, text in answers} == {(503, "session_unavailable")}
+        # In the pause of a second at least nobody tries, whichever worker is asked; then one probe.
+        assert len(upstream.sessions) <= calls + 1
+        assert set(await served_by(proxy, 12)) == {1, 2}
+
+
 # One admin port
 
 
@@ -301,7 +370,7 @@ async def test_a_stuck_worker_is_told_of_and_takes_no_count_with_it(simulator: S
             status(proxy),
             scrape(proxy),
         )
-        assert (code, json.loads(health)) == (503, {"status": "worker 2 does not answer"})
+        assert (code, json.loads(health)) == (200, {"status": "ok"})  # it will be replaced; the other one serves
         assert json.loads(ready)["because"] == ["worker 2 does not answer"]
         assert [one["state"] for one in told["workers"]] == ["up", "silent"]
         assert summed(text, "requests_total") == before

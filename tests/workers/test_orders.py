@@ -24,7 +24,7 @@ SETTINGS = {
 
 
 def test_the_settings_arrive_whole_secrets_included() -> None:
-    orders = Orders(2, load_settings(environ=SETTINGS), (3, 4), Path("/somewhere"))
+    orders = Orders(2, load_settings(environ=SETTINGS), (3, 4), Path("/somewhere"), 4)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         writer = threading.Thread(target=ours.sendall, args=(packed(orders),))

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from proxy.telemetry.metrics import Metrics
-from proxy.workers.totals import Families, Ledger, parsed, total, workers_gauge
+from proxy.workers.totals import Families, Ledger, parsed, session_counts, total, workers_gauge
 
 
 def scraped(*requests: tuple[str, float], expiry: float = 0.0, in_flight: int = 0) -> Families:
@@ -121,3 +121,22 @@ def test_a_process_that_was_never_asked_leaves_nothing() -> None:
 def test_workers_that_answer_are_up_and_the_others_down() -> None:
     sums = total([scraped(), scraped(), [workers_gauge(up=0, down=1)]])
     assert [value(sums, "workers", {"state": state}) for state in ("up", "down")] == [2, 1]
+
+
+def test_the_last_word_of_a_process_counts_more_than_what_it_said_before() -> None:
+    ledger = Ledger()
+    ledger.said(1, scraped(("/a", 1)))
+    ledger.ended(1, scraped(("/a", 1), ("/a", 1), in_flight=3))
+    left = total(ledger.parts(set()))
+    assert value(left, "requests_total", OF_A) == 2
+    assert value(left, "requests_in_flight") is None
+
+
+def test_renewals_and_harvests_are_counted_as_status_counts_them() -> None:
+    metrics = Metrics("1.2.3")
+    for reason, result in (("start", "ok"), ("rejected", "login_refused"), ("store", "ok"), ("expired", "failed")):
+        metrics.renewals.labels(reason, result).inc()
+    metrics.harvests.labels("adopted").inc(3)
+    metrics.harvests.labels("late").inc()
+    families = parsed(generate_latest(metrics.registry).decode())
+    assert session_counts(families) == {"renewals": 2, "harvests": 3}
