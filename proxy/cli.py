@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from proxy import __version__, operations
 from proxy.operations import BAD_USAGE, FAILED, OK, complain
-from proxy.process import end_quietly_on_signals, fill_standard_descriptors, stop_signals
+from proxy.process import end_quietly_on_signals, fill_standard_descriptors, stop_signals, told
 
 if TYPE_CHECKING:
     from proxy.app import Proxy
@@ -77,8 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:
-        advice = "; raise the limit of open files (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
-        complain(f"the system refused what is needed: {error.strerror or type(error).__name__}{advice}")
+        complain(f"the system refused what is needed: {told(error)}")
         return FAILED
 
 

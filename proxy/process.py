@@ -1,7 +1,8 @@
-"""What a command does with its process before anything else: signals, and the standard descriptors."""
+"""What a command does with its process before anything else: signals, and the standard descriptors; what is told of the system."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -33,3 +34,9 @@ def fill_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def told(error: OSError) -> str:
+    """Say what the system refused, and what to do."""
+    advice = "; raise the limit of open files (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+    return f"{error.strerror or type(error).__name__}{advice}"

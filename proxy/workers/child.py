@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import proxy
+from proxy.process import told
 from proxy.workers.orders import Orders, packed
 
 DRAIN: Final = b"drain\n"
@@ -105,7 +106,7 @@ class Child:
             reader = await self._start(orders())
         except OSError as error:
             self.state = "down"
-            return End(None, None, None, f"a worker process cannot be started: {error.strerror}")
+            return End(None, None, None, f"a worker process cannot be started: {told(error)}")
         process, line = self._process, self._line
         assert process is not None  # noqa: S101
         assert line is not None  # noqa: S101
