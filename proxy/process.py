@@ -1,4 +1,4 @@
-"""What a command does with its process before anything else: signals, and the standard descriptors; what is told of the system."""
+"""What a command does with its process before anything else; and how to tell what the system refuses."""
 
 from __future__ import annotations
 
