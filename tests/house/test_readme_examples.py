@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -120,11 +121,27 @@ def _get(playground: Playground, path: str, **headers: str) -> None:
         error.close()
 
 
+def _leave(playground: Playground, path: str) -> None:
+    """Ask for a long answer, read its beginning only, and go once that was noticed."""
+    host, port = playground.proxy.split(":")
+    with socket.socket() as caller:
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        caller.connect((host, int(port)))
+        for _ in range(20):  # more than the buffers between us take
+            caller.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert caller.recv(12) == b"HTTP/1.1 200"
+    end = time.monotonic() + 10
+    while not any(line.get("caller_gone") for line in playground.lines()):
+        assert time.monotonic() < end, "nobody noticed"
+        time.sleep(0.02)
+
+
 def test_request_lines_have_the_fields_of_the_table_and_no_others(playground: Playground) -> None:
     _get(playground, "/orders/buy?store_specific=true")
     revoke = urllib.request.Request(f"http://{playground.simulator}/_simulator/revoke", data=b"{}")
     urllib.request.urlopen(revoke, timeout=10).close()
     _get(playground, "/carts")
+    _leave(playground, "/merchants/buy")
     _get(playground, "/carts", Host="evil.example", **{"X-Request-ID": "the-last-one"})
     end = time.monotonic() + 10
     # The file may be read in the middle of a write.
