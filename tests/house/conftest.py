@@ -38,8 +38,8 @@ class Playground:
         return {**clean, "PATH": path, "CARDCASH_ADMIN__LISTEN": self.admin, "PYTHONDONTWRITEBYTECODE": "1"}
 
     def lines(self) -> list[dict[str, Any]]:
-        """The log so far."""
-        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+        """The log so far, up to the last line that is whole."""
+        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()]
 
 
 def _until_written(file: Path, pattern: str) -> re.Match[str]:
