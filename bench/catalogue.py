@@ -34,6 +34,7 @@ SCENARIOS = {
     ),
     "stream": Scenario("100 MB stream, at full speed and to a reader that stops for 0.5 s", scenarios.stream, "cpu_ms"),
     "open": Scenario("GET 1 kB JSON, 200 requests a second at random moments", scenarios.steady, "added_p99_ms"),
+    "workers": Scenario("Two workers and one, each with 0.4 of a core", scenarios.workers, "rps"),
     "burst": Scenario("1000 callers at once, token revoked; upstream (simulator) 40 ms away", callers.burst, "burst_s"),
     "gain": Scenario(
         "An app 40 ms and TLS away: connects, makes a session, calls; direct and through the proxy",

@@ -97,12 +97,12 @@ def aligned(rows: list[list[str]]) -> list[str]:
 
 
 def _goals(results: Results) -> str:
-    rows = [["", "at most", "measured", ""]]
+    rows = [["", "goal", "measured", ""]]
     for goal in GOALS:
         verdict, found = goal.verdict(results)
         number = "" if found is None else f"{found.median:.2f}{goal.unit}"
         spread = "" if found is None else _spread(found, "{:.2f}")
-        rows.append([goal.what, f"{goal.limit:g}{goal.unit}", number + spread, verdict])
+        rows.append([goal.what, f"{'≥' if goal.at_least else '≤'} {goal.limit:g}{goal.unit}", number + spread, verdict])
     return "\n".join(["Goals", *aligned(rows)])
 
 
@@ -119,7 +119,8 @@ def as_json(results: Results, about: dict[str, Any]) -> dict[str, Any]:
     for goal in GOALS:
         verdict, found = goal.verdict(results)
         measured = None if found is None else _plain(found)
-        goals.append({"what": goal.what, "at_most": goal.limit, "measured": measured, "verdict": verdict})
+        bound = "at_least" if goal.at_least else "at_most"
+        goals.append({"what": goal.what, bound: goal.limit, "measured": measured, "verdict": verdict})
     return {**about, "medians": summaries, "goals": goals, "problems": results.problems, "rounds": results.values}
 
 

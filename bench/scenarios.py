@@ -16,14 +16,17 @@ from pathlib import Path
 from bench import configs, measure
 from bench.load import Ask, closed_loop, open_loop
 from bench.processes import BenchError, Cores
-from bench.results import DIRECT, OURS, Results
-from bench.servers import KINDS, Peer, Place, Upstream
+from bench.quota import shares
+from bench.results import DIRECT, ONE_WORKER, OURS, Results
+from bench.servers import KINDS, Peer, Place, Upstream, start_ours
 from bench.stream import fetch_stream
 from bench.wrk import closed_load
 
 SMALL = Ask(configs.SMALL)
 POST = Ask(configs.SMALL, configs.small_json(512).encode())
 LIST = Ask(configs.LIST)
+#: Of a core, for each worker: little enough for two of them, the load and the upstream on two cores.
+_SHARE = 0.4
 
 
 @dataclass(slots=True)
@@ -101,6 +104,30 @@ async def closed(rig: Rig, scenario: str, ask: Ask, *, connections: int = 32, tl
             if pids:
                 numbers |= {"cpu_us": used / answers * 1e6, "busy": used / taken, "rss_mb": measure.memory_mb(pids)}
             rig.results.add(scenario, peer.name, **numbers)
+
+
+async def workers(rig: Rig) -> None:
+    """Two worker processes beside one, each with the same share of a core: what the second one brings."""
+    place = Place(rig.folder, Cores(rig.cores.measured | rig.cores.others, rig.cores.others), rig.upstream.plain)
+    for number in range(rig.rounds):
+        for name, count in ((OURS, 2), (ONE_WORKER, 1)) if number % 2 else ((ONE_WORKER, 1), (OURS, 2)):
+            peer = await start_ours(place, settings={"WORKERS": str(count)})
+            try:
+                serving = [pid for pid in peer.pids if count == 1 or pid != peer.server_pid]
+                with shares(serving, _SHARE) as limited:
+                    if not limited:
+                        rig.problem("workers: no cgroups here, so load and workers share the cores: expect less")
+                    await closed_load(peer.port, SMALL, connections=64, seconds=0.3, folder=rig.folder)
+                    before = measure.cpu_seconds(serving)
+                    load = await closed_load(peer.port, SMALL, connections=64, seconds=rig.seconds, folder=rig.folder)
+                    used = measure.cpu_seconds(serving) - before
+                    memory = measure.memory_mb(peer.pids)
+            finally:
+                peer.stop()
+            rig.check("workers", peer, load.bad, load.requests)
+            answers = max(1, load.requests)
+            numbers = {"rps": answers / load.seconds, "cpu_us": used / answers * 1e6, "rss_mb": memory}
+            rig.results.add("workers", name, **numbers)
 
 
 async def start_up(rig: Rig) -> None:

@@ -48,6 +48,11 @@ class Peer:
         """Itself and its workers."""
         return self.server.pids if self.server else []
 
+    @property
+    def server_pid(self) -> int:
+        """The process that was started, which may have workers."""
+        return self.pids[0] if self.server else 0
+
     def stop(self) -> None:
         """End it."""
         if self.server:

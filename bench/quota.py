@@ -1,0 +1,43 @@
+"""A share of a core for a process, where the kernel and our rights allow it (cgroups, version 1 or 2).
+
+What scales over processes shows only while each has as much CPU alone as with others beside it: with two workers on the
+two cores of a small machine the load and the upstream would take theirs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+#: Where version 1 and version 2 have the limit, its file, and how it is written.
+_KINDS: Final = (
+    (Path("/sys/fs/cgroup/cpu"), "cpu.cfs_quota_us", "{quota}"),
+    (Path("/sys/fs/cgroup"), "cpu.max", "{quota} {period}"),
+)
+_PERIOD: Final = 100_000  # µs, the kernel's default
+
+
+@contextmanager
+def shares(pids: Sequence[int], share: float) -> Iterator[bool]:
+    """Give each process and its threads at most `share` of a core; says False where that cannot be done."""
+    groups: list[Path] = []
+    done = False
+    with suppress(OSError):
+        base, file, text = next(kind for kind in _KINDS if (kind[0] / "cgroup.procs").exists())
+        for pid in pids:
+            groups.append(base / f"bench-{os.getpid()}-{pid}")
+            groups[-1].mkdir()
+            (groups[-1] / file).write_text(text.format(quota=int(share * _PERIOD), period=_PERIOD))
+            (groups[-1] / "cgroup.procs").write_text(str(pid))
+        done = True
+    try:
+        yield done
+    finally:
+        for group in groups:
+            with suppress(OSError):
+                for member in (group / "cgroup.procs").read_text().split():
+                    (group.parent / "cgroup.procs").write_text(member)
+                group.rmdir()
