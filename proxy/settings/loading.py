@@ -14,7 +14,7 @@ from proxy.settings.model import Settings
 from proxy.settings.network import is_plain_to_elsewhere
 from proxy.settings.parsing import Bad, file_path
 from proxy.settings.secret import Secret, SecretFileError, read_secret_file
-from proxy.settings.sources import Given, Layer, LayerSource, from_environment, from_file, from_flags
+from proxy.settings.sources import Given, Layer, from_environment, from_file, from_flags, merged
 
 
 class SettingsError(Exception):
@@ -133,7 +133,7 @@ def _build(layers: list[Layer]) -> tuple[Settings, list[str], set[str]]:
 
 
 def _validate(layers: list[Layer]) -> Settings:
-    return Settings(_build_sources=(tuple(LayerSource(layer) for layer in layers), {}))
+    return Settings.model_validate(merged(layers))
 
 
 def _origin(layers: list[Layer], path: str) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 import proxy
 from proxy.settings import guards, network, parsing
@@ -169,10 +168,8 @@ class Log(Group):
     ] = Field(None, description="json or console; default: json, console on a terminal")
 
 
-class Settings(BaseSettings):
+class Settings(Group):
     """All settings. Made by `load_settings`; built in code it reads neither environment nor files."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     app_id: Annotated[Secret, Kind.SECRET, PlainValidator(parsing.app_id)] = Field(
         description="application id given by CardCash, sent as x-cc-app"
@@ -207,15 +204,3 @@ class Settings(BaseSettings):
         if isinstance(upstream, dict) and "origin" not in upstream and picked in ORIGINS:
             return {**data, "upstream": {**upstream, "origin": ORIGINS[picked]}}
         return data
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings' signature
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings' signature
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings' signature
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read nothing behind the caller's back: `load_settings` passes its own sources, in order."""
-        return (init_settings,)

@@ -13,11 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic.fields import FieldInfo
-from pydantic_settings import PydanticBaseSettingsSource
-
 from proxy.settings.catalogue import CONFIG_VARIABLE, PREFIX, flag_name, groups, leaves
-from proxy.settings.model import Kind, Settings
+from proxy.settings.model import Kind
 from proxy.settings.parsing import did_you_mean
 
 if TYPE_CHECKING:
@@ -55,32 +52,21 @@ class Layer:
     #: The source as a whole could not be read.
     unusable: bool = False
 
-    def nested(self) -> dict[str, Any]:
-        """Return the values as nested mappings, the shape pydantic validates."""
-        root: dict[str, Any] = {}
-        for path, given in self.given.items():
-            *parents, name = path.split(".")
-            target = root
-            for parent in parents:
-                target = target.setdefault(parent, {})
-            target[name] = given.value
-        return root
 
-
-class LayerSource(PydanticBaseSettingsSource):
-    """Hand a layer to pydantic-settings, which merges the layers by their order."""
-
-    def __init__(self, layer: Layer) -> None:
-        super().__init__(Settings)
-        self._layer = layer
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Not used: the layer is handed over as a whole."""
-        raise NotImplementedError
-
-    def __call__(self) -> dict[str, Any]:
-        """Return the layer's values."""
-        return self._layer.nested()
+def merged(layers: Iterable[Layer]) -> dict[str, Any]:
+    """Merge layers, the highest first, into nested mappings, the shape pydantic validates."""
+    flat: dict[str, object] = {}
+    for layer in layers:
+        for path, given in layer.given.items():
+            flat.setdefault(path, given.value)
+    root: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, name = path.split(".")
+        target = root
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[name] = value
+    return root
 
 
 def from_environment(environ: Mapping[str, str]) -> Layer:
