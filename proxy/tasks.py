@@ -48,3 +48,5 @@ class Tasks:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
+            # From Python 3.12 on gather() does not wait for a turn of the loop when all have ended: `_ended` comes later.
+            self._running.difference_update(pending)

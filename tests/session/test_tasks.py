@@ -41,3 +41,12 @@ async def test_a_failure_is_reported_by_name() -> None:
 def test_the_steady_clock_never_goes_back() -> None:
     readings = [SystemClock().now().steady for _ in range(100)]
     assert readings == sorted(readings)
+
+
+async def test_close_ends_even_if_a_task_has_just_ended_and_nobody_was_told_yet() -> None:
+    tasks = Tasks()
+    task = tasks.spawn(asyncio.sleep(0), name="short")
+    while not task.done():
+        await asyncio.sleep(0)
+    await tasks.close()  # without end on Python 3.12 and later, once
+    assert len(tasks) == 0
