@@ -203,7 +203,7 @@ class CallerConnection(asyncio.Protocol):
                 return
             head = RequestHead(data if end == len(data) else data[:end], required=self._server.required)
         except ProxyError as error:
-            self._refuse(error)
+            self._refuse(error, data)
             return
         exchange = self.exchange = Exchange(
             self,
@@ -241,9 +241,11 @@ class CallerConnection(asyncio.Protocol):
             ahead, self._ahead = self._ahead, b""
             self._take_head(ahead)
 
-    def _refuse(self, error: ProxyError) -> None:
+    def _refuse(self, error: ProxyError, data: bytes) -> None:
         """Answer what never became a request, without a byte of it in the answer or the log."""
-        exchange = Exchange(self, method="", target="", http_10=False, fields=RequestFields(persistent=False))
+        # The answer to HEAD has no body (RFC 9110, 9.3.2), whatever is wrong with the rest.
+        method = "HEAD" if bytes(self._partial[:5] or data[:5]) == b"HEAD " else ""
+        exchange = Exchange(self, method=method, target="", http_10=False, fields=RequestFields(persistent=False))
         self._partial.clear()
         self._server.refuse(exchange, error)
         self._end()

@@ -23,7 +23,7 @@ from typing import Protocol, cast
 from proxy.core.errors import CallerGone
 from proxy.http1 import Chunks, InvalidMessage
 from proxy.upstream import failures
-from proxy.upstream.head import Head, check_partial
+from proxy.upstream.head import Head, check_partial, chunk_decoder
 from proxy.upstream.response import Response
 
 # More interim answers than this are an attack or a fault; each restarts the deadline of the head.
@@ -366,7 +366,7 @@ class Connection(asyncio.Protocol):
             return
         if fields.chunked:
             self._mode = _CHUNKED
-            self._chunks = head.decoder()
+            self._chunks = chunk_decoder()
         elif length is None:
             self._mode = _UNTIL_CLOSE
             self._keep = False

@@ -15,13 +15,14 @@ from proxy.http1 import Chunks, InvalidMessage, Sink, judged
 
 # More lines than any real answer has; bounds the work of one head.
 MAX_LINES = 256
+_CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _VERSIONS = {b"HTTP/1.1 ": b"1.1", b"HTTP/1.0 ": b"1.0"}
 
 
 class Head:
     """One parsed head; also the framing that follows from it (RFC 9112, section 6.3)."""
 
-    __slots__ = ("_parser", "_sink", "fields", "keep_alive", "reason", "status", "version")
+    __slots__ = ("fields", "keep_alive", "reason", "status", "version")
 
     status: int
     reason: bytes
@@ -35,7 +36,10 @@ class Head:
         Raises:
             InvalidMessage: not an answer we would stake money on.
         """
-        lines = self._judged(data)
+        sink = Sink()
+        lines = judged(HttpResponseParser(sink), sink, data)
+        if len(lines) > MAX_LINES + 3:  # the start line, the headers, two empty lines
+            raise InvalidMessage("too many header lines")
         start = lines[0]
         version = _VERSIONS.get(start[:9])
         code = start[9:12]
@@ -55,18 +59,16 @@ class Head:
             version == b"1.1" or (b"keep-alive" in tokens and not fields.chunked)
         )
 
-    def _judged(self, data: bytes) -> list[bytes]:
-        """Let llhttp judge the head and return its lines; the last two are empty."""
-        self._sink = sink = Sink()
-        self._parser = HttpResponseParser(sink)
-        lines = judged(self._parser, sink, data)
-        if len(lines) > MAX_LINES + 3:  # the start line, the headers, two empty lines
-            raise InvalidMessage("too many header lines")
-        return lines
 
-    def decoder(self) -> Chunks:
-        """Return the decoder of this head's chunked body: llhttp goes on where the head ended."""
-        return Chunks(self._parser, self._sink)
+def chunk_decoder() -> Chunks:
+    """Return the decoder of a chunked body.
+
+    llhttp begins with a head of ours: of the answer's own it may think otherwise than we do ("chunked" and a tab).
+    """
+    sink = Sink()
+    parser = HttpResponseParser(sink)
+    parser.feed_data(_CHUNKED_HEAD)
+    return Chunks(parser, sink)
 
 
 def check_partial(data: bytes) -> None:

@@ -303,3 +303,14 @@ async def test_the_upstream_that_wants_to_close_is_left(upstream: RawUpstream, s
     for _ in range(3):
         assert (await proxy.ask("GET /a")).values("connection") == []
     assert list(upstream.per_connection.values()) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("line", [b"chunked", b"Chunked ", b"chunked\t", b"\tCHUNKED \t"])
+async def test_a_chunked_answer_is_read_whatever_surrounds_its_name(
+    upstream: RawUpstream, proxy: Running, line: bytes
+) -> None:
+    # llhttp takes the third and fourth for something else than chunked.
+    upstream.answers.append(b"HTTP/1.1 200 OK\r\nTransfer-Encoding:" + line + b"\r\n\r\n2\r\nab\r\n0\r\n\r\n")
+    caller = await proxy.caller()
+    assert (await caller.ask(proxy.request("GET /a"))).body == b"ab"
+    assert (await caller.ask(proxy.request("GET /b"))).status == 200

@@ -420,3 +420,26 @@ async def test_a_caller_that_leaves_ends_its_request_upstream(
     assert proxy.sample("upstream_connections", state="active") == 0
     assert proxy.sample("upstream_errors_total", kind="reset_before_head") is None
     assert (await proxy.ask("GET /b")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (b"/ HTTP/1.1\r\nX : 1\r\n\r\n", 400),
+        (b"/ HTTP/3\r\n\r\n", 400),
+        (b"/" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", 414),
+    ],
+)
+@pytest.mark.parametrize("at", [None, 9])
+async def test_a_malformed_head_request_is_refused_without_a_body(
+    proxy: Running, rest: bytes, status: int, at: int | None
+) -> None:
+    caller = await proxy.caller()
+    head = b"HEAD " + rest
+    if at is not None:
+        await caller.send(head[:at])
+        await asyncio.sleep(0)
+        head = head[at:]
+    await caller.send(head)
+    assert (await caller.answer("HEAD")).status == status
+    assert await caller.ended() == b""
