@@ -55,15 +55,16 @@ def after_failure(error: UpstreamError, *, attempts: int, repeatable: bool, body
 
 
 def after_rejection(
-    kind: Rejection, *, rejections: int, buys: bool, body_kept: bool, dead: bool = False
+    kind: Rejection, *, rejections: int, buys: bool, body_kept: bool, dead: bool = False, was_good: bool = False
 ) -> AfterRejection:
     """Decide after an answer that rejected its token (CONTRACT "Sessions").
 
     `rejections` counts those of this request, this one included; `buys` is `dialect.buys()`. `dead` says that the token is
     known to be rejected not only here: then a second rejection is another revocation, and worth another try, up to
-    `MOST_REJECTIONS`.
+    `MOST_REJECTIONS`. `was_good` says that it was accepted on this very route before: worth one more try, and no more, since
+    there may be routes that reject some requests whatever their token.
     """
-    if rejections >= (MOST_REJECTIONS if dead else 2):
+    if rejections >= (MOST_REJECTIONS if dead else 3 if was_good else 2):
         return AfterRejection.DELIVER
     if kind is Rejection.VARIANT and buys:
         return AfterRejection.RENEW_AND_DELIVER

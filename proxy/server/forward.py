@@ -63,10 +63,28 @@ class Ask:
     #: The e-mail of a caller's own login, whose answer's token carries that account.
     login_as: str | None = None
 
-    @property
-    def pause_key(self) -> str:
-        """Name the route for pauses after rejections; another method on the same path is another route."""
-        return f"{self.method} {self.way.route.key}"
+
+class _Routes:
+    """On which routes one token, the last that was told of, was accepted or rejected."""
+
+    __slots__ = ("_routes", "_token")
+
+    def __init__(self) -> None:
+        self._token: Token | None = None
+        self._routes: set[str] = set()
+
+    def add(self, token: Token, route: str) -> int:
+        """Note one; returns on how many routes it was."""
+        if token is not self._token:
+            self._token, self._routes = token, set()
+        routes = self._routes
+        if len(routes) < RoutePauses.MOST:  # callers can make names up
+            routes.add(route)
+        return len(routes)
+
+    def has(self, token: Token, route: str) -> bool:
+        """Say whether this token was noted on this route."""
+        return token is self._token and route in self._routes
 
 
 class _TokenEnded(Exception):
@@ -100,9 +118,9 @@ class Forwarder:
         self._logins = Tasks(on_failure=lambda _, __: None)  # whoever waits for it hears of its failure
         self._written_for: tuple[Token | None, str] = (None, "")
         self._written = b""
-        # The token that was rejected last, and on which routes.
-        self._suspect: Token | None = None
-        self._suspect_routes: set[str] = set()
+        # The token that was rejected last, and the one that was accepted last, and on which routes.
+        self._suspect = _Routes()
+        self._good = _Routes()
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request and write its record, whatever happens."""
@@ -196,8 +214,9 @@ class Forwarder:
             token = answer.token or token
             kind = await self._rejection(ask, answer) if answer.status in dialect.REJECTION_STATUSES else Rejection.NONE
             if kind is Rejection.NONE:
+                self._good.add(token, ask.way.key)
                 if self._pauses.known:
-                    self._pauses.accepted(ask.pause_key)
+                    self._pauses.accepted(ask.way.key)
                 if rejections:
                     self._metrics.retries.labels("accepted").inc()
                 return self._annotated(answer, ask, renewed=rejections > 0)
@@ -297,13 +316,19 @@ class Forwarder:
 
     async def _renewed(self, ask: Ask, kind: Rejection, rejections: int, token: Token) -> bool:
         """After a rejection: renew if that is right; True when the request is to be sent once more."""
-        key = ask.pause_key
-        elsewhere = self._rejected_elsewhere(token, key)
+        key = ask.way.key
+        # The same token was rejected on another route too: then it is the token's fault.
+        elsewhere = self._suspect.add(token, key) > 1
         # One that was found, in an answer or in the store, may have died together with the one before it.
         found = token.source in (Source.HARVEST, Source.STORE)
         dead = self._keeper.is_replacing(token) or ((elsewhere or found) and rejections > 1)
         decision = after_rejection(
-            kind, rejections=rejections, buys=ask.way.buys, body_kept=ask.body.can_be_sent, dead=dead
+            kind,
+            rejections=rejections,
+            buys=ask.way.buys,
+            body_kept=ask.body.can_be_sent,
+            dead=dead,
+            was_good=self._good.has(token, key),
         )
         if decision is AfterRejection.DELIVER:
             self._metrics.retries.labels("rejected").inc()
@@ -324,13 +349,6 @@ class Forwarder:
                 "nothing was processed: send the request again."
             )
         return decision is AfterRejection.RENEW_AND_REPEAT
-
-    def _rejected_elsewhere(self, token: Token, key: str) -> bool:
-        """Note a rejection; say whether the same token was rejected on another route too: then it is the token's fault."""
-        if self._suspect is not token:
-            self._suspect, self._suspect_routes = token, set()
-        self._suspect_routes.add(key)
-        return len(self._suspect_routes) > 1
 
     def _annotated(self, answer: Answer, ask: Ask, *, renewed: bool) -> Answer:
         if renewed:

@@ -61,6 +61,8 @@ class Admitted(NamedTuple):
     buys: bool
     #: It may be sent twice even though it may have been processed.
     repeatable: bool
+    #: Names method and route, for pauses after rejections.
+    key: str
 
 
 class Everywhere(Protocol):
@@ -209,6 +211,7 @@ def _read(method: str, target: str, overridden: bool, base_path: str) -> tuple[s
         query_keys(query) if query else (),
         buys(method, route.path, overridden=overridden),
         may_repeat(method, route.path, overridden=overridden),
+        f"{method} {route.key}",
     )
 
 

@@ -127,6 +127,12 @@ def test_a_second_rejection_is_delivered(kind: Rejection, rejections: int) -> No
         assert after_rejection(kind, rejections=rejections, buys=buys, body_kept=body_kept) is GIVE_UP
 
 
+@pytest.mark.parametrize("kind", [Rejection.DOCUMENTED, Rejection.VARIANT])
+def test_a_second_rejection_of_a_token_that_was_good_on_the_route_renews_once_more(kind: Rejection) -> None:
+    assert after_rejection(kind, rejections=2, buys=False, body_kept=True, was_good=True) is REPEAT
+    assert after_rejection(kind, rejections=3, buys=False, body_kept=True, was_good=True) is GIVE_UP
+
+
 # Backoff
 
 

@@ -67,6 +67,45 @@ async def test_two_revocations_in_a_row_reach_at_most_one_caller(upstream: RawUp
     assert len(upstream.sessions) == 3
 
 
+async def test_a_request_that_meets_two_revocations_is_served_when_others_had_the_second_token_accepted(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    """Where connections are scarce, a request waits long enough for that; its route is not odd, and pauses for nobody."""
+    await proxy.ask("GET /carts")
+    go = asyncio.Event()
+
+    async def held(peer: Peer) -> None:
+        await go.wait()
+        await peer.send(REJECTION)
+
+    upstream.answers += [REJECTION, held]
+    asked = asyncio.create_task(proxy.ask("GET /carts"))
+    await until(lambda: len(upstream.requests) == 3)
+    assert (await proxy.ask("GET /carts")).status == 200
+    go.set()
+    assert (await asked).status == 200
+    assert len(upstream.sessions) == 3
+    # The next revocation is found at once: there is no pause.
+    upstream.answers.append(REJECTION)
+    assert (await proxy.ask("GET /carts")).status == 200
+    assert len(upstream.sessions) == 4
+
+
+async def test_a_route_that_rejects_some_requests_whatever_their_token_renews_twice_at_most_for_each(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    async def by_query(peer: Peer) -> None:
+        await peer.body()
+        await peer.send(REJECTION if b"?odd" in peer.head else OK)
+
+    upstream.default = by_query
+    asked = asyncio.create_task(proxy.ask("GET /carts?odd"))
+    while not asked.done():
+        await proxy.ask("GET /carts")
+    assert (await asked).status == 400
+    assert len(upstream.sessions) <= 3
+
+
 async def test_a_token_found_in_an_answer_that_died_with_the_one_before_is_replaced_too(
     upstream: RawUpstream, proxy: Running
 ) -> None:
