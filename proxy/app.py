@@ -205,7 +205,7 @@ class Proxy:
         self._listeners = await enter(self._proxy_port())
         await enter(self.secrets.running(self._secrets_changed))
         await self.keeper.start(eager=settings.session.eager)
-        await enter(_following(self.keeper))
+        await enter(self._following())
         await enter(_looking_after(self.server))
         self.life.started = True
         if self._shared is None:
@@ -222,6 +222,24 @@ class Proxy:
         login = self._settings.login
         password = self.secrets.password
         return Credentials(self.secrets.app_id, login.email, password) if password else Credentials(self.secrets.app_id)
+
+    @asynccontextmanager
+    async def _following(self) -> AsyncIterator[None]:
+        """Look into a shared store every second for what other processes did."""
+
+        async def follow() -> None:
+            while await self.keeper.catch_up():
+                await asyncio.sleep(FOLLOW_EVERY)
+                # First, or a session that another process made with a new secret would be taken for one with the old.
+                if self.secrets.has_changed():
+                    self._secrets_changed()
+
+        tasks = Tasks()
+        tasks.spawn(follow(), name="store-follow")
+        try:
+            yield
+        finally:
+            await tasks.close()
 
     def _secrets_changed(self) -> None:
         self.keeper.use_credentials(self._credentials())
@@ -330,22 +348,6 @@ async def _looking_after(server: ProxyServer) -> AsyncIterator[None]:
 
     tasks = Tasks()
     tasks.spawn(look(), name="callers")
-    try:
-        yield
-    finally:
-        await tasks.close()
-
-
-@asynccontextmanager
-async def _following(keeper: SessionKeeper) -> AsyncIterator[None]:
-    """Look into a shared store every second for what other processes did."""
-
-    async def follow() -> None:
-        while await keeper.catch_up():  # noqa: ASYNC110  # a file of other processes has no event to wait for
-            await asyncio.sleep(FOLLOW_EVERY)
-
-    tasks = Tasks()
-    tasks.spawn(follow(), name="store-follow")
     try:
         yield
     finally:

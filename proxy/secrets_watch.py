@@ -73,6 +73,10 @@ class SecretsWatch:
                 log.info("secret_changed", setting=name)
         return changed
 
+    def has_changed(self) -> bool:
+        """Look; say whether the application id or the password changed."""
+        return bool({"app_id", "login.password"} & set(self.look()))
+
     @asynccontextmanager
     async def running(self, on_change: Callable[[], None]) -> AsyncIterator[None]:
         """Look every two seconds; `on_change` is called when the application id or the password changed."""
@@ -87,5 +91,5 @@ class SecretsWatch:
     async def _poll(self, on_change: Callable[[], None]) -> None:
         while True:
             await asyncio.sleep(POLL_EVERY)
-            if {"app_id", "login.password"} & set(self.look()):
+            if self.has_changed():
                 on_change()

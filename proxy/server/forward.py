@@ -322,17 +322,19 @@ class Forwarder:
         # One that was found, in an answer or in the store, may have died together with the one before it.
         found = token.source in (Source.HARVEST, Source.STORE)
         dead = self._keeper.is_replacing(token) or ((elsewhere or found) and rejections > 1)
+        was_good = self._good.has(token, key)
         decision = after_rejection(
             kind,
             rejections=rejections,
             buys=ask.way.buys,
             body_kept=ask.body.can_be_sent,
             dead=dead,
-            was_good=self._good.has(token, key),
+            was_good=was_good,
         )
         if decision is AfterRejection.DELIVER:
             self._metrics.retries.labels("rejected").inc()
-            self._pauses.rejected_again(key, self._clock.now().steady)
+            if not was_good:  # else it is not the route that is odd
+                self._pauses.rejected_again(key, self._clock.now().steady)
             return False
         if not dead and self._pauses.paused(key, self._clock.now().steady):
             return False

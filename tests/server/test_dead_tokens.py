@@ -91,6 +91,35 @@ async def test_a_request_that_meets_two_revocations_is_served_when_others_had_th
     assert len(upstream.sessions) == 4
 
 
+async def test_a_request_that_meets_three_revocations_is_rejected_and_its_route_does_not_pause(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    await proxy.ask("GET /carts")
+    gates = [asyncio.Event(), asyncio.Event()]
+
+    def held(gate: asyncio.Event) -> Script:
+        async def script(peer: Peer) -> None:
+            await gate.wait()
+            await peer.send(REJECTION)
+
+        return script
+
+    upstream.answers += [REJECTION, held(gates[0])]
+    asked = asyncio.create_task(proxy.ask("GET /carts"))
+    await until(lambda: len(upstream.requests) == 3)
+    assert (await proxy.ask("GET /carts")).status == 200
+    upstream.answers.append(held(gates[1]))
+    gates[0].set()
+    await until(lambda: len(upstream.requests) == 5)
+    assert (await proxy.ask("GET /carts")).status == 200
+    gates[1].set()
+    assert (await asked).status == 400
+    assert len(upstream.sessions) == 3
+    upstream.answers.append(REJECTION)
+    assert (await proxy.ask("GET /carts")).status == 200
+    assert len(upstream.sessions) == 4
+
+
 async def test_a_route_that_rejects_some_requests_whatever_their_token_renews_twice_at_most_for_each(
     upstream: RawUpstream, proxy: Running
 ) -> None:
