@@ -304,6 +304,14 @@ class Proxy:
                     Path(address.path).unlink(missing_ok=True)  # noqa: ASYNC240  # once, at the very end
             await self.server.shutdown(LAST_SECONDS)
 
+    async def _accept_rest(self) -> None:
+        """Take in who stands in the queue of a worker's socket: with the socket they would be reset."""
+        loop = asyncio.get_running_loop()
+        for sock in self._shared.sockets if self._shared is not None else ():
+            with contextlib.suppress(OSError):  # nobody is left, or none can be taken in
+                while True:
+                    await loop.connect_accepted_socket(self.server, sock.accept()[0])
+
     async def _drain(self) -> None:
         """Stop as CONTRACT `drain.*` says: not ready, delay, no new connections, what is in flight ends."""
         settings = self._settings.drain
@@ -312,11 +320,12 @@ class Proxy:
             log.info("draining", delay=settings.delay, timeout=settings.timeout, in_flight=self.guard.in_flight)
         if settings.delay:
             await asyncio.sleep(settings.delay)
+        await self._accept_rest()
         for listener in self._listeners:
             listener.close()
         self.guard.draining = self.server.draining = True
         for connection in self.server.idle_connections():
-            connection.close()
+            connection.close_if_idle()
         try:
             async with asyncio.timeout(settings.timeout):
                 await self.guard.empty()

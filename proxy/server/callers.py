@@ -57,7 +57,7 @@ class ProxyServer:
         """Count a connection in; beyond the bound one that is idle makes room for it."""
         self._connections[connection] = None
         if self.draining:
-            connection.close()  # it stood in the backlog when the listener was closed
+            connection.close_if_idle()  # it stood in the backlog when the listener was closed
         elif len(self._connections) > self._most_connections:
             idle = (other for other in self._connections if other.is_idle and other is not connection)
             next(idle, connection).close()

@@ -35,6 +35,8 @@ HEAD_TIMEOUT: Final = 30.0
 LINGERING_TIME: Final = 2.0
 #: Seconds between two looks whether a caller has everything that was written before its connection is reset.
 _LOOK_AGAIN: Final = 0.05
+#: Seconds in which a connection that was just made may bring a request, to be told that the proxy stops.
+_FIRST_REQUEST: Final = 0.25
 #: Seconds a caller may pause inside a body, or leave an answer unread.
 CALLER_IDLE = 60.0
 #: RFC 9112, 2.2: what some clients send after a body.
@@ -47,7 +49,7 @@ _MOST_AHEAD: Final = 64 * 1024
 class CallerConnection(asyncio.Protocol):
     """One caller's connection; all methods belong to the event loop's thread."""
 
-    __slots__ = ("_ahead", "_broken", "_can_write", "_drain", "_lingering", "_moved", "_partial", "_server",
+    __slots__ = ("_ahead", "_broken", "_can_write", "_drain", "_fresh", "_lingering", "_moved", "_partial", "_server",
                  "_task", "_transport", "_unwritten", "deadline", "exchange", "local", "paused", "peer")  # fmt: skip
 
     def __init__(self, server: ProxyServer) -> None:
@@ -75,6 +77,8 @@ class CallerConnection(asyncio.Protocol):
         self._moved = 0.0
         #: The loop's time at which `expired` is due.
         self.deadline = inf
+        #: No request has come yet.
+        self._fresh = True
 
     @property
     def is_idle(self) -> bool:
@@ -119,6 +123,14 @@ class CallerConnection(asyncio.Protocol):
             self._unwritten = inf
             self.deadline = self._server.time() + CALLER_IDLE
             self._transport.close()
+
+    def close_if_idle(self) -> None:
+        """End the connection because the proxy stops; one that was just made may be about to bring a request."""
+        if self.is_idle and self._fresh:
+            self._fresh = False
+            self._server.loop.call_later(_FIRST_REQUEST, self.close_if_idle)
+        elif self.is_idle:
+            self.close()
 
     def abort(self) -> None:
         """End the connection with a reset. Part of `Link`."""
@@ -213,6 +225,7 @@ class CallerConnection(asyncio.Protocol):
             fields=head.fields,
         )
         self.deadline = inf
+        self._fresh = False
         if end != len(data):
             self.data_received(data[end:])
         self._task = self._server.loop.create_task(self._serve(exchange))

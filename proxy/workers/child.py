@@ -136,6 +136,11 @@ class Child:
         if self._line is not None:
             self._line.write(DRAIN)
 
+    def let_go(self) -> None:
+        """Answer a process that wants to end: it may; the next one is not meant."""
+        if self._line is not None:
+            self._line.write(DRAIN)
+
     def kill(self) -> None:
         """End its process at once."""
         if self._process is not None and self._process.returncode is None:

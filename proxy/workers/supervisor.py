@@ -159,6 +159,7 @@ class Supervisor:
             # Its callers would wait for the next worker until the last request of this one has ended.
             if not self._ending.is_set():
                 self._doors.turn_away(child.worker)
+            child.let_go()
 
         while True:
             end = await child.live(lambda: self._orders(child), on_start=started, on_drain=draining)

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Final
 
 from proxy.app import Proxy, Shared
 from proxy.listening import CannotListen
@@ -21,6 +22,9 @@ from proxy.workers.board import Board
 from proxy.workers.child import tell
 from proxy.workers.folder import Folder
 from proxy.workers.orders import Orders, read
+
+#: Seconds in which the supervisor answers a worker that wants to end.
+_ANSWER: Final = 0.5
 
 
 def main() -> int:
@@ -53,8 +57,9 @@ async def _work(orders: Orders, line: socket.socket) -> int:
     orphaned = False
 
     def drain() -> None:
+        # The supervisor lets go of our sockets first, so that nobody is put into their queues any more, and answers.
         tell(answers, draining=True)
-        proxy.request_stop()
+        asyncio.get_running_loop().call_later(_ANSWER, proxy.request_stop)
 
     # Twice is once: only the supervisor may hurry a worker, by killing it. A SIGTERM to one worker drains that one.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

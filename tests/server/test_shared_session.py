@@ -98,3 +98,28 @@ async def test_a_right_password_after_a_change_costs_one_login_for_all(
     await asyncio.gather(*(proxy.ask("GET /carts") for proxy in proxies))
     await until(lambda: not any(proxy.proxy.keeper.status().renewing for proxy in proxies))
     assert cardcash.calls["POST /v3/customers/login"] == logins + 1
+
+
+async def test_who_notices_a_changed_password_last_takes_over_what_the_first_has_made(
+    cardcash: Simulator, start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    file = tmp_path / "password"
+    file.write_text(PASSWORD)
+    settings = {
+        "LOGIN__EMAIL": EMAIL,
+        "LOGIN__PASSWORD_FILE": str(file),
+        "SESSION__STORE": f"file://{tmp_path}/session",
+    }
+    first, last = [await start_proxy(origin=cardcash.url, **settings) for _ in range(2)]
+    await until(lambda: first.proxy.keeper.status().identity and last.proxy.keeper.status().identity)
+    logins = cardcash.calls["POST /v3/customers/login"]
+    cardcash.configure(accounts={EMAIL: "changed"})
+    file.write_text("changed")
+    assert first.proxy.secrets.has_changed()
+    first.proxy._secrets_changed()
+    await until(lambda: cardcash.calls["POST /v3/customers/login"] == logins + 1)
+    await until(lambda: last.proxy.secrets.password == "changed")
+    await until(lambda: not last.proxy.keeper.status().renewing)
+    held = [proxy.proxy.keeper.held for proxy in (first, last)]
+    assert held[0] is not None and held[1] is not None and held[0].value == held[1].value
+    assert cardcash.calls["POST /v3/customers/login"] == logins + 1

@@ -349,3 +349,19 @@ async def test_a_caller_that_gets_an_early_refusal_can_still_read_it(proxy: Runn
     caller.writer.write(bytes(3_000_000))
     got = await caller.answer()
     assert (got.status, got.code) == (413, "body_too_large")
+
+
+async def test_a_connection_that_was_just_made_may_bring_a_request_when_the_proxy_stops(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    await proxy.ask("GET /carts")
+    fresh, silent, used = [await proxy.caller() for _ in range(3)]  # the last one's answer shows that all are in
+    await used.ask(proxy.request("GET /carts"))
+    stopping = asyncio.create_task(proxy.proxy._drain())
+    assert await used.ended() == b""
+    got = await fresh.ask(proxy.request("GET /carts"))
+    assert (got.status, got.code, got.value("connection")) == (503, "draining", b"close")
+    assert await silent.ended() == b""
+    for caller in (used, fresh, silent):
+        await caller.close()
+    await stopping

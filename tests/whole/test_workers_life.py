@@ -233,6 +233,27 @@ async def test_a_worker_told_to_end_finishes_what_it_does_and_is_started_again(u
         assert [(event["worker"], event["status"]) for event in proxy.events("worker_died")] == [(1, 0)]
 
 
+async def test_callers_that_come_while_a_worker_ends_are_all_answered(simulator: Simulator) -> None:
+    async with workers(simulator.url) as proxy:
+        statuses: set[int] = set()
+        ends = asyncio.Event()
+
+        async def come_and_go() -> None:
+            while not ends.is_set():
+                caller = await proxy.caller()
+                statuses.add((await caller.ask(ASK)).status)
+                await caller.close()
+
+        coming = [asyncio.create_task(come_and_go()) for _ in range(4)]
+        for started in (3, 4, 5):
+            os.kill((await pids(proxy))[1], TERM)
+            await proxy.says(lambda out, started=started: out.count(b'"worker_started"') == started)  # type: ignore[misc]
+            await is_ready(proxy)
+        ends.set()
+        await asyncio.gather(*coming)
+        assert statuses <= {200, 503} and 200 in statuses
+
+
 # The end of all
 
 
