@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from proxy.workers.supervisor import Supervisor
 
 
+#: Without any caller: for the process itself, and for each worker at its supervisor.
+_DESCRIPTORS = 24
+_DESCRIPTORS_OF_A_WORKER = 8
+
+
 class _Parser(argparse.ArgumentParser):
     """One line per fault, without the usage around it."""
 
@@ -206,8 +211,16 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from proxy.listening import descriptors
+
     settings = _settings(options)
-    return BAD_USAGE if settings is None else _run(_served(settings))
+    if settings is None:
+        return BAD_USAGE
+    there, needed = descriptors(), _DESCRIPTORS + _DESCRIPTORS_OF_A_WORKER * settings.workers
+    if there < needed:
+        complain(f"the limit of open files is {there}, and this needs {needed}: raise it (ulimit -n)")
+        return FAILED
+    return _run(_served(settings))
 
 
 async def _served(settings: Settings) -> int:

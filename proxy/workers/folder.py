@@ -117,8 +117,10 @@ def _bases() -> Iterator[Path]:
     """List places: memory where there is some, because the session is a live token; but first what the operator names."""
     places = [_MEMORY]
     with suppress(OSError):
-        named = any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
-        places.insert(0 if named else 1, Path(tempfile.gettempdir()))
+        # One that is named but cannot be used is passed over, and what comes instead must not be a disk before memory.
+        found = Path(tempfile.gettempdir())
+        named = [Path(value).absolute() for name in ("TMPDIR", "TEMP", "TMP") if (value := os.environ.get(name))]
+        places.insert(0 if found in named else 1, found)
     for place in places:
         if len(os.fsencode(place)) <= _LONGEST_BASE and os.access(place, os.W_OK | os.X_OK):
             yield place

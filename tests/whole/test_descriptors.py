@@ -94,7 +94,7 @@ async def test_too_few_descriptors_for_the_workers_are_told_in_a_line() -> None:
         CARDCASH_ADMIN__LISTEN="127.0.0.1:0",
     )
     assert await done.ended() == 1
-    assert done.text.count("\n") == 1 and "raise the limit of open files" in done.text
+    assert done.text.count("\n") == 1 and "the limit of open files is 20" in done.text
 
 
 def test_there_is_room_for_callers_and_for_cardcash_whatever_the_limit() -> None:

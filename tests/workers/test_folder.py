@@ -55,6 +55,17 @@ def test_a_place_whose_name_is_too_long_for_sockets_is_passed_over(base: Path, m
     folder.remove()
 
 
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no place in memory here")
+def test_memory_comes_before_a_disk_when_the_named_place_is_not_there(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(base / "gone"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    folder = Folder.make()
+    assert folder.path.parent == Path("/dev/shm")
+    folder.remove()
+
+
 def test_what_a_killed_supervisor_has_left_is_removed_by_the_next(base: Path) -> None:
     left = leave_behind(base)
     folder = Folder.make()
