@@ -19,7 +19,7 @@ from proxy import __version__
 from proxy.clock import Clock, TurnClock
 from proxy.core.answer import Rewrite
 from proxy.core.errors import Draining
-from proxy.listening import LAST_SECONDS, accept_from, admin_port, descriptors, listen, most_callers, names
+from proxy.listening import LAST_SECONDS, accept_from, accept_rest, admin_port, descriptors, listen, most_callers, names
 from proxy.policy import guard_policy
 from proxy.secrets_watch import SecretsWatch
 from proxy.server.accounts import Accounts
@@ -304,14 +304,6 @@ class Proxy:
                     Path(address.path).unlink(missing_ok=True)  # noqa: ASYNC240  # once, at the very end
             await self.server.shutdown(LAST_SECONDS)
 
-    async def _accept_rest(self) -> None:
-        """Take in who stands in the queue of a worker's socket: with the socket they would be reset."""
-        loop = asyncio.get_running_loop()
-        for sock in self._shared.sockets if self._shared is not None else ():
-            with contextlib.suppress(OSError):  # nobody is left, or none can be taken in
-                while True:
-                    await loop.connect_accepted_socket(self.server, sock.accept()[0])
-
     async def _drain(self) -> None:
         """Stop as CONTRACT `drain.*` says: not ready, delay, no new connections, what is in flight ends."""
         settings = self._settings.drain
@@ -320,8 +312,8 @@ class Proxy:
             log.info("draining", delay=settings.delay, timeout=settings.timeout, in_flight=self.guard.in_flight)
         if settings.delay:
             await asyncio.sleep(settings.delay)
-        await self._accept_rest()
         for listener in self._listeners:
+            await accept_rest(listener, self.server)
             listener.close()
         self.guard.draining = self.server.draining = True
         for connection in self.server.idle_connections():

@@ -120,6 +120,17 @@ async def accept_from(server: Callable[[], asyncio.BaseProtocol], sock: socket.s
     return await loop.create_unix_server(server, sock=sock, backlog=BACKLOG, **stays)
 
 
+async def accept_rest(listener: asyncio.Server, server: Callable[[], asyncio.BaseProtocol]) -> None:
+    """Take in who stands in the queue of a listener that is about to be closed: with it they would be reset."""
+    loop = asyncio.get_running_loop()
+    for sock in listener.sockets:
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as same:
+            same.setblocking(False)
+            while True:  # until nobody is left
+                connection, _ = same.accept()
+                await loop.connect_accepted_socket(server, connection)
+
+
 def _prepare(sock: socket.socket) -> None:
     """Set what asyncio sets: connections that are being closed do not hold the port, IPv6 does not take IPv4's."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 import time
 from typing import cast
 
@@ -364,4 +365,19 @@ async def test_a_connection_that_was_just_made_may_bring_a_request_when_the_prox
     assert await silent.ended() == b""
     for caller in (used, fresh, silent):
         await caller.close()
+    await stopping
+
+
+async def test_who_stands_in_the_queue_when_the_proxy_stops_is_answered_too(proxy: Running) -> None:
+    await proxy.ask("GET /carts")
+    # Connected by the kernel, while the loop has no turn to take them in.
+    waiting = [socket.create_connection(("127.0.0.1", proxy.port)) for _ in range(12)]
+    for sock in waiting:
+        sock.sendall(proxy.request("GET /carts"))
+    stopping = asyncio.create_task(proxy.proxy._drain())
+    answers = [await asyncio.to_thread(sock.recv, 65536) for sock in waiting]
+    # Those that were taken in a moment before the end are served.
+    assert {got[:12] for got in answers} <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}
+    for sock in waiting:
+        sock.close()
     await stopping
