@@ -25,14 +25,16 @@ def shares(pids: Sequence[int], share: float) -> Iterator[bool]:
     """Give each process and its threads at most `share` of a core; says False where that cannot be done."""
     groups: list[Path] = []
     done = False
-    with suppress(OSError):
-        base, file, text = next(kind for kind in _KINDS if (kind[0] / "cgroup.procs").exists())
-        for pid in pids:
-            groups.append(base / f"bench-{os.getpid()}-{pid}")
-            groups[-1].mkdir()
-            (groups[-1] / file).write_text(text.format(quota=int(share * _PERIOD), period=_PERIOD))
-            (groups[-1] / "cgroup.procs").write_text(str(pid))
-        done = True
+    kind = next((kind for kind in _KINDS if (kind[0] / "cgroup.procs").exists()), None)
+    if kind is not None:
+        base, file, text = kind
+        with suppress(OSError):
+            for pid in pids:
+                groups.append(base / f"bench-{os.getpid()}-{pid}")
+                groups[-1].mkdir()
+                (groups[-1] / file).write_text(text.format(quota=int(share * _PERIOD), period=_PERIOD))
+                (groups[-1] / "cgroup.procs").write_text(str(pid))
+            done = True
     try:
         yield done
     finally:

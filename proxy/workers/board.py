@@ -25,9 +25,8 @@ class Board:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o600)
         try:
             if make:
-                os.posix_fallocate(
-                    descriptor, 0, size
-                )  # a page that is not there when it is written to kills the process
+                # Not truncate(): a page that turns out not to be there when it is written to kills the process.
+                os.posix_fallocate(descriptor, 0, size)
             page = mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)

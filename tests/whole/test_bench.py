@@ -15,7 +15,7 @@ from typing import cast
 
 import pytest
 
-from bench import report
+from bench import quota, report
 from bench.__main__ import main
 from bench.catalogue import SCENARIOS
 from bench.load import Ask, closed_loop, open_loop
@@ -178,3 +178,9 @@ async def test_the_relay_adds_a_round_trip_to_an_answer_and_one_to_connecting() 
     first, second = tally.waits
     assert first >= 0.2
     assert second >= 0.1
+
+
+def test_without_cgroups_no_share_is_given_and_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quota, "_KINDS", ((tmp_path / "gone", "cpu.max", "{quota} {period}"),))
+    with quota.shares([os.getpid()], 0.5) as limited:
+        assert limited is False
