@@ -158,6 +158,13 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     simulate.add_argument(
         "--refresh-window", metavar="SECONDS", type=float, help="before the end of a token's life (300)"
     )
+    simulate.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="any of the settings that GET /_simulator/settings shows, say content_type_required=false; repeatable",
+    )
     return parser
 
 
@@ -355,7 +362,7 @@ def _simulate(options: argparse.Namespace) -> int:
         try:
             settings = SimulatorSettings(
                 app_ids=tuple(options.app_id or ["demo-app-id"]), token_ttl=options.token_ttl, refresh_window=window
-            )
+            ).told(options.set)
         except ValueError as error:
             complain(str(error))
             return BAD_USAGE

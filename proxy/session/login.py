@@ -339,7 +339,8 @@ class SessionCalls:
         headers = {"x-cc-app": credentials.app_id, "User-Agent": self._user_agent, "Accept": "application/json"}
         if token is not None:
             headers["Authorization"] = token.bearer.decode("ascii")
-        if body is not None:
+        if method == "POST":
+            # CardCash requires it of every POST, the session call's empty body included.
             headers["Content-Type"] = "application/json"
         tries = _Tries(attempts, method, self._clock, self._fraction, passing, failed=self._failed)
         retrying = RetryClient(client_session=self._session(), retry_options=tries, logger=_SILENT)

@@ -189,6 +189,10 @@ class Gate:
             return envelope(settings.unknown_app_message, settings.unknown_app_status, settings.unknown_app_shape)
         if request.method == "HEAD" and settings.head_refusal_status:
             return web.Response(status=settings.head_refusal_status)
+        names_its_type = bool(request.headers.get("Content-Type", "").strip())
+        if settings.content_type_required and request.method in ("POST", "PUT") and not names_its_type:
+            self.records.rejected["no_content_type"] += 1
+            return envelope(settings.content_type_message, settings.content_type_status)
         if is_session:
             return None
         cause = self._authenticate(request)

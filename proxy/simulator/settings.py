@@ -5,8 +5,9 @@ Owns names, defaults, allowed values and their checks. Knows nothing of HTTP.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -54,6 +55,8 @@ class SimulatorSettings:
     app_ids: tuple[str, ...] = ("demo-app-id",)
     accounts: Mapping[str, str] = field(default_factory=lambda: {"partner@example.com": "demo-password"})
     user_agent_required: bool = True
+    content_type_required: bool = True
+    """Refuse POST and PUT without Content-Type (an empty one is none), whatever it names."""
 
     # Tokens: life and delivery
     token_ttl: float = 1199.0
@@ -101,6 +104,8 @@ class SimulatorSettings:
     rejection_chunked: bool = False
 
     # Other refusals
+    content_type_status: int = 400
+    content_type_message: str = "Content-Type is required"
     unauthorized_shape: str = "array"
     unknown_app_status: int = 400
     unknown_app_message: str = "no x-cc-app was found"
@@ -144,15 +149,13 @@ class SimulatorSettings:
     def changed(self, changes: Mapping[str, Any]) -> SimulatorSettings:
         """Return a copy with `changes`, as they come from JSON (lists for tuples, integers for floats).
 
-        Raises ValueError naming the first setting that is unknown, fixed at start or has a wrong value.
+        Raises ValueError naming the first setting that is unknown or has a wrong value.
         """
         known = {item.name: str(item.type) for item in fields(self)}
         clean: dict[str, Any] = {}
         for name, value in changes.items():
             if name not in known:
                 raise ValueError(f"unknown setting: {name}")
-            if name in FIXED:
-                raise ValueError(f"{name}: fixed when the simulator starts")
             is_count = isinstance(value, int) and not isinstance(value, bool)
             if isinstance(value, list):
                 clean[name] = tuple(value)
@@ -161,6 +164,19 @@ class SimulatorSettings:
             else:
                 clean[name] = value
         return replace(self, **clean)
+
+    def told(self, assignments: Iterable[str]) -> SimulatorSettings:
+        """Return a copy changed by texts like `name=value`, the value in JSON or as it stands. Raises ValueError."""
+        changes: dict[str, Any] = {}
+        for text in assignments:
+            name, sign, value = text.partition("=")
+            if not sign:
+                raise ValueError(f"{text}: must be NAME=VALUE")
+            try:
+                changes[name] = json.loads(value)
+            except ValueError:
+                changes[name] = value
+        return self.changed(changes)
 
 
 def _check(name: str, kind: str, value: object) -> None:

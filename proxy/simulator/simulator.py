@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from proxy.simulator.app import Gate
 from proxy.simulator.control import Control
 from proxy.simulator.faults import parse
-from proxy.simulator.settings import Context, Emit, SimulatorSettings
+from proxy.simulator.settings import FIXED, Context, Emit, SimulatorSettings
 
 # Wider than any proxy's own bounds, so that a test of those never meets these first.
 MAX_FIELD = 262_144
@@ -161,6 +161,9 @@ class Simulator:
         self._apply(changes)
 
     def _apply(self, changes: Mapping[str, Any]) -> None:
+        for name in FIXED:
+            if name in changes:
+                raise ValueError(f"{name}: fixed when the simulator starts")
         self._context.settings = self._context.settings.changed(changes)
         self._context.emit("configured", settings=sorted(changes))
 

@@ -13,6 +13,7 @@ from tests.server.harness import Running, until
 
 APP = "app-id-of-the-tests"
 EMAIL, PASSWORD = "partner@example.com", "password-of-the-tests"
+JSON = b"Content-Type: application/json"
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ async def customer(proxy: Running) -> object:
 
 async def lost(proxy: Running, cardcash: Simulator) -> None:
     """Log in as a caller, then lose it."""
-    assert (await proxy.ask("POST /customers/login", body=login())).status == 200
+    assert (await proxy.ask("POST /customers/login", JSON, body=login())).status == 200
     await customer(proxy)
     cardcash.revoke_all()
     assert (await proxy.ask("GET /merchants/sell")).status == 200
@@ -64,7 +65,7 @@ async def test_the_call_that_finds_out_that_the_login_is_lost_is_not_repeated_an
     cardcash: Simulator, start_proxy: StartProxy
 ) -> None:
     proxy = await start_proxy(origin=cardcash.url)
-    assert (await proxy.ask("POST /customers/login", body=login())).status == 200
+    assert (await proxy.ask("POST /customers/login", JSON, body=login())).status == 200
     cardcash.revoke_all()
     assert "log in again" in (await proxy.ask("GET /carts")).json["message"][0]
 
@@ -80,7 +81,7 @@ async def test_a_lost_login_is_told_by_status_and_metric(cardcash: Simulator, st
 async def test_after_a_lost_login_anybody_may_log_in(cardcash: Simulator, start_proxy: StartProxy) -> None:
     proxy = await start_proxy(origin=cardcash.url)
     await lost(proxy, cardcash)
-    assert (await proxy.ask("POST /customers/login", body=login("other@example.com", "other"))).status == 200
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("other@example.com", "other"))).status == 200
     session = (await proxy.admin("GET /status")).json["session"]
     assert (session["identity_lost"], session["identity"]) == (False, "o…@example.com")
     assert await customer(proxy) is not None

@@ -14,6 +14,8 @@ from proxy.simulator import Simulator, SimulatorSettings
 from tests.conftest import StartProxy
 from tests.server.harness import APP_ID, EMAIL, PASSWORD, Running, until
 
+JSON = b"Content-Type: application/json"
+
 
 @pytest.fixture
 async def cardcash() -> AsyncIterator[Simulator]:
@@ -39,7 +41,7 @@ def login(email: str = EMAIL, password: str = PASSWORD) -> bytes:
 
 async def test_a_callers_login_at_one_is_the_others_too(pair: tuple[Running, Running]) -> None:
     one, other = pair
-    assert (await one.ask("POST /customers/login", body=login())).status == 200
+    assert (await one.ask("POST /customers/login", JSON, body=login())).status == 200
     await until(lambda: other.proxy.keeper.status().identity == EMAIL)
     mine, theirs = [(await proxy.ask("GET /carts")).json["cart"]["customerId"] for proxy in pair]
     assert mine == theirs
@@ -47,9 +49,9 @@ async def test_a_callers_login_at_one_is_the_others_too(pair: tuple[Running, Run
 
 async def test_a_second_account_is_refused_at_the_other_at_once(pair: tuple[Running, Running]) -> None:
     one, other = pair
-    assert (await one.ask("POST /customers/login", body=login())).status == 200
+    assert (await one.ask("POST /customers/login", JSON, body=login())).status == 200
     await until(lambda: one.proxy.keeper._saver._writer is None)
-    answer = await other.ask("POST /customers/login", body=login("other@example.com", "other"))
+    answer = await other.ask("POST /customers/login", JSON, body=login("other@example.com", "other"))
     assert (answer.status, answer.code) == (409, "other_account")
 
 
@@ -57,7 +59,7 @@ async def test_a_login_lost_at_one_is_lost_at_the_other_and_after_a_restart(
     pair: tuple[Running, Running], cardcash: Simulator, start_proxy: StartProxy, tmp_path: Path
 ) -> None:
     one, other = pair
-    assert (await one.ask("POST /customers/login", body=login())).status == 200
+    assert (await one.ask("POST /customers/login", JSON, body=login())).status == 200
     await until(lambda: other.proxy.keeper.status().identity == EMAIL)
     cardcash.revoke_all()
     assert (await one.ask("GET /merchants/sell")).status == 200

@@ -81,6 +81,7 @@ async def test_the_session_call_sends_the_application_id_a_user_agent_and_nothin
         b"x-cc-app": APP.encode(),
         b"user-agent": b"agent/1",
         b"accept": b"application/json",
+        b"content-type": b"application/json",
         b"content-length": b"0",
         b"connection": b"close",
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
 CARD = {"merchantId": 1, "faceValue": 0}
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -201,6 +203,41 @@ async def test_a_body_that_is_no_json_gets_the_envelope(caller: Any) -> None:
     await caller.login()
     answer = await caller.post("/v3/carts", data=b"{nope")
     assert (answer.status, answer.json) == (400, {"message": ["Request body is not valid JSON"]})
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v3/session"),
+        ("POST", "/v3/customers/login"),
+        ("POST", "/v3/carts"),
+        ("POST", "/v3/orders"),
+        ("PUT", "/v3/wallets/1"),
+    ],
+)
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": " "}])
+async def test_a_post_or_put_without_content_type_is_refused_and_not_processed(
+    caller: Any, method: str, path: str, headers: dict[str, str]
+) -> None:
+    await caller.login()
+    answer = await caller.call(method, path, headers=headers, skip_auto_headers=["Content-Type"])
+    assert (answer.status, answer.json) == (400, {"message": ["Content-Type is required"]})
+    assert caller.sim.counters["rejected"] == {"no_content_type": 1}
+    caller.sim.configure(content_type_required=False)
+    answer = await caller.call(method, path, headers=headers, skip_auto_headers=["Content-Type"])
+    assert answer.json.get("message") != ["Content-Type is required"]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "text/plain"])
+async def test_any_content_type_is_enough(caller: Any, kind: str) -> None:
+    assert (await caller.post("/v3/session", headers={"Content-Type": kind})).status == 200
+
+
+async def test_get_and_delete_need_no_content_type(caller: Any) -> None:
+    await caller.login()
+    identity = await cart(caller)
+    assert (await caller.get("/v3/carts")).status == 200
+    assert (await caller.call("DELETE", f"/v3/carts/{identity}")).status == 204
 
 
 async def test_unknown_endpoints_get_the_envelope(caller: Any) -> None:

@@ -58,6 +58,14 @@ async def test_configure_changes_settings_for_what_comes(caller: Any) -> None:
     assert (await caller.post("/v3/session")).json["expiresInSeconds"] == 15
 
 
+async def test_settings_can_be_given_as_texts() -> None:
+    settings = SimulatorSettings().told(["token_ttl=15", "delivery=cookie", "content_type_required=false"])
+    assert (settings.token_ttl, settings.delivery, settings.content_type_required) == (15.0, "cookie", False)
+    for text, told in (("token_ttl", "token_ttl: must be NAME=VALUE"), ("tokn_ttl=1", "unknown setting: tokn_ttl")):
+        with pytest.raises(ValueError, match=told):
+            SimulatorSettings().told([text])
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -220,7 +228,8 @@ async def test_refusals_can_come_before_the_body_is_read(start: Any) -> None:
     caller = await start(early_refusal=True)
     reader, writer = await asyncio.open_connection("127.0.0.1", caller.sim.port)
     writer.write(
-        b"POST /v3/carts HTTP/1.1\r\nHost: x\r\nUser-Agent: t\r\nx-cc-app: demo-app-id\r\nContent-Length: 9\r\n\r\n{"
+        b"POST /v3/carts HTTP/1.1\r\nHost: x\r\nUser-Agent: t\r\nx-cc-app: demo-app-id\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
     )
     assert b" 400 " in await reader.readline()
     writer.close()
