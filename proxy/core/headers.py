@@ -60,6 +60,9 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
 OPTIONS: Final = frozenset({b"close", b"keep-alive"})
 #: What nearly every `Connection` says.
 _USUAL: Final = {b"keep-alive": frozenset({b"keep-alive"}), b"close": frozenset({b"close"})}
+#: Requests that CardCash wants a Content-Type of, and what is sent when the caller gave none.
+_TYPED: Final = (b"POST ", b"PUT ")
+_JSON: Final = b"Content-Type: application/json\r\n"
 NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
 
@@ -79,6 +82,7 @@ class RequestFields:
     expects_continue: bool = False
     #: The caller wants to keep the connection (RFC 9112, 9.3).
     persistent: bool = True
+    #: Empty: none goes up as the caller's.
     content_type: bytes = b""
     content_encoding: bytes = b""
     #: What some servers take for the real method, in upper case.
@@ -147,6 +151,8 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
                     continue
                 user_agent = True
             elif low == b"content-type":
+                if not value:
+                    continue
                 content_type = value
             elif low == b"content-encoding":
                 content_encoding = b", ".join(filter(None, (content_encoding, value)))
@@ -179,6 +185,7 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
         persistent = b"close" not in nominated and (not http_10 or b"keep-alive" in nominated)
         lines = _without(lines, nominated)
         user_agent = user_agent and b"user-agent" not in nominated
+        content_type = b"" if b"content-type" in nominated else content_type
     framing = b""
     if content_length is not None:
         framing = b"Content-Length: %d\r\n" % content_length
@@ -233,7 +240,9 @@ def for_upstream(fields: RequestFields, *, start: bytes, host: bytes, request_id
     """Write the request head up to, not including, `x-cc-app`, `Authorization` and the empty line.
 
     `start` is the request line, `host` the upstream's Host, `user_agent` what is sent when the caller sent none (CardCash
-    answers 401 without one): lines with their CRLF.
+    answers 401 without one): lines with their CRLF. A POST or PUT without a Content-Type goes up as JSON: CardCash requires
+    one, with or without a body; a caller's own is never touched.
     """
     agent = b"" if fields.user_agent else user_agent
-    return b"".join((start, host, b"X-Request-ID: ", request_id, b"\r\n", fields.block, agent, fields.framing))
+    kind = _JSON if not fields.content_type and start.startswith(_TYPED) else b""
+    return b"".join((start, host, b"X-Request-ID: ", request_id, b"\r\n", fields.block, agent, kind, fields.framing))

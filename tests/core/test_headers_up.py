@@ -142,8 +142,8 @@ def test_private_fields_change_nothing_of_the_others(public: Headers, private: H
 
 
 def test_the_head_is_request_line_ours_theirs_and_framing() -> None:
-    assert head((b"User-Agent", b"curl"), (b"Content-Length", b"007"), (b"X", b"1"), method="PUT", target="/v3/a?b=%20") == (
-        b"PUT /v3/a?b=%20 HTTP/1.1\r\n" + INJECTED + b"User-Agent: curl\r\nX: 1\r\nContent-Length: 7\r\n"
+    assert head((b"User-Agent", b"curl"), (b"Content-Length", b"007"), (b"X", b"1"), method="GET", target="/v3/a?b=%20") == (
+        b"GET /v3/a?b=%20 HTTP/1.1\r\n" + INJECTED + b"User-Agent: curl\r\nX: 1\r\nContent-Length: 7\r\n"
     )  # fmt: skip
 
 
@@ -152,12 +152,39 @@ def test_our_user_agent_stands_in_for_a_missing_one(headers: Headers) -> None:
     assert head(*headers) == b"GET /v3/carts HTTP/1.1\r\n" + INJECTED + b"User-Agent: proxy/1\r\n"
 
 
+JSON_LINE = b"Content-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize(
+    "headers",
+    [[], [(b"Content-Type", b"")], [(b"Content-Type", b"text/x"), (b"Connection", b"content-type")]],
+    ids=["none", "empty", "named away"],
+)
+def test_post_and_put_without_a_content_type_go_up_as_json(method: str, headers: Headers) -> None:
+    got = head(*headers, method=method)
+    assert got.lower().count(b"content-type") == 1
+    assert JSON_LINE in got
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "PATCH", "OPTIONS", "POSTER", "PUTS"])
+def test_other_methods_get_no_content_type(method: str) -> None:
+    assert b"content-type" not in head(method=method).lower()
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "GET"])
+def test_a_callers_content_type_goes_up_as_it_came(method: str) -> None:
+    got = head((b"content-type", b"application/x-www-form-urlencoded; a=b"), method=method)
+    assert b"\r\ncontent-type: application/x-www-form-urlencoded; a=b\r\n" in got
+    assert got.lower().count(b"content-type") == 1
+
+
 def test_a_callers_user_agent_is_kept_and_ours_stays_away() -> None:
     assert head((b"user-agent", b"one")).endswith(b"user-agent: one\r\n")
 
 
 def test_a_request_without_body_has_no_framing_and_an_empty_one_keeps_its_length() -> None:
-    assert b"ontent-" not in head(method="POST")
+    assert b"ontent-length" not in head(method="POST").lower()
     assert head((b"Content-Length", b"0"), method="POST").endswith(b"Content-Length: 0\r\n")
 
 

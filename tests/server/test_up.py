@@ -99,6 +99,15 @@ async def test_a_request_without_user_agent_gets_ours(upstream: RawUpstream, pro
     assert agent.startswith(b"cardcash-proxy/")
 
 
+@pytest.mark.parametrize("given", [(), (b"Content-Type:",), (b"Content-Type: \t",)], ids=["none", "empty", "blank"])
+@pytest.mark.parametrize(("line", "body"), [("POST /carts/c/coupons/X", None), ("PUT /orders/1", b"{}")])
+async def test_post_and_put_without_a_content_type_reach_cardcash_as_json(
+    upstream: RawUpstream, proxy: Running, line: str, body: bytes | None, given: tuple[bytes, ...]
+) -> None:
+    await proxy.ask(line, *given, body=body)
+    assert upstream.requests[0].values("content-type") == [b"application/json"]
+
+
 async def test_a_configured_user_agent_is_sent(upstream: RawUpstream, start_proxy: StartProxy) -> None:
     proxy = await start_proxy(UPSTREAM__USER_AGENT="shop/7")
     await proxy.ask("GET /a")
