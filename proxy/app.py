@@ -20,8 +20,9 @@ from proxy.clock import Clock, TurnClock
 from proxy.core.answer import Rewrite
 from proxy.core.errors import Draining
 from proxy.listening import LAST_SECONDS, accept_from, accept_rest, admin_port, descriptors, listen, most_callers, names
+from proxy.loops import Loops
 from proxy.policy import guard_policy
-from proxy.secrets_watch import SecretsWatch
+from proxy.secrets_watch import POLL_EVERY, SecretsWatch
 from proxy.server.accounts import Accounts
 from proxy.server.admin import Admin, Lifecycle
 from proxy.server.bodies import Bodies, ReplayBudget
@@ -35,7 +36,6 @@ from proxy.session.login import Credentials, SessionCalls
 from proxy.session.stores import Binding
 from proxy.session.stores.factory import open_store
 from proxy.settings import Settings
-from proxy.tasks import Tasks
 from proxy.telemetry.logs import log
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.watch import SessionWatch
@@ -43,7 +43,8 @@ from proxy.upstream import Origin, ProxyTunnel, Upstream, tls_context
 
 T = TypeVar("T")
 
-#: Seconds between two looks at the callers' connections: time-outs, and resets that nobody has seen.
+#: Seconds between two looks at the callers' connections: time-outs, and resets that nobody has seen; and at the timer of
+#: the background renewal.
 LOOK_EVERY = 1.0
 #: Seconds between two looks into a store that other processes use too.
 FOLLOW_EVERY = 1.0
@@ -84,6 +85,7 @@ class Proxy:
         self._stopping = asyncio.Event()
         self._stack = AsyncExitStack()
         self.life = Lifecycle(eager=settings.session.eager)
+        self.loops = Loops()
         #: Addresses that are listened on, as people write them.
         self.addresses: list[str] = []
         self.admin_addresses: list[str] = []
@@ -156,16 +158,17 @@ class Proxy:
                 SessionCalls.close,
             )
         )
+        store = open_store(
+            settings.session.store,
+            binding=lambda: Binding(str(origin), calls.credentials.app_id, calls.credentials.email),
+            clock=self._clock,
+            warn=lambda what: log.warning("session_store_corrupt", what=what),
+        )
         self.keeper = await enter(
             _closing(
                 SessionKeeper(
                     calls,
-                    store=open_store(
-                        settings.session.store,
-                        binding=lambda: Binding(str(origin), calls.credentials.app_id, calls.credentials.email),
-                        clock=self._clock,
-                        warn=lambda what: log.warning("session_store_corrupt", what=what),
-                    ),
+                    store=store,
                     clock=self._clock,
                     observer=observer,
                     policy=session.Policy(
@@ -199,14 +202,14 @@ class Proxy:
             guard=self.guard,
             metrics=self.metrics,
             life=self.life,
+            not_alive=self.loops.not_alive,
             shutdown=self.request_stop,
         )
         self.admin_addresses = await enter(admin_port(admin, settings.admin.listen))
         self._listeners = await enter(self._proxy_port())
-        await enter(self.secrets.running(self._secrets_changed))
+        self._stack.push_async_callback(self.loops.close)
         await self.keeper.start(eager=settings.session.eager)
-        await enter(self._following())
-        await enter(_looking_after(self.server))
+        self._begin_loops(shares_store=store.shared)
         self.life.started = True
         if self._shared is None:
             log.info(
@@ -223,23 +226,24 @@ class Proxy:
         password = self.secrets.password
         return Credentials(self.secrets.app_id, login.email, password) if password else Credentials(self.secrets.app_id)
 
-    @asynccontextmanager
-    async def _following(self) -> AsyncIterator[None]:
-        """Look into a shared store every second for what other processes did."""
+    def _begin_loops(self, *, shares_store: bool) -> None:
+        """Begin all that runs for the life of the process."""
+        if self.secrets.has_files:
+            self.loops.every(POLL_EVERY, "secrets", self._look_at_secrets)
+        if shares_store:
+            self.loops.every(FOLLOW_EVERY, "store", self._follow)
+        self.loops.every(LOOK_EVERY, "keeper", self.keeper.look)
+        self.loops.every(LOOK_EVERY, "callers", self.server.look)
 
-        async def follow() -> None:
-            while await self.keeper.catch_up():
-                await asyncio.sleep(FOLLOW_EVERY)
-                # First, or a session that another process made with a new secret would be taken for one with the old.
-                if self.secrets.has_changed():
-                    self._secrets_changed()
+    async def _follow(self) -> None:
+        """Look into a shared store for what other processes did."""
+        # First, or a session that another process made with a new secret would be taken for one with the old.
+        self._look_at_secrets()
+        await self.keeper.catch_up()
 
-        tasks = Tasks()
-        tasks.spawn(follow(), name="store-follow")
-        try:
-            yield
-        finally:
-            await tasks.close()
+    def _look_at_secrets(self) -> None:
+        if self.secrets.has_changed():
+            self._secrets_changed()
 
     def _secrets_changed(self) -> None:
         self.keeper.use_credentials(self._credentials())
@@ -336,23 +340,6 @@ class Proxy:
                     await self.server.all_ended()
         if self._shared is None:
             log.info("stopped")
-
-
-@asynccontextmanager
-async def _looking_after(server: ProxyServer) -> AsyncIterator[None]:
-    """Look after the callers' connections every few seconds."""
-
-    async def look() -> None:
-        while True:
-            await asyncio.sleep(LOOK_EVERY)
-            server.look()
-
-    tasks = Tasks()
-    tasks.spawn(look(), name="callers")
-    try:
-        yield
-    finally:
-        await tasks.close()
 
 
 @asynccontextmanager

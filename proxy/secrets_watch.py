@@ -6,14 +6,10 @@ keeps the last good value, with a warning.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from proxy.settings import Secret, SecretFileError, Settings, read_secret_file
-from proxy.tasks import Tasks
 from proxy.telemetry.logs import log
 
 #: Seconds between two looks at the files.
@@ -55,6 +51,11 @@ class SecretsWatch:
         """The value callers must send."""
         return self._values["callers.require_header"].reveal()
 
+    @property
+    def has_files(self) -> bool:
+        """Say whether there is anything to look at."""
+        return bool(self._files)
+
     def look(self) -> list[str]:
         """Read all files again; returns the names of the secrets that changed."""
         changed = []
@@ -76,20 +77,3 @@ class SecretsWatch:
     def has_changed(self) -> bool:
         """Look; say whether the application id or the password changed."""
         return bool({"app_id", "login.password"} & set(self.look()))
-
-    @asynccontextmanager
-    async def running(self, on_change: Callable[[], None]) -> AsyncIterator[None]:
-        """Look every two seconds; `on_change` is called when the application id or the password changed."""
-        tasks = Tasks()
-        if self._files:
-            tasks.spawn(self._poll(on_change), name="secrets-watch")
-        try:
-            yield
-        finally:
-            await tasks.close()
-
-    async def _poll(self, on_change: Callable[[], None]) -> None:
-        while True:
-            await asyncio.sleep(POLL_EVERY)
-            if self.has_changed():
-                on_change()

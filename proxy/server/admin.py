@@ -40,6 +40,7 @@ class Admin(AdminPort):
         guard: Guard,
         metrics: Metrics,
         life: Lifecycle,
+        not_alive: Callable[[], list[str]],
         shutdown: Callable[[], None],
     ) -> None:
         super().__init__(
@@ -50,11 +51,16 @@ class Admin(AdminPort):
         self._upstream = upstream
         self._counted = metrics
         self._life = life
+        self._not_alive = not_alive
         self._since = datetime.now(UTC)
 
+    def not_alive(self) -> list[str]:
+        """Name what should run for the life of the process and does not."""
+        return self._not_alive()
+
     async def trouble(self) -> str | None:
-        """Tell when the session keeper has ended: nothing would renew the session then."""
-        return None if self._keeper.alive else "session keeper has ended"
+        """Say that nothing else is wrong."""
+        return None
 
     async def not_ready_because(self) -> list[str]:
         """List what stands against readiness; an outage of the upstream does not, and nothing is dialled."""

@@ -69,8 +69,12 @@ class AdminPort(ABC):
         self._shutdown = shutdown
 
     @abstractmethod
+    def not_alive(self) -> list[str]:
+        """Name what should run for the life of the process and does not."""
+
+    @abstractmethod
     async def trouble(self) -> str | None:
-        """Say what is wrong with the process itself; None while it is alive and well."""
+        """Say what else is wrong with the process itself; None while it is well."""
 
     @abstractmethod
     async def not_ready_because(self) -> list[str]:
@@ -101,8 +105,9 @@ class AdminPort(ABC):
         return app
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        trouble = await self.trouble()
-        return in_json({"status": trouble or "ok"}, status=503 if trouble else 200)
+        dead = self.not_alive()
+        trouble = f"not alive: {', '.join(dead)}" if dead else await self.trouble()
+        return in_json({"status": trouble or "ok", "not_alive": dead}, status=503 if trouble else 200)
 
     async def _readyz(self, _: web.Request) -> web.Response:
         because = await self.not_ready_because()

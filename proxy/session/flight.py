@@ -7,6 +7,7 @@ the keeper's affair.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -52,6 +53,8 @@ class Failure:
 
 #: What is known of an outage of which another process has told.
 ELSEWHERE: Final = Failure("failed", "No session with CardCash: the last tries failed.")
+#: Something went wrong at the end of a renewal that CardCash has no part in.
+BUG: Final = Failure("failed", "No session: the proxy failed at the end of a renewal; its log says where.")
 #: Nobody can wait any longer: `drain.timeout` is over.
 STOPPING: Final = Failure("failed", "The proxy is stopping; nothing was processed, send the request again later.")
 
@@ -95,6 +98,14 @@ class Flight:
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_result(outcome)
+
+    def told_by(self, judge: Callable[[Flight], None]) -> None:
+        """Let `judge` land it; whoever waits is told even if that fails, and uses the held token if it lives."""
+        try:
+            judge(self)
+        except Exception:
+            self.land(BUG)
+            raise
 
     def result(self) -> Token | Failure:
         """Read what the ended task brought, whatever way it ended."""

@@ -69,6 +69,7 @@ class SessionKeeper:
             lapsed=self._lapsed,
         )
         self._upkeep = Upkeep(self._holding, renewing, calls=calls, clock=clock, observer=observer, policy=policy)
+        self.look = self._upkeep.look  #: To be called every second.
         #: Set when the first renewal has ended, well or not.
         self.first_attempt_over = asyncio.Event()
 
@@ -278,7 +279,7 @@ class SessionKeeper:
         flight = Flight(reason, base=self.held, rejected=self._holding.is_rejected, fresh=fresh)
         self._flight = flight
         flight.task = self._tasks.spawn(self._fly(flight), name="session-renewal")
-        flight.task.add_done_callback(lambda _: self._landed(flight))
+        flight.task.add_done_callback(lambda _: flight.told_by(self._landed))
         return flight
 
     async def _fly(self, flight: Flight) -> Token | Failure:

@@ -78,6 +78,11 @@ class Upkeep:
         delay = steady - self._clock.now().steady
         self._timer = asyncio.get_running_loop().call_later(max(_SHORTEST_TIMER, delay), self.tick)
 
+    def look(self) -> None:
+        """Do what the timer should have done: what it called may have failed before it set the next one."""
+        if self._timer is not None and self._timer.when() < asyncio.get_running_loop().time():
+            self.tick()
+
     def tick(self) -> None:
         """Renew in the background if it is time and there was traffic; called by the timer."""
         now = self._clock.now()

@@ -14,7 +14,8 @@ import select
 import sys
 import time
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -259,7 +260,16 @@ def configure(level: str, fmt: str | None, *, fd: int = 1, worker: int | None = 
     root = logging.getLogger()
     root.handlers[:] = [_Bridge()]
     root.setLevel(max(threshold, logging.WARNING))
+    with suppress(RuntimeError):  # no event loop runs
+        asyncio.get_running_loop().set_exception_handler(_bug)
     return writer
+
+
+def _bug(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """Tell of what failed in the event loop with nobody to hear of it; not in its words: they repeat arguments."""
+    task, error = context.get("task"), context.get("exception")
+    fields = {"error": context["message"].partition(":")[0][:80]} if error is None else describe(error)
+    log.error("bug", **({"task": task.get_name()} if isinstance(task, asyncio.Task) else {}), **fields)
 
 
 class _Bridge(logging.Handler):

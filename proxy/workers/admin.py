@@ -35,6 +35,7 @@ class WorkersAdmin(AdminPort):
         guard: Guard,
         children: Sequence[Child],
         is_draining: Callable[[], bool],
+        not_alive: Callable[[], list[str]],
         shutdown: Callable[[], None],
     ) -> None:
         self._own = CollectorRegistry()
@@ -45,6 +46,7 @@ class WorkersAdmin(AdminPort):
         )
         self._children = children
         self._is_draining = is_draining
+        self._not_alive = not_alive
         self._since = datetime.now(UTC)
         self._ledger = Ledger()
         self._answered: set[int] = set()
@@ -54,6 +56,10 @@ class WorkersAdmin(AdminPort):
     def ended(self, pid: int, counted: str | None = None) -> None:
         """Keep what a worker process had counted: by its last word, or when it was last asked."""
         self._ledger.ended(pid, None if counted is None else parsed(counted))
+
+    def not_alive(self) -> list[str]:
+        """Name what should run for the life of the supervisor and does not; in a drain its keepers end with the workers."""
+        return [] if self._is_draining() else self._not_alive()
 
     async def trouble(self) -> str | None:
         """Say what a restart of everything would cure: no worker lives, or none that lives does its work.

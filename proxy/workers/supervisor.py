@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from proxy import __version__
 from proxy.listening import admin_port
+from proxy.loops import Loops
 from proxy.policy import guard_policy
 from proxy.server.guard import Guard
 from proxy.session.stores.factory import check_store
 from proxy.settings import ListenAddress, Settings
-from proxy.tasks import Tasks
 from proxy.telemetry.logs import log
 from proxy.workers import WorkerFailed
 from proxy.workers.admin import WorkersAdmin
@@ -51,6 +51,9 @@ class Supervisor:
         self._ending = asyncio.Event()
         self._keeping: dict[asyncio.Task[None], Child] = {}
         self._children: list[Child] = []
+        self._loops = Loops()
+        #: Processes that did not answer when they were last asked, and how often in a row.
+        self._silent: dict[int, int] = {}
         self._folder: Folder | None = None
 
     async def __aenter__(self) -> Supervisor:
@@ -98,24 +101,23 @@ class Supervisor:
             guard=Guard(guard_policy(settings, required_value=str)),
             children=self._children,
             is_draining=self._ending.is_set,
+            not_alive=self._loops.not_alive,
             shutdown=self.request_stop,
         )
         admin_addresses = await stack.enter_async_context(admin_port(self._admin, settings.admin.listen))
         self._doors = Doors(settings.listen, settings.workers)
         stack.callback(self._doors.remove)
-        tasks = Tasks()
-        stack.push_async_callback(tasks.close)
+        stack.push_async_callback(self._loops.close)
         stack.push_async_callback(self._end, _GRACE)
         first_starts: list[asyncio.Future[None]] = []
         for child in self._children:
             first_starts.append(asyncio.get_running_loop().create_future())
             # Of several that fail one is told of; asyncio must not complain of the others.
             first_starts[-1].add_done_callback(asyncio.Future.exception)
-            task = tasks.spawn(self._keep(child, first_starts[-1]), name=f"worker-{child.worker}")
-            task.add_done_callback(partial(_never_started, first_starts[-1]))
-            self._keeping[task] = child
+            keep = partial(self._keep, child, first_starts[-1])
+            self._keeping[self._loops.keep(f"worker {child.worker}", keep)] = child
         await _all_or_the_first_that_fails(first_starts)
-        tasks.spawn(self._watch(), name="workers-watch")
+        self._loops.every(LOOK_EVERY, "workers", self._look)
         log.info(
             "started",
             version=__version__,
@@ -147,7 +149,15 @@ class Supervisor:
         return each + (child.worker <= left)
 
     async def _keep(self, child: Child, first_start: asyncio.Future[None]) -> None:
-        """Keep one worker going until the end."""
+        """Keep one worker going until the end; a bug before its first start is one of the start."""
+        try:
+            await self._kept_going(child, first_start)
+        except Exception as error:
+            if first_start.done():
+                raise
+            first_start.set_exception(error)
+
+    async def _kept_going(self, child: Child, first_start: asyncio.Future[None]) -> None:
         pauses = Pauses()
 
         def started() -> None:
@@ -161,7 +171,7 @@ class Supervisor:
                 self._doors.turn_away(child.worker)
             child.let_go()
 
-        while True:
+        while not (self._ending.is_set() and first_start.done()):
             end = await child.live(lambda: self._orders(child), on_start=started, on_drain=draining)
             self._board.ended(child.worker)
             if end.pid is not None:
@@ -179,18 +189,18 @@ class Supervisor:
                 return
             child.restarts += 1
 
-    async def _watch(self) -> None:
-        """Look after all workers every few seconds; one that is stuck is killed, and started again by `_keep`.
+    async def _look(self) -> None:
+        """Look after all workers, every few seconds; one that is stuck is killed, and started again by `_keep`.
 
         A stuck process keeps its callers waiting, and may hold the lease without which no other can make a session.
         """
-        silent: dict[int, int] = {}
-        while not await _comes(self._ending, within=LOOK_EVERY):
-            silent = {pid: silent.get(pid, 0) + 1 for pid in await self._admin.silent()}
-            for child in self._children:
-                if child.pid is not None and silent.get(child.pid, 0) >= MOST_SILENCES:
-                    log.warning("worker_killed", worker=child.worker, pid=child.pid)
-                    child.kill()
+        if self._ending.is_set():
+            return
+        self._silent = {pid: self._silent.get(pid, 0) + 1 for pid in await self._admin.silent()}
+        for child in self._children:
+            if child.pid is not None and self._silent.get(child.pid, 0) >= MOST_SILENCES:
+                log.warning("worker_killed", worker=child.worker, pid=child.pid)
+                child.kill()
 
     async def _end(self, seconds: float) -> None:
         """Drain all workers; those that have not ended in time are killed."""
@@ -207,13 +217,6 @@ class Supervisor:
             self._keeping[task].kill()
         if left:
             await asyncio.wait(left)
-
-
-def _never_started(first_start: asyncio.Future[None], task: asyncio.Task[None]) -> None:
-    """See to it that nobody waits for the start of a worker that is kept no longer, should there be a bug in keeping it."""
-    if not first_start.done():
-        error = None if task.cancelled() else task.exception()
-        first_start.set_exception(error or WorkerFailed("a worker process was given up before it was ready", 1))
 
 
 async def _all_or_the_first_that_fails(futures: list[asyncio.Future[Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 
@@ -231,3 +232,20 @@ async def test_a_login_outage_is_an_outage(build: Build) -> None:
     house.calls.on_login.append(SessionOutage("login is down"))
     with pytest.raises(SessionUnavailable, match="login is down"):
         await house.keeper.token()
+
+
+async def test_whoever_waits_is_told_even_if_telling_of_the_renewal_fails(build: Build) -> None:
+    house = build()
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+
+    class Breaks(type(house.seen)):  # type: ignore[misc]
+        def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
+            raise ZeroDivisionError
+
+    house.seen.__class__ = Breaks
+    async with asyncio.timeout(2):
+        assert await house.keeper.token() is house.held
+        house.outage()
+        with pytest.raises(SessionUnavailable):
+            house.clock.advance(1e6)
+            await house.keeper.token()

@@ -1,0 +1,82 @@
+"""What runs for the life of the process: each loop is watched here, and a death is neither silent nor the end of it.
+
+A loop that raises has a bug: that is logged, it is started again after a pause, and `/healthz` names it meanwhile. Only
+what is meant to end by itself is a plain task of `tasks.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from proxy.tasks import Tasks
+from proxy.telemetry.logs import describe, log
+
+T = TypeVar("T")
+
+#: Seconds before a loop that died is started again: doubled with each death in a row, up to the longest.
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE: Final = 30.0
+#: Seconds after which one look that has not ended is a stuck one; all that looks wait for has deadlines far below.
+STUCK_AFTER: Final = 60.0
+
+
+class Loops:
+    """The loops of one owner, in one event loop. `close` must be called."""
+
+    def __init__(self) -> None:
+        self._tasks = Tasks()
+        self._kept: dict[str, asyncio.Task[Any]] = {}
+        self._dead: set[str] = set()
+        #: When the look began that is under way, on the monotonic clock.
+        self._looking: dict[str, float] = {}
+
+    def every(self, seconds: float, name: str, look: Callable[[], Awaitable[object] | object]) -> None:
+        """Call `look`, and wait for it if it is to be waited for, every so many seconds until closed."""
+
+        async def going() -> None:
+            while True:
+                await asyncio.sleep(seconds)
+                self._looking[name] = time.monotonic()
+                try:
+                    if isinstance(result := look(), Awaitable):
+                        await result
+                finally:
+                    del self._looking[name]
+                self._dead.discard(name)
+
+        self._kept[name] = self._tasks.spawn(self._kept_going(name, going, looks=True), name=name)
+
+    def keep(self, name: str, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """Run `work` until it returns; begin it anew, after a pause, whenever it raises."""
+        task = self._kept[name] = self._tasks.spawn(self._kept_going(name, work, looks=False), name=name)
+        return task
+
+    def not_alive(self) -> list[str]:
+        """Name the loops that have died and did not get through a look since, and those that are stuck in one."""
+        now = time.monotonic()
+        stuck = {name for name, since in self._looking.items() if now - since > STUCK_AFTER}
+        return sorted(self._dead | stuck | {name for name, task in self._kept.items() if task.done()})
+
+    async def close(self) -> None:
+        """End them all."""
+        await self._tasks.close()
+
+    async def _kept_going(self, name: str, work: Callable[[], Coroutine[Any, Any, T]], *, looks: bool) -> T:
+        deaths = 0
+        while True:
+            try:
+                return await work()
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise  # we are told to end; any other cancellation came out of `work` and is a bug of its own
+                deaths = deaths + 1 if name in self._dead else 1
+                self._dead.add(name)
+                pause = min(FIRST_PAUSE * 2.0 ** min(deaths - 1, 10), LONGEST_PAUSE)
+                log.error("bug", loop=name, restart_in=pause, **describe(error))
+            await asyncio.sleep(pause)
+            if not looks:  # nothing but its next death tells that it is not well
+                self._dead.discard(name)

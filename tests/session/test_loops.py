@@ -1,0 +1,111 @@
+"""What runs for the life of the process is watched: a death is logged, ended by a restart, and named meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+from proxy import loops as module
+from proxy.loops import Loops
+from tests.server.harness import until
+
+
+@pytest.fixture
+async def loops(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Loops]:
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.02)
+    loops = Loops()
+    yield loops
+    await loops.close()
+
+
+@pytest.fixture
+def lines() -> Iterator[list[EventDict]]:
+    with capture_logs() as lines:
+        yield lines
+
+
+async def test_a_loop_that_dies_is_logged_as_a_bug_and_started_again(loops: Loops, lines: list[EventDict]) -> None:
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise ZeroDivisionError("4111111111111111")
+
+    loops.every(0.001, "secrets", look)
+    await until(lambda: looks > 4)
+    (line,) = lines
+    assert (line["event"], line["log_level"], line["loop"], line["error"]) == (
+        *("bug", "error", "secrets"),
+        "ZeroDivisionError",
+    )
+    assert "4111111111111111" not in repr(line)
+    assert loops.not_alive() == []
+
+
+async def test_a_dead_loop_is_named_until_it_got_through_a_look_again(loops: Loops, lines: list[EventDict]) -> None:
+    broken = True
+
+    async def look() -> None:
+        if broken:
+            raise OSError
+
+    loops.every(0.001, "store", look)
+    loops.every(0.001, "callers", lambda: None)
+    await until(lambda: len(lines) > 1)
+    assert loops.not_alive() == ["store"]
+    broken = False
+    await until(lambda: loops.not_alive() == [])
+
+
+async def test_the_pause_grows_while_it_dies_again_and_again(loops: Loops, lines: list[EventDict]) -> None:
+    def look() -> None:
+        raise OSError
+
+    loops.every(0.0, "store", look)
+    await until(lambda: len(lines) > 2)
+    assert [line["restart_in"] for line in lines[:3]] == [0.02, 0.04, 0.08]
+
+
+async def test_a_cancellation_that_comes_out_of_a_look_does_not_end_the_loop(
+    loops: Loops, lines: list[EventDict]
+) -> None:
+    looks = 0
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise asyncio.CancelledError
+
+    loops.every(0.001, "store", look)
+    await until(lambda: looks > 2)
+    assert [line["event"] for line in lines] == ["bug"]
+
+
+async def test_what_is_kept_returns_what_it_ends_with(loops: Loops, lines: list[EventDict]) -> None:
+    tries = 0
+
+    async def work() -> str:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise OSError
+        return "done"
+
+    assert await loops.keep("worker-1", work) == "done"
+    assert len(lines) == 1
+
+
+async def test_closing_ends_them_all(lines: list[EventDict]) -> None:
+    loops = Loops()
+    loops.every(0.001, "store", lambda: asyncio.sleep(3600))
+    task = loops.keep("worker-1", lambda: asyncio.sleep(3600))
+    await loops.close()
+    assert task.cancelled()
+    assert lines == []
