@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.settings import ListenAddress, SettingsError, load_settings
+from proxy.settings.sources import from_file
 
 
 class NoAnswer(Exception):
@@ -40,14 +41,11 @@ def _in_file(config: Path | str | None) -> str | None:
     """Read `admin.listen` of a configuration file; None where it is not set. Raises `SettingsError`."""
     if not config:
         return None
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(config).read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        raise SettingsError([f"the configuration file {config} cannot be read; run `cardcash-proxy check`"]) from None
-    admin = content.get("admin") if isinstance(content, dict) else None
-    listen = admin.get("listen") if isinstance(admin, dict) else None
+    layer = from_file(Path(config), "--config")
+    if layer.unusable:
+        raise SettingsError(layer.faults)
+    given = layer.given.get("admin.listen")
+    listen = None if given is None else given.value
     return ",".join(map(str, listen)) if isinstance(listen, list) else None if listen is None else str(listen)
 
 

@@ -122,7 +122,7 @@ class Proxy:
         self.metrics = Metrics(__version__)
         self.secrets = SecretsWatch(settings)
         if self._shared is not None:
-            self.secrets.look()  # the supervisor has read the files, perhaps long ago
+            await self.secrets.look()  # the supervisor has read the files, perhaps long ago
         origin = Origin.parse(settings.upstream.origin)
         ssl_context = tls_context(settings.upstream.ca_file) if origin.scheme == "https" else None
         tunnel = ProxyTunnel.from_environment(origin) if settings.upstream.trust_env else None
@@ -238,11 +238,11 @@ class Proxy:
     async def _follow(self) -> None:
         """Look into a shared store for what other processes did."""
         # First, or a session that another process made with a new secret would be taken for one with the old.
-        self._look_at_secrets()
+        await self._look_at_secrets()
         await self.keeper.catch_up()
 
-    def _look_at_secrets(self) -> None:
-        if self.secrets.has_changed():
+    async def _look_at_secrets(self) -> None:
+        if await self.secrets.has_changed():
             self._secrets_changed()
 
     def _secrets_changed(self) -> None:

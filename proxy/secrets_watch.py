@@ -1,15 +1,15 @@
-"""Secrets from files, read again when their content changes (CONTRACT "Configuration": noticed within 5 s).
+"""Secrets from files, read again when their content changes, which is noticed within 5 s.
 
-The content is compared, not the inode: Kubernetes swaps symbolic links. A file that is missing, empty or half written
-keeps the last good value, with a warning.
+The content is compared, not the inode: Kubernetes swaps symbolic links. A file that is missing, empty or half written, or
+that could not have been started with, keeps the last good value, with a warning.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import asyncio
 from typing import Final
 
-from proxy.settings import Secret, SecretFileError, Settings, read_secret_file
+from proxy.settings import Secret, SecretFileError, Settings, read_secret_file_again, secret_files
 from proxy.telemetry.logs import log
 
 #: Seconds between two looks at the files.
@@ -21,19 +21,14 @@ class SecretsWatch:
 
     def __init__(self, settings: Settings) -> None:
         header = settings.callers.require_header
-        self._files: dict[str, Path] = {}
+        self._files = secret_files(settings)
         self._values: dict[str, Secret] = {"app_id": settings.app_id}
-        if settings.app_id_file is not None:
-            self._files["app_id"] = settings.app_id_file
         if settings.login.password is not None:
             self._values["login.password"] = settings.login.password
-            if settings.login.password_file is not None:
-                self._files["login.password"] = settings.login.password_file
         if header is not None:
             self._values["callers.require_header"] = header.value
-            if header.file is not None:
-                self._files["callers.require_header"] = header.file
         self._complaints: dict[str, str] = {}
+        self._looking = asyncio.Lock()
 
     @property
     def app_id(self) -> str:
@@ -56,24 +51,30 @@ class SecretsWatch:
         """Say whether there is anything to look at."""
         return bool(self._files)
 
-    def look(self) -> list[str]:
-        """Read all files again; returns the names of the secrets that changed."""
-        changed = []
-        for name, path in self._files.items():
-            try:
-                value = read_secret_file(path, visible_ascii=name == "app_id")
-            except SecretFileError as error:
-                if self._complaints.get(name) != str(error):
-                    self._complaints[name] = str(error)
-                    log.warning("secret_file_unreadable", setting=name, advice="the last good value stays in use")
-                continue
-            self._complaints.pop(name, None)
-            if value != self._values[name]:
-                self._values[name] = value
-                changed.append(name)
-                log.info("secret_changed", setting=name)
-        return changed
+    async def look(self) -> list[str]:
+        """Read all files again, each with a deadline; returns the names of the secrets that changed."""
+        # One after the other: what the slower of two readers has found would be taken for the newer.
+        async with self._looking:
+            changed = await asyncio.gather(*(self._read(name) for name in self._files))
+        return [name for name, is_new in zip(self._files, changed, strict=True) if is_new]
 
-    def has_changed(self) -> bool:
+    async def _read(self, name: str) -> bool:
+        try:
+            value = await read_secret_file_again(*self._files[name])
+        except SecretFileError as error:
+            if self._complaints.get(name) != str(error):
+                self._complaints[name] = str(error)
+                log.warning(
+                    "secret_file_unreadable", setting=name, reason=str(error), advice="the last good value stays in use"
+                )
+            return False
+        self._complaints.pop(name, None)
+        if value == self._values[name]:
+            return False
+        self._values[name] = value
+        log.info("secret_changed", setting=name)
+        return True
+
+    async def has_changed(self) -> bool:
         """Look; say whether the application id or the password changed."""
-        return bool({"app_id", "login.password"} & set(self.look()))
+        return bool({"app_id", "login.password"} & set(await self.look()))

@@ -53,6 +53,8 @@ _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _NOT_UP_PREFIXES: Final = (b"proxy-", b"x-forwarded-")
 #: Fields that mean something here and go up all the same.
 _READ: Final = METHOD_OVERRIDES | {b"content-encoding", b"origin", b"sec-fetch-site"} | _ONCE
+#: Nobody's but the proxy's or HTTP's for another reason: what `callers.require_header` cannot be.
+_OURS: Final = _NOT_UP | _FRAMING | _READ
 #: Bytes of names and values together; what real APIs accept at most, and a bound on what a caller can make us hold.
 LARGEST_HEAD: Final = 64 * 1024
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
@@ -98,6 +100,12 @@ class RequestFields:
     def lines(self) -> list[bytes]:
         """The lines one by one."""
         return self.block.splitlines(keepends=True)
+
+
+def is_ours(name: bytes) -> bool:
+    """Tell whether a header means something to the proxy or to HTTP itself, in any case, with `_` for `-` too."""
+    low = name.lower().replace(b"_", b"-")
+    return low in _OURS or low.startswith(_NOT_UP_PREFIXES)
 
 
 def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | None = None) -> RequestFields:

@@ -2,16 +2,23 @@
 
 model: names, types, defaults · parsing, network, guards: text to values · secret: holding and reading secrets ·
 catalogue: the list of all settings · sources: file, environment, flags · loading: the way to Settings ·
-describe: the way back to text. Knows nothing of the rest of the proxy.
+describe: the way back to text. Knows nothing of the rest of the proxy, but which header names the core needs.
 """
 
 from proxy.settings.catalogue import FlagInfo, flag_name, variable_name
 from proxy.settings.describe import describe, setting_flags
 from proxy.settings.guards import RequiredHeader, Rule
-from proxy.settings.loading import SettingsError, load_settings
+from proxy.settings.loading import SettingsError, load_settings, secret_files
 from proxy.settings.model import Admin, Callers, Drain, Limits, Log, Login, Session, Settings, Upstream
 from proxy.settings.network import ListenAddress, Network
-from proxy.settings.secret import REDACTED, Secret, SecretFileError, read_secret_file
+from proxy.settings.secret import (
+    REDACTED,
+    Secret,
+    SecretFileError,
+    SecretForm,
+    read_secret_file,
+    read_secret_file_again,
+)
 
 __all__ = [
     "REDACTED",
@@ -28,6 +35,7 @@ __all__ = [
     "Rule",
     "Secret",
     "SecretFileError",
+    "SecretForm",
     "Session",
     "Settings",
     "SettingsError",
@@ -36,6 +44,8 @@ __all__ = [
     "flag_name",
     "load_settings",
     "read_secret_file",
+    "read_secret_file_again",
+    "secret_files",
     "setting_flags",
     "variable_name",
 ]

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from proxy.settings.model import Kind, Settings
+from proxy.settings.secret import SecretForm
 
 PREFIX: Final = "CARDCASH_"
 
@@ -24,6 +25,8 @@ class Leaf:
     description: str
     kinds: frozenset[Kind]
     default: Any
+    #: What the secret in it may be made of.
+    form: SecretForm = SecretForm.ANY
 
     @property
     def variable(self) -> str:
@@ -75,5 +78,6 @@ def _walk(model: type[BaseModel], prefix: str) -> list[Leaf]:
             found += _walk(annotation, f"{prefix}{name}.")
         else:
             kinds = frozenset(mark for mark in field.metadata if isinstance(mark, Kind))
-            found.append(Leaf(prefix + name, field.description or "", kinds, field.default))
+            form = next((mark for mark in field.metadata if isinstance(mark, SecretForm)), SecretForm.ANY)
+            found.append(Leaf(prefix + name, field.description or "", kinds, field.default, form))
     return found

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, cast
 
+from proxy.core.headers import is_ours
 from proxy.settings.parsing import Bad, as_text, did_you_mean, each, json_value, shown
-from proxy.settings.secret import Secret, SecretFileError, has_control_characters, read_secret_file
+from proxy.settings.secret import Secret, SecretFileError, SecretForm, has_control_characters, read_secret_file
 
 #: RFC 9110 5.6.2
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -153,21 +154,20 @@ def required_header(value: object) -> RequiredHeader:
         raise Bad('must be a header and its value; write it in quotes: "Name: value" or "Name: /path/of/a/file"')
     if not _TOKEN.fullmatch(name):
         raise Bad('the part before the colon is not a header name; write "Name: value" with a name such as X-Proxy-Key')
+    if is_ours(name.encode("ascii")):
+        raise Bad(
+            "the name before the colon stands for something that HTTP or the proxy itself needs; "
+            "choose one of your own, such as X-Proxy-Key"
+        )
     if rest.startswith(("/", "file:")):
         file = Path(re.sub(r"^file:(?://(?=/))?", "", rest))
         try:
-            secret = read_secret_file(file)
+            secret = read_secret_file(file, SecretForm.HEADER_VALUE)
         except SecretFileError as error:
-            raise Bad(
-                f'the file named after the colon {error.reason} (what begins with "/" or "file:" is the name of a file)'
-            ) from None
-        if not _is_header_value(secret.reveal()):
-            raise Bad("the file named after the colon holds more than visible ASCII and blanks")
-        return RequiredHeader(name, secret, file)
-    if not _is_header_value(rest):
+            problem = f'{error} (what begins with "/" or "file:" after the colon is the name of a file)'
+        else:
+            return RequiredHeader(name, secret, file)
+        raise Bad(problem)
+    if SecretForm.HEADER_VALUE.problem(rest):
         raise Bad("the value after the colon holds more than visible ASCII and blanks")
     return RequiredHeader(name, Secret(rest))
-
-
-def _is_header_value(text: str) -> bool:
-    return re.fullmatch(r"[!-~](?:[ -~]*[!-~])?", text) is not None

@@ -13,7 +13,7 @@ from proxy.settings.catalogue import CONFIG_VARIABLE, leaves
 from proxy.settings.model import Settings
 from proxy.settings.network import is_plain_to_elsewhere
 from proxy.settings.parsing import Bad, file_path
-from proxy.settings.secret import Secret, SecretFileError, read_secret_file
+from proxy.settings.secret import Secret, SecretFileError, SecretForm, read_secret_file
 from proxy.settings.sources import Given, Layer, from_environment, from_file, from_flags, merged
 
 
@@ -37,7 +37,7 @@ def load_settings(
     unknown names always are. In the environment an empty variable counts as not set, except that it is the empty list
     for lists and no path for upstream.base_path; in the file and in flags an empty text un-sets an optional setting.
     A secret and its `_file` form in the same source are a fault; in different sources the higher one wins. Reads secret
-    files once, blocking; who wants to follow changes calls `read_secret_file(settings.app_id_file)`.
+    files once, blocking for some seconds at most; `secret_files` and `read_secret_file_again` follow their changes.
     """
     environ = os.environ if environ is None else environ
     layers = [from_flags(flags or {}), from_environment(environ)]
@@ -74,6 +74,17 @@ _MISSING_APP_ID: Final = (
 )
 
 
+def secret_files(settings: Settings) -> dict[str, tuple[Path, SecretForm]]:
+    """Return the files that secrets were read from, by the setting, with what they may hold."""
+    header = settings.callers.require_header
+    files = {
+        "app_id": settings.app_id_file,
+        "login.password": settings.login.password_file,
+        "callers.require_header": header.file if header is not None else None,
+    }
+    return {name: (path, leaves()[name].form) for name, path in files.items() if path is not None}
+
+
 def _choose_secret(layers: list[Layer], path: str) -> str | None:
     """Keep, of a secret and its `_file` form, the one of the highest layer; read the file. Return a fault, if any."""
     file_key = f"{path}_file"
@@ -91,15 +102,11 @@ def _choose_secret(layers: list[Layer], path: str) -> str | None:
             layer.given.pop(file_key)
             return f"{path} ({value.where}) and {file_key} ({file.where}) are both set; keep one of them"
         try:
-            layer.given[path] = Given(
-                read_secret_file(file_path(file.value), visible_ascii=path == "app_id"), file.where
-            )
-        except SecretFileError as error:
+            secret = read_secret_file(file_path(file.value), leaves()[path].form)
+        except (SecretFileError, Bad) as error:
             layer.given.pop(file_key)
-            return f"{file_key} ({file.where}): {error}"
-        except Bad as bad:
-            layer.given.pop(file_key)
-            return f"{file_key} ({file.where}): {bad}"
+            return f"{file_key} ({file.where}): {error} ({file_key} takes the name of a file, not what is in it)"
+        layer.given[path] = Given(secret, file.where)
         return None
     return None
 

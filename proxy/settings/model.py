@@ -16,7 +16,7 @@ import proxy
 from proxy.settings import guards, network, parsing
 from proxy.settings.guards import RequiredHeader, Rule
 from proxy.settings.network import ListenAddress, Network
-from proxy.settings.secret import Secret
+from proxy.settings.secret import Secret, SecretForm
 
 ORIGINS: Final = {
     "sandbox": "https://sandbox-api.cardcash.com",
@@ -85,7 +85,7 @@ class Login(Group):
     email: Annotated[str | None, PlainValidator(parsing.optional(parsing.email))] = Field(
         None, description="e-mail of the account to log in to after every new session"
     )
-    password: Annotated[Secret | None, Kind.SECRET, PlainValidator(parsing.password)] = Field(
+    password: Annotated[Secret | None, Kind.SECRET, SecretForm.ANY, PlainValidator(parsing.password)] = Field(
         None, description="password of the account"
     )
     password_file: File = Field(None, description="file that holds the password, read again when it changes")
@@ -136,7 +136,10 @@ class Callers(Group):
         tuple[Network, ...] | None, Kind.LIST, PlainValidator(parsing.optional_list(network.allowed_networks))
     ] = Field(None, description="client addresses served; default: loopback")
     require_header: Annotated[
-        RequiredHeader | None, Kind.HEADER, PlainValidator(parsing.optional(guards.required_header))
+        RequiredHeader | None,
+        Kind.HEADER,
+        SecretForm.HEADER_VALUE,
+        PlainValidator(parsing.optional(guards.required_header)),
     ] = Field(None, description='"Name: value" or "Name: /file" that every caller must send')
 
 
@@ -171,7 +174,7 @@ class Log(Group):
 class Settings(Group):
     """All settings. Made by `load_settings`; built in code it reads neither environment nor files."""
 
-    app_id: Annotated[Secret, Kind.SECRET, PlainValidator(parsing.app_id)] = Field(
+    app_id: Annotated[Secret, Kind.SECRET, SecretForm.VISIBLE, PlainValidator(parsing.app_id)] = Field(
         description="application id given by CardCash, sent as x-cc-app"
     )
     app_id_file: File = Field(None, description="file that holds the application id, read again when it changes")

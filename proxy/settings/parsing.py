@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from proxy.settings.secret import Secret, has_control_characters
+from proxy import files
+from proxy.settings.secret import Secret, SecretForm, has_control_characters
 
 T = TypeVar("T")
 
@@ -219,15 +220,11 @@ def file_path(value: object) -> Path:
 
 def ca_file(value: object) -> Path:
     """Parse the name of a PEM bundle and make sure that it can be used."""
-    import ssl  # noqa: PLC0415 - only needed when the setting is used
-
     path = file_path(value)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
-    except ssl.SSLError:
-        raise Bad(f"the file {str(path)!r} holds no certificates in PEM form") from None
-    except OSError as error:
-        raise Bad(f"the file {str(path)!r} cannot be read: {error.strerror or 'unknown reason'}") from None
+        files.certificates(path)
+    except files.Unreadable as error:
+        raise Bad(f"the file {str(path)!r} {error}") from None
     return path
 
 
@@ -268,22 +265,18 @@ def email(value: object) -> str:
 def app_id(value: object) -> Secret:
     """Parse the application id: visible ASCII, since it is sent as a header."""
     text = value.reveal() if isinstance(value, Secret) else _secret_text(value).strip()
-    if not text:
-        raise Bad("is empty")
-    if not re.fullmatch(r"[!-~]+", text):
-        raise Bad("must be visible ASCII without blanks, since it is sent as the x-cc-app header")
-    return Secret(text)
+    return _fitting(text, SecretForm.VISIBLE)
 
 
 def password(value: object) -> Secret:
     """Parse a password: any characters, blanks at its ends included, but control characters."""
-    if isinstance(value, Secret):
-        return value
-    text = _secret_text(value)
-    if not text:
-        raise Bad("is empty")
-    if has_control_characters(text):
-        raise Bad("has a line break or another control character")
+    return _fitting(value.reveal() if isinstance(value, Secret) else _secret_text(value), SecretForm.ANY)
+
+
+def _fitting(text: str, form: SecretForm) -> Secret:
+    problem = form.problem(text)
+    if problem:
+        raise Bad(problem)
     return Secret(text)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import hmac
+import re
 from pathlib import Path
 from typing import Final, NoReturn
+
+from proxy import files
 
 REDACTED: Final = "********"
 
@@ -63,51 +68,65 @@ class Secret:
         raise TypeError("a Secret cannot be pickled")
 
 
+class SecretForm(enum.Enum):
+    """What a secret may be made of: a pattern, and what is said of a text that does not fit it."""
+
+    ANY = r".*", ""
+    #: RFC 9110 5.5: blanks at the ends of a header's value are none of it.
+    HEADER_VALUE = r"[!-~](?:[ -~]*[!-~])?", "has more than visible ASCII with blanks between"
+    VISIBLE = r"[!-~]+", "has blanks or characters beyond ASCII"
+
+    def problem(self, text: str) -> str | None:
+        """Say what is wrong with a secret; None if nothing is. The text is not repeated."""
+        pattern, problem = self.value
+        if not text:
+            return "is empty"
+        if has_control_characters(text):
+            return "has more than one line or control characters"
+        return None if re.fullmatch(pattern, text) else problem
+
+
 class SecretFileError(ValueError):
-    """A secret file cannot be used.
-
-    `reason` is the cause without the file's name, for a setting whose file name may itself be a secret by mistake.
-    """
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"the file {str(path)!r} {reason}")
-        self.path = path
-        self.reason = reason
+    """A secret file cannot be used. Its name is never part of the sentence: it may be the secret, by mistake."""
 
 
-def read_secret_file(path: Path, *, visible_ascii: bool = False) -> Secret:
-    """Read a secret from a file; raise SecretFileError that names the file, never its content.
+def read_secret_file(path: Path, form: SecretForm = SecretForm.ANY) -> Secret:
+    """Read a secret from a file; raise SecretFileError, which repeats neither name nor content.
 
     The content is UTF-8 text of at most 64 KiB on one line; one newline at its end (which editors and `echo` add) is
-    not part of the secret. `visible_ascii` refuses blanks and letters beyond ASCII, for an application id.
-    Blocks on the disk; meant to be called again when the content may have changed.
+    not part of the secret. Blocks on the disk, for some seconds at most.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(LONGEST_SECRET_FILE + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a file name"
-        raise SecretFileError(path, f"cannot be read: {reason}") from None
-    if len(content) > LONGEST_SECRET_FILE:
-        raise SecretFileError(path, "is larger than 64 KiB; it must hold the secret and nothing else")
-    problem = None
-    text = ""
+        content = files.read(path, most=LONGEST_SECRET_FILE)
+    except files.Unreadable as error:
+        problem = str(error)
+    else:
+        return _secret(content, form)
+    raise SecretFileError(f"the file {problem}")
+
+
+async def read_secret_file_again(path: Path, form: SecretForm = SecretForm.ANY) -> Secret:
+    """Do the same while the event loop goes on: for when the content may have changed."""
     try:
-        text = content.decode("utf-8-sig")  # Windows editors put a byte order mark in front
-    except UnicodeDecodeError:
-        problem = "is not UTF-8 text"
+        content = await files.read_again(path, most=LONGEST_SECRET_FILE)
+    except files.Unreadable as error:
+        problem = str(error)
+    else:
+        return _secret(content, form)
+    raise SecretFileError(f"the file {problem}")
+
+
+def _secret(content: bytes, form: SecretForm) -> Secret:
+    text = None
     # Raised outside the except block: the decoder's exception carries the bytes.
-    if problem:
-        raise SecretFileError(path, problem)
+    with contextlib.suppress(UnicodeDecodeError):
+        text = content.decode("utf-8-sig")  # Windows editors put a byte order mark in front
+    if text is None:
+        raise SecretFileError("the file is not UTF-8 text")
     text = text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
-    if not text:
-        raise SecretFileError(path, "is empty; write the secret into it")
-    if has_control_characters(text):
-        raise SecretFileError(
-            path, "has more than one line or control characters; it must hold the secret and nothing else"
-        )
-    if visible_ascii and not all("!" <= c <= "~" for c in text):
-        raise SecretFileError(path, "has blanks or characters beyond ASCII; it must hold the secret and nothing else")
+    problem = form.problem(text)
+    if problem:
+        raise SecretFileError(f"the file {problem}; it must hold the secret and nothing else")
     return Secret(text)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from proxy import files
 from proxy.settings.catalogue import CONFIG_VARIABLE, PREFIX, flag_name, groups, leaves
 from proxy.settings.model import Kind
 from proxy.settings.parsing import did_you_mean
@@ -127,18 +128,12 @@ def from_file(path: Path, named_by: str) -> Layer:
     what = f"configuration file {path} ({named_by})"
     layer.unusable = True
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            layer.faults.append(f"{what} is larger than 1 MiB")
-            return layer
-        text = content.decode("utf-8-sig")
+        text = files.read(path, most=LARGEST_FILE).decode("utf-8-sig")
+    except files.Unreadable as error:
+        layer.faults.append(f"{what} {error}")
+        return layer
     except UnicodeDecodeError:
         layer.faults.append(f"{what} is not UTF-8 text")
-        return layer
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a file name"
-        layer.faults.append(f"{what} cannot be read: {reason}")
         return layer
     layer.unusable = False
     _Yaml(path, what, layer).read(text)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from proxy import files
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # What a resolver can be asked for. Underscores are no host name by RFC 1123 but are met in container networks.
 _HOST_NAME = re.compile(
@@ -108,11 +110,9 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
         ValueError: one sentence, when the bundle cannot be read or holds no certificate.
     """
     try:
-        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    except ssl.SSLError:
-        raise ValueError(f"The CA file {ca_file} holds no usable PEM certificate.") from None
-    except OSError as error:
-        raise ValueError(f"The CA file {ca_file} cannot be read: {error.strerror}.") from None
+        context = ssl.create_default_context(cadata=None if ca_file is None else files.certificates(ca_file))
+    except files.Unreadable as error:
+        raise ValueError(f"The CA file {ca_file} {error}.") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # RFC 9110, section 4.3.4, and RFC 6125: the common name is no longer a name.
     context.hostname_checks_common_name = False

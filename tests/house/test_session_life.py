@@ -149,35 +149,35 @@ def watch(folder: Path) -> SecretsWatch:
     return SecretsWatch(load_settings(environ={"CARDCASH_APP_ID_FILE": str(folder / "app-id")}))
 
 
-def test_a_link_that_is_swapped_to_new_content_is_noticed(folder: Path, watch: SecretsWatch) -> None:
+async def test_a_link_that_is_swapped_to_new_content_is_noticed(folder: Path, watch: SecretsWatch) -> None:
     (folder / "..new").symlink_to("..2")
     (folder / "..new").rename(folder / "..data")
-    assert watch.look() == ["app_id"]
+    assert await watch.look() == ["app_id"]
     assert watch.app_id == "second-id"
 
 
-def test_a_link_that_is_swapped_to_the_same_content_changes_nothing(folder: Path, watch: SecretsWatch) -> None:
+async def test_a_link_that_is_swapped_to_the_same_content_changes_nothing(folder: Path, watch: SecretsWatch) -> None:
     (folder / "..2" / "app-id").write_text("first-id\n")
     (folder / "..new").symlink_to("..2")
     (folder / "..new").rename(folder / "..data")
-    assert watch.look() == []
+    assert await watch.look() == []
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\n", b"\xff\xfe\x00", b"two\nlines\n"], ids=["empty", "blank", "bytes", "two"]
 )
-def test_a_file_that_cannot_be_used_keeps_the_last_good_value_with_one_warning(
+async def test_a_file_that_cannot_be_used_keeps_the_last_good_value_with_one_warning(
     folder: Path, watch: SecretsWatch, content: bytes
 ) -> None:
     (folder / "..1" / "app-id").write_bytes(content)
     with capture_logs() as lines:
-        assert watch.look() == watch.look() == []
+        assert await watch.look() == await watch.look() == []
     assert watch.app_id == "first-id"
     assert [(line["event"], line["log_level"]) for line in lines] == [("secret_file_unreadable", "warning")]
 
 
-def test_a_file_that_is_gone_for_a_moment_keeps_the_last_good_value(folder: Path, watch: SecretsWatch) -> None:
+async def test_a_file_that_is_gone_for_a_moment_keeps_the_last_good_value(folder: Path, watch: SecretsWatch) -> None:
     (folder / "..data").unlink()
-    assert watch.look() == []
+    assert await watch.look() == []
     (folder / "..data").symlink_to("..2")
-    assert watch.look() == ["app_id"]
+    assert await watch.look() == ["app_id"]

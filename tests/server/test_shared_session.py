@@ -117,7 +117,7 @@ async def test_who_notices_a_changed_password_last_takes_over_what_the_first_has
     logins = cardcash.calls["POST /v3/customers/login"]
     cardcash.configure(accounts={EMAIL: "changed"})
     file.write_text("changed")
-    assert first.proxy.secrets.has_changed()
+    assert await first.proxy.secrets.has_changed()
     first.proxy._secrets_changed()
     await until(lambda: cardcash.calls["POST /v3/customers/login"] == logins + 1)
     await until(lambda: last.proxy.secrets.password == "changed")
