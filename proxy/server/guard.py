@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from proxy.core.dialect import buys, may_repeat
 from proxy.core.errors import BadRequest, Denied, Draining, HostNotAllowed, Overloaded
 from proxy.core.headers import RequestFields
+from proxy.core.own_calls import check_own_call
 from proxy.core.routes import Route, Rule, allowed, classify, upstream_target
 from proxy.core.target import host_name, is_loopback, parse_target, query_keys
 from proxy.server.exchange import Exchange
@@ -205,6 +206,7 @@ def _read(method: str, target: str, overridden: bool, base_path: str) -> tuple[s
     text = upstream_target(parsed.text, base_path)
     path, _, query = text.partition("?")
     route = classify(path, base_path)
+    check_own_call(method, path, route, base_path)
     return parsed.authority, Admitted(
         f"{method} {text} HTTP/1.1\r\n".encode("ascii"),
         route,

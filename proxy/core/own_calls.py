@@ -1,0 +1,67 @@
+"""The two calls that the proxy answers or handles itself: `POST /session` and `POST /customers/login`.
+
+Forwarded as it came, either would change whose session all callers share. So whatever a server may *read* as one of their
+paths is taken for one, whatever its method, and only the plain spelling with POST is served: the rest is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from typing import Final
+
+from proxy.core.errors import BadRequest
+from proxy.core.routes import Route
+
+_OWN: Final = ("/session", "/customers/login")
+_VERSION: Final = re.compile(r"/v[0-9]+(?:\.[0-9]+)?(?=/)")
+#: The same where it is only read: `/V3/session` has the base path's before it.
+_VERSIONS: Final = re.compile(r"(?:/v[0-9]+(?=/))*")
+#: The name at the head of a segment: what a server may still see in `session.json`, `session%20` or `.session`.
+_NAME: Final = re.compile(r"[^a-z0-9_-]*([a-z0-9_-]*)")
+#: IIS reads `%uXXXX` as a character.
+_CODED: Final = re.compile(r"%u([0-9a-f]{4})")
+#: Characters of a segment that are looked at, and segments of a path: callers choose them, and must not choose the time.
+_LONGEST: Final = 256
+_MOST_SEGMENTS: Final = 8
+
+
+def check_own_call(method: str, path: str, route: Route, base_path: str) -> None:
+    """Refuse what may be read as one of the two calls but is not plainly it. `path` is the upstream's, without a query.
+
+    Raises `BadRequest`. Any version is plain (`/v3`, `/v3.1`), and so is the base path or none at all.
+    """
+    readings = [*route.views, *(view for view, _ in route.lenient)]
+    if not any(_is_own(name, base_path) for view in readings for name in _names(view)):
+        return
+    if path.removeprefix(base_path) not in _OWN and _VERSION.sub("", path, count=1) not in _OWN:
+        raise BadRequest("This path may be read as the session or the login call; spell it plainly.")
+    if method != "POST":
+        raise BadRequest("The session and the login call are made with POST.")
+
+
+def _is_own(path: str, base_path: str) -> bool:
+    base = next(_names(base_path.casefold()), "") if base_path else ""
+    return any(_VERSIONS.sub("", path.removeprefix(before), count=1) in _OWN for before in ("", base))
+
+
+def _names(view: str) -> Iterator[str]:
+    """Read a path by the names its segments begin with: cut at the first odd character, and with odd ones dropped."""
+    segments = [segment[:_LONGEST] for segment in view.split("/")[1:]]
+    if len(segments) > _MOST_SEGMENTS:
+        return
+    yield _joined(segments)
+    if not view.isascii() or not view.isprintable() or "%u" in view:
+        folded = [unicodedata.normalize("NFKC", _CODED.sub(_character, segment)).casefold() for segment in segments]
+        yield _joined(folded)
+        yield _joined(["".join(filter(str.isprintable, segment)) for segment in folded])
+
+
+def _joined(segments: list[str]) -> str:
+    names = [found[1] if (found := _NAME.match(segment)) else "" for segment in segments]
+    return "/" + "/".join(names).rstrip("/")
+
+
+def _character(coded: re.Match[str]) -> str:
+    return chr(int(coded[1], 16))
