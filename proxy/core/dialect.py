@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
-from urllib.parse import parse_qs, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from proxy.core.token import usable_lifetime
 
@@ -264,69 +264,6 @@ def judge_failure(status: int, body: bytes) -> Verdict:
 def login_body(email: str, password: str) -> bytes:
     """Write the body of `POST /customers/login` (API.md 2)."""
     return json.dumps({"customer": {"email": email, "password": password}}).encode()
-
-
-_FORM: Final = b"application/x-www-form-urlencoded"
-_UTF8: Final = frozenset({b"utf-8", b"utf8"})
-#: Charsets that read ASCII as UTF-8 does.
-_LIKE_ASCII: Final = _UTF8 | {b"us-ascii", b"iso-8859-1", b"windows-1252"}
-
-
-class AmbiguousLogin(ValueError):
-    """A caller's login whose account cannot be told with certainty."""
-
-
-def login_email(body: bytes, content_type: bytes) -> str:
-    """Read whose login a caller's body is; the password is not looked at.
-
-    JSON, whatever its Content-Type says (curl -d says form), or a form. Raises `AmbiguousLogin` when the account cannot
-    be told: CardCash might then read another one than we do.
-    """
-    kind, _, parameters = content_type.lower().partition(b";")
-    charset = re.search(rb"charset\s*=\s*\"?([^\s\";]*)", parameters)
-    if b"," in content_type or (charset and charset[1] not in (_LIKE_ASCII if body.isascii() else _UTF8)):
-        # "a+AEA-b" is one address in UTF-8 and another in UTF-7.
-        raise AmbiguousLogin("not one type in UTF-8")
-    try:
-        text = body.decode("utf-8-sig")
-        # JSON is read whatever its type says: curl and many a client send it as a form.
-        is_form = kind.strip() == _FORM and not text.lstrip().startswith("{")
-        email = _email_in_form(text) if is_form else _email_in_json(text)
-    except AmbiguousLogin:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise AmbiguousLogin("not JSON or form in UTF-8") from error
-    if not isinstance(email, str) or not email.strip():
-        raise AmbiguousLogin("no customer.email")
-    email = email.strip()
-    if not email.isprintable():
-        raise AmbiguousLogin("characters that are dropped, replaced or cut at by some readers")
-    return email
-
-
-def _email_in_json(text: str) -> object:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) != len(pairs):
-            raise AmbiguousLogin("a key stands twice")
-        return dict(pairs)
-
-    content = json.loads(text, object_pairs_hook=once)
-    customer = content.get("customer") if isinstance(content, dict) else None
-    return customer.get("email") if isinstance(customer, dict) else None
-
-
-def _email_in_form(text: str) -> str:
-    fields = parse_qs(text, keep_blank_values=True, errors="strict")
-    # Parsers of nested forms would also read "customer[email][]" or "customer[email" as the e-mail, or as one more.
-    about = [name for name in fields if "email" in name.lower() or name.strip().lower() == "customer"]
-    if about != ["customer[email]"] or len(fields["customer[email]"]) != 1:
-        raise AmbiguousLogin("not one customer[email]")
-    return fields["customer[email]"][0]
-
-
-def same_account(one: str, other: str) -> bool:
-    """Compare e-mails without case (CONTRACT "What a caller sees"), but not "ß" like "ss": those are two accounts."""
-    return one.strip().lower() == other.strip().lower()
 
 
 #: Fields by which some servers let a GET be something else.

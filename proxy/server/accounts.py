@@ -15,9 +15,10 @@ import orjson
 
 from proxy.clock import Clock
 from proxy.core.coding import decode
-from proxy.core.dialect import LONGEST_REJECTION, AmbiguousLogin, Candidate, Malformed, login_email, same_account
+from proxy.core.dialect import LONGEST_REJECTION, Candidate, Malformed
 from proxy.core.errors import BadRequest, OtherAccount, SessionUnavailable
 from proxy.core.headers import RequestFields
+from proxy.core.login_request import AmbiguousLogin, login_email, same_account
 from proxy.core.token import Token, Windows
 from proxy.server.answers import send_json
 from proxy.server.bodies import Body
@@ -108,15 +109,18 @@ class Accounts:
             found = Candidate(sent_with.value, float(self._remaining(sent_with)), "login")
         self._keeper.offer(found, sent_with=sent_with, login_as=email)
 
-    def email(self, body: Body, fields: RequestFields) -> str:
-        """Read whose login it is; raises `BadRequest` when that cannot be told."""
+    def email(self, body: Body, fields: RequestFields, start: bytes) -> str:
+        """Read whose login it is; `start` is its request line. Raises `BadRequest` when that cannot be told."""
         if not body.kept:
             raise BadRequest("The login is too large to be one.")
         data = decode(body.data, fields.content_encoding, limit=LONGEST_REJECTION)
+        query = start.split(b" ")[1].partition(b"?")[2].decode("latin-1")
         try:
-            return login_email(data or b"", fields.content_type)
+            return login_email(data or b"", fields.content_type, query)
         except AmbiguousLogin:
-            raise BadRequest('The login has no customer.email that can be read; send {"customer": {…}}.') from None
+            raise BadRequest(
+                'The login has no customer.email, or more than one reader could find; send {"customer": {…}}.'
+            ) from None
 
     def _refuse_other(self, email: str, held: str) -> None:
         if not same_account(email, held):

@@ -188,7 +188,7 @@ class Forwarder:
 
     async def _login(self, ask: Ask) -> Answer | Token:
         """Handle a caller's own login; a caller that leaves meanwhile does not undo it."""
-        ask.login_as = self._accounts.email(ask.body, ask.fields)
+        ask.login_as = self._accounts.email(ask.body, ask.fields, ask.way.start)
         login = self._logins.spawn(self._accounts.log_in(ask.login_as, lambda: self._answer(ask)), name="caller-login")
         try:
             return await asyncio.shield(login)

@@ -86,6 +86,24 @@ async def test_a_login_whose_account_cannot_be_told_is_400(
     assert (got.status, got.code) == (400, "bad_request")
 
 
+@pytest.mark.parametrize("kind", [JSON, b"Content-Type: application/x-www-form-urlencoded"])
+async def test_a_login_that_json_and_form_readers_read_as_two_accounts_is_400_and_never_forwarded(
+    upstream: RawUpstream, proxy: Running, kind: bytes
+) -> None:
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("a@x.example"))).status == 200
+    body = login("a@x.example", "&customer[email]=b@x.example&customer[password]=p&z=")
+    got = await proxy.ask("POST /customers/login", kind, body=body)
+    assert (got.status, got.code) == (400, "bad_request")
+    got = await proxy.ask("POST /customers/login?customer[email]=b@x.example", kind, body=login("a@x.example"))
+    assert (got.status, got.code) == (400, "bad_request")
+    assert len(upstream.logins) == 1
+
+
+async def test_a_look_alike_of_the_account_is_another_account(upstream: RawUpstream, proxy: Running) -> None:
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("kate@x.example"))).status == 200
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("\u212aate@x.example"))).status == 409
+
+
 async def test_without_a_configured_login_it_is_forwarded_and_adopted(upstream: RawUpstream, proxy: Running) -> None:
     got = await proxy.ask("POST /customers/login", JSON, body=login("me@example.com", "their-password"))
     assert got.status == 200

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from proxy.core.login_request import account_key
 from proxy.core.token import Token
 
 
@@ -30,8 +31,8 @@ class Binding:
 
     @property
     def key(self) -> str:
-        """A name for it that shows none of it; e-mails compare without case."""
-        parts = [self.origin, self.app_id, (self.email or "").casefold()]
+        """A name for it that shows none of it; e-mails compare as accounts do."""
+        parts = [self.origin, self.app_id, account_key(self.email or "").hex()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

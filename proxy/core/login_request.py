@@ -1,0 +1,126 @@
+"""Whose login is it? A caller's body of `POST /customers/login`, read as every reader of CardCash's might read it.
+
+The proxy remembers the account that it reads here; if CardCash read another one from the same bytes, all callers would be
+served that one. So what two readers could read as two accounts is no login at all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote
+
+_FORM: Final = b"application/x-www-form-urlencoded"
+_UTF8: Final = frozenset({b"utf-8", b"utf8"})
+#: Charsets that read ASCII as UTF-8 does.
+_LIKE_ASCII: Final = _UTF8 | {b"us-ascii", b"iso-8859-1", b"windows-1252"}
+#: What may stand around an e-mail, and be left out by one reader and not by another: nobody's account is told apart by it.
+_BLANKS: Final = " \t\r\n"
+#: A field of a form's customer that is not about whose login it is; `customer[email]` is looked at by itself.
+_CUSTOMER_FIELD: Final = re.compile(r"customer\[[A-Za-z_]+\]\Z")
+#: Percent-decoding is repeated until nothing changes; a name that is coded deeper is refused.
+_DEEPEST_CODING: Final = 8
+
+
+class AmbiguousLogin(ValueError):
+    """A caller's login whose account cannot be told with certainty."""
+
+
+def login_email(body: bytes, content_type: bytes, query: str = "") -> str:
+    """Read whose login a caller's body is; the password is not looked at. `query` is what its target has after the "?".
+
+    JSON, whatever its Content-Type says (curl -d says form), or a form. Raises `AmbiguousLogin` when the account cannot
+    be told, or when another reader could tell another one from the same bytes.
+    """
+    kind, _, parameters = content_type.lower().partition(b";")
+    charset = re.search(rb"charset\s*=\s*\"?([^\s\";]*)", parameters)
+    if b"," in content_type or (charset and charset[1] not in (_LIKE_ASCII if body.isascii() else _UTF8)):
+        # "a+AEA-b" is one address in UTF-8 and another in UTF-7.
+        raise AmbiguousLogin("not one type in UTF-8")
+    if any(_tells_whose(name) for name in _names_in_form(query)):
+        # Many frameworks put the fields of query and body together.
+        raise AmbiguousLogin("fields in the query")
+    try:
+        text = body.decode("utf-8-sig")
+        # JSON is read whatever its type says: curl and many a client send it as a form.
+        is_form = kind.strip() == _FORM and not text.lstrip().startswith("{")
+        email = _email_in_form(text) if is_form else _email_in_json(text)
+    except AmbiguousLogin:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise AmbiguousLogin("not JSON or form in UTF-8") from error
+    if not isinstance(email, str) or not email.strip():
+        raise AmbiguousLogin("no customer.email")
+    email = email.strip(_BLANKS)
+    if not email.isprintable():
+        raise AmbiguousLogin("characters that are dropped, replaced or cut at by some readers")
+    return email
+
+
+def _email_in_json(text: str) -> object:
+    telling: list[str] = []
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({_folded(key) for key, _ in pairs}) != len(pairs):
+            raise AmbiguousLogin("a key stands twice")
+        telling.extend(key for key, _ in pairs if _tells_whose(key))
+        return dict(pairs)
+
+    content = json.loads(text, object_pairs_hook=once)
+    # Inner objects are read first. A second e-mail elsewhere may be the one that another reader looks for.
+    if telling != ["email", "customer"]:
+        raise AmbiguousLogin("not one customer.email")
+    # A password such as "&customer[email]=b@…" makes the same bytes a form about somebody else.
+    if any(_tells_whose(name) for name in _names_in_form(text)[1:]):
+        raise AmbiguousLogin("a form too")
+    customer = content.get("customer") if isinstance(content, dict) else None
+    return customer.get("email") if isinstance(customer, dict) else None
+
+
+def _email_in_form(text: str) -> str:
+    fields = parse_qs(text, keep_blank_values=True, errors="strict")
+    # Parsers of nested forms would also read "customer[email][]" or "customer[email" as the e-mail, or as one more.
+    telling = [name for name in _names_in_form(text) if _tells_whose(name) and not _CUSTOMER_FIELD.match(name)]
+    about = [name for name in _names_in_form(text) if "email" in _folded(name)]
+    values = fields.get("customer[email]", [])
+    if telling or about != ["customer[email]"] or len(values) != 1:
+        raise AmbiguousLogin("not one customer[email]")
+    return values[0]
+
+
+def _names_in_form(text: str) -> list[str]:
+    """List the names of a form's fields, split at every character at which some reader splits, decoded to the end."""
+    names = (part.partition("=")[0].replace("+", " ") for part in re.split("[&;\r\n]", text))
+    return [_decoded(name) for name in names]
+
+
+def _decoded(name: str) -> str:
+    for _ in range(_DEEPEST_CODING):
+        if "%" not in name or (decoded := unquote(name)) == name:
+            return name
+        name = decoded
+    raise AmbiguousLogin("coded deeper than anybody codes")
+
+
+def _folded(name: str) -> str:
+    """Write a name as the most lenient reader would: compatible characters as one, no case, nothing invisible."""
+    return "".join(filter(str.isprintable, unicodedata.normalize("NFKC", name).casefold()))
+
+
+def _tells_whose(name: str) -> bool:
+    return any(word in _folded(name) for word in ("customer", "email"))
+
+
+def account_key(email: str) -> bytes:
+    """Return what is the same for two spellings of one account's e-mail: the case of ASCII letters means nothing.
+
+    That of others does, and look-alikes are other accounts: U+212A is no "k", and "ß" is not "ss".
+    """
+    return email.strip(_BLANKS).encode("utf-8", "surrogatepass").lower()
+
+
+def same_account(one: str, other: str) -> bool:
+    """Say whether two e-mails are one account's."""
+    return account_key(one) == account_key(other)
