@@ -23,11 +23,11 @@ from typing import Protocol, cast
 from proxy.core.errors import CallerGone
 from proxy.http1 import Chunks, InvalidMessage
 from proxy.upstream import failures
-from proxy.upstream.head import Head, check_partial, chunk_decoder
+from proxy.upstream.head import Head, check_partial
 from proxy.upstream.response import Response
 
-# More interim answers than this are an attack or a fault; each restarts the deadline of the head.
-MAX_INTERIM = 16
+# Bytes of interim answers to one request: any number may come (RFC 9110, section 15.2), but not for ever.
+MAX_INTERIM = 256 * 1024
 _INTEREST = select.POLLIN | getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
@@ -329,10 +329,10 @@ class Connection(asyncio.Protocol):
             head = Head(check)
             if head.status >= 200:
                 break
-            # RFC 9110, section 15.2: any number of interim answers may come; we asked for none of them.
+            # We asked for none of them.
             if head.status == 101:
                 raise InvalidMessage("101 without a request for it")
-            self._interim += 1
+            self._interim += end
             if self._interim > MAX_INTERIM:
                 raise InvalidMessage("too many interim answers")
             self._deadline = self.clock() + self._timeout
@@ -366,7 +366,7 @@ class Connection(asyncio.Protocol):
             return
         if fields.chunked:
             self._mode = _CHUNKED
-            self._chunks = chunk_decoder()
+            self._chunks = Chunks()
         elif length is None:
             self._mode = _UNTIL_CLOSE
             self._keep = False
@@ -398,8 +398,9 @@ class Connection(asyncio.Protocol):
         elif mode == _CHUNKED:
             chunks = self._chunks
             assert chunks is not None  # noqa: S101 — set with the mode
-            data = chunks.feed(data, self._max_head)
-            done, extra = chunks.done, chunks.extra
+            pieces, rest = chunks.feed(data)
+            data = pieces[0] if pieces else b""
+            done, extra = chunks.done, bool(rest)
         if data:
             if response.put(data) and not done and not response.paused:
                 response.paused = True

@@ -1,22 +1,22 @@
-"""Reading an answer: its head, exact to the byte, and the chunked coding of its body.
+"""Reading the head of an answer, exact to the byte.
 
-Owns what counts as a valid answer. llhttp (strict, no leniency) judges every head and decodes chunks; the lines
-are split here, because httptools cannot tell what we must know: it gives trailers out as headers, cannot be told
-that an answer belongs to HEAD, and does not say where a message ended.
+Owns what counts as a valid answer: nothing ambiguous, and all else that RFC 9112 lets a recipient read. llhttp (strict)
+judges every head; the lines are split here, because httptools cannot be told that an answer belongs to HEAD.
 Must not know sockets, time or the pool.
 """
 
 from __future__ import annotations
 
+import re
+
 from httptools import HttpResponseParser
 
 from proxy.core.answer import AnswerFields
-from proxy.http1 import Chunks, InvalidMessage, Sink, judged
+from proxy.http1 import InvalidMessage, Sink, judged
 
-# More lines than any real answer has; bounds the work of one head.
-MAX_LINES = 256
-_CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _VERSIONS = {b"HTTP/1.1 ": b"1.1", b"HTTP/1.0 ": b"1.0"}
+_LATER_VERSION = re.compile(rb"\AHTTP/1\.[2-9] ")
+_LENGTH = re.compile(rb"\r\ncontent-length:([^\r\n]*)", re.IGNORECASE)
 
 
 class Head:
@@ -36,10 +36,13 @@ class Head:
         Raises:
             InvalidMessage: not an answer we would stake money on.
         """
-        sink = Sink()
-        lines = judged(HttpResponseParser(sink), sink, data)
-        if len(lines) > MAX_LINES + 3:  # the start line, the headers, two empty lines
-            raise InvalidMessage("too many header lines")
+        try:
+            lines = _judged(data)
+        except InvalidMessage:
+            plainer = _plainer(data)
+            if plainer == data:
+                raise
+            lines = _judged(plainer)
         start = lines[0]
         version = _VERSIONS.get(start[:9])
         code = start[9:12]
@@ -60,27 +63,31 @@ class Head:
         )
 
 
-def chunk_decoder() -> Chunks:
-    """Return the decoder of a chunked body.
-
-    llhttp begins with a head of ours: of the answer's own it may think otherwise than we do ("chunked" and a tab).
-    """
+def _judged(data: bytes) -> list[bytes]:
     sink = Sink()
-    parser = HttpResponseParser(sink)
-    parser.feed_data(_CHUNKED_HEAD)
-    return Chunks(parser, sink)
+    return judged(HttpResponseParser(sink), sink, data)
+
+
+def _plainer(data: bytes) -> bytes:
+    """Rewrite what RFC 9112 tells a recipient how to read, and llhttp refuses: off the usual way, so once refused.
+
+    A later HTTP/1 is read as 1.1 (RFC 9110, 2.5); a length that is given several times, each time the same, is that length
+    (RFC 9112, 6.3, rule 5).
+    """
+    data = _LATER_VERSION.sub(b"HTTP/1.1 ", data)
+    lengths = [length.strip(b" \t") for found in _LENGTH.finditer(data) for length in found[1].split(b",")]
+    if len(lengths) > 1 and len(set(lengths)) == 1:
+        data = _LENGTH.sub(b"", data)[:-2] + b"Content-Length: %b\r\n\r\n" % lengths[0]
+    return data
 
 
 def check_partial(data: bytes) -> None:
     """Refuse the beginning of a head that cannot become a valid one, instead of waiting for more of it.
 
     Raises:
-        InvalidMessage: TLS records, HTTP/0.9, HTTP/2 frames, bare LF, too many lines.
+        InvalidMessage: TLS records, HTTP/0.9, HTTP/2 frames, bare LF.
     """
     if not (data.startswith(b"HTTP/1.") or b"HTTP/1.".startswith(data)):
         raise InvalidMessage("no HTTP/1 status line")
-    feeds = data.count(b"\n")
-    if feeds != data.count(b"\r\n"):
+    if data.count(b"\n") != data.count(b"\r\n"):
         raise InvalidMessage("line feed without carriage return")
-    if feeds > MAX_LINES + 1:
-        raise InvalidMessage("too many header lines")

@@ -2,7 +2,8 @@
 
 Shares no code with the product and none with the parsers under it; where the RFC lets a recipient be lenient, it is not.
 What a caller sends is read as llhttp and nginx do in two harmless points: CR and LF before a request line are skipped (2.2
-has it for whole empty lines), and several spaces part the words of that line (3).
+has it for whole empty lines), and several spaces part the words of that line (3). Of answers a later HTTP/1 is read as 1.1
+(RFC 9110, 2.5) and a length that is repeated unchanged as one (6.3, rule 5): an order that was answered must not be lost.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Message:
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) (HTTP/1\.[01])\Z")
 _CALLERS_LINE = re.compile(rb"(" + _TOKEN + rb") +([!-~]+) +(HTTP/1\.[01])\Z")
-_STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\Z")
+_STATUS_LINE = re.compile(rb"(HTTP/1\.[0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\Z")
 _FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*((?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?)[ \t]*\Z")
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _CHUNK = re.compile(
@@ -99,6 +100,14 @@ def _framing(fields: list[tuple[bytes, bytes]]) -> int | str | None:
     if not re.fullmatch(rb"[0-9]{1,18}", lengths[0]):
         raise Malformed("length")
     return int(lengths[0])
+
+
+def _once(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Read a length that is repeated unchanged as one."""
+    values = [value for name, value in fields if name.lower() == b"content-length"]
+    lengths = {length.strip(b" \t") for value in values for length in value.split(b",")}
+    others = [field for field in fields if field[0].lower() != b"content-length"]
+    return [*others, (b"Content-Length", lengths.pop())] if len(lengths) == 1 else fields
 
 
 def _line(data: bytes, start: int) -> tuple[bytes, int]:
@@ -172,7 +181,7 @@ def requests_in(data: bytes) -> Iterator[Message]:
 def read_answer(data: bytes, *, closed: bool, head: bool = False) -> Message:
     """Read the first answer in `data`; `closed`: no more will come; `head`: it answers HEAD."""
     line, fields, start = _head(data, _STATUS_LINE)
-    framing = _framing(fields)
+    framing = _framing(_once(fields))
     status = int(line[2])
     if head or status < 200 or status in (204, 304):
         body, end = b"", start

@@ -126,11 +126,10 @@ async def test_without_framing_a_clean_end_is_the_end(connect: Connect) -> None:
     "answer",
     [
         b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
-        b"HTTP/1.1 100 Continue\r\n\r\n" * 17 + OK,
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70000,
-        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 300 + b"\r\n",
-        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 300,
+        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 20_000,
         b"\x15\x03\x01\x00\x02\x02\x28",
         b"hello",
         b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
@@ -145,11 +144,6 @@ async def test_what_is_no_answer_is_invalid_at_once(connect: Connect, answer: by
     assert "may have been processed" in str(caught.value)
     assert up.active_connections == up.idle_connections == 0
     assert len(wire.requests) == 1
-
-
-async def test_sixteen_interim_answers_are_borne(connect: Connect) -> None:
-    _, up = await connect(answers(b"HTTP/1.1 102 Processing\r\n\r\n" * 16 + OK))
-    assert (await up.send(method="GET", head=GET)).status == 200
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from httptools import HttpResponseParser
 
-from proxy.http1 import InvalidMessage
-from proxy.upstream.head import MAX_LINES, Head, check_partial, chunk_decoder
+from proxy.http1 import Chunks, InvalidMessage
+from proxy.upstream.head import Head, check_partial
 
 ODD = Path(__file__).parents[3] / "shared" / "data" / "odd-responses.json"
 START = b"HTTP/1.1 200 OK\r\n"
@@ -49,7 +49,7 @@ def test_the_status_line_is_exact(line: bytes, status: int, reason: bytes) -> No
     "line",
     [
         b"HTTP/1.1 099 X", b"HTTP/1.1 20 X", b"HTTP/1.1 2000 X", b"HTTP/1.1 2x0 X", b"HTTP/1.1  200 X",
-        b"HTTP/1.1\t200 X", b"HTTP/1.2 200 X", b"HTTP/2.0 200 X", b"HTTP/0.9 200 X", b"http/1.1 200 X", b"ICY 200 X",
+        b"HTTP/1.1\t200 X", b"HTTP/1.12 200 X", b"HTTP/2.0 200 X", b"HTTP/0.9 200 X", b"http/1.1 200 X", b"ICY 200 X",
         b"HTTP/1.1 -20 X", b"HTTP/1.1 200 a\x00b", b"HTTP/1.1 200 a\x01b", b"HTTP/1.1 200 a\x7f", b"HTTP/1.1 200X",
         b"\r\nHTTP/1.1 200 X", b" HTTP/1.1 200 X", b"HTTP/1.1 200 a\nb", b"HTTP/1.1 200 a\rb",
     ],
@@ -64,7 +64,7 @@ def test_a_malformed_status_line_is_refused(line: bytes) -> None:
     [
         b"A: b\r\n c", b"A: b\r\n\tc", b" A: b", b"A : b", b"A", b": b", b"A(: b", b"A\xe9: b", b"A: b\nC: d",
         b"A: b\rc", b"A: \x00", b"A: \x01", b"A: \x0b", b"A: \x7f",
-        b"Content-Length: 5\r\nContent-Length: 6", b"Content-Length: 5\r\nContent-Length: 5", b"Content-Length: 5, 5",
+        b"Content-Length: 5\r\nContent-Length: 6", b"Content-Length: 5\r\nContent-Length: 05", b"Content-Length: 5, 6",
         b"Content-Length: -5", b"Content-Length: +5", b"Content-Length: 0x5", b"Content-Length:",
         b"Content-Length: 5 6",
         b"Content-Length: 18446744073709551615", b"Content-Length: 99999999999999999999",
@@ -114,12 +114,6 @@ def test_the_upstreams_own_idle_timeout_is_read(value: bytes, seconds: int | Non
     assert Head(START + b"Keep-Alive: " + value + b"\r\n\r\n").fields.keep_alive_timeout == seconds
 
 
-def test_more_lines_than_the_limit_are_refused() -> None:
-    assert len(Head(START + b"A: b\r\n" * MAX_LINES + b"\r\n").fields.raw) == MAX_LINES
-    with pytest.raises(InvalidMessage):
-        Head(START + b"A: b\r\n" * (MAX_LINES + 1) + b"\r\n")
-
-
 @pytest.mark.parametrize(
     "data", [b"\x16\x03\x01\x02", b"<html>", b"HTTP/2", b"HTTP/1.1 200 OK\nA", b"HTTP/1.1 200 OK\n\n"]
 )
@@ -134,9 +128,14 @@ def test_the_beginning_of_a_head_is_waited_for(data: bytes) -> None:
 
 
 def chunked(*segments: bytes) -> tuple[bytes, bool, bool]:
-    decoder = chunk_decoder()
-    body = b"".join(decoder.feed(segment, 1000) for segment in segments)
-    return body, decoder.done, decoder.extra
+    decoder, body, extra = Chunks(), b"", b""
+    for segment in segments:
+        if decoder.done:
+            extra += segment
+            continue
+        pieces, extra = decoder.feed(segment)
+        body += b"".join(pieces)
+    return body, decoder.done, bool(extra)
 
 
 @pytest.mark.parametrize(
@@ -179,19 +178,17 @@ def test_malformed_chunks_are_refused(data: bytes) -> None:
         chunked(data)
 
 
-@pytest.mark.parametrize("data", [b"5;" + b"a" * 900, b"0\r\nX: " + b"a" * 900])
+@pytest.mark.parametrize("data", [b"5;" + b"a" * 20_000, b"0\r\n" + (b"X: " + b"a" * 9000 + b"\r\n") * 10])
 def test_endless_extensions_and_trailers_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidMessage):
-        chunked(data, b"a" * 900)
+        chunked(*[data[place : place + 900] for place in range(0, len(data), 900)])
 
 
 def test_a_parser_is_no_part_of_a_garbage_cycle() -> None:
     gc.collect()
     gc.disable()
     try:
-        decoder = chunk_decoder()
-        decoder.feed(b"1\r\nx\r\n0\r\n\r\n", 1000)
-        del decoder
+        Head(START + b"A: b\r\n\r\n")
         assert not [found for found in gc.get_objects() if isinstance(found, HttpResponseParser)]
     finally:
         gc.enable()
@@ -208,7 +205,7 @@ def test_odd_answers_are_refused_or_read_but_never_crash() -> None:
                 continue
             head = Head(data[:end])
             if head.fields.chunked:
-                chunk_decoder().feed(data[end:], 65536)
+                Chunks().feed(data[end:])
         except InvalidMessage as error:
             assert str(error), name
         else:
