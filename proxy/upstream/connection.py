@@ -4,8 +4,9 @@ Owns the phases of an exchange, its deadlines, back-pressure in both directions 
 connection may be used again. Must not know the pool's policy (it reports to `Owner`) nor how requests are built.
 
 An exchange: `begin()` writes; bytes come back through `data_received`; the `Response` is finished or failed exactly
-once, and from then on the connection is idle in the pool or closed. There is no timer here: the pool's
-ticker calls `check()`, so a request costs no timer and a segment costs one reading of the clock.
+once, and from then on the connection is idle in the pool or closed; only the rest of a request whose answer came
+early goes out in between. There is no timer here: the pool's ticker calls `check()`, so a request costs no timer and a
+segment costs one reading of the clock.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from proxy.upstream.response import Response
 
 # Bytes of interim answers to one request: any number may come (RFC 9110, section 15.2), but not for ever.
 MAX_INTERIM = 256 * 1024
+# Seconds for which a new connection is listened to before its first request: who speaks first does so at once.
+_SILENCE = 0.002
+# Turns of the loop in which what is to be read by then is read: TLS 1.3 session tickets are no answer.
+_TURNS = 16
 _INTEREST = select.POLLIN | getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
@@ -39,11 +44,13 @@ class Mode(IntEnum):
     LENGTH = 2
     CHUNKED = 3
     UNTIL_CLOSE = 4
-    CLOSED = 5
+    #: The answer is complete, its request is not.
+    SENDING = 5
+    CLOSED = 6
 
 
 # Class-level constants: an attribute of an IntEnum costs two look-ups on the hot path.
-_IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _CLOSED = Mode
+_IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _SENDING, _CLOSED = Mode
 
 
 class Owner(Protocol):
@@ -138,11 +145,20 @@ class Connection(asyncio.Protocol):
         return self._poll is not None and bool(self._poll.poll(0))
 
     def usable(self) -> bool:
-        """May carry a request now: nothing came since the last answer, not even into the kernel's buffer.
+        """May carry a request now: nothing came since the last answer, not even into the kernel's buffer."""
+        return self._mode == _IDLE and self.open and not self.readable()
 
-        A connection never used is not polled: TLS 1.3 session tickets wait there, and no answer can.
+    async def silent(self) -> bool:
+        """Listen to a new connection; say whether it may carry a request (RFC 9112, section 9.2).
+
+        What came together with the end of the handshake, the loop gives out a turn later.
         """
-        return self._mode == _IDLE and self.open and not (self.used and self.readable())
+        await asyncio.sleep(_SILENCE)
+        for _ in range(_TURNS):
+            if not (self.open and self.readable()):
+                break
+            await asyncio.sleep(0)
+        return self.usable()
 
     def abort(self) -> None:
         """Close now; an exchange must have been ended before."""
@@ -179,13 +195,15 @@ class Connection(asyncio.Protocol):
                 self.data_received(data)
 
     def fail(self, error: BaseException) -> None:
-        """End the running exchange with `error` and close."""
+        """End the running exchange and close: with `error`, unless its answer is complete."""
         response, self._response = self._response, None
         self._stop_upload()
         self._chunks = None
         self._partial = b""
         self.abort()
-        if response is not None:
+        if response is not None and response.complete:
+            response.finish()
+        elif response is not None:
             response.fail(error)
 
     def end(self) -> None:
@@ -195,8 +213,8 @@ class Connection(asyncio.Protocol):
         self.abort()
 
     def abandon(self, response: Response) -> None:
-        """Nobody takes the rest of the answer: close. Part of `Feeder`."""
-        if response is self._response:
+        """Nobody takes the rest of the answer, or sends the rest of the request: close. Part of `Feeder`."""
+        if response is self._response and (self._uploading or self._mode != _SENDING):
             self.fail(RuntimeError("the response was closed before its end"))
 
     def _lapse(self) -> None:
@@ -236,7 +254,7 @@ class Connection(asyncio.Protocol):
         self._flushed = not more and not transport.get_write_buffer_size()
 
     def carries(self, response: Response) -> bool:
-        """The exchange of `response` still runs here and its upload was not stopped."""
+        """The upload of the exchange still runs: it did not end, nor was it stopped. Part of `Feeder`."""
         return response is self._response and self._uploading
 
     def upload_by(self, task: asyncio.Task[None]) -> None:
@@ -270,6 +288,9 @@ class Connection(asyncio.Protocol):
             self._uploading = False
             self._upload = None
             self._deadline = self.clock() + self._timeout
+            if self._mode == _SENDING:
+                self._complete(response, extra=False)
+                response.wake()
 
     def upload_failed(self, response: Response, error: BaseException) -> None:
         """The body could not be produced: the request is broken off in the middle."""
@@ -304,6 +325,9 @@ class Connection(asyncio.Protocol):
         if response is None:
             self._lapse()
             self.abort()
+            return
+        if self._mode == _SENDING:
+            self._keep = False
             return
         try:
             if self._mode == _HEAD:
@@ -356,6 +380,8 @@ class Connection(asyncio.Protocol):
             self.idle_limit = fields.keep_alive_timeout - 1.0
         # RFC 9112, section 6.3, rules 1 and 4 to 8.
         if response.head_only or status in {204, 304}:
+            # A body that is announced may come all the same, and later than the next request goes out.
+            self._keep = self._keep and not fields.chunked and not length
             self._complete(response, extra=bool(rest))
             return
         response.has_body = True
@@ -414,21 +440,23 @@ class Connection(asyncio.Protocol):
             self._complete(response, extra=extra)
 
     def _complete(self, response: Response, *, extra: bool) -> None:
+        """The answer is complete: finish the exchange, or go on sending first (RFC 9110, section 7.5)."""
         transport = self._transport
-        self._response = None
         self._chunks = None
+        self._keep = self._keep and not extra
         if response.paused and transport is not None:
-            transport.resume_reading()  # an idle connection must notice what comes
-        self._deadline = inf
+            response.paused = False
+            transport.resume_reading()  # what comes now must be noticed
+        gone = transport is None or transport.is_closing()
+        if not gone and response.status < 300 and not self._is_out():
+            self._mode = _SENDING
+            self._deadline = self.clock() + self._timeout
+            response.completed()
+            return
         # Only a request that is fully out and an answer that ended exactly leave a clean connection.
-        clean = (
-            self._keep
-            and not extra
-            and not self._uploading
-            and transport is not None
-            and (self._flushed or not transport.get_write_buffer_size())
-            and not transport.is_closing()
-        )
+        clean = self._keep and not gone and self._is_out()
+        self._response = None
+        self._deadline = inf
         if self._uploading:
             self._stop_upload()
         if clean:
@@ -438,6 +466,12 @@ class Connection(asyncio.Protocol):
             self.abort()
         response.finish()
 
+    def _is_out(self) -> bool:
+        """Say whether all of the request has left this process."""
+        return not self._uploading and (
+            self._flushed or self._transport is None or not self._transport.get_write_buffer_size()
+        )
+
     def eof_received(self) -> bool | None:
         """The upstream will send no more; the transport closes by itself after this."""
         response = self._response
@@ -446,14 +480,16 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif self._mode == _UNTIL_CLOSE and self._ended_cleanly():
             self._complete(response, extra=True)
+        elif self._mode == _SENDING:
+            self._keep = False
         else:
             self._failed_by_end()
-        return None
+        # It may read on; under TLS that cannot be told, and the loop ends the connection whatever is said here.
+        return True if self._mode == _SENDING and not self._tls() else None
 
     def _ended_cleanly(self) -> bool:
         """Under TLS only close_notify is an end; a bare FIN can be forged (RFC 9112, section 9.8)."""
-        assert self._transport is not None  # noqa: S101 — called from eof_received only
-        tls = self._transport.get_extra_info("ssl_object")
+        tls = self._tls()
         if tls is None:
             return True
         try:
@@ -462,6 +498,9 @@ class Connection(asyncio.Protocol):
             return True
         except ssl.SSLError:
             return False
+
+    def _tls(self) -> ssl.SSLObject | None:
+        return None if self._transport is None else self._transport.get_extra_info("ssl_object")
 
     def resume_reading(self) -> None:
         """The reader has caught up. Part of `Feeder`."""
@@ -511,6 +550,8 @@ class Connection(asyncio.Protocol):
             if out != self._progress or not left:
                 self._progress = out
                 self._deadline = now + self._timeout
+                if self._mode == _SENDING and self._flushed:
+                    self._complete(response, extra=False)
                 return
         if now < self._deadline:
             return

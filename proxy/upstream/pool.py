@@ -16,6 +16,7 @@ from operator import itemgetter
 from random import SystemRandom
 
 from proxy.core.errors import Draining, Overloaded
+from proxy.upstream import failures
 from proxy.upstream.connection import Connection
 from proxy.upstream.lapses import Lapses
 
@@ -25,6 +26,9 @@ MAX_AGE = (270.0, 330.0)
 
 # While somebody waits for a connection, an exchange whose own caller has not moved for longer (seconds) is given up.
 STALLED = 5.0
+
+# So many connections are made for one request, when the upstream does not wait on them to be asked.
+_MOST_DIALS = 3
 
 # How long closing waits for transports that were told to end.
 _LAST_SECONDS = 1.0
@@ -84,7 +88,8 @@ class Pool:
             if now < self._end_of(connection):
                 if connection.usable():
                     return connection
-                self.lapsed(now - connection.idle_since)
+                if connection.used:
+                    self.lapsed(now - connection.idle_since)
             connection.abort()
         return None
 
@@ -109,7 +114,7 @@ class Pool:
                 return connection
             connection.abort()
         try:
-            connection = await self._connect(self)
+            connection = await self._silent()
             self._check_open()
         except BaseException:
             if connection is not None:
@@ -120,6 +125,23 @@ class Pool:
         self.opened += 1
         connection.expires = connection.born + _random.uniform(*MAX_AGE)
         return connection
+
+    async def _silent(self) -> Connection:
+        """Make a connection on which nothing comes before anything is asked; what does is no answer (RFC 9112, 9.2)."""
+        for _ in range(_MOST_DIALS):
+            connection = await self._connect(self)
+            try:
+                if await connection.silent():
+                    return connection
+            except BaseException:
+                connection.abort()
+                raise
+            connection.abort()
+        raise failures.unreachable(
+            "unreachable",
+            "CardCash ended its connections, or spoke on them, before anything was asked",
+            "connection_terminated",
+        )
 
     def _check_open(self) -> None:
         if self._closed:

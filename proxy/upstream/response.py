@@ -25,8 +25,11 @@ class Feeder(Protocol):
     def resume_reading(self) -> None:
         """Read again: the buffer has been drained."""
 
+    def carries(self, response: Response) -> bool:
+        """Say whether the request's body is still being sent."""
+
     def abandon(self, response: Response) -> None:
-        """End the exchange; nobody will take the rest of the answer."""
+        """End the exchange; nobody will take the rest of the answer, or send the rest of the request."""
 
 
 class Response:
@@ -107,12 +110,17 @@ class Response:
         return piece
 
     def close(self) -> None:
-        """Discard the rest; idempotent. An unfinished exchange costs its connection."""
+        """Discard the rest; idempotent. An unfinished exchange, an upload too, costs its connection."""
         self._closed = True
         self._parts.clear()
         self._buffered = 0
         if self._feeder is not None:
             self._feeder.abandon(self)
+
+    @property
+    def uploading(self) -> bool:
+        """The request's body is still being sent, perhaps beyond the end of the answer; `wait()` tells of its end."""
+        return self._feeder is not None and self._feeder.carries(self)
 
     # For the connection and the client.
 
@@ -151,6 +159,11 @@ class Response:
         self._parts.append(piece)
         self._buffered += len(piece)
         return self._buffered > HIGH
+
+    def completed(self) -> None:
+        """Mark the answer complete; its request is not."""
+        self.complete = True
+        self.wake()
 
     def finish(self) -> None:
         """Mark the answer complete and let go of the connection."""

@@ -139,6 +139,8 @@ async def _stream(
             raise BadRequest("The request body is longer than its Content-Length.")
         if not await _write(connection, response, piece, chunked=chunked):
             return False
+        if total == length:
+            break  # the upstream has all of it, and may have answered already
     if length is not None and total != length:
         raise BadRequest("The request body is shorter than its Content-Length.")
     return True
