@@ -23,7 +23,7 @@ class BusinessError(Exception):
 
 @dataclass(slots=True)
 class Cart:
-    """A cart; `action` is buy or sell."""
+    """A cart; `action` is buy or sell. Its cards are kept as they are shown; `coupon` is id, code and percent."""
 
     cart_id: str
     action: str
@@ -32,7 +32,69 @@ class Cart:
 
     def view(self) -> dict[str, Any]:
         """Show it as CardCash does."""
-        return {"cartId": self.cart_id, "cards": list(self.cards.values()), "couponData": self.coupon}
+        shown = {"cartId": self.cart_id, "cards": list(self.cards.values())}
+        return {**shown, "couponData": self.coupon_data()} if self.action == "buy" else shown
+
+    def coupon_data(self) -> dict[str, Any] | None:
+        """Show the coupon and what it takes off each card, or None; amounts in dollars."""
+        if self.coupon is None:
+            return None
+        percent, takes = self.coupon["percent"], []
+        for card in self.cards.values():
+            each = round(card["cost"] * percent / 100, 2)
+            takes.append({"id": card["id"], "perCardDiscount": each, "discount": round(each * card["quantity"], 2)})
+        return {
+            "id": self.coupon["id"],
+            "type": "P",
+            "coupon": self.coupon["code"],
+            "totalAmount": round(sum(card["cost"] * card["quantity"] for card in self.cards.values()), 2),
+            "discount": round(sum(take["discount"] for take in takes), 2),
+            "description": f"{percent:g} % off",
+            "expires": "12/31/2099",
+            "usage": 1,
+            "cards": takes,
+        }
+
+
+@dataclass(slots=True)
+class Bought:
+    """One card of an order; `line` is that of the cart, `current_balance` in dollars."""
+
+    number: int
+    line: Mapping[str, Any]
+    current_balance: float = -1.0
+    status: str = "active"
+
+    def __post_init__(self) -> None:
+        self.current_balance = self.line["balance"]
+
+    @property
+    def last_four(self) -> str:
+        """The end of its number."""
+        return f"{self.number % 10_000:04d}"
+
+
+@dataclass(slots=True)
+class Order:
+    """One order. Times in Unix seconds, money in cents; `paid` is what all payments came to."""
+
+    number: int
+    order_id: str
+    bought_at: float
+    ready_at: float
+    total: int
+    method: str
+    cards: list[Bought] = field(default_factory=list)
+    shipping: dict[str, Any] = field(default_factory=dict)
+    paid: int = 0
+
+    def __post_init__(self) -> None:
+        self.paid = self.total
+
+    @property
+    def face_value(self) -> int:
+        """What its cards are worth, in cents."""
+        return sum(round(card.line["balance"] * 100) for card in self.cards)
 
 
 @dataclass(slots=True)
@@ -45,8 +107,8 @@ class Account:
     last_name: str
     balance: int
     carts: dict[str, Cart] = field(default_factory=dict)
-    orders: dict[str, dict[str, Any]] = field(default_factory=dict)
-    wallet: dict[int, dict[str, Any]] = field(default_factory=dict)
+    orders: dict[str, Order] = field(default_factory=dict)
+    wallet: dict[int, tuple[Order, Bought]] = field(default_factory=dict)
     transactions: list[dict[str, Any]] = field(default_factory=list)
     payment_options: list[dict[str, Any]] = field(default_factory=list)
     sold: list[dict[str, Any]] = field(default_factory=list)

@@ -38,26 +38,33 @@ class Catalogue:
         self.buy = dumps({"buyMerchants": list(self.merchants.values())})
         rows = [self._sell_row(merchant, chance) for merchant in self.merchants.values()]
         self.sell = dumps({"sellMerchants": rows})
-        self.bulk = dumps([{"id": m["id"], "name": m["name"], "image": m["image"]} for m in self.merchants.values()])
+        self.bulk = dumps([self._bulk_row(merchant) for merchant in self.merchants.values()])
 
     def _add(self, number: int, chance: random.Random, quantity: int) -> None:
         name = f"{chance.choice(_FIRST)} {chance.choice(_SECOND)}"
         faces = sorted(chance.sample(_FACE_VALUES, chance.randint(2, 5)))
         offers = [self._offer(number, index, face, chance, quantity) for index, face in enumerate(faces)]
         self._offers[number] = offers
-        best = max(offer["percentOff"] for offer in offers)
+        electronic = sum(offer["qty"] for offer in offers if offer["type"] != "physical")
+        kinds = {"physical" if offer["type"] == "physical" else "ecode" for offer in offers}
+        slug = f"{name} {number}".lower().replace(" ", "-")
         self.merchants[number] = {
             "id": number,
             "name": name,
+            "cardsAvailable": sum(offer["qty"] for offer in offers),
+            "ecodesAvailable": electronic,
+            "upToPercentage": max(offer["percentOff"] for offer in offers),
             "image": f"https://images.example.com/merchants/{number:04d}/card-front.png",
-            "upToPercentage": best,
-            "cardsFound": sum(offer["qty"] for offer in offers),
-            "faceValueRange": {"min": faces[0], "max": faces[-1]},
-            "buyMessage": f"Save up to {best} % at {name}.",
-            "description": f"Gift cards of {name}, a merchant that does not exist anywhere, "
-            "good in every store and on the web, in one go or in several.",
-            "cardTypes": sorted({offer["type"] for offer in offers}),
-            "isActive": True,
+            "slug": slug,
+            "primaryColor": f"#{number * 2_654_435_761 % (1 << 24):06x}" if number % 4 else None,
+            "aliases": [name, f"{name} Gift Card", f"Gift cards of {name}"],
+            "cardType": ("BOTH" if len(kinds) == 2 else kinds.pop()) if number % 50 else None,
+            "popular": number % 10 == 1,
+            "sellIsOff": int(number % 7 == 0),
+            "featured": number if number % 25 == 0 else None,
+            "maxFaceValue": faces[-1],
+            "minFaceValue": faces[0],
+            "affiliate_link": f"https://affiliates.example.com/{slug}" if number % 20 == 0 else None,
         }
 
     @staticmethod
@@ -73,6 +80,23 @@ class Catalogue:
             "isNew": index % 2 == 0,
             "isLowRisk": True,
             "tooltipMessages": [],
+        }
+
+    def _bulk_row(self, merchant: dict[str, Any]) -> dict[str, Any]:
+        offers = self._offers[merchant["id"]]
+        shared = ("id", "name", "image", "slug", "primaryColor", "aliases", "cardsAvailable", "ecodesAvailable")
+        percents = [offer["percentOff"] for offer in offers]
+        return {
+            **{name: merchant[name] for name in shared},
+            "preownedAvailable": sum(offer["qty"] for offer in offers if not offer["isNew"]),
+            "physicalAvailable": merchant["cardsAvailable"] - merchant["ecodesAvailable"],
+            "lowRiskPOAvailable": sum(offer["qty"] for offer in offers if offer["isLowRisk"] and not offer["isNew"]),
+            "minFaceValue": merchant["minFaceValue"],
+            "maxFaceValue": merchant["maxFaceValue"],
+            "minPercOff": min(percents),
+            "maxPercOff": max(percents),
+            "maxEcodePercOff": max(offer["percentOff"] for offer in offers if offer["type"] != "physical"),
+            "newAvailable": any(offer["isNew"] for offer in offers),
         }
 
     @staticmethod
@@ -95,5 +119,10 @@ class Catalogue:
         merchant = self.merchants.get(merchant_id)
         if merchant is None:
             return None
-        head = {name: merchant[name] for name in ("id", "image", "buyMessage", "description")}
-        return {**head, "inventory": self._offers[merchant_id]}
+        return {
+            "id": merchant["id"],
+            "image": merchant["image"],
+            "buyMessage": f"Save up to {merchant['upToPercentage']} % at {merchant['name']}.",
+            "description": f"Gift cards of {merchant['name']}, a merchant that does not exist anywhere.",
+            "inventory": self._offers[merchant_id],
+        }

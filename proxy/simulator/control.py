@@ -23,7 +23,7 @@ ABOUT = {
     "POST /_simulator/revoke": "{} – revoke every token now",
     "POST /_simulator/expire": "{} – let every token expire now",
     "GET /_simulator/settings": "the settings of the moment; of secrets only the names",
-    "POST /_simulator/configure": '{"token_ttl": 15, …} – change settings by name',
+    "POST /_simulator/configure": '{"token_ttl": 15, "listing_delay": 60, …} – change settings by name',
     "POST /_simulator/fail": '{"path", "method"?, "times"?, "skip"?, "status"?, "body"?, "html"?, "headers"?, '
     '"when"?: "before|after"} – answer so, before or after processing',
     "POST /_simulator/delay": '{"path", "seconds", "method"?, "times"?, "skip"?, "when"?: "before|after|in_body"}',

@@ -10,7 +10,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.simulator.accounts import Account, BusinessError, trim
+from proxy.simulator.accounts import Account, Bought, BusinessError, Order, trim
+from proxy.simulator.ordershapes import Shapes
 from proxy.simulator.state import INSUFFICIENT, State
 
 METHODS = ("ACH", "ACH_CREDITCARD", "CREDITCARD", "STORE_CREDIT", "DRAWDOWN_ACCOUNT")
@@ -22,6 +23,7 @@ class Orders:
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self._shapes = Shapes(state.context)
         self._next_number = 5_000_001
         self._next_card = 900_001
         self.placed = 0
@@ -37,32 +39,31 @@ class Orders:
         if not isinstance(wanted, list) or not wanted:
             raise BusinessError("cards is required" if condensed else "Cart is empty")
         lines = [self._state.line(item) for item in wanted]
-        if sum(line["qty"] for line, _ in lines) > MAX_CARDS:
+        if sum(line["quantity"] for line, _ in lines) > MAX_CARDS:
             raise BusinessError("Too many cards in one order")
         taken: dict[int, int] = {}
         for line, offer in lines:
-            taken[offer["id"]] = taken.get(offer["id"], 0) + line["qty"]
+            taken[offer["id"]] = taken.get(offer["id"], 0) + line["quantity"]
             if taken[offer["id"]] > offer["qty"]:
                 raise BusinessError(INSUFFICIENT)
-        subtotal = sum(round(line["cost"] * 100) * line["qty"] for line, _ in lines)
+        subtotal = sum(round(line["cost"] * 100) * line["quantity"] for line, _ in lines)
         percent = self._discount(body, cart.coupon if cart and not condensed else None)
         total = round(subtotal * (100 - percent) / 100)
         order_id = str(uuid.uuid4())
         if method == "DRAWDOWN_ACCOUNT":
             self._draw(account, total, order_id)
         for line, offer in lines:
-            offer["qty"] -= line["qty"]
-        amounts = {"subtotal": subtotal / 100, "total": total / 100}
-        order = self._record(account, order_id, [line for line, _ in lines], amounts, method)
+            offer["qty"] -= line["quantity"]
+        order = self._record(account, order_id, [line for line, _ in lines], total, method)
+        given = body.get("shippingDetails")
+        order.shipping = dict(given) if isinstance(given, Mapping) else {}
         if cart is not None and not condensed:
             del account.carts[cart.cart_id]
         self.placed += 1
-        cards = sum(line["qty"] for line, _ in lines)
-        total_dollars = total / 100
         self._state.context.emit(
-            "order_placed", order_id=order_id, email=account.email, cards=cards, total=total_dollars
+            "order_placed", order_id=order_id, email=account.email, cards=len(order.cards), total=total / 100
         )
-        return {"buyOrder": self.view(order)}
+        return self._shapes.detail(account, order)
 
     @staticmethod
     def _method(body: Mapping[str, Any]) -> str:
@@ -96,76 +97,54 @@ class Orders:
         )
         trim(account.transactions)
 
-    def _record(
-        self, account: Account, order_id: str, lines: list[dict[str, Any]], amounts: dict[str, float], method: str
-    ) -> dict[str, Any]:
+    def _record(self, account: Account, order_id: str, lines: list[dict[str, Any]], total: int, method: str) -> Order:
         context = self._state.context
-        order = {
-            "orderId": order_id,
-            "orderNumber": self._next_number,
-            "createdAt": self._state.now_text(),
-            "cards": lines,
-            **amounts,
-            "payments": [{"method": method, "amount": amounts["total"]}],
-            "ready": context.clock() + context.settings.wallet_delay,
-        }
+        now = context.clock()
+        order = Order(self._next_number, order_id, now, now + context.settings.wallet_delay, total, method)
         self._next_number += 1
+        for line in lines:
+            for _ in range(line["quantity"]):
+                order.cards.append(Bought(self._next_card, line))
+                self._next_card += 1
         account.orders[order_id] = order
         trim(account.orders)
-        for line in lines:
-            for _ in range(line["qty"]):
-                account.wallet[self._next_card] = {
-                    "id": self._next_card,
-                    "order": order_id,
-                    "merchant": {"id": line["merchantId"], "name": line["merchantName"]},
-                    "amount": line["faceValue"],
-                    "balance": line["faceValue"],
-                    "type": line["type"],
-                    "numberLastFour": f"{self._next_card % 10_000:04d}",
-                    "status": "active",
-                    "ready": order["ready"],
-                }
-                self._next_card += 1
+        for card in order.cards:
+            account.wallet[card.number] = (order, card)
         trim(account.wallet)
         return order
 
-    def view(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Show an order with its status of the moment."""
-        shown = {name: value for name, value in order.items() if name != "ready"}
-        return {**shown, "status": self._status(order)}
-
-    def _status(self, order: Mapping[str, Any]) -> str:
-        return "complete" if order["ready"] <= self._state.context.clock() else "processing"
-
     def list_buy(self, account: Account) -> list[dict[str, Any]]:
-        """Answer GET /orders/buy, newest first."""
-        return [self.view(order) for order in reversed(account.orders.values())]
+        """Answer GET /orders/buy, newest first; of the orders that are listed by now."""
+        context = self._state.context
+        until = context.clock() - context.settings.listing_delay
+        return [self._shapes.row(order) for order in reversed(account.orders.values()) if order.bought_at <= until]
 
     def get(self, account: Account, order_id: str) -> dict[str, Any]:
         """Answer GET /orders/:uuid."""
-        return {"buyOrder": self.view(self._find(account, order_id, "no order was found"))}
+        return self._shapes.detail(account, self._find(account, order_id, "no order was found"))
 
     def status(self, account: Account, order_id: str) -> dict[str, Any]:
         """Answer GET /orders/status/:uuid."""
-        order = self._find(account, order_id, "no order status found")
-        status = self._status(order)
-        cards = [{"merchantId": line["merchantId"], "qty": line["qty"], "status": status} for line in order["cards"]]
-        return {"order": {"orderId": order_id, "status": status, "cards": cards}}
+        return self._shapes.status(account, self._find(account, order_id, "no order status found"))
 
     def pay(self, account: Account, order_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Answer PUT /orders/:id: one more payment each time it is called, as API.md 4 warns."""
         order = self._find(account, order_id, "no order was found")
         method = self._method(body)
         if method == "DRAWDOWN_ACCOUNT":
-            self._draw(account, round(order["total"] * 100), order_id)
-        order["payments"].append({"method": method, "amount": order["total"]})
+            self._draw(account, order.total, order.order_id)
+        order.method = method
+        order.paid += order.total
         self.payments += 1
-        self._state.context.emit("payment_made", order_id=order_id, email=account.email, amount=order["total"])
-        return {"buyOrder": self.view(order)}
+        self._state.context.emit("payment_made", order_id=order.order_id, email=account.email, amount=order.total / 100)
+        return self._shapes.detail(account, order)
 
     @staticmethod
-    def _find(account: Account, order_id: str, message: str) -> dict[str, Any]:
+    def _find(account: Account, order_id: str, message: str) -> Order:
+        """Find it by its uuid, or by its number, which lists and details swap."""
         order = account.orders.get(order_id.lower())
+        if order is None:
+            order = next((one for one in account.orders.values() if str(one.number) == order_id), None)
         if order is None:
             raise BusinessError(message)
         return order
@@ -177,43 +156,39 @@ class Orders:
         now = self._state.context.clock()
         status = "archived" if archived else "active"
         cards = [
-            self._card_view(card)
-            for card in reversed(account.wallet.values())
-            if card["ready"] <= now and card["status"] == status
+            self._shapes.wallet_card(order, card)
+            for order, card in reversed(account.wallet.values())
+            if order.ready_at <= now and card.status == status
         ]
         return {"cards": cards}
 
     def card(self, account: Account, card_id: str) -> dict[str, Any]:
         """Answer GET /wallets/:cardId."""
-        return self._card_view(self._card(account, card_id))
+        return self._shapes.wallet_card(*self._card(account, card_id))
 
     def change_card(self, account: Account, card_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Answer PUT /wallets/:cardId with {"status"} or {"balance"}."""
-        card = self._card(account, card_id)
+        order, card = self._card(account, card_id)
         if "status" in body:
             if body["status"] not in ("active", "archived"):
                 raise BusinessError("status is not valid")
-            card["status"] = body["status"]
+            card.status = body["status"]
         elif "balance" in body:
             if not isinstance(body["balance"], int | float) or body["balance"] < 0:
                 raise BusinessError("balance is not valid")
-            card["balance"] = body["balance"]
+            card.current_balance = body["balance"]
         else:
             raise BusinessError("status or balance is required")
-        return self._card_view(card)
+        return self._shapes.wallet_card(order, card)
 
     def secure_data(self, account: Account, card_id: str) -> dict[str, Any]:
         """Answer GET /wallets/:cardId/secure-data with credentials that are plainly none."""
-        card = self._card(account, card_id)
-        last = card["numberLastFour"]
-        return {"number": f"0000-FAKE-0000-{last}", "pin": "0000-FAKE", "barcode": f"FAKE-BARCODE-{card['id']}"}
+        _, card = self._card(account, card_id)
+        number = f"0000-FAKE-0000-{card.last_four}"
+        return {"number": number, "pin": "0000-FAKE", "barcode": f"FAKE-BARCODE-{card.number}"}
 
-    def _card(self, account: Account, card_id: str) -> dict[str, Any]:
-        card = account.wallet.get(int(card_id)) if card_id.isascii() and card_id.isdigit() else None
-        if card is None or card["ready"] > self._state.context.clock():
+    def _card(self, account: Account, card_id: str) -> tuple[Order, Bought]:
+        kept = account.wallet.get(int(card_id)) if card_id.isascii() and card_id.isdigit() else None
+        if kept is None or kept[0].ready_at > self._state.context.clock():
             raise BusinessError("Card not found")
-        return card
-
-    @staticmethod
-    def _card_view(card: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in card.items() if name != "ready"}
+        return kept

@@ -73,6 +73,7 @@ class Routes:
         drawdown = "/v3/customers/drawdown-account"
         return [
             ("POST", "/v3/customers", self._create_customer, False),
+            *(("GET", path, self._customer, True) for path in ("/v3/customers", "/v3/customers/")),
             ("GET", "/v3/merchants/buy", self._merchants_buy, False),
             ("GET", "/v3/merchants/sell", self._merchants_sell, False),
             ("GET", "/v3/merchants/buy/bulk", self._merchants_bulk, True),
@@ -131,8 +132,11 @@ class Routes:
     async def _create_customer(self, request: web.Request) -> web.Response:
         return answer(self._state.create_customer(await body_of(request)), 201)
 
+    async def _customer(self, request: web.Request) -> web.Response:
+        return answer({"customer": request[ACCOUNT].view()})
+
     async def _options(self, request: web.Request) -> web.Response:
-        return answer(request[ACCOUNT].payment_options)
+        return answer(self._state.options(request[ACCOUNT]))
 
     async def _change_option(self, request: web.Request) -> web.Response:
         number = request.match_info.get("id")

@@ -61,9 +61,13 @@ class SimulatorSettings:
     # Tokens: life and delivery
     token_ttl: float = 1199.0
     refresh_window: float = 300.0
-    delivery: str = "both"
     authorization_prefix: str = ""
+    delivery: str = "both"
+    """Where new tokens travel: in the headers, in a cookie named after the application id (the older flow), in both."""
+    cookie_reissued: bool = False
+    """Every answer to a good token sets the cookie again, also where there is no new token."""
     credential_precedence: str = "header"
+    """Which of the two is judged when a request has both; "header_only": the cookie is ignored."""
     lifetime_header: str = "real"
     """x-token-exp-seconds: "real", or this text as it stands; "" leaves the header out."""
     lifetime_body: str = "real"
@@ -128,6 +132,8 @@ class SimulatorSettings:
 
     # Business
     wallet_delay: float = 2.0
+    listing_delay: float = 0.0
+    """Until an order is in GET /orders/buy; by its id it is found at once."""
     drawdown_balance: float = 25_000.0
     coupons: Mapping[str, float] = field(default_factory=lambda: {"SAVE5": 5.0})
     inventory_qty: int = 1000

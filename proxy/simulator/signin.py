@@ -43,6 +43,8 @@ class SignIn:
             self._deliver(response, new)
             what = {"session_id": new.session_id, "expires_in": self._sessions.remaining(new), "email": new.email}
             self._context.emit("token_refreshed", **what, method=request.method, path=request.path)
+        elif self._context.settings.cookie_reissued:
+            self._set_cookie(response, old)
 
     def _deliver(self, response: web.StreamResponse, issued: Issued) -> None:
         settings = self._context.settings
@@ -52,7 +54,10 @@ class SignIn:
             if lifetime:
                 real = str(self._sessions.remaining(issued))
                 response.headers["x-token-exp-seconds"] = real if lifetime == "real" else lifetime
-        if settings.delivery != "header":
+        self._set_cookie(response, issued)
+
+    def _set_cookie(self, response: web.StreamResponse, issued: Issued) -> None:
+        if self._context.settings.delivery != "header":
             response.headers.add("Set-Cookie", f"{issued.app_id}={issued.value}; Path=/; HttpOnly")
 
     async def session(self, request: web.Request) -> web.Response:

@@ -15,6 +15,7 @@ from proxy.simulator.catalogue import Catalogue
 from proxy.simulator.settings import Context
 
 MAX_ACCOUNTS = 1_000
+SELL_PERCENT = 83  # of its value is paid for a card
 INSUFFICIENT = "Error, insufficient inventory"
 
 
@@ -119,14 +120,14 @@ class State:
         if not isinstance(wanted, list) or not wanted:
             raise BusinessError("cards is required")
         lines = [self.line(item) for item in wanted]
-        short = [line for line, offer in lines if line["qty"] + self._in_cart(cart, offer) > offer["qty"]]
+        short = [line for line, offer in lines if line["quantity"] + self._in_cart(cart, line) > offer["qty"]]
         if short:
             one = len(lines) == len(short)
             raise BusinessError(INSUFFICIENT if one else "Not all requested cards were added to the cart")
-        for line, offer in lines:
-            same = next((card for card in cart.cards.values() if card["inventoryId"] == offer["id"]), None)
+        for line, _ in lines:
+            same = self._same(cart, line)
             if same is not None:
-                same["qty"] += line["qty"]
+                same["quantity"] += line["quantity"]
             else:
                 card_id = str(uuid.uuid4())
                 cart.cards[card_id] = {"id": card_id, **line}
@@ -137,22 +138,34 @@ class State:
         """Check one wanted card: (line, live offer). Raises BusinessError for what the catalogue lacks."""
         if not isinstance(item, Mapping):
             raise BusinessError("card is not valid")
-        merchant = self.catalogue.merchants.get(number_of(item, "merchantId"))
+        # Wanted cards say merchantId and faceValue; those of a cart, which an order may take, say merchant and balance.
+        merchant = self.catalogue.merchants.get(number_of(item, "merchant" if "merchant" in item else "merchantId"))
         if merchant is None:
             raise BusinessError("merchantId is not valid")
-        offer = self.catalogue.offer(merchant["id"], number_of(item, "faceValue"))
+        offer = self.catalogue.offer(merchant["id"], number_of(item, "balance" if "balance" in item else "faceValue"))
         if offer is None:
             raise BusinessError("faceValue is not valid")
         quantity = next((number_of(item, name) for name in ("quantity", "qty") if name in item), 1)
         if quantity < 1:
             raise BusinessError("quantity is not valid")
-        shown = {name: offer[name] for name in ("faceValue", "percentOff", "cost", "type")}
-        line = {"inventoryId": offer["id"], "merchantId": merchant["id"], "merchantName": merchant["name"]}
-        return {**line, **shown, "qty": quantity}, offer
+        line = {"merchant": merchant["id"], "merchantName": merchant["name"], "merchantImage": merchant["image"]}
+        amounts = {"balance": offer["faceValue"], "cost": offer["cost"], "quantity": quantity}
+        return {
+            **line,
+            **amounts,
+            "percentOff": offer["percentOff"],
+            "type": offer["type"],
+            "isLowRisk": offer["isLowRisk"],
+        }, offer
 
     @staticmethod
-    def _in_cart(cart: Cart, offer: Mapping[str, Any]) -> int:
-        return sum(card["qty"] for card in cart.cards.values() if card.get("inventoryId") == offer["id"])
+    def _same(cart: Cart, line: Mapping[str, Any]) -> dict[str, Any] | None:
+        wanted = (line["merchant"], line["balance"])
+        return next((card for card in cart.cards.values() if (card["merchant"], card["balance"]) == wanted), None)
+
+    def _in_cart(self, cart: Cart, line: Mapping[str, Any]) -> int:
+        same = self._same(cart, line)
+        return same["quantity"] if same is not None else 0
 
     def change_qty(self, account: Account, cart_id: str, card_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Answer PUT …/cards/:cardId: the cart, or {cart, requested, added} when there were not enough."""
@@ -161,13 +174,13 @@ class State:
         if card is None:
             raise BusinessError("Card not found in cart")
         change = number_of(body, "qty")
-        offer = self.catalogue.offer(card["merchantId"], card["faceValue"])
-        left = offer["qty"] - card["qty"] if offer is not None else 0
+        offer = self.catalogue.offer(card["merchant"], card["balance"])
+        left = offer["qty"] - card["quantity"] if offer is not None else 0
         added = min(change, left)
         if change > 0 >= added:
             raise BusinessError(INSUFFICIENT)
-        card["qty"] += added
-        if card["qty"] <= 0:
+        card["quantity"] += added
+        if card["quantity"] <= 0:
             del cart.cards[card_id]
         if added < change:
             return {"cart": cart.view(), "requested": change, "added": added}
@@ -186,7 +199,8 @@ class State:
         percent = self.context.settings.coupons.get(code)
         if percent is None or (not add and (cart.coupon is None or cart.coupon["code"] != code)):
             raise BusinessError("Invalid coupon")
-        cart.coupon = {"code": code, "percentOff": percent} if add else None
+        number = list(self.context.settings.coupons).index(code) + 1
+        cart.coupon = {"id": number, "code": code, "percent": percent} if add else None
         return {"cart": cart.view()}
 
     def sell_card(self, account: Account, cart_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,21 +212,40 @@ class State:
         merchant = self.catalogue.merchants.get(number_of(card, "merchantId"))
         if merchant is None:
             raise BusinessError("merchantId is not valid")
-        value = next((number_of(card, name) for name in ("faceValue", "enterValue") if name in card), 0)
+        value = next((number_of(card, name) for name in ("enterValue", "faceValue") if name in card), 0)
         card_id = str(uuid.uuid4())
-        shown = {"id": card_id, "merchantId": merchant["id"], "merchantName": merchant["name"], "faceValue": value}
+        pays = f"{value * SELL_PERCENT / 100:.2f}"
+        shown = {
+            "id": card_id,
+            "merchant": merchant["id"],
+            "merchantName": merchant["name"],
+            "enterValue": value,
+            "cashValue": pays,
+            # Never kept: somebody may try it out with a card of their own.
+            "number": None,
+            "pin": None,
+            "percentage": SELL_PERCENT,
+            "refId": card.get("refId"),
+            "magStrip": None,
+            "balanceVerified": 0,
+        }
         cart.cards[card_id] = shown
-        payment = {"id": len(account.sold) + 1, "amount": round(value * 0.8, 2), "status": "pending"}
+        payment = {"id": len(account.sold) + 1, "amount": pays, "status": "pending"}
         account.sold.append({"card": {**shown, "status": "submitted"}, "payment": payment})
         trim(account.sold)
-        return {"cart": cart.view()}
+        return cart.view()
 
     # -- payment options ---------------------------------------------------------------------------------
 
+    @staticmethod
+    def options(account: Account) -> dict[str, Any]:
+        """Answer GET payment-options."""
+        return {"data": {"buy": {"items": account.payment_options}}}
+
     def change_option(
         self, account: Account, method: str, option_id: int | None, body: Mapping[str, Any]
-    ) -> list[dict[str, Any]]:
-        """Answer POST, PUT and DELETE payment-options with the full list; of a card only four digits stay."""
+    ) -> dict[str, Any]:
+        """Answer POST, PUT and DELETE payment-options with the full list; of a number only four digits stay."""
         given = body.get("paymentOption", body)
         if not isinstance(given, Mapping):
             raise BusinessError("paymentOption is not valid")
@@ -223,7 +256,7 @@ class State:
             options.append({"id": self._next_option, **self._option(given)})
             self._next_option += 1
             trim(options)
-            return options
+            return self.options(account)
         wanted = option_id if option_id is not None else number_of(given, "id")
         found = next((option for option in options if option["id"] == wanted), None)
         if found is None:
@@ -231,17 +264,32 @@ class State:
         if method == "DELETE":
             options.remove(found)
         else:
-            found.update(self._option({"method": found["method"], **given}))
-        return options
+            found.update(self._option({"paymentMethod": found["paymentMethod"], **given}))
+        return self.options(account)
 
     @staticmethod
     def _option(given: Mapping[str, Any]) -> dict[str, Any]:
         details = given.get("details", given)
-        number = str(details.get("number", "")) if isinstance(details, Mapping) else ""
-        kind = str(given.get("method", "CREDITCARD"))
-        shown: dict[str, Any] = {"method": kind, "isDefault": bool(given.get("isDefault", False))}
-        return {**shown, "lastFour": number[-4:]} if number else shown
+        details = details if isinstance(details, Mapping) else {}
+        shown: dict[str, Any] = {
+            "paymentMethod": str(given.get("paymentMethod", given.get("method", "CREDITCARD"))),
+            "default": bool(given.get("default", False)),
+            "verified": True,
+        }
+        for name in ("type", "expireMonth", "expireYear", "routingNumber", "accountType"):
+            if name in details:
+                shown[name] = details[name]
+        if "number" in details:
+            shown["lastFour"] = str(details["number"])[-4:]
+        if "accountNumber" in details:
+            shown["accountNumber"] = "*****" + str(details["accountNumber"])[-4:]
+        return shown
 
     def now_text(self) -> str:
         """Write the time of the clock as CardCash writes times."""
-        return datetime.fromtimestamp(self.context.clock(), UTC).isoformat(timespec="milliseconds")
+        return text_of(self.context.clock())
+
+
+def text_of(when: float) -> str:
+    """Write Unix seconds as CardCash writes times."""
+    return datetime.fromtimestamp(when, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -64,8 +64,8 @@ async def test_a_cart_through_its_life(caller: Any) -> None:
     emptied = await caller.call("DELETE", f"/v3{path}/cards/{card_id}")
     gone = await caller.call("DELETE", f"/v3{path}")
     assert (added.status, gone.status, gone.raw) == (201, 204, b"")
-    assert more.json["cart"]["cards"][0]["qty"] == 3
-    assert coupon.json["cart"]["couponData"]["code"] == "SAVE5"
+    assert more.json["cart"]["cards"][0]["quantity"] == 3
+    assert coupon.json["cart"]["couponData"]["coupon"] == "SAVE5"
     assert shown.json["cart"]["buyCart"] == coupon.json["cart"]
     assert emptied.json["cart"]["cards"] == []
     assert (await caller.get("/v3/carts")).json["cart"]["buyCart"] == {}
@@ -111,14 +111,14 @@ async def test_an_order_shows_up_everywhere_and_later_in_the_wallet(start: Any) 
     order_id = placed.json["buyOrder"]["orderId"]
     assert UUID4.fullmatch(order_id)
     newer = (await order(caller)).json["buyOrder"]["orderId"]
-    assert [row["orderId"] for row in (await caller.get("/v3/orders/buy")).json] == [newer, order_id]
+    assert [row["id"] for row in (await caller.get("/v3/orders/buy")).json] == [newer, order_id]
     assert (await caller.get(f"/v3/orders/{order_id}")).json["buyOrder"]["orderId"] == order_id
-    assert (await caller.get(f"/v3/orders/status/{order_id}")).json["order"]["status"] == "processing"
+    assert (await caller.get(f"/v3/orders/status/{order_id}")).json["order"]["statusText"] == "Processing"
     assert (await caller.get("/v3/wallets")).json == {"cards": []}
     caller.sim.advance(61)
-    assert (await caller.get(f"/v3/orders/status/{order_id}")).json["order"]["status"] == "complete"
+    assert (await caller.get(f"/v3/orders/status/{order_id}")).json["order"]["statusText"] == "Digitally Delivered"
     cards = (await caller.get("/v3/wallets")).json["cards"]
-    assert [card["order"] for card in cards] == [newer, order_id, order_id]
+    assert [card["order"]["id"] for card in cards] == [newer, order_id, order_id]
 
 
 async def test_a_wallet_card_is_shown_changed_and_plainly_fake(start: Any) -> None:
@@ -139,7 +139,7 @@ async def test_a_wallet_card_is_shown_changed_and_plainly_fake(start: Any) -> No
 async def test_an_order_draws_the_account_down_and_takes_stock(caller: Any) -> None:
     await caller.login()
     before = (await caller.get("/v3/customers/drawdown-account")).json["balance"]
-    total = (await order(caller, quantity=2)).json["buyOrder"]["total"]
+    total = float((await order(caller, quantity=2)).json["buyOrder"]["total"]["order"])
     assert (await caller.get("/v3/customers/drawdown-account")).json["balance"] == round(before - total, 2)
     assert (await caller.get("/v3/customers/drawdown-account/transactions")).json["transactions"][0]["amount"] == total
     assert (await caller.get("/v3/merchants/1/inventory/bulk")).json["inventory"][0]["qty"] == 998
@@ -148,8 +148,10 @@ async def test_an_order_draws_the_account_down_and_takes_stock(caller: Any) -> N
 async def test_each_put_of_an_order_is_one_more_payment(caller: Any) -> None:
     await caller.login()
     path = f"/v3/orders/{(await order(caller)).json['buyOrder']['orderId']}"
-    answer = await caller.call("PUT", path, json={"payment": {"method": "ACH"}})
-    assert [paid["method"] for paid in answer.json["buyOrder"]["payments"]] == ["DRAWDOWN_ACCOUNT", "ACH"]
+    for number in (1, 2):
+        answer = await caller.call("PUT", path, json={"payment": {"method": "ACH"}})
+        assert answer.json["buyOrder"]["paymentDetails"]["method"] == "ACH"
+        assert caller.sim.counters["payments_made"] == number
 
 
 async def test_an_order_without_condensed_uses_the_cart_up(caller: Any) -> None:
@@ -158,7 +160,8 @@ async def test_an_order_without_condensed_uses_the_cart_up(caller: Any) -> None:
     await caller.post(f"/v3.1{path}/cards", {"cards": [{"merchantId": 1, "faceValue": await face(caller)}]})
     await caller.post(f"/v3{path}/coupons/SAVE5")
     placed = (await caller.post("/v3/orders", {"payment": {"method": "ACH"}})).json["buyOrder"]
-    assert placed["total"] < placed["subtotal"]
+    (card,) = placed["cards"]
+    assert float(placed["total"]["order"]) == round(float(card["amount"]["cost"]) * 0.95, 2)
     assert (await caller.get("/v3/carts")).json["cart"]["buyCart"] == {}
 
 
@@ -166,21 +169,23 @@ async def test_payment_options_keep_four_digits_only(caller: Any) -> None:
     await caller.login()
     path = "/v3/customers/payment-options"
     made = await caller.post(path, {"method": "CREDITCARD", "details": {"number": "4111111111111111", "ccv": "123"}})
-    number = made.json[0]["id"]
-    assert made.json == [{"id": number, "method": "CREDITCARD", "isDefault": False, "lastFour": "1111"}]
-    changed = await caller.call("PUT", path, json={"id": number, "isDefault": True})
-    assert changed.json[0]["isDefault"] is True
-    assert (await caller.call("DELETE", f"{path}/{number}")).json == (await caller.get(path)).json == []
+    (shown,) = made.json["data"]["buy"]["items"]
+    wanted = {"paymentMethod": "CREDITCARD", "default": False, "verified": True, "lastFour": "1111"}
+    assert shown == {"id": shown["id"], **wanted}
+    changed = await caller.call("PUT", path, json={"id": shown["id"], "default": True})
+    assert changed.json["data"]["buy"]["items"][0]["default"] is True
+    emptied = await caller.call("DELETE", f"{path}/{shown['id']}")
+    assert emptied.json == (await caller.get(path)).json == {"data": {"buy": {"items": []}}}
 
 
 async def test_a_sold_card_is_listed(caller: Any) -> None:
     await caller.login()
     identity = (await caller.post("/v3/carts", {"action": "sell"})).json["cartId"]
-    answer = await caller.post(f"/v3/carts/{identity}/cards", {"card": {"merchantId": 1, "faceValue": 50}})
+    answer = await caller.post(f"/v3/carts/{identity}/cards", {"card": {"merchantId": 1, "enterValue": 50}})
     assert answer.status == 201
-    assert (await caller.get("/v3/cards/sell")).json[0]["faceValue"] == 50
+    assert (await caller.get("/v3/cards/sell")).json[0]["enterValue"] == 50
     payment = (await caller.get("/v3/payments/sell")).json[0]
-    assert (await caller.get(f"/v3/payments/sell/{payment['id']}")).json["amount"] == 40.0
+    assert (await caller.get(f"/v3/payments/sell/{payment['id']}")).json["amount"] == "41.50"
 
 
 async def test_a_new_customer_can_log_in_and_has_an_account_of_its_own(caller: Any) -> None:

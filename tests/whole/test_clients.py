@@ -49,7 +49,7 @@ def buy(ask: Ask, revoke: Callable[[], object]) -> str:
     assert status == 201, order
     order_id = order["buyOrder"]["orderId"]
     status, orders = ask("GET", "/orders/buy", None)
-    assert status == 200 and [one["orderId"] for one in orders].count(order_id) == 1
+    assert status == 200 and [one["id"] for one in orders].count(order_id) == 1
     status, wallet = ask("GET", "/wallets", None)
     revoke()
     status, secret = ask("GET", f"/wallets/{wallet['cards'][0]['id']}/secure-data", None)
