@@ -135,6 +135,7 @@ class Proxy:
                     response_timeout=settings.upstream.response_timeout,
                     max_connections=settings.upstream.max_connections,
                     idle_timeout=settings.upstream.idle_timeout,
+                    max_age=settings.upstream.max_age,
                     proxy=tunnel,
                 ),
                 Upstream.aclose,

@@ -77,6 +77,9 @@ class Upstream(Group):
     )
     max_connections: Count = Field(100, description="most connections to CardCash at a time")
     idle_timeout: Duration = Field(30.0, description="idle connections are closed after this time")
+    max_age: PositiveDuration = Field(
+        300.0, description="no connection takes a new request after this time, give or take a tenth"
+    )
 
 
 class Login(Group):

@@ -36,6 +36,7 @@ class Upstream:
         response_timeout: float = 120.0,
         max_connections: int = 100,
         idle_timeout: float = 30.0,
+        max_age: float = 300.0,
         proxy: ProxyTunnel | None = None,
         max_head: int = 64 * 1024,
     ) -> None:
@@ -55,6 +56,7 @@ class Upstream:
             limit=max_connections,
             wait_timeout=connect_timeout,
             idle_timeout=idle_timeout,
+            max_age=max_age,
             # Phases end at most one tick late.
             tick=max(0.01, min(1.0, response_timeout / 10, (idle_timeout or inf) / 10)),
         )

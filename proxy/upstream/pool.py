@@ -20,9 +20,8 @@ from proxy.upstream import failures
 from proxy.upstream.connection import Connection
 from proxy.upstream.lapses import Lapses
 
-# A connection is used for about five minutes, so that changes of DNS and load balancers are noticed; with
-# jitter, so that connections made together do not end together.
-MAX_AGE = (270.0, 330.0)
+# Part of `max_age` by which connections differ, so that those made together do not end together.
+JITTER = 0.1
 
 # While somebody waits for a connection, an exchange whose own caller has not moved for longer (seconds) is given up.
 STALLED = 5.0
@@ -46,12 +45,15 @@ class Pool:
         limit: int,
         wait_timeout: float,
         idle_timeout: float,
+        max_age: float,
         tick: float,
     ) -> None:
         self._connect = connect
         self._limit = limit
         self._wait_timeout = wait_timeout
         self._idle_timeout = idle_timeout
+        # No connection takes a request when it is older, however busy: a name that has moved is followed under traffic.
+        self._max_age = max_age
         self._tick = tick
         self._idle: list[Connection] = []
         self._live: set[Connection] = set()
@@ -123,7 +125,7 @@ class Pool:
             raise
         connection.slot = True
         self.opened += 1
-        connection.expires = connection.born + _random.uniform(*MAX_AGE)
+        connection.expires = connection.born + self._max_age * _random.uniform(1 - JITTER, 1 + JITTER)
         return connection
 
     async def _silent(self) -> Connection:

@@ -108,6 +108,16 @@ async def test_post_and_put_without_a_content_type_reach_cardcash_as_json(
     assert upstream.requests[0].values("content-type") == [b"application/json"]
 
 
+async def test_no_connection_takes_a_request_after_upstream_max_age(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = await start_proxy(UPSTREAM__MAX_AGE="0.1s")
+    caller = await proxy.caller()
+    while len(upstream.per_connection) < 3:
+        assert (await caller.ask(proxy.request("GET /merchants/buy"))).status == 200
+    assert all(requests > 1 for requests in list(upstream.per_connection.values())[:2])
+
+
 async def test_a_configured_user_agent_is_sent(upstream: RawUpstream, start_proxy: StartProxy) -> None:
     proxy = await start_proxy(UPSTREAM__USER_AGENT="shop/7")
     await proxy.ask("GET /a")
