@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,6 +49,8 @@ T = TypeVar("T")
 LOOK_EVERY = 1.0
 #: Seconds between two looks into a store that other processes use too.
 FOLLOW_EVERY = 1.0
+#: Session calls at a time: a renewal, a keep-alive, and what was given up and still closes.
+SESSION_CONNECTIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,38 +129,32 @@ class Proxy:
         origin = Origin.parse(settings.upstream.origin)
         ssl_context = tls_context(settings.upstream.ca_file) if origin.scheme == "https" else None
         tunnel = ProxyTunnel.from_environment(origin) if settings.upstream.trust_env else None
+        reach = partial(
+            Upstream,
+            origin,
+            ssl_context=ssl_context,
+            connect_timeout=settings.upstream.connect_timeout,
+            response_timeout=settings.upstream.response_timeout,
+            max_age=settings.upstream.max_age,
+            proxy=tunnel,
+        )
         self.upstream = await enter(
             _closing(
-                Upstream(
-                    origin,
-                    ssl_context=ssl_context,
-                    connect_timeout=settings.upstream.connect_timeout,
-                    response_timeout=settings.upstream.response_timeout,
-                    max_connections=settings.upstream.max_connections,
-                    idle_timeout=settings.upstream.idle_timeout,
-                    max_age=settings.upstream.max_age,
-                    proxy=tunnel,
-                ),
+                reach(max_connections=settings.upstream.max_connections, idle_timeout=settings.upstream.idle_timeout),
                 Upstream.aclose,
             )
         )
+        # The session calls' own connections: no full pool keeps them waiting, and none is used for a second call.
+        aside = await enter(_closing(reach(max_connections=SESSION_CONNECTIONS, idle_timeout=0.0), Upstream.aclose))
         observer = self._observer(self.metrics)
-        calls = await enter(
-            _closing(
-                SessionCalls(
-                    self._credentials(),
-                    origin=str(origin),
-                    base_path=settings.upstream.base_path,
-                    user_agent=settings.upstream.user_agent,
-                    clock=self._clock,
-                    ssl_context=ssl_context,
-                    connect_timeout=settings.upstream.connect_timeout,
-                    proxy=_proxy_url(tunnel),
-                    proxy_authorization=tunnel.authorization if tunnel else None,
-                    failed=observer.call_failed,
-                ),
-                SessionCalls.close,
-            )
+        calls = SessionCalls(
+            self._credentials(),
+            aside,
+            host=origin.host_header,
+            base_path=settings.upstream.base_path,
+            user_agent=settings.upstream.user_agent,
+            clock=self._clock,
+            failed=observer.call_failed,
         )
         store = open_store(
             settings.session.store,
@@ -349,9 +346,3 @@ async def _closing(thing: T, close: Callable[[T], Awaitable[None]]) -> AsyncIter
         yield thing
     finally:
         await close(thing)
-
-
-def _proxy_url(tunnel: ProxyTunnel | None) -> str | None:
-    if tunnel is None:
-        return None
-    return f"http://[{tunnel.host}]:{tunnel.port}" if ":" in tunnel.host else f"http://{tunnel.host}:{tunnel.port}"

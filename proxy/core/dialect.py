@@ -71,9 +71,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """Something stood where a token stands, and was not one."""
+    """Something stood where a token stands, and was not one; `fault` says what it is instead."""
 
     where: str
+    fault: str = "not a JWT"
 
 
 def is_token_rejection(status: int, body: bytes) -> Rejection:
@@ -178,8 +179,14 @@ def _first_well_formed(
         token = well_formed(raw.decode("latin-1"))
         if token is not None:
             return Candidate(token, lifetime_of(token, header=lifetime, body=body_lifetime, wall=wall), where)
-        malformed = malformed or Malformed(where)
+        malformed = malformed or _malformed(where, raw)
     return malformed
+
+
+def _malformed(where: str, raw: bytes | str) -> Malformed:
+    if len(raw.strip()) > _LONGEST_TOKEN:
+        return Malformed(where, f"longer than {_LONGEST_TOKEN} bytes")
+    return Malformed(where)
 
 
 def _cookie_value(set_cookie: bytes, wanted: bytes) -> bytes | None:
@@ -192,8 +199,11 @@ def _cookie_value(set_cookie: bytes, wanted: bytes) -> bytes | None:
     return unquote_to_bytes(rest.partition(b";")[0].strip().strip(b'"')) or None
 
 
-def session_token(headers: RawHeaders, body: bytes, *, cookie: bytes, wall: float) -> Candidate | None:
-    """Read the answer of `POST /session` (API.md 2): header, then the body's `access_token`, then the cookie."""
+def session_token(headers: RawHeaders, body: bytes, *, cookie: bytes, wall: float) -> Candidate | Malformed | None:
+    """Read the answer of `POST /session` (API.md 2): header, then the body's `access_token`, then the cookie.
+
+    `Malformed` only when none of the three holds a good one.
+    """
     content = _json_object(body)
     found = harvest(headers, cookie=cookie, wall=wall)
     in_body = content.get("access_token")
@@ -204,8 +214,10 @@ def session_token(headers: RawHeaders, body: bytes, *, cookie: bytes, wall: floa
         value = token
     elif isinstance(found, Candidate):
         value = found.value
+    elif found is None and isinstance(in_body, str) and in_body:
+        return _malformed("body", in_body)
     else:
-        return None
+        return found
     return Candidate(
         value, lifetime_of(value, header=lifetime, body=content.get("expiresInSeconds"), wall=wall), "session"
     )

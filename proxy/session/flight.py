@@ -18,7 +18,7 @@ from proxy.session.login import SessionOutage, SessionRefused, SessionTokenRejec
 from proxy.session.ports import Calls
 
 #: Calls of one kind in the first renewal of an outage; later ones probe with a single session call each, so that the
-#: first minute of an outage costs at most 6 + 5 session calls however many callers there are (the contract allows 12).
+#: first minute of an outage costs at most 7 + 5 session calls however many callers there are (the contract allows 12).
 FIRST_ATTEMPTS: Final = 5
 #: The pause after a failed renewal, in seconds: 1 doubling to 30 (CONTRACT "Sessions").
 FIRST_PAUSE: Final = 1.0
@@ -138,7 +138,8 @@ async def make_token(calls: Calls, flight: Flight, *, attempts: int, login: bool
         if not again:
             raise SessionOutage("CardCash rejects the tokens it has just given.")
         again = False
-        session = await calls.session(attempts=1)
+        # One that is lost is sent once more: the renewal must not fail over it.
+        session = await calls.session(attempts=2)
         if session.value == dead.value:
             raise SessionOutage("CardCash rejects the token it has just given, and gives it again.")
     return session

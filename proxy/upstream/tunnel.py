@@ -11,6 +11,7 @@ import base64
 import contextlib
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from proxy.upstream.head import Head, check_partial
 from proxy.upstream.origin import Origin
 
 _MAX_HEAD = 64 * 1024
+# RFC 9110, section 15.2: any number of these may come before the answer. 101 would begin another protocol.
+_INTERIM = re.compile(rb"HTTP/1\.1 1(?!01)[0-9][0-9][ \r]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ class _Handshake(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.data += data
+        while _INTERIM.match(self.data) and (end := self.data.find(b"\r\n\r\n")) >= 0:
+            self.data = self.data[end + 4 :]
         if b"\r\n\r\n" in self.data or len(self.data) > _MAX_HEAD:
             self._wake()
 
@@ -134,6 +139,8 @@ def _judge(data: bytes) -> None:
     try:
         if end == 3:
             check_partial(data)
+            if len(data) > _MAX_HEAD:
+                raise InvalidMessage("head too large")
             raise _refused("The proxy closed the connection instead of opening a tunnel")
         head = Head(_unframed(data[:end]))
     except InvalidMessage:

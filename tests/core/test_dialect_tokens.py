@@ -227,7 +227,24 @@ def answered(
     ]
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     candidate = session_token(headers, raw, cookie=APP, wall=WALL)
-    return None if candidate is None else (candidate.value, candidate.lifetime)
+    return (candidate.value, candidate.lifetime) if isinstance(candidate, Candidate) else None
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "wrong"),
+    [
+        ([(b"authorization", b"garbage")], b"{}", Malformed("header")),
+        ([(b"authorization", b"h.%b.s" % (b"x" * 9000))], b"{}", Malformed("header", "longer than 8192 bytes")),
+        ([], b'{"access_token": "garbage"}', Malformed("body")),
+        ([], b'{"access_token": "h.%b.s"}' % (b"x" * 9000), Malformed("body", "longer than 8192 bytes")),
+        ([(b"set-cookie", b"app-id-123=garbage")], b'{"access_token": null}', Malformed("cookie")),
+        ([], b'{"access_token": ""}', None),
+    ],
+)
+def test_what_stands_for_a_session_token_and_is_none_is_told_apart_from_nothing(
+    headers: list[tuple[bytes, bytes]], body: bytes, wrong: Malformed | None
+) -> None:
+    assert session_token(headers, body, cookie=APP, wall=WALL) == wrong
 
 
 def test_a_session_token_is_the_header_then_the_body_then_the_cookie() -> None:

@@ -12,12 +12,14 @@ import pytest
 import trustme
 
 from proxy.core.token import Token
-from proxy.session import failures
+from proxy.session import tries
 from proxy.session.login import Credentials, SessionCalls, SessionOutage
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.watch import SessionWatch
+from proxy.upstream import ProxyTunnel, tls_context
 from tests.conftest import StartProxy
 from tests.server.harness import Peer, RawUpstream, until
+from tests.session.calls import calls_to
 from tests.session.fakes import FakeClock
 from tests.session.raw_server import CLOSE, HANG, answer, serving
 
@@ -37,18 +39,7 @@ async def calls(counted: list[str]) -> AsyncIterator[Make]:
     async with AsyncExitStack() as stack:
 
         def make(origin: str, **more: object) -> SessionCalls:
-            made = SessionCalls(
-                Credentials("app", "me@example.com", "p"),
-                origin=origin,
-                base_path="/v3",
-                user_agent="a/1",
-                clock=FakeClock(),
-                fraction=lambda: 0.0,
-                failed=counted.append,
-                **more,  # type: ignore[arg-type]
-            )
-            stack.push_async_callback(made.close)
-            return made
+            return calls_to(origin, stack, Credentials("app", "me@example.com", "p"), failed=counted.append, **more)
 
         yield make
 
@@ -98,7 +89,7 @@ async def test_a_certificate_nobody_trusts_is_tls(calls: Make, counted: list[str
     trustme.CA().issue_cert("localhost").configure_cert(server_side)
     async with serving(GOOD, tls=server_side) as server:
         with pytest.raises(SessionOutage):
-            await calls(server.url, ssl_context=ssl.create_default_context()).session(attempts=1)
+            await calls(server.url, ssl_context=tls_context(None)).session(attempts=1)
     assert counted == ["tls"]
 
 
@@ -119,8 +110,9 @@ async def test_an_upstream_that_does_not_accept_is_connect_timeout(calls: Make, 
 
 async def test_a_proxy_that_refuses_is_proxy(calls: Make, counted: list[str]) -> None:
     async with serving(answer("407 Proxy Authentication Required")) as proxy:
+        tunnel = ProxyTunnel("localhost", int(proxy.url.rpartition(":")[2]))
         with pytest.raises(SessionOutage):
-            await calls("https://upstream.test", proxy=proxy.url).session(attempts=1)
+            await calls("https://upstream.test", ssl_context=tls_context(None), tunnel=tunnel).session(attempts=1)
     assert counted == ["proxy"]
 
 
@@ -130,7 +122,7 @@ async def test_a_proxy_that_refuses_is_proxy(calls: Make, counted: list[str]) ->
 async def test_a_call_that_was_long_silent_when_it_was_cut_off_is_a_time_out(
     calls: Make, counted: list[str], monkeypatch: pytest.MonkeyPatch, reply: bytes | str, kind: str
 ) -> None:
-    monkeypatch.setattr(failures, "SILENT", 0.0)
+    monkeypatch.setattr(tries, "SILENT", 0.0)
     async with serving(reply) as server:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):

@@ -23,9 +23,11 @@ from proxy.session.login import (
     SessionOutage,
     SessionRefused,
     SessionTokenRejected,
-    _Answer,
 )
 from proxy.session.stores.memory import MemoryStore
+from proxy.session.tries import Answer
+from proxy.upstream import ProxyTunnel, tls_context
+from tests.session.calls import calls_to
 from tests.session.fakes import FakeClock, Recorder
 from tests.session.raw_server import CLOSE, HANG, RawServer, answer, serving
 
@@ -44,14 +46,7 @@ async def calls() -> AsyncIterator[Call]:
     async with AsyncExitStack() as stack:
 
         def make(origin: str, **more: object) -> SessionCalls:
-            made = SessionCalls(
-                Credentials(APP, EMAIL, PASSWORD),
-                origin=origin,
-                user_agent="agent/1",
-                **{"base_path": "/v3", "clock": FakeClock(), "fraction": lambda: 0.0, **more},  # type: ignore[arg-type]
-            )
-            stack.push_async_callback(made.close)
-            return made
+            return calls_to(origin, stack, Credentials(APP, EMAIL, PASSWORD), **more)
 
         yield make
 
@@ -323,22 +318,13 @@ async def test_a_retry_that_succeeds_is_a_success(calls: Call, first: bytes | st
     assert len(server.requests) == 2
 
 
-async def test_waits_are_a_random_part_of_a_capped_doubling(calls: Call) -> None:
-    from proxy.session.login import _Tries
-
-    for part in (0.0, 0.5, 1.0):
-        tries = _Tries(9, "POST", FakeClock(), lambda part=part: part, lambda _: False)  # type: ignore[misc]
-        waits = [tries.get_timeout(attempt) for attempt in range(1, 7)]
-        assert waits == pytest.approx([part * wait for wait in (0.5, 1.0, 2.0, 4.0, 4.0, 4.0)])
-
-
 # Failures
 
 
 async def test_a_refused_connection_says_so(calls: Call) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    with pytest.raises(SessionOutage, match="no connection to the upstream could be made"):
+    with pytest.raises(SessionOutage, match=r"POST /v3/session failed: 127\.0\.0\.1 refused the connection\."):
         await calls(f"http://127.0.0.1:{port}").session(attempts=2)
 
 
@@ -347,12 +333,13 @@ async def test_a_certificate_that_is_not_valid_says_what_to_check(calls: Call, f
     authority = trustme.CA()
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost" if fault == "unknown authority" else "other.example").configure_cert(server_side)
-    context = ssl.create_default_context()
+    context = tls_context(None)
     if fault == "other name":
         authority.configure_trust(context)
     async with serving(GOOD, tls=server_side) as server:
         with pytest.raises(
-            SessionOutage, match=r"certificate .* not valid; check upstream.origin and upstream.ca_file"
+            SessionOutage,
+            match=r"certificate of localhost was not accepted .*; check upstream.origin and upstream.ca_file",
         ):
             await calls(server.url, ssl_context=context).session(attempts=1)
     assert server.requests == []
@@ -360,8 +347,9 @@ async def test_a_certificate_that_is_not_valid_says_what_to_check(calls: Call, f
 
 async def test_a_proxy_that_refuses_is_named_without_its_credentials(calls: Call) -> None:
     async with serving(answer("407 Proxy Authentication Required")) as proxy:
-        made = calls("https://upstream.test", proxy=proxy.url, proxy_authorization=b"Basic c2VjcmV0")
-        with pytest.raises(SessionOutage, match="answered CONNECT with 407") as caught:
+        tunnel = ProxyTunnel("localhost", int(proxy.url.rpartition(":")[2]), b"Basic c2VjcmV0")
+        made = calls("https://upstream.test", ssl_context=tls_context(None), tunnel=tunnel)
+        with pytest.raises(SessionOutage, match=r"\(status 407\); check HTTPS_PROXY") as caught:
             await made.session(attempts=1)
     assert proxy.requests[0].startswith(b"CONNECT upstream.test:443 HTTP/1.1\r\n")
     assert fields(proxy.requests[0])[b"proxy-authorization"] == b"Basic c2VjcmV0"
@@ -372,7 +360,7 @@ async def test_a_proxy_that_refuses_is_named_without_its_credentials(calls: Call
 async def test_no_secret_shows_in_any_repr() -> None:
     clock = FakeClock()
     shown = repr(Credentials(APP, EMAIL, PASSWORD)) + repr(
-        _Answer(200, ((b"authorization", TOKEN.encode()),), TOKEN.encode(), clock.now())
+        Answer("POST", 200, ((b"authorization", TOKEN.encode()),), TOKEN.encode(), clock.now())
     )
     for secret in (APP, EMAIL, PASSWORD, TOKEN):
         assert secret not in shown

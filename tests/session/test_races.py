@@ -15,10 +15,11 @@ from proxy.core import dialect
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Token
 from proxy.session.keeper import Policy, SessionKeeper
-from proxy.session.login import Credentials, SessionCalls
+from proxy.session.login import Credentials
 from proxy.session.stores import Store
 from proxy.session.stores.memory import MemoryStore
 from proxy.simulator import Simulator, SimulatorSettings
+from tests.session.calls import calls_to
 from tests.session.fakes import ME, Recorder
 
 APP, PASSWORD = "demo-app-id", "demo-password"
@@ -32,18 +33,10 @@ class World:
     stack: AsyncExitStack
 
     def keeper(self, store: Store | None = None, credentials: Credentials | None = None) -> SessionKeeper:
-        calls = SessionCalls(
-            credentials or Credentials(APP, ME, PASSWORD),
-            origin=self.sim.url,
-            base_path="/v3",
-            user_agent="agent/1",
-            clock=SystemClock(),
-            fraction=lambda: 0.0,
-        )
+        calls = calls_to(self.sim.url, self.stack, credentials or Credentials(APP, ME, PASSWORD), clock=SystemClock())
         keeper = SessionKeeper(
             calls, store=store or MemoryStore(), clock=SystemClock(), observer=Recorder(), policy=Policy()
         )
-        self.stack.push_async_callback(calls.close)
         self.stack.push_async_callback(keeper.close)
         return keeper
 

@@ -1,0 +1,212 @@
+"""One session call: sent by the client that carries the traffic too, and tried again by aiohttp-retry.
+
+Owns when a call is sent again and how long is waited before; what its answer means is `login.py`'s affair::
+
+    a try brought                                        sent again
+    no connection, a reset, a time-out, half an answer   yes
+    an answer that is not HTTP, or too long              no: it would come again
+    an answer that asks to wait for longer than 4 s      no: the pause after the renewal is as long
+    5xx                                                  yes
+    what the call itself takes for passing               yes
+    any other answer                                     no
+
+Waits are a random part (full jitter) of 0.5 s doubling to 4 s, and no shorter than a `Retry-After`. How often is said by
+the caller, who also sets the deadline of it all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from aiohttp_retry import RetryClient, RetryOptionsBase
+
+from proxy.clock import Clock
+from proxy.core.coding import decode
+from proxy.core.dialect import RawHeaders, header_value
+from proxy.core.errors import UpstreamError, UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
+from proxy.core.retry import full_jitter
+from proxy.core.token import Moment
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse, ClientSession
+
+#: First and longest wait (seconds) between two tries.
+FIRST_WAIT: Final = 0.5
+LONGEST_WAIT: Final = 4.0
+LONGEST_ANSWER: Final = 64 * 1024
+#: Seconds without an answer after which a call that is cut off counts as one that CardCash did not answer; one that is
+#: cut off earlier was stopped by us (new secrets, the end of the process).
+SILENT: Final = 3.0
+#: aiohttp-retry would log every try to the standard library's loggers.
+_MUTE: Final = logging.Logger("proxy.session.tries", logging.CRITICAL + 1)
+
+
+class Response(Protocol):
+    """An answer as `proxy.upstream.Response` has it."""
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+        ...
+
+    @property
+    def headers(self) -> RawHeaders:
+        """The header fields as they came."""
+        ...
+
+    async def read(self) -> bytes:
+        """Return the next piece of the body, b"" at the end."""
+        ...
+
+    def close(self) -> None:
+        """Discard the rest."""
+        ...
+
+
+class Client(Protocol):
+    """What sends one request and never a second one: `proxy.upstream.Upstream`.
+
+    It must use no connection twice: a stray answer that waits on a used one would be taken for a session. And its
+    connections must not be those of the traffic, or a full pool would keep the session from being renewed.
+    """
+
+    async def send(self, *, method: str, head: bytes, body: bytes | None) -> Response:
+        """Return the head of the answer. Raises `UpstreamError`, or `Unavailable` when nothing can be sent now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, read to its end and decoded."""
+
+    #: Of the request; aiohttp-retry asks for it.
+    method: str
+    status: int
+    headers: RawHeaders = field(repr=False)
+    body: bytes = field(repr=False)
+    #: When the call that was answered (not an earlier try) was begun.
+    sent: Moment
+    #: Seconds to wait, in CardCash's words; None: it asked for none.
+    retry_after: float | None = None
+
+
+async def call(
+    client: Client,
+    method: str,
+    *,
+    head: bytes,
+    body: bytes | None,
+    attempts: int,
+    passing: Callable[[Answer], bool],
+    clock: Clock,
+    fraction: Callable[[], float],
+    failed: Callable[[str], None],
+) -> Answer:
+    """Send one call up to `attempts` times; returns the answer that is left at the end of all tries.
+
+    `passing` says of an answer below 500 whether another try may bring a better one; `fraction` gives numbers from 0 to 1;
+    `failed` hears the kind of every try that failed. Raises `UpstreamError`, or `Unavailable` when nothing can be sent now.
+    """
+    sender = _Sender(client, head, body, clock, failed)
+    client_session = cast("ClientSession", sender)  # it uses `request` only
+    retrying = RetryClient(client_session, _MUTE, _Rules(attempts, method, passing, fraction))
+    return cast("Answer", await retrying.request(method, ""))
+
+
+class _Sender:
+    """One try, in the shape of the session that aiohttp-retry takes."""
+
+    def __init__(
+        self, client: Client, head: bytes, body: bytes | None, clock: Clock, failed: Callable[[str], None]
+    ) -> None:
+        self._client = client
+        self._head = head
+        self._body = body
+        self._clock = clock
+        self._failed = failed
+
+    async def request(self, method: str, _url: str, **_: object) -> Answer:
+        sent, began, silence = self._clock.now(), time.monotonic(), "head_timeout"
+        try:
+            response = await self._client.send(method=method, head=self._head, body=self._body)
+            silence = "body_timeout"
+            body = await _whole(response)
+        except UpstreamError as error:
+            self._failed(error.kind)
+            raise
+        except asyncio.CancelledError:
+            if time.monotonic() - began >= SILENT:
+                self._failed(silence)
+            raise
+        asked = retry_after(response.headers, self._clock.now().wall)
+        return Answer(method, response.status, response.headers, body, sent, asked)
+
+
+class _Rules(RetryOptionsBase):
+    """The table above, in the shape that aiohttp-retry takes: it retries exceptions of every method."""
+
+    def __init__(
+        self, attempts: int, method: str, passing: Callable[[Answer], bool], fraction: Callable[[], float]
+    ) -> None:
+        super().__init__(
+            attempts,
+            exceptions={UpstreamUnreachable, UpstreamReset, UpstreamTimeout},
+            methods={method},
+            retry_all_server_errors=False,
+            evaluate_response_callback=self._stands,
+        )
+        self._passing = passing
+        self._fraction = fraction
+
+    async def _stands(self, response: ClientResponse) -> bool:
+        answer = cast("Answer", response)
+        return (answer.retry_after or 0.0) > LONGEST_WAIT or not (answer.status >= 500 or self._passing(answer))
+
+    def get_timeout(self, attempt: int, response: ClientResponse | None = None) -> float:
+        """Return the seconds to wait after so many tries."""
+        asked = None if response is None else cast("Answer", response).retry_after
+        wait = full_jitter(attempt, first=FIRST_WAIT, cap=LONGEST_WAIT, fraction=self._fraction())
+        return max(wait, asked or 0.0)
+
+
+async def _whole(response: Response) -> bytes:
+    if response.status >= 500:
+        response.close()  # whatever the page says, and however long it is
+        return b""
+    content = b""
+    while piece := await response.read():
+        content += piece
+        if len(content) > LONGEST_ANSWER:
+            response.close()
+            raise _unusable("too long to be one of a session")
+    coding = b", ".join(value for name, value in response.headers if name.lower() == b"content-encoding")
+    decoded = decode(content, coding, limit=LONGEST_ANSWER) if coding else content
+    if decoded is None:
+        raise _unusable("in a coding that cannot be undone, or too long to be one of a session")
+    return decoded
+
+
+def _unusable(why: str) -> UpstreamInvalid:
+    return UpstreamInvalid(f"CardCash's answer is {why}.", kind="invalid", sent=True)
+
+
+def retry_after(headers: RawHeaders, wall: float) -> float | None:
+    """Read `Retry-After` (RFC 9110, 10.2.3), seconds or a date of any of the three forms; `wall` is the Unix time.
+
+    None where there is none that can be understood; a date that has passed is 0.
+    """
+    value = (header_value(headers, b"retry-after") or b"").decode("latin-1").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        date = parsedate_to_datetime(value)
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - wall)
+    except (ValueError, OverflowError, TypeError):
+        return None
