@@ -139,9 +139,12 @@ def _judge(data: bytes) -> None:
     try:
         if end == 3:
             check_partial(data)
-            if len(data) > _MAX_HEAD:
-                raise InvalidMessage("head too large")
-            raise _refused("The proxy closed the connection instead of opening a tunnel")
+            closed = len(data) <= _MAX_HEAD
+            raise _refused(
+                "The proxy closed the connection instead of opening a tunnel"
+                if closed
+                else "The proxy's answer is too long"
+            )
         head = Head(_unframed(data[:end]))
     except InvalidMessage:
         raise _refused("The proxy's answer was not valid HTTP/1.1") from None

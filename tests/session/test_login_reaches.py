@@ -8,10 +8,16 @@ import time
 
 import pytest
 
+from proxy.session import tries
 from tests.conftest import StartProxy
 from tests.server.harness import EMAIL, OK, PASSWORD, REJECTION, Peer, RawUpstream, Running, answer, until
 
 LOGIN = {"LOGIN__EMAIL": EMAIL, "LOGIN__PASSWORD": PASSWORD}
+
+
+@pytest.fixture(autouse=True)
+def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tries, "FIRST_WAIT", 0.01)
 
 
 async def failure(proxy: Running) -> str:
