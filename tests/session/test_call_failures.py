@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 import trustme
@@ -38,7 +39,7 @@ def counted() -> list[str]:
 async def calls(counted: list[str]) -> AsyncIterator[Make]:
     async with AsyncExitStack() as stack:
 
-        def make(origin: str, **more: object) -> SessionCalls:
+        def make(origin: str, **more: Any) -> SessionCalls:
             return calls_to(origin, stack, Credentials("app", "me@example.com", "p"), failed=counted.append, **more)
 
         yield make

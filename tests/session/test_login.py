@@ -10,6 +10,7 @@ import ssl
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 import trustme
@@ -45,7 +46,7 @@ Call = Callable[..., SessionCalls]
 async def calls() -> AsyncIterator[Call]:
     async with AsyncExitStack() as stack:
 
-        def make(origin: str, **more: object) -> SessionCalls:
+        def make(origin: str, **more: Any) -> SessionCalls:
             return calls_to(origin, stack, Credentials(APP, EMAIL, PASSWORD), **more)
 
         yield make
