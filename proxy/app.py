@@ -326,7 +326,7 @@ class Proxy:
                 # The last bytes of the last answers may still be on their way to a slow reader.
                 await self.server.all_ended()
         except TimeoutError:
-            log.warning("drain_timeout", in_flight=self.guard.in_flight)
+            in_flight, unknown = self.guard.in_flight, self.metrics.outcomes_unknown
             # What still runs ends here, and every caller is told so: what waits for a session, what was sent or waits for
             # a connection, and then what is still being received.
             self.keeper.refuse()
@@ -336,6 +336,8 @@ class Proxy:
                 async with asyncio.timeout(LAST_SECONDS):
                     await self.guard.empty()
                     await self.server.all_ended()
+            cut = self.metrics.outcomes_unknown - unknown
+            log.warning("drain_timeout", in_flight=in_flight, maybe_processed=cut)
         if self._shared is None:
             log.info("stopped")
 

@@ -44,6 +44,8 @@ class ProxyError(Exception):
     proxy_status: str = "proxy_internal_error"
     #: Seconds for `Retry-After`; None: the header is left out.
     retry_after: float | None = None
+    #: The request may have been processed by CardCash.
+    sent: bool = False
 
 
 class RequestRefused(ProxyError):

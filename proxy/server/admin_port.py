@@ -107,7 +107,8 @@ class AdminPort(ABC):
     async def _healthz(self, _: web.Request) -> web.Response:
         dead = self.not_alive()
         trouble = f"not alive: {', '.join(dead)}" if dead else await self.trouble()
-        return in_json({"status": trouble or "ok", "not_alive": dead}, status=503 if trouble else 200)
+        more = {"not_alive": dead} if dead else {}
+        return in_json({"status": trouble or "ok", **more}, status=503 if trouble else 200)
 
     async def _readyz(self, _: web.Request) -> web.Response:
         because = await self.not_ready_because()

@@ -375,6 +375,8 @@ class Forwarder:
             send_error(exchange, error, request_id=record.request_id)
         except CallerGone:
             exchange.abort()
+        if error.sent:
+            self._metrics.outcome_unknown(record.route)
 
     def refuse_unparsed(self, exchange: Exchange, error: ProxyError) -> None:
         """Answer what never became a request."""

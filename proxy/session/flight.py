@@ -15,7 +15,7 @@ from proxy.core.errors import Draining, SessionUnavailable, Unavailable
 from proxy.core.retry import backoff
 from proxy.core.token import Token
 from proxy.session.login import SessionOutage, SessionRefused, SessionTokenRejected
-from proxy.session.ports import Calls
+from proxy.session.ports import Calls, Observer
 
 #: Calls of one kind in the first renewal of an outage; later ones probe with a single session call each, so that the
 #: first minute of an outage costs at most 7 + 5 session calls however many callers there are (the contract allows 12).
@@ -67,9 +67,12 @@ class Flight:
     `fresh` that what another process stored will not do.
     """
 
-    __slots__ = ("base", "fresh", "login_refused", "outdated", "reason", "refused", "rejected", "task", "waiters")
+    __slots__ = (
+        *("_began", "base", "fresh", "login_refused", "outdated", "reason", "refused", "rejected", "task", "waiters"),
+    )
 
     def __init__(self, reason: str, *, base: Token | None, rejected: bool, fresh: bool) -> None:
+        self._began = asyncio.get_running_loop().time()
         self.reason = reason
         self.base = base
         self.rejected = rejected
@@ -99,10 +102,11 @@ class Flight:
             if not waiter.done():
                 waiter.set_result(outcome)
 
-    def told_by(self, judge: Callable[[Flight], None]) -> None:
+    def told_by(self, judge: Callable[[Flight], None], observer: Observer) -> None:
         """Let `judge` land it; whoever waits is told even if that fails, and uses the held token if it lives."""
         try:
             judge(self)
+            observer.renewal_took(asyncio.get_running_loop().time() - self._began)
         except Exception:
             self.land(BUG)
             raise

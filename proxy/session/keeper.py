@@ -279,7 +279,7 @@ class SessionKeeper:
         flight = Flight(reason, base=self.held, rejected=self._holding.is_rejected, fresh=fresh)
         self._flight = flight
         flight.task = self._tasks.spawn(self._fly(flight), name="session-renewal")
-        flight.task.add_done_callback(lambda _: flight.told_by(self._landed))
+        flight.task.add_done_callback(lambda _: flight.told_by(self._landed, self._observer))
         return flight
 
     async def _fly(self, flight: Flight) -> Token | Failure:

@@ -38,6 +38,10 @@ class Observer(Protocol):
         """A renewal ended; `result` is ok, login_refused, refused, failed, same_token or superseded."""
         ...
 
+    def renewal_took(self, seconds: float) -> None:
+        """A renewal ended, well or not, after so many seconds."""
+        ...
+
     def harvest(self, result: str) -> None:
         """A token was seen in an answer: adopted, unchanged, late, malformed, or anonymous where a login was."""
         ...

@@ -159,7 +159,7 @@ class Drain(Group):
     """How the proxy stops."""
 
     delay: Duration = Field(0.0, description="after SIGTERM: go on accepting for this long, not ready")
-    timeout: Duration = Field(30.0, description="then finish what is in flight for up to this long")
+    timeout: Duration = Field(100.0, description="then finish what is in flight for up to this long")
 
 
 class Log(Group):

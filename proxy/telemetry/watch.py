@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from proxy.telemetry.logs import log
@@ -15,19 +16,30 @@ class SessionWatch:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        #: CardCash has accepted our credentials, at least once.
+        self.accepted = False
         # Operations of the store that failed the last time: each is told of once, not once per request.
         self._failing: set[str] = set()
 
     def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
         """Tell of a renewal that ended."""
         self._metrics.renewals.labels(reason, result).inc()
+        if result == "ok" and reason != "store":
+            self._metrics.last_success = time.time()
+            self.accepted = True
         write = log.warning if result in _WORTH_A_WARNING else log.info
         write("session_renewal", reason=reason, result=result, **fields)
 
     def harvest(self, result: str) -> None:
         """Tell of a token seen in an answer."""
         self._metrics.harvests.labels(result).inc()
+        if result == "adopted":
+            self._metrics.last_success = time.time()
         log.debug("session_harvest", result=result)
+
+    def renewal_took(self, seconds: float) -> None:
+        """Measure a renewal that ended, well or not."""
+        self._metrics.renewal_seconds.observe(seconds)
 
     def call_failed(self, kind: str) -> None:
         """Count a failed try of a session call beside those of ordinary requests; the renewal's line tells of it."""

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Metric
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.process_collector import ProcessCollector
 
 from proxy.core.errors import SessionUnavailable
 from proxy.server.admin_port import AdminPort, in_json
 from proxy.server.guard import Guard
+from proxy.telemetry.metrics import errors_counter, process_registry
 from proxy.workers import picture
 from proxy.workers.asking import Reply, ask
 from proxy.workers.child import Child
@@ -38,9 +38,8 @@ class WorkersAdmin(AdminPort):
         not_alive: Callable[[], list[str]],
         shutdown: Callable[[], None],
     ) -> None:
-        self._own = CollectorRegistry()
-        ProcessCollector(namespace="cardcash_proxy", registry=self._own)
-        errors = Counter("cardcash_proxy_request_errors_total", "As of the workers.", ["code"], registry=self._own)
+        self._own = process_registry()
+        errors = errors_counter(self._own)
         super().__init__(
             version=version, guard=guard, shutdown=shutdown, refused=lambda code: errors.labels(code).inc()
         )

@@ -10,8 +10,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 _PREFIX: Final = "cardcash_proxy_"
 #: Gauges of what all processes share, or have alike; the others are summed.
-_HIGHEST: Final = frozenset(_PREFIX + n for n in ("session_expiry_timestamp_seconds", "session_latched", "build_info"))
-_LOWEST: Final = frozenset(_PREFIX + n for n in ("process_start_time_seconds", "process_max_fds"))
+_HIGHEST: Final = frozenset(
+    (
+        *(_PREFIX + "session_expiry_timestamp_seconds", _PREFIX + "session_last_success_timestamp_seconds"),
+        *(_PREFIX + "session_latched", _PREFIX + "build_info", "python_info"),
+    )
+)
+_LOWEST: Final = frozenset(("process_start_time_seconds", "process_max_fds"))
 
 Families = list[Metric]
 

@@ -39,8 +39,7 @@ VALUES = {
 
 def _selectors(expression: str) -> list[tuple[str, dict[str, str]]]:
     """List the metrics of an expression with their label patterns."""
-    # Those of the process come from prometheus_client and have Prometheus' own labels only.
-    found = re.findall(r"\b(cardcash_proxy_(?!process_)\w+)(?:\{([^}]*)\})?", expression)
+    found = re.findall(r"\b(cardcash_proxy_\w+)(?:\{([^}]*)\})?", expression)
     return [(name, dict(re.findall(r'(\w+)=~?"([^"]*)"', labels))) for name, labels in found]
 
 

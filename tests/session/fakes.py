@@ -108,12 +108,16 @@ class Recorder:
     def __init__(self) -> None:
         self.renewals: list[tuple[str, str]] = []
         self.harvests: Counter[str] = Counter()
+        self.took: list[float] = []
         self.losses = 0
         self.failed_calls: list[str] = []
         self.stores: Counter[tuple[str, str]] = Counter()
 
     def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
         self.renewals.append((reason, result))
+
+    def renewal_took(self, seconds: float) -> None:
+        self.took.append(seconds)
 
     def harvest(self, result: str) -> None:
         self.harvests[result] += 1

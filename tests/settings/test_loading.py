@@ -210,3 +210,7 @@ def test_there_may_be_up_to_64_workers(load: Load, number: int) -> None:
 def test_a_number_of_workers_that_cannot_be_is_told(load: Load, text: str) -> None:
     with pytest.raises(SettingsError, match="workers"):
         load(WORKERS=text)
+
+
+def test_a_drain_outlasts_what_cardcash_takes_to_time_out(load: Load) -> None:
+    assert load("app_id: app").drain.timeout == 100

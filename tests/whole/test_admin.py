@@ -31,6 +31,11 @@ PROMISED = {
     "replay_buffer_bytes": set(),
     "store_operations_total": {"operation", "result"},
     "build_info": {"version"},
+    "outcome_unknown_total": {"route"},
+    "session_renewal_seconds_bucket": {"le"},
+    "session_last_success_timestamp_seconds": set(),
+    "process_resident_memory_bytes": set(),
+    "python_info": {"implementation", "major", "minor", "patchlevel", "version"},
 }
 
 
@@ -54,7 +59,7 @@ async def test_every_promised_metric_is_there_with_its_labels(upstream: RawUpstr
     found = {name: set(labels) for name, labels, _ in samples(text)}
     assert {name: found.get(name) for name in PROMISED} == PROMISED
     assert ("build_info", {"version": __version__}, 1.0) in list(samples(text))
-    for private in ("123456", "3b241101", "4111111111111111", "unknown"):
+    for private in ("123456", "3b241101", "4111111111111111", "/unknown"):
         assert private not in text
     routes = {labels["route"] for name, labels, _ in samples(text) if name == "requests_total"}
     assert routes == {"/v3/wallets/:cardId/secure-data", "/v3/carts/:cartId", "/v3/orders", "other"}

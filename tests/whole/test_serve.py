@@ -143,6 +143,30 @@ async def test_a_caller_that_waits_for_its_answer_is_told_when_the_drain_time_is
         await caller.close()
 
 
+async def test_a_drain_that_runs_out_tells_how_many_orders_were_cut_off_that_may_have_been_processed(
+    upstream: RawUpstream,
+) -> None:
+    async def silent(peer: Peer) -> None:
+        await peer.body()
+        await peer.gone()
+
+    upstream.default = silent
+    async with serving(upstream.url, DRAIN__TIMEOUT="0.3") as proxy:
+        ordering = [await proxy.caller() for _ in range(3)]
+        for caller in ordering:
+            await caller.send(ask(proxy, "POST /orders", b"Content-Length: 2") + b"{}")
+        await until(lambda: len(upstream.requests) == 3)
+        sending = await proxy.caller()  # nothing of it goes up before all of it is here
+        await sending.send(ask(proxy, "POST /orders", b"Expect: 100-continue", b"Content-Length: 500") + b"abc")
+        await sending.head()
+        proxy.signal(TERM)
+        assert await proxy.ended() == 0
+        (line,) = proxy.events("drain_timeout")
+        assert (line["in_flight"], line["maybe_processed"]) == (4, 3)
+        for caller in (*ordering, sending):
+            await caller.close()
+
+
 @pytest.mark.parametrize("revoked", [False, True])
 async def test_a_caller_that_waits_for_the_session_is_told_when_the_drain_time_is_over(
     upstream: RawUpstream, revoked: bool

@@ -26,7 +26,7 @@ def value(families: Families, name: str, labels: Mapping[str, str] | None = None
         sample.value
         for family in families
         for sample in family.samples
-        if sample.name == f"cardcash_proxy_{name}" and sample.labels == (labels or {})
+        if sample.name.removeprefix("cardcash_proxy_") == name and sample.labels == (labels or {})
     ]
     assert len(found) < 2, f"{name} stands more than once"
     return found[0] if found else None

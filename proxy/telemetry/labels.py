@@ -1,0 +1,51 @@
+"""The closed sets of label values: every series of theirs is there from the start, at 0.
+
+A counter that appears with its first event hides that event from `rate()` and `increase()`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from proxy.core.errors import ProxyError
+from proxy.core.routes import KNOWN_ROUTES, OTHER
+
+ROUTES: Final = (*KNOWN_ROUTES, OTHER)
+
+#: Ways in which an exchange with CardCash fails: before anything was sent, and after something may have been.
+UPSTREAM_FAILURES: Final = (
+    *("dns", "refused", "unreachable", "connect_timeout", "tls", "proxy"),
+    *("reset_before_head", "reset_in_head", "reset_in_body", "stopped"),
+    *("send_timeout", "head_timeout", "body_timeout", "invalid"),
+)
+
+_REASONS: Final = ("start", "first", "expired", "rejected", "window", "identity", "operator", "credentials")
+RENEWAL_RESULTS: Final = ("ok", "login_refused", "refused", "failed", "same_token", "superseded")
+RENEWALS: Final = (
+    *((reason, result) for reason in _REASONS for result in RENEWAL_RESULTS),
+    *(("keepalive", "ok"), ("keepalive", "failed"), ("store", "ok")),
+)
+
+HARVESTS: Final = ("adopted", "unchanged", "late", "malformed", "anonymous")
+RETRIES: Final = ("accepted", "rejected", "same_token", "not_repeatable")
+
+STORE_OPERATIONS: Final = (
+    *(("load", "ok"), ("load", "empty"), ("load", "failed")),
+    *(("save", "ok"), ("save", "lost"), ("save", "failed")),
+    *(("latch", "ok"), ("latch", "empty"), ("latch", "failed")),
+    *(("lease", "ok"), ("lease", "failed")),
+)
+
+#: Codes of one class of error, told apart by who raises it.
+_DENIALS: Final = ("denied_by_rule", "origin_not_allowed", "client_not_allowed", "header_required")
+
+
+def error_codes() -> list[str]:
+    """List the codes of all errors that the proxy makes itself."""
+    codes, kinds = {ProxyError.code, *_DENIALS}, [ProxyError]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        if "code" in vars(kind):
+            codes.add(kind.code)
+    return sorted(codes)
