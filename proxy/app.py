@@ -28,8 +28,9 @@ from proxy.server.accounts import Accounts
 from proxy.server.admin import Admin, Lifecycle
 from proxy.server.bodies import Bodies, ReplayBudget
 from proxy.server.callers import ProxyServer
-from proxy.server.forward import Forwarder, Injected
+from proxy.server.forward import Forwarder
 from proxy.server.guard import Everywhere, Guard
+from proxy.server.outgoing import Injected, Sender
 from proxy.session import keeper as session
 from proxy.session.flight import Pause
 from proxy.session.keeper import SessionKeeper
@@ -251,25 +252,33 @@ class Proxy:
         host = origin.host_header
         default_port = {"http": b":80", "https": b":443"}[origin.scheme]
         plain = f"{origin.scheme}://".encode() + host
+        injected = Injected(
+            host=b"Host: %b\r\n" % host,
+            app_id=lambda: self.keeper.calls.credentials.app_id,
+            user_agent=b"User-Agent: %b\r\n" % settings.upstream.user_agent.encode("latin-1"),
+            rewrite=Rewrite((plain.lower(), plain.lower() + default_port)),
+        )
+        accounts = Accounts(
+            self.keeper,
+            self._clock,
+            configured_email=lambda: settings.login.email if settings.login.configured else None,
+            turn=self._shared.login_turn if self._shared is not None else nullcontext,
+        )
+        sender = Sender(
+            keeper=self.keeper,
+            upstream=self.upstream,
+            injected=injected,
+            accounts=accounts,
+            metrics=self.metrics,
+            clock=self._clock,
+        )
         return Forwarder(
             guard=self.guard,
             bodies=Bodies(most=settings.limits.request_body, keep=settings.limits.replay_body, budget=budget),
-            keeper=self.keeper,
-            upstream=self.upstream,
-            injected=Injected(
-                host=b"Host: %b\r\n" % host,
-                app_id=lambda: self.keeper.calls.credentials.app_id,
-                user_agent=b"User-Agent: %b\r\n" % settings.upstream.user_agent.encode("latin-1"),
-                rewrite=Rewrite((plain.lower(), plain.lower() + default_port)),
-            ),
-            accounts=Accounts(
-                self.keeper,
-                self._clock,
-                configured_email=lambda: settings.login.email if settings.login.configured else None,
-                turn=self._shared.login_turn if self._shared is not None else nullcontext,
-            ),
+            sender=sender,
+            injected=injected,
+            accounts=accounts,
             metrics=self.metrics,
-            clock=self._clock,
         )
 
     def _watch_gauges(self, budget: ReplayBudget) -> None:

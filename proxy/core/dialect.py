@@ -58,6 +58,8 @@ class Rejection(Enum):
     DOCUMENTED = "documented"
     #: A wording nobody documented: surely a rejection, but not surely before anything was processed.
     VARIANT = "variant"
+    #: A bare 400 to a HEAD, which has no body that could say more.
+    BARE = "bare"
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +295,6 @@ def may_repeat(method: str, path: str, *, overridden: bool = False) -> bool:
     return method in ("GET", "HEAD") or (method == "POST" and path in ("/session", "/carts"))
 
 
-def buys(method: str, path: str, *, overridden: bool = False) -> bool:
+def buys(method: str, path: str) -> bool:
     """Say whether a request can spend money: anything but a read below `orders` (API.md 4), however it is spelt."""
-    return (overridden or method not in ("GET", "HEAD", "OPTIONS")) and "orders" in path.split("/")
+    return method not in ("GET", "HEAD", "OPTIONS") and "orders" in path.split("/")

@@ -28,7 +28,19 @@ Owns the tree, nothing else; how an error is written to a socket is `server/answ
 
 from __future__ import annotations
 
-from typing import ClassVar
+from enum import Enum
+from typing import ClassVar, Final, Self
+
+#: How the sentence of an error ends that came before anything was sent.
+NOTHING_SENT: Final = "; nothing was sent."
+
+
+class Earlier(Enum):
+    """What became of the earlier attempts of one request; the value is what its caller is told of them."""
+
+    NONE = "Nothing was sent."
+    REFUSED = "CardCash refused the token of the attempt before this, so nothing was processed."
+    DOUBT = "The attempt before this may have been processed, so check before you send it again."
 
 
 class ProxyError(Exception):
@@ -44,8 +56,20 @@ class ProxyError(Exception):
     proxy_status: str = "proxy_internal_error"
     #: Seconds for `Retry-After`; None: the header is left out.
     retry_after: float | None = None
-    #: The request may have been processed by CardCash.
+    #: The request may have reached CardCash, and nobody knows what became of it.
     sent: bool = False
+
+    def after(self, earlier: Earlier) -> Self:
+        """Return the same error with the truth about the attempts that were made before it.
+
+        One that was raised after its own attempt was sent says already that the request may have been processed.
+        """
+        if self.sent or (earlier is Earlier.NONE and str(self).endswith(NOTHING_SENT)):
+            return self
+        sentence = f"{str(self).removesuffix(NOTHING_SENT).rstrip('.')}. {earlier.value}"
+        told = type(self).__new__(type(self), sentence)
+        told.__dict__.update(self.__dict__, sent=earlier is Earlier.DOUBT)
+        return told
 
 
 class RequestRefused(ProxyError):
@@ -162,12 +186,6 @@ class UpstreamError(ProxyError):
         self.sent = sent
         if proxy_status is not None:
             self.proxy_status = proxy_status
-
-    def after_a_send(self) -> UpstreamError:
-        """Return the same failure of a second attempt, when the first may have reached CardCash."""
-        cause = str(self).partition(";")[0].rstrip(".")
-        sentence = f"{cause}, at the second attempt; the first ended without an answer and may have been processed."
-        return type(self)(sentence, kind=self.kind, sent=True, proxy_status=self.proxy_status)
 
 
 class UpstreamUnreachable(UpstreamError):

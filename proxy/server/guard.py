@@ -58,8 +58,8 @@ class Admitted(NamedTuple):
     route: Route
     #: What may be logged of the query.
     query: tuple[str, ...]
-    #: Below `orders`, and no read: sending it twice could buy twice.
-    buys: bool
+    #: Sending it twice could buy twice: below `orders` and no read, or its method is overridden by a header.
+    guarded: bool
     #: It may be sent twice even though it may have been processed.
     repeatable: bool
     #: Names method and route, for pauses after rejections.
@@ -211,7 +211,7 @@ def _read(method: str, target: str, overridden: bool, base_path: str) -> tuple[s
         f"{method} {text} HTTP/1.1\r\n".encode("ascii"),
         route,
         query_keys(query) if query else (),
-        buys(method, route.path, overridden=overridden),
+        overridden or buys(method, route.path),
         may_repeat(method, route.path, overridden=overridden),
         f"{method} {route.key}",
     )

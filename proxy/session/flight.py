@@ -56,7 +56,7 @@ ELSEWHERE: Final = Failure("failed", "No session with CardCash: the last tries f
 #: Something went wrong at the end of a renewal that CardCash has no part in.
 BUG: Final = Failure("failed", "No session: the proxy failed at the end of a renewal; its log says where.")
 #: Nobody can wait any longer: `drain.timeout` is over.
-STOPPING: Final = Failure("failed", "The proxy is stopping; nothing was processed, send the request again later.")
+STOPPING: Final = Failure("failed", "The proxy is stopping.")
 
 
 class Flight:

@@ -11,6 +11,7 @@ import asyncio
 from dataclasses import replace
 
 from proxy.clock import Clock
+from proxy.core.attempts import Verdict
 from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Freshness, Source, Token
@@ -19,6 +20,7 @@ from proxy.session.holding import Holding, Kept, refreshed
 from proxy.session.latches import Latches
 from proxy.session.login import Credentials, SessionOutage, SessionRefused
 from proxy.session.ports import RENEWAL_DEADLINE, Calls, Observer, Policy, Status
+from proxy.session.probes import Probes
 from proxy.session.shelf import Saver, Shelf
 from proxy.session.stores import Store
 from proxy.session.upkeep import Renewing, Upkeep
@@ -70,6 +72,7 @@ class SessionKeeper:
         )
         self._upkeep = Upkeep(self._holding, renewing, calls=calls, clock=clock, observer=observer, policy=policy)
         self.look = self._upkeep.look  #: To be called every second.
+        self._probes = Probes(calls, path=policy.keepalive_path, deadline=policy.deadline, refreshed=self._adopt_newer)
         #: Set when the first renewal has ended, well or not.
         self.first_attempt_over = asyncio.Event()
 
@@ -110,6 +113,10 @@ class SessionKeeper:
         # By value: a login that brings no token of its own leaves the session's, in another object.
         self._holding.is_rejected = held is not None
         return await self._renewed("rejected", rejected)
+
+    async def probe(self, token: Token) -> Verdict:
+        """Try a held token that a route rejected on `session.keepalive_path`, once for all who ask."""
+        return Verdict.REJECTED if self.is_replacing(token) else await self._probes.of(token)
 
     def offer(self, found: Candidate | Malformed, *, sent_with: Token, login_as: str | None = None) -> Token | None:
         """Consider a token found in the answer to a request sent with `sent_with`; return what is held if adopted.
@@ -191,6 +198,7 @@ class SessionKeeper:
     def refuse(self) -> None:
         """Answer whoever waits for a renewal, or will, with `Draining`."""
         self.alive = False
+        self._probes.stop()
         if self._flight is not None:
             self._flight.land(STOPPING)
 
@@ -198,6 +206,7 @@ class SessionKeeper:
         """Stop timers and a renewal in flight."""
         self.refuse()
         await self._upkeep.close()
+        await self._probes.close()
         await self._saver.close()
         await self._tasks.close()
         await self._shelf.close()
@@ -394,6 +403,10 @@ class SessionKeeper:
         self.identity_lost = token.identity is None and (token.login_lost or self.identity_lost)
         self._upkeep.lull.end()
         self._upkeep.schedule()
+
+    def _adopt_newer(self, token: Token, newer: Token) -> None:
+        if self.held is token:
+            self._adopt_refreshed(newer)
 
     def _adopt_refreshed(self, token: Token) -> None:
         self._adopt(token)

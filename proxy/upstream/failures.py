@@ -9,14 +9,21 @@ import errno
 import socket
 import ssl
 
-from proxy.core.errors import BadRequest, UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
+from proxy.core.errors import (
+    NOTHING_SENT,
+    BadRequest,
+    UpstreamInvalid,
+    UpstreamReset,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 
 _CHECK = "the request may have been processed, so check before you send it again."
 
 
 def unreachable(kind: str, why: str, proxy_status: str) -> UpstreamUnreachable:
     """Build the error of a connection that was never made."""
-    return UpstreamUnreachable(f"{why}; nothing was sent.", kind=kind, sent=False, proxy_status=proxy_status)
+    return UpstreamUnreachable(f"{why}{NOTHING_SENT}", kind=kind, sent=False, proxy_status=proxy_status)
 
 
 def connecting(error: BaseException, host: str) -> UpstreamUnreachable:

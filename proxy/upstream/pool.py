@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from operator import itemgetter
 from random import SystemRandom
 
-from proxy.core.errors import Draining, Overloaded
+from proxy.core.errors import NOTHING_SENT, Draining, Overloaded
 from proxy.upstream import failures
 from proxy.upstream.connection import Connection
 from proxy.upstream.lapses import Lapses
@@ -147,7 +147,7 @@ class Pool:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise Draining("The proxy is shutting down; send the request again later.")
+            raise Draining("The proxy is shutting down.")
 
     def adopted(self, connection: Connection) -> None:
         """Watch over a connection from the moment it has a transport until that is gone."""
@@ -175,9 +175,7 @@ class Pool:
             elif waiter in self._waiters:
                 self._waiters.remove(waiter)
             if isinstance(error, TimeoutError):
-                raise Overloaded(
-                    "All connections to CardCash are busy; nothing was sent, send the request again later."
-                ) from None
+                raise Overloaded(f"All connections to CardCash are busy{NOTHING_SENT}") from None
             raise
 
     def _give_back(self, connection: Connection | None) -> None:
@@ -269,7 +267,7 @@ class Pool:
         self._closed = True
         for waiter in self._waiters:
             if not waiter.done():
-                waiter.set_exception(Draining("The proxy is shutting down; send the request again later."))
+                waiter.set_exception(Draining("The proxy is shutting down."))
         self._waiters.clear()
         for connection in list(self._live):
             connection.end()

@@ -84,10 +84,6 @@ def test_reading_an_order_does_not_buy(method: str) -> None:
     assert not buys(method, classify("/v3/orders/5").path)
 
 
-def test_a_read_of_orders_whose_method_a_header_overrides_buys() -> None:
-    assert buys("GET", "/orders", overridden=True)
-
-
 @pytest.mark.parametrize("path", ["/v3/carts", "/v3/ordersx", "/v3/xorders", "/v3/wallets/5", "/v3/session", "/", "*"])
 def test_nothing_but_orders_buys(path: str) -> None:
     assert not buys("POST", classify(path).path)

@@ -1,0 +1,291 @@
+"""What one request does, from its first attempt to what its caller is told: one pure generator.
+
+`attempts()` yields what is to be done and is told how it went, so every rule about money is tried with `next()` and
+`.send()`, without a loop or a network::
+
+    step                 may be answered with
+    Send(fresh)          Answered | Rejected | Failed
+    Probe(token)         Probed
+    Renew(rejected)      Renewed | Failed
+    (return)             Deliver: hand down the last answer
+
+    it raises            the error whose sentence is true of all attempts together
+
+The cases. "Guarded" is a request that can spend money (below `orders`, and no read) or whose method a header overrides;
+"safe" is one that CardCash documents as harmless to repeat: every GET and HEAD, POST /session, POST /carts.
+
+    an attempt ended with                          what is done
+    an answer that is no rejection                 delivered
+    no answer, provably nothing sent               sent once more, if a second try at once can cure it
+    no answer, something may have been sent        sent once more if safe, else the error: it may have been processed
+    either of them a second time                   the error, with what became of the first
+
+    a rejection, in the documented wording         renewed, sent once more whatever it is: it was refused unprocessed
+      … and its body is gone                       renewed, 503 not_repeatable: nothing was processed
+      … and the renewal fails                      503: nothing was processed
+    a variant of it                                renewed, sent once more unless guarded or its body is gone
+    a bare 400 to a HEAD                           likewise
+      … guarded, or its body is gone               delivered as it came, whatever becomes of the renewal
+      … and the renewal fails                      delivered; a variant's safe request: 503
+    a rejection on a route that pauses             delivered
+    a rejection after a renewal                    delivered, the route pauses; one more renewal if the token was good on
+                                                   this very route; up to `MOST_REJECTIONS` if it has died elsewhere too
+    a rejection when rejections on all routes
+    together have begun too many renewals          delivered
+
+Before a token is replaced that may be good, it is probed: where the fault may be the route's (a HEAD, a variant, a route on
+which it was not yet accepted) and replacing it costs a caller's own login, or several routes began renewals lately.
+
+    the probe was accepted                         delivered, the route pauses
+    the probe was rejected                         as above
+    nobody knows                                   as above, but a caller's own login is not given up: delivered, or 503
+                                                   after the documented wording
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from proxy.core.dialect import Rejection
+from proxy.core.errors import (
+    Earlier,
+    NotRepeatable,
+    SessionUnavailable,
+    Unavailable,
+    UpstreamError,
+    UpstreamReset,
+    UpstreamUnreachable,
+)
+from proxy.core.rejections import RejectionHistory
+from proxy.core.token import Source, Token
+
+#: Rejections of one request after which it is delivered whatever is known of its tokens.
+MOST_REJECTIONS: Final = 5
+#: Failures of a connect that a second try at once can cure; a time-out or a bad certificate comes again.
+_WORTH_A_SECOND_CONNECT: Final = frozenset({"refused", "dns", "unreachable"})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the policy has to know of a request."""
+
+    #: Names method and route, for pauses after rejections.
+    route: str
+    #: It may be sent twice even though it may have been processed.
+    safe: bool
+    #: It can spend money, or a header overrides its method: only the documented rejection proves that it was not processed.
+    guarded: bool
+    #: It is a caller's own login: a new session costs it nothing.
+    logs_in: bool = False
+
+
+# Steps
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Get the held token and send the request with it; `fresh`: on a new connection."""
+
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Try this token on a harmless path; one try for all who ask."""
+
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Replace a rejected token. `needed`: the request goes on with the new one; else its answer is delivered anyway."""
+
+    rejected: Token
+    needed: bool
+
+
+Step = Send | Probe | Renew
+
+_FIRST: Final = Send(fresh=False)
+_ON_A_NEW_CONNECTION: Final = Send(fresh=True)
+
+
+# How they went
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """CardCash answered; `token` was accepted. None: the request carried none."""
+
+    token: Token | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """CardCash answered that it does not take the token.
+
+    `replaced`: the token is being replaced, or has been. `body_kept`: the whole body can be sent again. `now`: steady
+    seconds.
+    """
+
+    kind: Rejection
+    token: Token
+    now: float
+    replaced: bool
+    body_kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The step brought an error; `body_kept` as in `Rejected`."""
+
+    error: UpstreamError | Unavailable
+    body_kept: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """This token is held now."""
+
+    token: Token
+
+
+class Verdict(Enum):
+    """What a probe said of a token."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A probe has ended; `replaced` as in `Rejected`, by now."""
+
+    verdict: Verdict
+    replaced: bool
+
+
+Result = Answered | Rejected | Failed | Renewed | Probed
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Hand the last answer down. `retried`: it needed a renewal; `counted`: the label of `session_retries_total`."""
+
+    retried: bool = False
+    counted: str | None = None
+
+
+_AT_ONCE: Final = Deliver()
+_AFTER_A_RENEWAL: Final = Deliver(retried=True, counted="accepted")
+
+
+def attempts(request: Request, history: RejectionHistory) -> Generator[Step, Result, Deliver]:
+    """Walk one request through its attempts; see the table above.
+
+    Raises `UpstreamError` or `Unavailable`, whose sentences tell the truth about all attempts.
+    """
+    earlier = Earlier.NONE
+    step = _FIRST
+    failed = False
+    rejections = 0
+    while True:
+        result = yield step
+        if isinstance(result, Answered):
+            if result.token is not None:
+                history.accepted(result.token, request.route)
+            return _AFTER_A_RENEWAL if rejections else _AT_ONCE
+        if isinstance(result, Failed):
+            if failed or not _is_worth_another(result, request):
+                raise result.error.after(earlier)
+            failed, step = True, _ON_A_NEW_CONNECTION
+            if result.error.sent:
+                earlier = Earlier.DOUBT
+            continue
+        assert isinstance(result, Rejected)  # noqa: S101
+        rejections += 1
+        delivery = yield from _after_rejection(request, history, result, rejections, earlier)
+        if delivery is not None:
+            return delivery
+        if earlier is not Earlier.DOUBT:
+            earlier = _proof(result.kind)
+
+
+def _after_rejection(
+    request: Request, history: RejectionHistory, rejected: Rejected, rejections: int, earlier: Earlier
+) -> Generator[Step, Result, Deliver | None]:
+    """Decide after a rejection; None: the request is to be sent once more. `rejections` includes this one."""
+    kind, token, now, route = rejected.kind, rejected.token, rejected.now, request.route
+    retried = rejections > 1
+    was_good = history.was_accepted(token, route)
+    # Rejected on another route too: then it is the token's fault. One that was found, in an answer or in the store, may
+    # have died together with the one before it.
+    elsewhere = history.rejected(token, route) or token.source in (Source.HARVEST, Source.STORE)
+    dead = rejected.replaced or (elsewhere and retried)
+    if rejections >= (MOST_REJECTIONS if dead else 3 if was_good else 2):
+        if not was_good:  # else it is not the route that is odd
+            history.pauses.rejected_again(route, now)
+        return Deliver(retried, "rejected")
+    if not dead and history.pauses.paused(route, now):
+        return Deliver(retried)
+
+    replaced = rejected.replaced
+    doubtful = kind is not Rejection.DOCUMENTED or not was_good
+    costly = token.own_login and not request.logs_in
+    if not replaced and doubtful and (costly or history.comes_from_many_routes(route, now)):
+        probed = yield Probe(token)
+        assert isinstance(probed, Probed)  # noqa: S101
+        replaced = probed.replaced
+        if probed.verdict is Verdict.ACCEPTED:
+            history.pauses.rejected_again(route, now)
+            return Deliver(retried, "probed")
+        if probed.verdict is Verdict.UNKNOWN and costly and not replaced:
+            if kind is not Rejection.DOCUMENTED:
+                return Deliver(retried, "probed")
+            raise SessionUnavailable(
+                "CardCash rejected the token of a caller's own login and could not be asked whether that is lost."
+            ).after(_worse(earlier, kind))
+    if not replaced and not history.may_begin_renewal(route, now):
+        return Deliver(retried, "rejected")
+
+    if kind is not Rejection.DOCUMENTED and (request.guarded or not rejected.body_kept):
+        yield Renew(token, needed=False)
+        return Deliver(retried)
+    renewed = yield Renew(token, needed=True)
+    if isinstance(renewed, Failed):
+        if kind is Rejection.BARE or (kind is Rejection.VARIANT and not request.safe):
+            return Deliver(retried)
+        raise renewed.error.after(_worse(earlier, kind))
+    assert isinstance(renewed, Renewed)  # noqa: S101
+    if renewed.token.value == token.value:
+        history.pauses.rejected_again(route, now)
+        return Deliver(retried, "same_token")
+    if not rejected.body_kept:
+        raise NotRepeatable(
+            "The session had ended and the request body was too large to keep; the session has been renewed: send the "
+            "request again."
+        ).after(_worse(earlier, kind))
+    return None
+
+
+def _is_worth_another(failed: Failed, request: Request) -> bool:
+    """Say whether an attempt without an answer is made once more: provably nothing was sent, or the request is safe."""
+    error = failed.error
+    if not failed.body_kept:
+        return False
+    if isinstance(error, UpstreamUnreachable):
+        return not error.sent and error.kind in _WORTH_A_SECOND_CONNECT
+    return isinstance(error, UpstreamReset) and error.kind == "reset_before_head" and (request.safe or not error.sent)
+
+
+def _proof(kind: Rejection) -> Earlier:
+    """Say what a rejection proves of the attempt it answered: only the documented wording that nothing was processed."""
+    return Earlier.REFUSED if kind is Rejection.DOCUMENTED else Earlier.DOUBT
+
+
+def _worse(earlier: Earlier, kind: Rejection) -> Earlier:
+    return Earlier.DOUBT if earlier is Earlier.DOUBT else _proof(kind)

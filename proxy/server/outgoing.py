@@ -1,0 +1,267 @@
+"""A caller's request on its way to CardCash: carries out the steps of `core/attempts.py`, and decides nothing.
+
+Each `Send` gets the held token, puts it under the request at the last moment, harvests the answer and looks whether it is a
+rejection; each other step is the session keeper's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.clock import Clock
+from proxy.core import dialect
+from proxy.core.answer import Rewrite
+from proxy.core.attempts import (
+    Answered,
+    Deliver,
+    Failed,
+    Probe,
+    Probed,
+    Rejected,
+    Renew,
+    Renewed,
+    Request,
+    Result,
+    Send,
+    Step,
+    attempts,
+)
+from proxy.core.coding import decode
+from proxy.core.dialect import Rejection
+from proxy.core.errors import NotRepeatable, SessionUnavailable, Unavailable, UpstreamError
+from proxy.core.headers import RequestFields
+from proxy.core.rejections import RejectionHistory
+from proxy.core.token import Token
+from proxy.server.accounts import Accounts
+from proxy.server.bodies import Body
+from proxy.server.deliver import Answer
+from proxy.server.guard import Admitted
+from proxy.server.record import Record
+from proxy.session.keeper import SessionKeeper
+from proxy.telemetry.metrics import Metrics
+from proxy.upstream import Upstream
+
+#: Seconds that an answer which is delivered anyway waits for the renewal it began, so that its caller's next request finds
+#: the new token.
+_COURTESY: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """What every request upstream carries. The application id is asked anew for each, because secrets rotate."""
+
+    #: Host, and User-Agent for callers that send none, as header lines.
+    host: bytes
+    user_agent: bytes
+    #: The application id of a token that does not say for which it was made.
+    app_id: Callable[[], str]
+    rewrite: Rewrite
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """One request, ready to be sent: everything but the token."""
+
+    method: str
+    way: Admitted
+    fields: RequestFields
+    head: bytes
+    body: Body
+    record: Record
+    #: The e-mail of a caller's own login, whose answer's token carries that account.
+    login_as: str | None = None
+    #: The last answer that came.
+    answer: Answer | None = None
+
+    def answered(self, answer: Answer | None) -> None:
+        """Keep this answer, if any, and let go of the one before it."""
+        before, self.answer = self.answer, answer
+        if before is not None:
+            before.close()
+
+
+class _TokenEnded(Exception):
+    """The token ended while the request waited for a connection; nothing was sent."""
+
+
+class Sender:
+    """Gets the answer to hand down. One instance serves all requests of one event loop."""
+
+    def __init__(
+        self,
+        *,
+        keeper: SessionKeeper,
+        upstream: Upstream,
+        injected: Injected,
+        accounts: Accounts,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._keeper = keeper
+        self._upstream = upstream
+        self._injected = injected
+        self._accounts = accounts
+        self._metrics = metrics
+        self._clock = clock
+        self._history = RejectionHistory()
+        self._written_for: tuple[Token | None, str] = (None, "")
+        self._written = b""
+
+    async def answer(self, request: Outgoing) -> Answer:
+        """Walk the request through its attempts. Raises `UpstreamError` or `Unavailable`, true of all of them together."""
+        way, logs_in = request.way, request.login_as is not None
+        flow = attempts(Request(way.key, way.repeatable, way.guarded, logs_in), self._history)
+        try:
+            step = next(flow)
+            while True:
+                step = flow.send(await self._carry_out(step, request))
+        except StopIteration as end:
+            delivery: Deliver = end.value
+            return self._annotated(request, delivery)
+        except BaseException as error:
+            request.answered(None)
+            if isinstance(error, NotRepeatable):
+                self._metrics.retries.labels("not_repeatable").inc()
+            raise
+
+    async def _carry_out(self, step: Step, request: Outgoing) -> Result:
+        if isinstance(step, Send):
+            return await self._send(request, fresh=step.fresh)
+        if isinstance(step, Renew):
+            return await self._renew(step, request)
+        return await self._probe(step)
+
+    async def _send(self, request: Outgoing, *, fresh: bool) -> Result:
+        request.answered(None)  # it may still hold the only connection
+        try:
+            while True:
+                token = await self._token(request)
+                with suppress(_TokenEnded):
+                    answer = await self._attempt(request, token, fresh=fresh)
+                    break
+        except (UpstreamError, Unavailable) as error:
+            if isinstance(error, UpstreamError):
+                self._metrics.upstream_errors.labels(error.kind).inc()
+            return Failed(error, request.body.can_be_sent)
+        request.answered(answer)
+        token = answer.token
+        if token is not None and answer.status in dialect.REJECTION_STATUSES:
+            kind = await _rejection(request.method, answer)
+            if kind is not Rejection.NONE:
+                now, kept = self._clock.now().steady, request.body.can_be_sent
+                return Rejected(kind, token, now, self._keeper.is_replacing(token), kept)
+        return Answered(token)
+
+    async def _token(self, request: Outgoing) -> Token | None:
+        """Get the token to send with; None for a TRACE, whose answer repeats what was sent (RFC 9110, 9.3.8)."""
+        if request.method == "TRACE":
+            return None
+        token = await self._keeper.token(patient=not request.body.kept or request.way.guarded)
+        if self._keeper.identity_lost and request.way.route.needs_login:
+            raise SessionUnavailable(
+                "The login that a caller made was lost with its session, and the proxy does not know its password: "
+                "log in again with POST /customers/login."
+            )
+        return token
+
+    async def _attempt(self, request: Outgoing, token: Token | None, *, fresh: bool) -> Answer:
+        """Send once. Raises `_TokenEnded` when nothing was sent because the token ended meanwhile."""
+        record = request.record
+        record.attempts += 1
+        started = time.perf_counter()
+
+        def head(waited: bool) -> bytes:
+            nonlocal token
+            if token is None:
+                return request.head + b"\r\n"
+            if waited:
+                token = self._token_at_send(request, token)
+            return request.head + self._credentials(token)
+
+        try:
+            response = await self._upstream.send(
+                method=request.method,
+                head=head,
+                body=request.body.content(),
+                chunked=request.body.chunked,
+                fresh=fresh,
+                repeatable=request.way.repeatable,
+            )
+        except _TokenEnded:
+            record.attempts -= 1
+            raise
+        finally:
+            record.upstream_seconds = time.perf_counter() - started
+        if token is not None and (response.fields.private or request.login_as is not None):
+            self._harvest(response.headers, response.status, request, token)
+        return Answer(response, token)
+
+    def _token_at_send(self, request: Outgoing, token: Token) -> Token:
+        """Choose the token at the last moment: the request may have waited for a connection, and the token ended."""
+        current = self._keeper.current()
+        if current is None or (current is not token and self._keeper.identity_lost and request.way.route.needs_login):
+            raise _TokenEnded
+        return current
+
+    def _credentials(self, token: Token) -> bytes:
+        """Write the end of a request head: what CardCash knows us by. The same as long as token and id are."""
+        # The id goes with the token it made: while the id rotates, requests go on with the old pair.
+        app_id = token.app_id or self._injected.app_id()
+        if self._written_for != (token, app_id):
+            self._written_for = (token, app_id)
+            self._written = b"x-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (app_id.encode("ascii"), token.bearer)
+        return self._written
+
+    def _harvest(self, headers: dialect.RawHeaders, status: int, request: Outgoing, token: Token) -> None:
+        wall = self._clock.now().wall
+        found = dialect.harvest(headers, cookie=(token.app_id or self._injected.app_id()).encode("ascii"), wall=wall)
+        if request.login_as is not None and 200 <= status < 300:
+            self._accounts.logged_in(found, request.login_as, token)
+        elif found is not None:
+            self._keeper.offer(found, sent_with=token)
+
+    async def _renew(self, step: Renew, request: Outgoing) -> Result:
+        if not step.needed:
+            with suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(_COURTESY):
+                    await self._keeper.renew(rejected=step.rejected)
+            return Renewed(step.rejected)
+        try:
+            token = await self._keeper.renew(rejected=step.rejected)
+        except Unavailable as error:
+            return Failed(error)
+        request.record.renewed = request.record.renewed or token.value != step.rejected.value
+        return Renewed(token)
+
+    async def _probe(self, step: Probe) -> Probed:
+        verdict = await self._keeper.probe(step.token)
+        return Probed(verdict, self._keeper.is_replacing(step.token))
+
+    def _annotated(self, request: Outgoing, delivery: Deliver) -> Answer:
+        answer = request.answer
+        assert answer is not None  # noqa: S101  # Deliver comes after an answer only
+        if delivery.counted is not None:
+            self._metrics.retries.labels(delivery.counted).inc()
+        if delivery.retried:
+            answer.details.append(b"session-renewed")
+            request.record.renewed = True
+        if self._keeper.latched and "login" in self._keeper.latched:
+            answer.details.append(b"login-refused")
+        return answer
+
+
+async def _rejection(method: str, answer: Answer) -> Rejection:
+    """Judge a 400 or 401 by its decoded body; what was read of it is kept for the caller."""
+    if method == "HEAD":
+        return Rejection.BARE if answer.status == 400 else Rejection.NONE
+    raw = await answer.peek(dialect.LONGEST_REJECTION)
+    if raw is None:
+        return Rejection.NONE
+    coding = b",".join(value for name, value in answer.response.headers if name.lower() == b"content-encoding")
+    body = decode(raw, coding, limit=dialect.LONGEST_REJECTION)
+    return Rejection.NONE if body is None else dialect.is_token_rejection(answer.status, body)

@@ -1,0 +1,473 @@
+"""What one request does, case by case: the generator is told how each step went, and says what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.attempts import (
+    MOST_REJECTIONS,
+    Answered,
+    Deliver,
+    Failed,
+    Probe,
+    Probed,
+    Rejected,
+    Renew,
+    Renewed,
+    Request,
+    Result,
+    Send,
+    Step,
+    Verdict,
+    attempts,
+)
+from proxy.core.dialect import Rejection
+from proxy.core.errors import (
+    NotRepeatable,
+    Overloaded,
+    ProxyError,
+    SessionUnavailable,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamReset,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from proxy.core.rejections import RejectionHistory
+from proxy.core.token import Moment, Source, Token
+
+DOCUMENTED, VARIANT, BARE = Rejection.DOCUMENTED, Rejection.VARIANT, Rejection.BARE
+SAFE = Request("GET /v3/carts", safe=True, guarded=False)
+UNSAFE = Request("PUT /v3/carts/:cartId/cards/:cardId", safe=False, guarded=False)
+ORDER = Request("POST /v3/orders", safe=False, guarded=True)
+EVERY = (SAFE, UNSAFE, ORDER)
+
+
+def token(value: str = "a", *, own_login: bool = False, source: Source = Source.SESSION) -> Token:
+    return Token(value, Moment(0.0, 0.0), own_login=own_login, source=source)
+
+
+@dataclass
+class Walk:
+    """One request on its way: `.step` is what it wants, `.end` what became of it."""
+
+    request: Request
+    history: RejectionHistory = field(default_factory=RejectionHistory)
+    end: Deliver | ProxyError | None = None
+
+    def __post_init__(self) -> None:
+        self._flow: Generator[Step, Result, Deliver] = attempts(self.request, self.history)
+        self.step: Step | None = next(self._flow)
+        self.sends = 1
+
+    def told(self, result: Result) -> Walk:
+        try:
+            self.step = self._flow.send(result)
+            self.sends += isinstance(self.step, Send)
+        except StopIteration as end:
+            self.step, self.end = None, end.value
+        except ProxyError as error:
+            self.step, self.end = None, error
+        return self
+
+    def rejected(
+        self, kind: Rejection = DOCUMENTED, of: Token | None = None, *, kept: bool = True, replaced: bool = False
+    ) -> Walk:
+        return self.told(Rejected(kind, of or token(), 0.0, replaced, kept))
+
+    def failed(self, error: UpstreamError | SessionUnavailable | Overloaded, *, kept: bool = True) -> Walk:
+        return self.told(Failed(error, kept))
+
+    @property
+    def sentence(self) -> str:
+        assert isinstance(self.end, ProxyError)
+        return str(self.end)
+
+
+def unreachable(kind: str = "refused") -> UpstreamError:
+    return UpstreamUnreachable("Refused; nothing was sent.", kind=kind, sent=False)
+
+
+def reset(kind: str = "reset_before_head", *, sent: bool = True) -> UpstreamError:
+    what = "the request may have been processed" if sent else "nothing was sent"
+    return UpstreamReset(f"Closed; {what}.", kind=kind, sent=sent)
+
+
+OUTAGE = SessionUnavailable("No session with CardCash.")
+
+
+# Attempts that are answered
+
+
+@pytest.mark.parametrize("request_", EVERY)
+def test_an_answer_is_delivered(request_: Request) -> None:
+    walk = Walk(request_).told(Answered(token()))
+    assert (walk.end, walk.sends) == (Deliver(), 1)
+
+
+def test_an_answer_to_a_request_without_a_token_is_delivered() -> None:
+    assert Walk(SAFE).told(Answered(None)).end == Deliver()
+
+
+# Attempts without an answer
+
+
+@pytest.mark.parametrize("kind", ["refused", "dns", "unreachable"])
+@pytest.mark.parametrize("request_", EVERY)
+def test_a_connection_that_was_not_made_is_tried_once_more_whatever_the_request(kind: str, request_: Request) -> None:
+    assert Walk(request_).failed(unreachable(kind)).step == Send(fresh=True)
+
+
+@pytest.mark.parametrize("kind", ["connect_timeout", "tls", "proxy"])
+def test_a_failed_connect_that_comes_again_is_not_tried_again(kind: str) -> None:
+    assert isinstance(Walk(SAFE).failed(unreachable(kind)).end, UpstreamUnreachable)
+
+
+def test_an_unreachable_upstream_that_may_have_got_something_is_not_asked_again() -> None:
+    error = UpstreamUnreachable("x", kind="refused", sent=True)
+    assert Walk(SAFE).failed(error).end is error
+
+
+@pytest.mark.parametrize("request_", EVERY)
+def test_a_reset_before_the_answer_repeats_only_what_is_safe(request_: Request) -> None:
+    walk = Walk(request_).failed(reset())
+    assert walk.step == (Send(fresh=True) if request_.safe else None)
+
+
+@pytest.mark.parametrize("request_", EVERY)
+def test_a_reset_before_anything_was_sent_repeats_every_request(request_: Request) -> None:
+    assert Walk(request_).failed(reset(sent=False)).step == Send(fresh=True)
+
+
+BEGUN = (
+    reset("reset_in_head"),
+    reset("reset_in_body"),
+    UpstreamInvalid("x", kind="invalid", sent=True),
+    *(UpstreamTimeout("x", kind=kind, sent=True) for kind in ("send_timeout", "head_timeout", "body_timeout")),
+)
+
+
+@pytest.mark.parametrize("error", BEGUN, ids=lambda error: error.kind)
+@pytest.mark.parametrize("request_", EVERY)
+def test_an_answer_that_began_or_never_came_in_time_is_not_asked_for_again(
+    error: UpstreamError, request_: Request
+) -> None:
+    assert Walk(request_).failed(error).end is error
+
+
+@pytest.mark.parametrize("error", [unreachable(), reset(sent=False), reset()], ids=["unreachable", "unsent", "reset"])
+def test_nothing_is_sent_a_third_time_after_failures(error: UpstreamError) -> None:
+    walk = Walk(SAFE).failed(error).failed(error)
+    assert isinstance(walk.end, UpstreamError)
+    assert walk.sends == 2
+
+
+@pytest.mark.parametrize("error", [unreachable(), reset(sent=False), reset()], ids=["unreachable", "unsent", "reset"])
+def test_nothing_is_sent_again_without_its_body(error: UpstreamError) -> None:
+    assert Walk(SAFE).failed(error, kept=False).end is error
+
+
+@pytest.mark.parametrize("error", [OUTAGE, Overloaded("Busy; nothing was sent."), unreachable()], ids=lambda e: e.code)
+def test_an_error_after_a_lost_attempt_says_that_it_may_have_been_processed(
+    error: SessionUnavailable | Overloaded | UpstreamError,
+) -> None:
+    walk = Walk(SAFE).failed(reset()).failed(error)
+    assert "may have been processed" in walk.sentence
+    assert "nothing was" not in walk.sentence.lower()
+    assert isinstance(walk.end, type(error))
+    assert walk.end.sent
+
+
+@pytest.mark.parametrize(
+    "error", [OUTAGE, Overloaded("Busy; nothing was sent."), unreachable("tls")], ids=lambda e: e.code
+)
+def test_an_error_before_anything_was_sent_says_so(error: SessionUnavailable | Overloaded | UpstreamError) -> None:
+    walk = Walk(ORDER).failed(error)
+    assert "nothing was sent" in walk.sentence.lower()
+    assert isinstance(walk.end, ProxyError)
+    assert not walk.end.sent
+
+
+# Rejections
+
+
+@pytest.mark.parametrize("request_", EVERY)
+def test_the_documented_rejection_is_renewed_and_sent_once_more_whatever_the_request(request_: Request) -> None:
+    walk = Walk(request_).rejected()
+    assert walk.step == Renew(walk.step.rejected, needed=True)  # type: ignore[union-attr]
+    assert walk.told(Renewed(token("b"))).step == Send(fresh=False)
+    assert walk.told(Answered(token("b"))).end == Deliver(retried=True, counted="accepted")
+
+
+@pytest.mark.parametrize("request_", EVERY)
+def test_the_documented_rejection_of_a_body_that_is_gone_asks_the_caller_to_send_it_again(request_: Request) -> None:
+    walk = Walk(request_).rejected(kept=False).told(Renewed(token("b")))
+    assert isinstance(walk.end, NotRepeatable)
+    assert "nothing was processed" in walk.sentence
+
+
+@pytest.mark.parametrize("request_", EVERY)
+def test_an_outage_after_the_documented_rejection_says_that_nothing_was_processed(request_: Request) -> None:
+    walk = Walk(request_).rejected().failed(OUTAGE)
+    assert isinstance(walk.end, SessionUnavailable)
+    assert "nothing was processed" in walk.sentence
+    assert "may have been" not in walk.sentence
+
+
+@pytest.mark.parametrize("kind", [VARIANT, BARE])
+@pytest.mark.parametrize("request_", [SAFE, UNSAFE])
+def test_an_undocumented_rejection_renews_and_repeats_what_cannot_spend_money(
+    kind: Rejection, request_: Request
+) -> None:
+    walk = Walk(request_).rejected(kind)
+    assert isinstance(walk.step, Renew)
+    assert walk.step.needed
+    assert walk.told(Renewed(token("b"))).step == Send(fresh=False)
+
+
+@pytest.mark.parametrize("kind", [VARIANT, BARE])
+@pytest.mark.parametrize(("request_", "kept"), [(ORDER, True), (ORDER, False), (SAFE, False), (UNSAFE, False)])
+@pytest.mark.parametrize(
+    "renewal", [Renewed(token("b")), Renewed(token()), Failed(OUTAGE)], ids=["new", "same", "outage"]
+)
+def test_an_undocumented_rejection_that_may_not_be_repeated_is_delivered_whatever_becomes_of_the_renewal(
+    kind: Rejection, request_: Request, kept: bool, renewal: Result
+) -> None:
+    walk = Walk(request_).rejected(kind, kept=kept)
+    assert isinstance(walk.step, Renew)
+    assert not walk.step.needed
+    walk.told(renewal)
+    assert (walk.end, walk.sends) == (Deliver(), 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "request_", "delivered"),
+    [(VARIANT, SAFE, False), (VARIANT, UNSAFE, True), (BARE, SAFE, True), (BARE, UNSAFE, True)],
+)
+def test_an_outage_after_an_undocumented_rejection_is_told_of_only_where_sending_again_is_harmless(
+    kind: Rejection, request_: Request, delivered: bool
+) -> None:
+    walk = Walk(request_).rejected(kind).failed(OUTAGE)
+    assert isinstance(walk.end, Deliver if delivered else SessionUnavailable)
+    assert delivered or "may have been processed" in walk.sentence
+
+
+def test_an_error_after_a_repeated_variant_says_that_it_may_have_been_processed() -> None:
+    walk = Walk(UNSAFE).rejected(VARIANT).told(Renewed(token("b"))).failed(unreachable("tls"))
+    assert "may have been processed" in walk.sentence
+
+
+def test_an_error_after_a_repeated_documented_rejection_says_that_nothing_was_processed() -> None:
+    walk = Walk(ORDER).rejected().told(Renewed(token("b"))).failed(unreachable("tls"))
+    assert "nothing was processed" in walk.sentence
+
+
+def test_the_same_token_again_is_delivered_and_pauses_the_route() -> None:
+    walk = Walk(ORDER).rejected().told(Renewed(token("a")))
+    assert walk.end == Deliver(counted="same_token")
+    assert walk.history.pauses.paused(ORDER.route, 0.5)
+
+
+@pytest.mark.parametrize("kind", [DOCUMENTED, VARIANT, BARE])
+def test_a_rejection_after_a_renewal_is_delivered_and_pauses_the_route(kind: Rejection) -> None:
+    walk = Walk(SAFE).rejected(kind).told(Renewed(token("b"))).rejected(kind, token("b"))
+    assert walk.end == Deliver(retried=True, counted="rejected")
+    assert walk.history.pauses.paused(SAFE.route, 0.5)
+
+
+def test_a_rejection_on_a_paused_route_is_delivered_without_a_renewal() -> None:
+    walk = Walk(SAFE)
+    walk.history.pauses.rejected_again(SAFE.route, 0.0)
+    assert walk.rejected().end == Deliver()
+
+
+def test_a_paused_route_goes_on_with_a_token_that_was_replaced_elsewhere() -> None:
+    walk = Walk(SAFE)
+    walk.history.pauses.rejected_again(SAFE.route, 0.0)
+    assert isinstance(walk.rejected(replaced=True).step, Renew)
+
+
+def test_a_token_that_was_good_on_the_route_is_renewed_once_more_and_the_route_does_not_pause() -> None:
+    walk = Walk(SAFE).rejected().told(Renewed(token("b")))
+    second = token("b")
+    walk.history.accepted(second, SAFE.route)
+    walk.rejected(of=second)
+    assert walk.told(Renewed(token("c"))).step == Send(fresh=False)
+    third = token("c")
+    walk.history.accepted(third, SAFE.route)
+    assert walk.rejected(of=third).end == Deliver(retried=True, counted="rejected")
+    assert not walk.history.pauses.paused(SAFE.route, 0.0)
+
+
+def test_tokens_that_others_replace_meanwhile_are_followed_up_to_a_bound() -> None:
+    walk = Walk(SAFE)
+    for number in range(MOST_REJECTIONS - 1):
+        walk.rejected(of=token(str(number)), replaced=True).told(Renewed(token(str(number + 1))))
+        assert isinstance(walk.step, Send)
+    assert isinstance(walk.rejected(of=token("last"), replaced=True).end, Deliver)
+
+
+@pytest.mark.parametrize("source", [Source.HARVEST, Source.STORE])
+def test_a_found_token_that_died_with_the_one_before_is_replaced_too(source: Source) -> None:
+    walk = Walk(SAFE).rejected().told(Renewed(token("b", source=source))).rejected(of=token("b", source=source))
+    assert isinstance(walk.step, Renew)
+
+
+def test_beyond_the_bound_over_all_routes_a_rejection_is_delivered() -> None:
+    history = RejectionHistory()
+    for number in range(20):
+        assert isinstance(Walk(Request(f"GET /{number % 2}", safe=True, guarded=False), history).rejected().step, Renew)
+    assert Walk(SAFE, history).rejected().told(Probed(Verdict.REJECTED, replaced=False)).end == Deliver(
+        counted="rejected"
+    )
+
+
+def test_a_renewal_that_others_began_counts_for_nobody_else() -> None:
+    history = RejectionHistory()
+    for _ in range(100):
+        assert isinstance(Walk(SAFE, history).rejected(replaced=True).step, Renew)
+    assert isinstance(Walk(SAFE, history).rejected().step, Renew)
+
+
+# Probes
+
+
+def lost_route(walk: Walk) -> None:
+    """Let two other routes begin renewals."""
+    walk.history.may_begin_renewal("GET /x", 0.0)
+    walk.history.may_begin_renewal("GET /y", 0.0)
+
+
+OWN = token(own_login=True)
+
+
+@pytest.mark.parametrize("kind", [DOCUMENTED, VARIANT, BARE])
+def test_a_callers_own_login_is_probed_before_it_is_replaced(kind: Rejection) -> None:
+    assert Walk(SAFE).rejected(kind, OWN).step == Probe(OWN)
+
+
+def test_a_callers_own_login_that_was_accepted_on_the_route_needs_no_probe() -> None:
+    walk = Walk(ORDER)
+    walk.history.accepted(OWN, ORDER.route)
+    assert isinstance(walk.rejected(DOCUMENTED, OWN).step, Renew)
+
+
+@pytest.mark.parametrize("kind", [VARIANT, BARE])
+def test_a_doubtful_rejection_of_a_callers_own_login_is_probed_even_where_it_was_accepted(kind: Rejection) -> None:
+    walk = Walk(SAFE)
+    walk.history.accepted(OWN, SAFE.route)
+    assert walk.rejected(kind, OWN).step == Probe(OWN)
+
+
+def test_a_rejected_login_of_a_caller_needs_no_probe_since_it_logs_in_again() -> None:
+    login = Request("POST /v3/customers/login", safe=False, guarded=False, logs_in=True)
+    assert isinstance(Walk(login).rejected(DOCUMENTED, OWN).step, Renew)
+
+
+def test_the_token_is_probed_when_several_routes_began_renewals_lately() -> None:
+    walk = Walk(SAFE)
+    lost_route(walk)
+    assert isinstance(walk.rejected(BARE).step, Probe)
+
+
+def test_a_token_that_is_being_replaced_is_not_probed() -> None:
+    walk = Walk(SAFE)
+    lost_route(walk)
+    assert isinstance(walk.rejected(BARE, OWN, replaced=True).step, Renew)
+
+
+@pytest.mark.parametrize("request_", EVERY)
+def test_a_probe_that_is_accepted_delivers_the_answer_and_pauses_the_route(request_: Request) -> None:
+    walk = Walk(request_).rejected(VARIANT, OWN).told(Probed(Verdict.ACCEPTED, replaced=False))
+    assert walk.end == Deliver(counted="probed")
+    assert walk.history.pauses.paused(request_.route, 0.5)
+
+
+def test_a_probe_that_is_rejected_renews() -> None:
+    walk = Walk(SAFE).rejected(BARE, OWN).told(Probed(Verdict.REJECTED, replaced=False))
+    assert isinstance(walk.step, Renew)
+
+
+@pytest.mark.parametrize("kind", [VARIANT, BARE])
+def test_a_callers_own_login_is_not_given_up_while_nobody_knows(kind: Rejection) -> None:
+    assert isinstance(Walk(SAFE).rejected(kind, OWN).told(Probed(Verdict.UNKNOWN, replaced=False)).end, Deliver)
+
+
+def test_a_documented_rejection_of_a_callers_own_login_that_cannot_be_probed_is_a_503() -> None:
+    walk = Walk(ORDER).rejected(DOCUMENTED, OWN).told(Probed(Verdict.UNKNOWN, replaced=False))
+    assert isinstance(walk.end, SessionUnavailable)
+    assert "nothing was processed" in walk.sentence
+
+
+def test_a_probe_that_cannot_be_made_does_not_keep_another_token_from_being_replaced() -> None:
+    walk = Walk(SAFE)
+    lost_route(walk)
+    assert isinstance(walk.rejected(DOCUMENTED).told(Probed(Verdict.UNKNOWN, replaced=False)).step, Renew)
+
+
+# Every walk there is
+
+
+errors = st.sampled_from(
+    [
+        *BEGUN,
+        reset(),
+        reset(sent=False),
+        unreachable(),
+        unreachable("tls"),
+        OUTAGE,
+        Overloaded("Busy; nothing was sent."),
+    ]
+)
+tokens = st.builds(token, st.sampled_from("abc"), own_login=st.booleans(), source=st.sampled_from(Source))
+answers_to: dict[type[Step], Callable[[], st.SearchStrategy[Result]]] = {
+    Send: lambda: st.one_of(
+        st.builds(Answered, tokens),
+        st.builds(Failed, errors, st.booleans()),
+        st.builds(
+            Rejected,
+            st.sampled_from([DOCUMENTED, VARIANT, BARE]),
+            tokens,
+            st.floats(0, 100),
+            st.booleans(),
+            st.booleans(),
+        ),
+    ),
+    Renew: lambda: st.one_of(st.builds(Renewed, tokens), st.builds(Failed, st.just(OUTAGE))),
+    Probe: lambda: st.builds(Probed, st.sampled_from(Verdict), st.booleans()),
+}
+
+
+@given(st.data(), st.sampled_from(EVERY))
+def test_no_walk_sends_twice_without_a_proof_and_every_sentence_is_true(data: st.DataObject, request_: Request) -> None:
+    walk = Walk(request_)
+    lost_route(walk)
+    in_doubt = was_sent = answered = False
+    while walk.step is not None:
+        step = walk.step
+        if isinstance(step, Send):
+            # Never again what may have been processed, unless that is harmless or CardCash refused the token so.
+            assert not (in_doubt and request_.guarded)
+            result = data.draw(answers_to[Send]())
+            if isinstance(result, Failed):
+                in_doubt = in_doubt or result.error.sent
+                was_sent = was_sent or result.error.sent
+            else:
+                was_sent = answered = True
+                in_doubt = in_doubt or not (isinstance(result, Rejected) and result.kind is DOCUMENTED)
+        else:
+            result = data.draw(answers_to[type(step)]())
+        walk.told(result)
+    assert walk.sends <= MOST_REJECTIONS + 1
+    if isinstance(walk.end, ProxyError):
+        sentence = walk.sentence.lower()
+        assert not (was_sent and "nothing was sent" in sentence)
+        assert not (in_doubt and "nothing was processed" in sentence)
+        assert in_doubt == walk.end.sent
+        # An order that was answered in any way but the documented refusal is never turned into an error.
+        assert not (in_doubt and answered and request_.guarded and not isinstance(result, Failed))

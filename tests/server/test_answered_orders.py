@@ -1,0 +1,96 @@
+"""An order that was answered is delivered: no outage, refusal or drain turns it into an error."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.conftest import StartProxy
+from tests.server.harness import Peer, RawUpstream, Running, answer, until
+
+VARIANT = answer(401, b'{"message":["jwt expired"]}')
+OUTAGE = answer(503, b"<html>down</html>")
+REFUSED = answer(400, b'{"message":["no x-cc-app was found"]}')
+
+
+@pytest.mark.parametrize("line", ["POST /orders?checkout=condensed", "PUT /orders/7"])
+@pytest.mark.parametrize("session", [OUTAGE, REFUSED], ids=["outage", "refusal"])
+async def test_an_order_answered_with_a_variant_comes_down_whatever_becomes_of_the_renewal(
+    upstream: RawUpstream, proxy: Running, line: str, session: bytes
+) -> None:
+    await proxy.ask("GET /carts")
+    upstream.answers.append(VARIANT)
+    upstream.session_answers += [session] * 10
+    got = await proxy.ask(line, body=b"{}")
+    assert (got.status, got.body) == (401, b'{"message":["jwt expired"]}')
+    assert got.values("retry-after") == []
+    assert len(upstream.requests) == 2
+
+
+async def test_an_order_answered_with_a_variant_comes_down_while_the_proxy_drains(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = await start_proxy(DRAIN__TIMEOUT="0.3")
+    await proxy.ask("GET /carts")
+
+    async def silent(peer: Peer) -> None:
+        await asyncio.Event().wait()
+
+    upstream.answers.append(VARIANT)
+    upstream.session_answers.append(silent)
+    asked = asyncio.create_task(proxy.ask("POST /orders", body=b"{}"))
+    await until(lambda: len(upstream.sessions) == 2)
+    stopped = asyncio.create_task(proxy.proxy.run())
+    proxy.proxy.request_stop()
+    got = await asked
+    assert (got.status, got.body) == (401, b'{"message":["jwt expired"]}')
+    await stopped
+
+
+async def test_a_purchase_behind_a_head_is_not_sent_twice(upstream: RawUpstream, proxy: Running) -> None:
+    upstream.answers.append(answer(400))
+    got = await proxy.ask("HEAD /orders", b"X-HTTP-Method-Override: PUT")
+    assert got.status == 400
+    assert len(upstream.requests) == 1
+
+
+async def test_a_dropped_cart_whose_repeat_finds_all_connections_busy_is_told_that_it_may_have_been_processed(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = await start_proxy(UPSTREAM__MAX_CONNECTIONS="1", UPSTREAM__CONNECT_TIMEOUT="0.3")
+    await proxy.ask("GET /carts")
+    go, arrived = asyncio.Event(), asyncio.Event()
+
+    async def drop(peer: Peer) -> None:
+        await peer.body()
+        arrived.set()
+        await go.wait()
+        peer.reset()
+
+    async def silent(peer: Peer) -> None:
+        await asyncio.Event().wait()
+
+    upstream.answers += [drop, silent]
+    cart = asyncio.create_task(proxy.ask("POST /carts", body=b"{}"))
+    await arrived.wait()
+    other = asyncio.create_task(proxy.ask("GET /wallets"))
+    await until(lambda: proxy.sample("requests_in_flight") == 2)
+    go.set()
+    got = await cart
+    assert got.code == "overloaded"
+    assert "may have been processed" in got.json["message"][0]
+    assert "nothing was" not in got.json["message"][0]
+    other.cancel()
+
+
+async def test_the_documented_rejection_of_an_order_in_an_outage_says_that_nothing_was_processed(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    await proxy.ask("GET /carts")
+    upstream.answers.append(answer(400, b'{"message":["no Authorization token was found"]}'))
+    upstream.session_answers += [REFUSED]
+    got = await proxy.ask("POST /orders", body=b"{}")
+    assert (got.status, got.code) == (503, "session_unavailable")
+    assert "nothing was processed" in got.json["message"][0]
+    assert len(upstream.requests) == 2
