@@ -27,7 +27,7 @@ RENEWALS: Final = (
 )
 
 HARVESTS: Final = ("adopted", "unchanged", "late", "malformed", "anonymous")
-RETRIES: Final = ("accepted", "rejected", "same_token", "not_repeatable")
+RETRIES: Final = ("accepted", "rejected", "same_token", "probed", "not_repeatable")
 
 STORE_OPERATIONS: Final = (
     *(("load", "ok"), ("load", "empty"), ("load", "failed")),
