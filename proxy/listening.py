@@ -26,6 +26,9 @@ BACKLOG = 1024
 _OTHER_DESCRIPTORS = 24
 #: More than any proxy of this kind serves.
 _MANY_DESCRIPTORS = 65536
+#: So often, and with so many seconds in between, a listener's queue is tried when an error came out of it.
+_MOST_REFUSALS = 100
+_REFUSAL_PAUSE = 0.01
 #: Seconds given to connections to end after the server was told to stop.
 LAST_SECONDS = 0.5
 
@@ -121,14 +124,31 @@ async def accept_from(server: Callable[[], asyncio.BaseProtocol], sock: socket.s
 
 
 async def accept_rest(listener: asyncio.Server, server: Callable[[], asyncio.BaseProtocol]) -> None:
-    """Take in who stands in the queue of a listener that is about to be closed: with it they would be reset."""
-    loop = asyncio.get_running_loop()
+    """Take in who stands in the queue of a listener that is about to be closed: with it they would be reset.
+
+    An error, of one of them or for want of descriptors, which come free as others end, is not the end of the rest.
+    """
     for sock in listener.sockets:
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as same:
-            same.setblocking(False)
-            while True:  # until nobody is left
+        for _ in range(_MOST_REFUSALS):
+            try:
+                await _accept_all(sock.fileno(), server)
+                break
+            except OSError:
+                await asyncio.sleep(_REFUSAL_PAUSE)
+
+
+async def _accept_all(descriptor: int, server: Callable[[], asyncio.BaseProtocol]) -> None:
+    if descriptor < 0:
+        return  # closed already
+    loop = asyncio.get_running_loop()
+    with socket.socket(fileno=os.dup(descriptor)) as same:
+        same.setblocking(False)
+        while True:
+            try:
                 connection, _ = same.accept()
-                await loop.connect_accepted_socket(server, connection)
+            except BlockingIOError:
+                return  # nobody is left
+            await loop.connect_accepted_socket(server, connection)
 
 
 def _prepare(sock: socket.socket) -> None:

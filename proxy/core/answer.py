@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.core.dialect import LIFETIME_HEADER, SESSION_ID_HEADER, TOKEN_HEADER, RawHeaders
+from proxy.core.dialect import APP_HEADER, LIFETIME_HEADER, SESSION_ID_HEADER, TOKEN_HEADER, RawHeaders
 from proxy.core.headers import HOP_BY_HOP, NO_NAMES, OPTIONS, names_of
 
 #: What a line is beyond one that just goes down.
-_PLAIN, _DROPPED, _LENGTH, _CHUNKED, _CONNECTION, _KEEP_ALIVE, _LOCATION, _PRIVATE = range(8)
+_PLAIN, _DROPPED, _LENGTH, _CHUNKED, _CONNECTION, _KEEP_ALIVE, _LOCATION, _PRIVATE, _DATE = range(9)
 #: Never handed down (CONTRACT "What a caller sees"); the framing is written anew, `X-Request-ID` is the one sent up.
 _KINDS: Final = {
     **dict.fromkeys(HOP_BY_HOP, _DROPPED),
@@ -23,19 +23,23 @@ _KINDS: Final = {
     b"proxy-authenticate": _DROPPED,
     b"proxy-authentication-info": _DROPPED,
     SESSION_ID_HEADER: _DROPPED,
+    APP_HEADER: _DROPPED,
     b"set-cookie2": _DROPPED,
     b"content-length": _LENGTH,
     b"transfer-encoding": _CHUNKED,
     b"connection": _CONNECTION,
     b"keep-alive": _KEEP_ALIVE,
     b"location": _LOCATION,
+    b"date": _DATE,
     # Where a refreshed token and its lifetime stand (API.md 2).
     TOKEN_HEADER: _PRIVATE,
     LIFETIME_HEADER: _PRIVATE,
     b"set-cookie": _PRIVATE,
 }
-_SECRET: Final = frozenset({TOKEN_HEADER, SESSION_ID_HEADER, b"set-cookie", b"set-cookie2"})
+_SECRET: Final = frozenset({TOKEN_HEADER, SESSION_ID_HEADER, APP_HEADER, b"set-cookie", b"set-cookie2"})
 _KEEP_ALIVE_TIMEOUT: Final = re.compile(rb"(?:\A|[,;\s])timeout\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
+#: Bytes of a secret that is not met by chance inside another word.
+_LONG: Final = 8
 #: Lines that are remembered, and bytes of the longest: together some 300 kB at most.
 _MOST_REMEMBERED: Final = 1024
 _LONGEST_REMEMBERED: Final = 128
@@ -58,6 +62,7 @@ class AnswerFields:
         "_lines",
         "chunked",
         "content_length",
+        "dated",
         "down",
         "keep_alive_timeout",
         "locations",
@@ -80,6 +85,8 @@ class AnswerFields:
         self.private = False
         #: There is a `Location` among `down`.
         self.locations = False
+        #: There is a `Date` among `down`.
+        self.dated = False
         known, down = _known, self.down
         for text in lines:
             line = known.get(text)
@@ -94,6 +101,7 @@ class AnswerFields:
             raise ValueError("Content-Length beside Transfer-Encoding")
         if not self.nominated <= OPTIONS:
             self.down = [text for text in down if _name(text) not in self.nominated]
+            self.dated = self.dated and b"date" not in self.nominated
 
     def _take(self, line: _Line) -> None:
         kind = line.kind
@@ -113,7 +121,10 @@ class AnswerFields:
         elif kind == _KEEP_ALIVE:
             self.keep_alive_timeout = line.length
         else:
-            self.locations = True
+            if kind == _DATE:
+                self.dated = True
+            else:
+                self.locations = True
             self.down.append(line.down)
 
     @property
@@ -139,7 +150,7 @@ def _read(text: bytes) -> _Line:
     low = name.lower()
     kind = _KINDS.get(low, _PLAIN)
     down, length, names = b"", 0, NO_NAMES
-    if kind in (_PLAIN, _LOCATION):
+    if kind in (_PLAIN, _LOCATION, _DATE):
         down = name + b": " + value
     elif kind == _LENGTH:
         # llhttp refuses lists of lengths already; a length over 2^63 is none.
@@ -173,14 +184,29 @@ class Rewrite:
     origins: tuple[bytes, ...]
 
 
-def for_client(fields: AnswerFields, *, host: bytes | None, rewrite: Rewrite) -> Iterable[bytes]:
+def for_client(
+    fields: AnswerFields, *, host: bytes | None, rewrite: Rewrite, secrets: Iterable[bytes] = ()
+) -> Iterable[bytes]:
     """Return the field lines for the caller, without CRLF, framing and `X-Request-ID`.
 
-    `host` is the caller's `Host`: a `Location` at the upstream's own origin leads back through it.
+    `host` is the caller's `Host`: a `Location` at the upstream's own origin leads back through it. A line in which one of
+    `secrets` stands is left out, whatever its name.
     """
+    lines = fields.down
+    if exposes(b"\r\n".join(lines), secrets):
+        lines = [line for line in lines if not exposes(line, secrets)]
     if not fields.locations:
-        return fields.down
-    return [_rewritten(line, host, rewrite) if _name(line) == b"location" else line for line in fields.down]
+        return lines
+    return [_rewritten(line, host, rewrite) if _name(line) == b"location" else line for line in lines]
+
+
+def exposes(text: bytes, secrets: Iterable[bytes]) -> bool:
+    """Say whether one of `secrets`, each in lower case, stands in `text`; a short one only as a word of its own."""
+    low = text.lower()
+    return any(
+        secret in low and (len(secret) >= _LONG or re.search(rb"(?<![a-z0-9])%b(?![a-z0-9])" % re.escape(secret), low))
+        for secret in secrets
+    )
 
 
 def _rewritten(line: bytes, host: bytes | None, rewrite: Rewrite) -> bytes:

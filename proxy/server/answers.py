@@ -22,7 +22,7 @@ def send_json(exchange: Exchange, status: int, body: object, lines: Sequence[byt
     head = [
         b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode()),
         b"Content-Type: application/json",
-        b"Date: %b" % formatdate(usegmt=True).encode("ascii"),
+        date_line(),
         b"Content-Length: %d" % length,
         *lines,
         b"X-Request-ID: %b" % request_id.encode("ascii"),
@@ -40,6 +40,11 @@ def send_error(exchange: Exchange, error: ProxyError, *, request_id: str) -> Non
         lines.append(b"Retry-After: %d" % max(1, math.ceil(error.retry_after)))
     body = {"message": [str(error)], "error": error.code}
     send_json(exchange, error.status, body, lines, request_id=request_id)
+
+
+def date_line() -> bytes:
+    """Say when the answer was made, or came without saying so itself (RFC 9110, 6.6.1)."""
+    return b"Date: %b" % formatdate(usegmt=True).encode("ascii")
 
 
 def connection_lines(exchange: Exchange) -> tuple[bytes, ...]:

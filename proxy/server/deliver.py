@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from proxy.core.answer import Rewrite, for_client
+from collections.abc import Collection
+
+from proxy.core.answer import Rewrite, exposes, for_client
 from proxy.core.errors import CallerGone, ProxyError, UpstreamError
 from proxy.core.token import Token
-from proxy.server.answers import NAME, connection_lines
+from proxy.server.answers import NAME, connection_lines, date_line
 from proxy.server.exchange import Exchange
 from proxy.server.record import Record
 from proxy.upstream import Response
@@ -69,9 +71,27 @@ class Answer:
         self.response.close()
 
 
-async def deliver(exchange: Exchange, answer: Answer, record: Record, *, host: bytes | None, rewrite: Rewrite) -> None:
+def known_by(app_id: str, *tokens: Token | None) -> Collection[bytes]:
+    """List what CardCash knows the proxy by: nothing of it may stand in an answer's head on its way down."""
+    found = {app_id.lower().encode()}
+    for token in tokens:
+        if token is not None:
+            found |= {token.value.lower().encode(), (token.app_id or app_id).lower().encode()}
+    return found
+
+
+async def deliver(
+    exchange: Exchange,
+    answer: Answer,
+    record: Record,
+    *,
+    host: bytes | None,
+    rewrite: Rewrite,
+    secrets: Collection[bytes],
+) -> None:
     """Hand an answer down: one write when all of it is here, else piece by piece with back-pressure.
 
+    Returns when a request that was answered early is out as well (RFC 9110, 7.5): its caller may still be sending it.
     Raises the upstream's error after the connection was broken for the caller to see, `CallerGone` when it left.
     """
     response = answer.response
@@ -79,10 +99,12 @@ async def deliver(exchange: Exchange, answer: Answer, record: Record, *, host: b
         complete = answer.complete
         pieces = answer.take() if response.has_body else []
         lines = [
-            b"HTTP/1.1 %d %b" % (answer.status, response.reason),
-            *for_client(response.fields, host=host, rewrite=rewrite),
+            b"HTTP/1.1 %d %b" % (answer.status, b"" if exposes(response.reason, secrets) else response.reason),
+            *for_client(response.fields, host=host, rewrite=rewrite, secrets=secrets),
             b"X-Request-ID: " + record.request_id.encode("ascii"),
         ]
+        if not response.fields.dated:
+            lines.append(date_line())
         if answer.details:
             details = b", ".join(b'%b; details="%b"' % (NAME, detail) for detail in answer.details)
             lines.append(b"Proxy-Status: " + details)
@@ -98,7 +120,7 @@ async def deliver(exchange: Exchange, answer: Answer, record: Record, *, host: b
                 lines.append(b"Content-Length: %d" % sum(map(len, pieces)))
             else:
                 exchange.close_after()
-        if not exchange.body_at_end():
+        if not exchange.body_at_end() and not response.uploading:
             exchange.close_after()
         lines += *connection_lines(exchange), b"\r\n"
         record.status = answer.status
@@ -109,6 +131,8 @@ async def deliver(exchange: Exchange, answer: Answer, record: Record, *, host: b
         exchange.send(b"".join((b"\r\n".join(lines), *pieces)))
         if response.has_body and not complete:
             await _stream(exchange, answer, chunked=chunked)
+        while response.uploading:
+            await response.wait()
     except CallerGone:
         exchange.abort()
         raise

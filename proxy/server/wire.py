@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import os
 import re
 import select
 import socket
@@ -138,13 +137,13 @@ class CallerConnection(asyncio.Protocol):
         if transport is None:
             return
         sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            # uvloop's socket object cannot set options; the descriptor can.
-            try:
-                with socket.socket(fileno=os.dup(sock.fileno())) as same:
-                    same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            except OSError:
-                pass
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and sock.fileno() >= 0:
+            # uvloop's socket object cannot set options. No second descriptor: there may be none left, and without the reset
+            # an answer that the end of its connection delimits would look complete.
+            same = socket.socket(sock.family, socket.SOCK_STREAM, fileno=sock.fileno())
+            with contextlib.suppress(OSError):
+                same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            same.detach()
         transport.abort()
 
     def break_off(self) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 
 import pytest
 
@@ -32,7 +34,33 @@ async def test_an_answer_without_reason_and_content_type_gets_none(upstream: Raw
     upstream.answers.append(b"HTTP/1.1 500 \r\nContent-Length: 0\r\n\r\n")
     got = await proxy.ask("GET /a")
     assert got.head.startswith(b"HTTP/1.1 500 \r\n")
-    assert [name.lower() for name, _ in got.fields] == [b"x-request-id", b"content-length"]
+    assert [name.lower() for name, _ in got.fields] == [b"x-request-id", b"date", b"content-length"]
+
+
+@pytest.mark.parametrize("line", [None, b"Connection: Date\r\nDate: yesterday"])
+@pytest.mark.parametrize("status", [200, 204, 304, 400, 500])
+async def test_an_answer_without_a_date_gets_one(
+    upstream: RawUpstream, proxy: Running, line: bytes | None, status: int
+) -> None:
+    upstream.answers.append(answer(status, b"", *filter(None, [line]), length=status != 204))
+    before = int(time.time())
+    got = await proxy.ask("GET /a")
+    date = got.value("date")
+    assert date is not None and date.endswith(b" GMT")
+    assert before <= parsedate_to_datetime(date.decode()).timestamp() <= time.time()
+
+
+@pytest.mark.parametrize("value", [b"yesterday", b"", b"Tue, 09 Nov 2010 14:49:00 GMT"])
+async def test_a_date_of_cardcash_comes_down_as_it_is(upstream: RawUpstream, proxy: Running, value: bytes) -> None:
+    upstream.answers.append(answer(200, b"", b"dAtE: " + value))
+    got = await proxy.ask("GET /a")
+    assert [field for field in got.fields if field[0].lower() == b"date"] == [(b"dAtE", value)]
+
+
+async def test_a_later_minor_version_comes_down_as_1_1(upstream: RawUpstream, proxy: Running) -> None:
+    upstream.answers.append(b"HTTP/1.2 201 Created\r\nContent-Length: 2\r\n\r\nok")
+    got = await proxy.ask("POST /orders", body=b"{}")
+    assert (got.version, got.status, got.body) == (b"HTTP/1.1", 201, b"ok")
 
 
 async def test_a_compressed_answer_stays_compressed(upstream: RawUpstream, proxy: Running) -> None:
