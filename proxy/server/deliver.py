@@ -71,7 +71,7 @@ class Answer:
         self.response.close()
 
 
-def known_by(app_id: str, *tokens: Token | None) -> Collection[bytes]:
+def secrets_of(app_id: str, *tokens: Token | None) -> Collection[bytes]:
     """List what CardCash knows the proxy by: nothing of it may stand in an answer's head on its way down."""
     found = {app_id.lower().encode()}
     for token in tokens:

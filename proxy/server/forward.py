@@ -14,7 +14,7 @@ from proxy.core.token import Token
 from proxy.server.accounts import Accounts
 from proxy.server.answers import send_error
 from proxy.server.bodies import NO_BODY, Bodies, Body
-from proxy.server.deliver import Answer, deliver, known_by
+from proxy.server.deliver import Answer, deliver
 from proxy.server.exchange import Exchange
 from proxy.server.guard import Admitted, Guard
 from proxy.server.outgoing import Injected, Outgoing, Sender
@@ -95,9 +95,8 @@ class Forwarder:
         finally:
             body.release()
         try:
-            hidden = known_by(self._injected.app_id(), answer.token, self._keeper.current())
-            rewrite = self._injected.rewrite
-            await deliver(exchange, answer, record, host=fields.host, rewrite=rewrite, secrets=hidden)
+            rewrite, secrets = self._injected.rewrite, self._sender.known_by(answer)
+            await deliver(exchange, answer, record, host=fields.host, rewrite=rewrite, secrets=secrets)
         except UpstreamError as error:
             self._metrics.upstream_errors.labels(error.kind).inc()
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -39,7 +39,7 @@ from proxy.core.rejections import RejectionHistory
 from proxy.core.token import Token
 from proxy.server.accounts import Accounts
 from proxy.server.bodies import Body
-from proxy.server.deliver import Answer
+from proxy.server.deliver import Answer, secrets_of
 from proxy.server.guard import Admitted
 from proxy.server.record import Record
 from proxy.session.keeper import SessionKeeper
@@ -216,6 +216,10 @@ class Sender:
             self._written_for = (token, app_id)
             self._written = b"x-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (app_id.encode("ascii"), token.bearer)
         return self._written
+
+    def known_by(self, answer: Answer) -> Collection[bytes]:
+        """List what CardCash knows us by, when it answers: nothing of it may come down in the answer's head."""
+        return secrets_of(self._injected.app_id(), answer.token, self._keeper.current())
 
     def _harvest(self, headers: dialect.RawHeaders, status: int, request: Outgoing, token: Token) -> None:
         wall = self._clock.now().wall
