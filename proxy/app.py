@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -37,7 +38,7 @@ from proxy.session.keeper import SessionKeeper
 from proxy.session.login import Credentials, SessionCalls
 from proxy.session.stores import Binding
 from proxy.session.stores.factory import open_store
-from proxy.settings import Settings
+from proxy.settings import Settings, proxy_variables
 from proxy.telemetry.logs import log
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.watch import SessionWatch
@@ -129,7 +130,8 @@ class Proxy:
             await self.secrets.look()  # the supervisor has read the files, perhaps long ago
         origin = Origin.parse(settings.upstream.origin)
         ssl_context = tls_context(settings.upstream.ca_file) if origin.scheme == "https" else None
-        tunnel = ProxyTunnel.from_environment(origin) if settings.upstream.trust_env else None
+        variables = proxy_variables(settings.upstream.origin, os.environ) if settings.upstream.trust_env else None
+        tunnel = ProxyTunnel(variables.host, variables.port, variables.authorization) if variables else None
         reach = partial(
             Upstream,
             origin,

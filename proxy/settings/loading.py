@@ -13,6 +13,7 @@ from proxy.settings.catalogue import CONFIG_VARIABLE, leaves
 from proxy.settings.model import Settings
 from proxy.settings.network import is_plain_to_elsewhere
 from proxy.settings.parsing import Bad, file_path
+from proxy.settings.proxy_variables import proxy_variables
 from proxy.settings.secret import Secret, SecretFileError, SecretForm, read_secret_file
 from proxy.settings.sources import Given, Layer, from_environment, from_file, from_flags, merged
 
@@ -62,7 +63,7 @@ def load_settings(
     faults += found
     if whole:
         faulty |= invalid
-        faults += [text for paths, text in _cross_checks(settings, layers) if not faulty & paths]
+        faults += [text for paths, text in _cross_checks(settings, layers, environ) if not faulty & paths]
     if faults:
         raise SettingsError(list(dict.fromkeys(faults)))
     return settings
@@ -147,7 +148,9 @@ def _origin(layers: list[Layer], path: str) -> str:
     return next((layer.given[path].where for layer in layers if path in layer.given), "default")
 
 
-def _cross_checks(settings: Settings, layers: list[Layer]) -> Iterator[tuple[set[str], str]]:
+def _cross_checks(
+    settings: Settings, layers: list[Layer], environ: Mapping[str, str]
+) -> Iterator[tuple[set[str], str]]:
     """Yield what is wrong between settings: the paths involved, and the sentence."""
 
     def named(path: str) -> str:
@@ -159,6 +162,11 @@ def _cross_checks(settings: Settings, layers: list[Layer]) -> Iterator[tuple[set
             f"{named('upstream.origin')}: plain http would send the session over the network unprotected; "
             "use https://, or set upstream.allow_plain_http to true",
         )
+    if settings.upstream.trust_env:
+        try:
+            proxy_variables(settings.upstream.origin, environ)
+        except Bad as bad:
+            yield {"upstream.trust_env"}, str(bad)
     login = settings.login
     if login.email is not None and login.password is None:
         yield (

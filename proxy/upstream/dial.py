@@ -39,21 +39,24 @@ async def dial(
     Raises:
         UpstreamUnreachable: with kind dns, refused, connect_timeout, tls, unreachable or proxy.
     """
-    host = origin.host if proxy is None else proxy.host
+    # Who is at the other end while it fails: the proxy until the tunnel is open, then CardCash.
+    tunnel: asyncio.Transport | None = None
     try:
         async with asyncio.timeout(timeout):
             if proxy is None:
                 await _direct(connection, origin, ssl_context)
             else:
-                await _tunnelled(connection, origin, ssl_context, proxy)
+                tunnel = await open_tunnel(await _socket(proxy.host, proxy.port), proxy, origin)
+                await _through(tunnel, connection, origin, ssl_context)
     except UpstreamUnreachable:
         raise
     except (OSError, UnicodeError) as error:  # TimeoutError, gaierror and SSLError are among them
-        failure = failures.connecting(error, host)
-        if proxy is not None and failure.kind not in {"tls", "connect_timeout"}:
-            failure.kind = "proxy"
-        if ssl_context is not None and failure.kind == "unreachable" and isinstance(error, ConnectionError):
-            failure.kind, failure.proxy_status = "tls", "tls_protocol_error"
+        if proxy is not None and tunnel is None:
+            failure = failures.connecting(error, proxy.host, is_proxy=True)
+        else:
+            failure = failures.connecting(error, origin.host)
+            if ssl_context is not None and failure.kind == "unreachable" and isinstance(error, ConnectionError):
+                failure.kind, failure.proxy_status = "tls", "tls_protocol_error"
         raise failure from error
 
 
@@ -68,12 +71,10 @@ async def _direct(connection: Connection, origin: Origin, ssl_context: ssl.SSLCo
     )
 
 
-async def _tunnelled(
-    connection: Connection, origin: Origin, ssl_context: ssl.SSLContext | None, proxy: ProxyTunnel
+async def _through(
+    transport: asyncio.Transport, connection: Connection, origin: Origin, ssl_context: ssl.SSLContext | None
 ) -> None:
     loop = asyncio.get_running_loop()
-    sock = await _socket(proxy.host, proxy.port)
-    transport = await open_tunnel(sock, proxy, origin)
     try:
         if ssl_context is None:
             transport.set_protocol(connection)

@@ -26,8 +26,15 @@ def unreachable(kind: str, why: str, proxy_status: str) -> UpstreamUnreachable:
     return UpstreamUnreachable(f"{why}{NOTHING_SENT}", kind=kind, sent=False, proxy_status=proxy_status)
 
 
-def connecting(error: BaseException, host: str) -> UpstreamUnreachable:
-    """Map what DNS, TCP and TLS raise; types of RFC 9209, section 2.3."""
+def connecting(error: BaseException, host: str, *, is_proxy: bool = False) -> UpstreamUnreachable:
+    """Map what DNS, TCP and TLS raise; types of RFC 9209, section 2.3. `is_proxy`: `host` is a proxy on the way."""
+    failure = _connecting(error, f"the proxy {host}" if is_proxy else host)
+    if is_proxy and failure.kind != "connect_timeout":
+        failure.kind = "proxy"
+    return failure
+
+
+def _connecting(error: BaseException, host: str) -> UpstreamUnreachable:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = (error.verify_message or "verification failed").rstrip(".")
         return unreachable("tls", f"The TLS certificate of {host} was not accepted ({reason})", "tls_certificate_error")
@@ -37,9 +44,9 @@ def connecting(error: BaseException, host: str) -> UpstreamUnreachable:
     if isinstance(error, ssl.CertificateError):
         return unreachable("tls", f"The TLS certificate of {host} was not accepted", "tls_certificate_error")
     if isinstance(error, socket.gaierror | UnicodeError):
-        return unreachable("dns", f"The name {host} could not be resolved", "dns_error")
+        return unreachable("dns", f"The name of {host} could not be resolved", "dns_error")
     if isinstance(error, ConnectionRefusedError):
-        return unreachable("refused", f"{host} refused the connection", "connection_refused")
+        return unreachable("refused", f"The connection to {host} was refused", "connection_refused")
     if isinstance(error, TimeoutError):
         return unreachable("connect_timeout", f"No connection to {host} could be made in time", "connection_timeout")
     number = getattr(error, "errno", None)

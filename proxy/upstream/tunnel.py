@@ -1,21 +1,15 @@
-"""A way through an HTTP proxy by CONNECT (RFC 9110, section 9.3.6), as the environment asks for it.
+"""A way through an HTTP proxy by CONNECT (RFC 9110, section 9.3.6).
 
-Owns the variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY and the handshake with the proxy. Its credentials are in
-no repr and no sentence. Must not know TLS to the origin or the pool.
+Owns the handshake with the proxy, whose credentials are in no repr and no sentence. Must not know where its address comes
+from, TLS to the origin, or the pool.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
-import ipaddress
-import os
 import re
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import unquote_to_bytes, urlsplit
 
 from proxy.core.errors import UpstreamUnreachable
 from proxy.http1 import InvalidMessage
@@ -35,55 +29,6 @@ class ProxyTunnel:
     host: str
     port: int
     authorization: bytes | None = field(default=None, repr=False)
-
-    @classmethod
-    def from_environment(cls, origin: Origin, environ: Mapping[str, str] | None = None) -> ProxyTunnel | None:
-        """Return the proxy for `origin`, None for a direct connection.
-
-        Lower-case names win; HTTP_PROXY in capitals is not read under CGI, where a caller can set it
-        (httpoxy, CVE-2016-5385).
-
-        Raises:
-            ValueError: the variable does not hold an http:// proxy; its value is not repeated.
-        """
-        env = os.environ if environ is None else environ
-        name = f"{origin.scheme}_proxy"
-        value = env.get(name)
-        if value is None and not (origin.scheme == "http" and "REQUEST_METHOD" in env):
-            value = env.get(name.upper())
-        skip = env.get("no_proxy", env.get("NO_PROXY", ""))
-        if not value or _bypassed(origin, skip):
-            return None
-        wrong = f"{name.upper()} must look like http://[user:password@]host:port."
-        try:
-            parts = urlsplit(value if "://" in value else f"http://{value}")
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            raise ValueError(wrong) from None
-        if parts.scheme != "http" or not host or parts.path not in {"", "/"}:
-            raise ValueError(wrong)
-        authorization = None
-        if parts.username is not None:
-            pair = unquote_to_bytes(parts.username) + b":" + unquote_to_bytes(parts.password or "")
-            authorization = b"Basic " + base64.b64encode(pair)
-        return cls(host, port or 80, authorization)
-
-
-def _bypassed(origin: Origin, no_proxy: str) -> bool:
-    """NO_PROXY as curl, Go and requests read it: names with all below them, `host:port`, addresses, networks."""
-    for entry in no_proxy.replace(",", " ").lower().split():
-        if entry in {"*", origin.authority}:
-            return True
-        name, colon, port = entry.rpartition(":") if entry.count(":") == 1 else (entry, "", "")
-        name = name.removeprefix("*").strip(".").strip("[]")
-        if colon and port != str(origin.port):
-            continue
-        if name and (origin.host == name or origin.host.endswith("." + name)):
-            return True
-        with contextlib.suppress(ValueError):
-            if ipaddress.ip_address(origin.host) in ipaddress.ip_network(name, strict=False):
-                return True
-    return False
 
 
 class _Handshake(asyncio.Protocol):

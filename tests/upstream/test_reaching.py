@@ -186,42 +186,6 @@ async def test_a_large_answer_and_upload_over_tls(connect: Connect, authority: t
 # Tunnels.
 
 
-@pytest.mark.parametrize(
-    ("origin", "environ", "expected"),
-    [
-        ("https://a.example", {}, None),
-        ("https://a.example", {"HTTPS_PROXY": "http://p:3128"}, ("p", 3128)),
-        ("https://a.example", {"HTTPS_PROXY": "p:3128", "https_proxy": "http://q"}, ("q", 80)),
-        ("http://a.example", {"HTTPS_PROXY": "http://p:3128"}, None),
-        ("http://a.example", {"HTTP_PROXY": "http://p:3128"}, ("p", 3128)),
-        ("http://a.example", {"HTTP_PROXY": "http://p:3128", "REQUEST_METHOD": "GET"}, None),
-        ("https://a.example", {"HTTPS_PROXY": "http://p", "NO_PROXY": "b, .example"}, None),
-        ("https://a.example", {"HTTPS_PROXY": "http://p", "NO_PROXY": "*"}, None),
-        ("https://a.example", {"HTTPS_PROXY": "http://p", "NO_PROXY": "a.example:444"}, ("p", 80)),
-        ("https://a.example", {"HTTPS_PROXY": "http://p", "no_proxy": "a.example:443"}, None),
-        ("https://a.example", {"HTTPS_PROXY": "http://p", "NO_PROXY": "xa.example,le"}, ("p", 80)),
-        ("https://10.1.2.3", {"HTTPS_PROXY": "http://p", "NO_PROXY": "10.0.0.0/8"}, None),
-        ("https://[::1]", {"HTTPS_PROXY": "http://p", "NO_PROXY": "::1"}, None),
-    ],
-)
-def test_the_environment_chooses_the_tunnel(
-    origin: str, environ: dict[str, str], expected: tuple[str, int] | None
-) -> None:
-    tunnel = ProxyTunnel.from_environment(Origin.parse(origin), environ)
-    assert (tunnel and (tunnel.host, tunnel.port)) == expected
-
-
-def test_credentials_of_a_proxy_are_in_no_repr() -> None:
-    tunnel = ProxyTunnel.from_environment(Origin.parse("https://a"), {"HTTPS_PROXY": "http://us%40er:pass:word@p:1"})
-    assert tunnel is not None
-    assert tunnel.authorization == b"Basic dXNAZXI6cGFzczp3b3Jk"
-    assert "dXN" not in repr(tunnel)
-    for value in ("https://user:word@p", "http://user:word@p:x", "http://user:word@", "socks5://user:word@p:1"):
-        with pytest.raises(ValueError, match="HTTPS_PROXY") as caught:
-            ProxyTunnel.from_environment(Origin.parse("https://a"), {"HTTPS_PROXY": value})
-        assert "user:word" not in str(caught.value)
-
-
 class Proxy:
     """A CONNECT proxy; the answer is scripted, the tunnel is real."""
 
@@ -304,6 +268,77 @@ async def test_a_proxy_that_is_not_there() -> None:
     tunnel = ProxyTunnel("127.0.0.1", free_port())
     error = await refused(Upstream(Origin("http", "a.example", 80), ssl_context=None, proxy=tunnel))
     assert error.kind == "proxy"
+    assert str(error) == "The connection to the proxy 127.0.0.1 was refused; nothing was sent."
+
+
+async def test_a_name_of_a_proxy_that_does_not_resolve() -> None:
+    tunnel = ProxyTunnel("nobody.invalid", 3128)
+    error = await refused(Upstream(Origin("http", "a.example", 80), ssl_context=None, proxy=tunnel))
+    assert error.kind == "proxy"
+    assert str(error) == "The name of the proxy nobody.invalid could not be resolved; nothing was sent."
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_behind_a_tunnel_it_is_cardcashs_certificate_that_is_judged_and_named(
+    connect: Connect, authority: trustme.CA, *, trusted: bool
+) -> None:
+    async with Proxy(b"HTTP/1.1 200 OK\r\n\r\n") as proxy:
+        context = client_tls(authority) if trusted else tls_context(None)
+        _, up = await connect(
+            answers(OK),
+            server_tls=server_tls(authority, "other.example"),
+            ssl_context=context,
+            host="localhost",
+            proxy=ProxyTunnel("127.0.0.1", proxy.port),
+        )
+        error = await refused(up)
+    assert (error.kind, error.proxy_status) == ("tls", "tls_certificate_error")
+    assert "certificate of localhost was not accepted" in str(error)
+    assert "127.0.0.1" not in str(error)
+
+
+@pytest.mark.parametrize("ends", ["hangs", "resets", "speaks no TLS"])
+async def test_behind_a_tunnel_it_is_cardcash_that_does_not_speak_tls(
+    connect: Connect, authority: trustme.CA, ends: str
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.reader.read(1)
+        if ends == "resets":
+            peer.reset()
+        elif ends == "speaks no TLS":
+            await peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await peer.gone()
+
+    wire = Wire(script)
+    await wire.start()
+    async with Proxy(b"HTTP/1.1 200 OK\r\n\r\n") as proxy:
+        up = Upstream(
+            Origin("https", "localhost", wire.port),
+            ssl_context=client_tls(authority),
+            connect_timeout=0.3,
+            proxy=ProxyTunnel("127.0.0.1", proxy.port),
+        )
+        error = await refused(up)
+    await wire.stop()
+    assert error.kind == ("connect_timeout" if ends == "hangs" else "tls")
+    assert "localhost" in str(error)
+    assert "127.0.0.1" not in str(error)
+
+
+async def test_a_proxy_that_does_not_answer_connect_is_named(authority: trustme.CA) -> None:
+    async def mute(peer: Peer) -> None:
+        await peer.gone()
+
+    wire = Wire(mute)
+    await wire.start()
+    tunnel = ProxyTunnel("127.0.0.1", wire.port)
+    up = Upstream(
+        Origin("https", "a.example", 443), ssl_context=client_tls(authority), connect_timeout=0.1, proxy=tunnel
+    )
+    error = await refused(up)
+    await wire.stop()
+    assert error.kind == "connect_timeout"
+    assert str(error) == "No connection to the proxy 127.0.0.1 could be made in time; nothing was sent."
 
 
 async def test_addresses_are_raced_and_losers_closed(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,17 @@ async def test_bad_usage_is_one_line_and_exit_code_2(arguments: list[str]) -> No
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])
+@pytest.mark.parametrize("value", ["http://p:99999", "socks5://p:1", "https://p:1", "http://", "http://p:1/path"])
+async def test_a_malformed_proxy_of_the_environment_is_one_line_and_exit_code_2(command: str, value: str) -> None:
+    done = await run(
+        command, "--listen", "nowhere", "--upstream.trust_env", "true", CARDCASH_APP_ID="x", HTTPS_PROXY=value
+    )
+    assert await done.ended() == 2
+    lines = done.err.decode().splitlines()
+    assert [line.split(" ")[1].partition("[")[0] for line in lines] == ["listen", "HTTPS_PROXY"]
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
 async def test_a_bad_configuration_is_one_line_per_fault_and_exit_code_2(command: str, tmp_path: Path) -> None:
     config = tmp_path / "proxy.yaml"
     config.write_text("limits:\n  request_bodi: 1\nlogin:\n  email: me@example.com\n")

@@ -126,8 +126,7 @@ async def test_an_address_in_use_is_one_line_and_exit_code_1(simulator: Simulato
         ("CARDCASH_WORKERS", "0", 2, "cardcash-proxy: workers (environment variable CARDCASH_WORKERS): "),
         ("CARDCASH_WORKERS", "many", 2, "cardcash-proxy: workers (environment variable CARDCASH_WORKERS): "),
         ("CARDCASH_SESSION__STORE", "file:///nowhere/session", 2, "cardcash-proxy: session.store: the folder /nowhere"),
-        # Only a worker finds this out.
-        ("HTTPS_PROXY", "socks://127.0.0.1:1", 1, "cardcash-proxy: "),
+        ("HTTPS_PROXY", "socks://127.0.0.1:1", 2, "cardcash-proxy: HTTPS_PROXY (environment) must look like "),
     ],
 )
 async def test_what_cannot_start_is_one_line(place: Path, setting: str, value: str, code: int, said: str) -> None:
