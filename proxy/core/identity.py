@@ -10,11 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from proxy.core.dialect import claims_of
+from proxy.core.login_request import same_account
 
 #: Claims that differ between any two tokens (RFC 7519, 4.1).
 _ALWAYS_DIFFERENT: Final = frozenset({"iat", "exp", "nbf", "jti"})
-#: Names, in lower case and without `_`, that say who somebody is: a third value means a third somebody.
-_WHO: Final = frozenset({"sub", "email", "customerid", "customer", "userid", "user", "uid", "accountid", "account"})
+#: Names, in lower case and without `_` and `-`, that say who somebody is: a third value means a third somebody.
+_WHO: Final = frozenset(
+    {"sub", "email", "mail", "username", "customeremail", "useremail"}
+    | {"customerid", "customer", "userid", "user", "uid", "accountid", "account"}
+)
+#: What says it within one of those: `{"customer": {"id": 5}}`.
+_WHO_WITHIN: Final = _WHO | {"id", "uuid"}
 
 #: Claims that a login changed: name → [the value before it, the value after it]; null says "not there".
 Marks = Mapping[str, Sequence[Any]]
@@ -44,9 +50,56 @@ def has_lost_login(marks: Marks, token: str) -> bool:
     added = [name for name, (before, _) in marks.items() if before is None]
     if added:
         return all(claims.get(name) is None for name in added)
-    return any(
-        claims.get(name) == before or name.replace("_", "").lower() in _WHO for name, (before, _) in marks.items()
-    )
+    return any(claims.get(name) == before or _plain(name) in _WHO for name, (before, _) in marks.items())
+
+
+def shows_another(found: str, held: str, account: str | None) -> bool:
+    """Say whether a token found in an answer shows an identity that is not known to be the held one's.
+
+    `held` is the token that the request carried, `account` the e-mail of its account, None when it is anonymous. A sign-up,
+    or a login that a lenient server takes for one, may be answered with somebody else's token. One that shows nothing of
+    an identity is as good as the held one.
+    """
+    known, shown = _identity_in(held), _identity_in(found)
+    strange = [what for what, value in shown.items() if not _is_of(value, known.get(what), account)]
+    return any(what in known or account is None for what in strange) or (bool(strange) and len(strange) == len(shown))
+
+
+def contradicts(found: str, *, account: str) -> bool:
+    """Say whether the token of a login as `account` shows the e-mail of another."""
+    return any("@" in value and not same_account(value, account) for value in _identity_in(found).values())
+
+
+def _is_of(value: str, known: str | None, account: str | None) -> bool:
+    if known is not None and same_account(value, known):
+        return True
+    return account is not None and "@" in value and same_account(value, account)
+
+
+def _identity_in(token: str) -> dict[tuple[str, ...], str]:
+    """List what a token's claims say of who somebody is: where → what."""
+    found: dict[tuple[str, ...], str] = {}
+    for name, value in claims_of(token).items():
+        if (who := _plain(name)) in _WHO:
+            inner = (
+                {(who, _plain(each)): one for each, one in value.items()}
+                if isinstance(value, dict)
+                else {(who,): value}
+            )
+            found |= {
+                where: str(one)
+                for where, one in inner.items()
+                if where[-1] in _WHO_WITHIN
+                and isinstance(one, (str, int, float))
+                and not isinstance(one, bool)
+                and one != ""
+            }
+    return found
+
+
+def _plain(name: str) -> str:
+    # Some put a namespace before their claims: "https://cardcash.example/email".
+    return name.rpartition("/")[2].replace("_", "").replace("-", "").lower()
 
 
 def shortened(email: str | None) -> str | None:

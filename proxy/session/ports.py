@@ -43,7 +43,7 @@ class Observer(Protocol):
         ...
 
     def harvest(self, result: str) -> None:
-        """A token was seen in an answer: adopted, unchanged, late, malformed, or anonymous where a login was."""
+        """A token was seen in an answer: adopted, unchanged, late, malformed, foreign, or anonymous where a login was."""
         ...
 
     def call_failed(self, kind: str) -> None:

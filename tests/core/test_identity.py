@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.core.identity import has_lost_login, marks_of_login, shortened
+from proxy.core.identity import contradicts, has_lost_login, marks_of_login, shortened, shows_another
 
 
 def jwt(**claims: Any) -> str:
@@ -47,6 +47,59 @@ def test_a_refresh_that_forgets_the_login_has_lost_it(shape: str) -> None:
 @pytest.mark.parametrize("token", ["not.a.jwt", jwt(), jwt(nonce=3)])
 def test_where_nothing_shows_the_login_it_is_taken_to_be_kept(token: str) -> None:
     assert not has_lost_login(marks_of_login(jwt(nonce=1), jwt(nonce=2)), token)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_refresh_with_what_the_held_token_shows_is_not_anothers(shape: str) -> None:
+    anonymous, logged_in, kept, _ = SHAPES[shape]
+    assert not shows_another(jwt(iat=9, **kept), jwt(**logged_in), "me@x.example")
+    assert not shows_another(jwt(iat=9, **anonymous), jwt(**anonymous), None)
+
+
+ME = "me@x.example"
+
+
+@pytest.mark.parametrize(
+    ("held", "account", "found", "another"),
+    [
+        # While logged in
+        ({"email": ME}, ME, {"email": "you@x.example"}, True),
+        ({"customerId": 5}, ME, {"customerId": 7}, True),
+        ({"customerId": 5, "account": 1}, ME, {"customerId": 7, "account": 1}, True),
+        ({"customer": {"id": 5, "seen": 1}}, ME, {"customer": {"id": 7, "seen": 1}}, True),
+        ({"customer": {"id": 5, "seen": 1}}, ME, {"customer": {"id": 5, "seen": 2}}, False),
+        ({"https://x.example/email": ME}, ME, {"https://x.example/email": "you@x.example"}, True),
+        ({"customer_id": 5}, ME, {"customerId": "5"}, False),
+        ({"email": ME}, ME, {"email": "ME@x.example"}, False),
+        ({"email": ME}, ME, {"email": ME, "customerId": 5}, False),
+        ({}, ME, {"email": ME}, False),
+        ({}, ME, {"email": "you@x.example"}, True),
+        ({}, ME, {"customerId": 7}, True),
+        ({"customerId": 5}, ME, {}, False),
+        ({"customerId": 5}, ME, {"email": ""}, False),
+        # While anonymous
+        ({}, None, {"email": ME}, True),
+        ({"sid": 1}, None, {"sid": 1, "customerId": 5}, True),
+        ({"customerId": None}, None, {"customerId": 5}, True),
+        ({"customerId": None}, None, {"customerId": None}, False),
+        ({"sub": "guest"}, None, {"sub": "guest"}, False),
+        ({"sub": "guest"}, None, {"sub": "5"}, True),
+        ({"sid": 1}, None, {"sid": 2, "role": "guest"}, False),
+    ],
+)
+def test_whose_a_token_in_an_answer_is(held: Any, account: str | None, found: Any, another: bool) -> None:
+    assert shows_another(jwt(**found), jwt(**held), account) is another
+
+
+def test_a_token_that_cannot_be_read_shows_nobody() -> None:
+    assert not shows_another("not.a.jwt", jwt(email=ME), ME)
+    assert not shows_another("not.a.jwt", jwt(), None)
+
+
+def test_a_logins_token_with_the_email_of_another_contradicts_it() -> None:
+    assert contradicts(jwt(email="you@x.example"), account=ME)
+    assert not contradicts(jwt(email="ME@x.example", customerId=5), account=ME)
+    assert not contradicts(jwt(customerId=5), account=ME)
 
 
 def test_times_and_token_ids_are_no_marks() -> None:
