@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from proxy.core.token import usable_lifetime
+from proxy.core.token import is_lifetime, usable_lifetime
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -69,6 +69,12 @@ class Candidate:
     value: str = field(repr=False)
     lifetime: float
     where: str
+    #: The answer or the token itself says how long it lives; else `lifetime` is a guess.
+    told: bool = True
+
+    def repeats(self, value: str) -> bool:
+        """Say whether it is this token once more, without a word about its life: then its life is what it was."""
+        return self.value == value and not self.told
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +154,11 @@ def _left_by_claims(token: str, wall: float) -> float | None:
 
 def lifetime_of(token: str, *, header: bytes | None, body: object = None, wall: float) -> float:
     """Seconds a token just received lives: header, else the body's field, else its `exp`, else the default."""
-    return usable_lifetime(_seconds(header), _seconds(body), _left_by_claims(token, wall))
+    return usable_lifetime(*_told(token, header, body, wall))
+
+
+def _told(token: str, header: bytes | None, body: object, wall: float) -> tuple[float | None, ...]:
+    return _seconds(header), _seconds(body), _left_by_claims(token, wall)
 
 
 def harvest(headers: RawHeaders, *, cookie: bytes, wall: float) -> Candidate | Malformed | None:
@@ -180,7 +190,8 @@ def _first_well_formed(
     for where, raw in offered:
         token = well_formed(raw.decode("latin-1"))
         if token is not None:
-            return Candidate(token, lifetime_of(token, header=lifetime, body=body_lifetime, wall=wall), where)
+            told = _told(token, lifetime, body_lifetime, wall)
+            return Candidate(token, usable_lifetime(*told), where, any(map(is_lifetime, told)))
         malformed = malformed or _malformed(where, raw)
     return malformed
 

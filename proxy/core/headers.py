@@ -87,6 +87,8 @@ class RequestFields:
     #: Empty: none goes up as the caller's.
     content_type: bytes = b""
     content_encoding: bytes = b""
+    #: The application id that the caller sent, if it sent one; it does not go up, and names the cookie of its SDK.
+    app_id: bytes = b""
     #: What some servers take for the real method, in upper case.
     overrides: tuple[str, ...] = ()
     #: Values of the header that `callers.require_header` names; it is never forwarded.
@@ -117,7 +119,7 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
     lines: list[bytes] = []
     host = fetch_site = content_length = request_id = None
     user_agent = chunked = expects_continue = False
-    content_type = content_encoding = b""
+    content_type = content_encoding = app_id = b""
     origins: list[bytes] = []
     overrides: list[str] = []
     wanted: list[bytes] = []
@@ -145,6 +147,8 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
                 nominated |= names_of(value)
             elif low == b"expect":
                 expects_continue = not http_10 and value.strip().lower() == b"100-continue"
+            elif low == APP_HEADER:
+                app_id = app_id or value
             elif low == b"x-request-id":
                 request_ids += 1
                 request_id = value.decode("ascii") if _REQUEST_ID.match(value) else None
@@ -212,6 +216,7 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
         persistent=persistent,
         content_type=content_type,
         content_encoding=content_encoding,
+        app_id=app_id,
         overrides=tuple(overrides),
         required=tuple(wanted),
         has_body=chunked or bool(content_length),

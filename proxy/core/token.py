@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 #: Lifetime in seconds when nothing tells one (CONTRACT "Sessions", Lifetime).
 DEFAULT_LIFETIME: Final = 600.0
@@ -125,9 +125,11 @@ class Windows:
         return Freshness.STALE if now.steady >= self.stale_at else Freshness.FRESH
 
 
+def is_lifetime(claim: float | None) -> TypeGuard[float]:
+    """Say whether a claim (seconds) is a sane lifetime; any other counts as absent."""
+    return claim is not None and SHORTEST_LIFETIME <= claim <= LONGEST_LIFETIME
+
+
 def usable_lifetime(*claims: float | None) -> float:
     """Pick the first claim (seconds) that is a sane lifetime, else `DEFAULT_LIFETIME`."""
-    for claim in claims:
-        if claim is not None and SHORTEST_LIFETIME <= claim <= LONGEST_LIFETIME:
-            return claim
-    return DEFAULT_LIFETIME
+    return next(filter(is_lifetime, claims), DEFAULT_LIFETIME)

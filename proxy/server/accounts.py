@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Final
 
 import orjson
 
@@ -26,6 +28,9 @@ from proxy.server.deliver import Answer
 from proxy.server.exchange import Exchange
 from proxy.server.record import Record
 from proxy.session.keeper import SessionKeeper
+
+#: RFC 6265, 4.1.1: a token (RFC 9110, 5.6.2); and a bound on what a caller has us send back.
+_COOKIE_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}\Z")
 
 
 class Accounts:
@@ -62,7 +67,7 @@ class Accounts:
             "sessionId": self._session_id,
             "renderAssets": True,
         }
-        lines = [*_token_lines(placeholder, seconds), b"x-session-id: %b" % self._session_id.encode()]
+        lines = [*_token_lines(exchange, placeholder, seconds), b"x-session-id: %b" % self._session_id.encode()]
         self._send(exchange, record, body, lines)
 
     async def log_in(self, email: str, send: Callable[[], Awaitable[Answer]]) -> Answer | Token:
@@ -97,7 +102,7 @@ class Accounts:
     def answer_login(self, exchange: Exchange, record: Record, token: Token) -> None:
         """Answer a login from the session that is logged in already."""
         seconds = self._remaining(token)
-        lines = _token_lines(self._placeholder(seconds), seconds)
+        lines = _token_lines(exchange, self._placeholder(seconds), seconds)
         self._send(exchange, record, {"customer": {"email": token.identity}}, lines)
 
     def logged_in(self, found: Candidate | Malformed | None, email: str, sent_with: Token) -> None:
@@ -106,7 +111,7 @@ class Accounts:
         if not isinstance(found, Candidate):
             if found is not None:
                 self._keeper.offer(found, sent_with=sent_with)
-            found = Candidate(sent_with.value, float(self._remaining(sent_with)), "login")
+            found = Candidate(sent_with.value, sent_with.lifetime, "login", told=False)
         self._keeper.offer(found, sent_with=sent_with, login_as=email)
 
     def email(self, body: Body, fields: RequestFields, start: bytes) -> str:
@@ -145,5 +150,10 @@ class Accounts:
         return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
 
 
-def _token_lines(placeholder: str, seconds: int) -> list[bytes]:
-    return [b"authorization: %b" % placeholder.encode(), b"x-token-exp-seconds: %d" % seconds]
+def _token_lines(exchange: Exchange, placeholder: str, seconds: int) -> list[bytes]:
+    """Write the headers of a token, and the cookie in which CardCash's own SDKs look for it: named as their id is."""
+    token, name = placeholder.encode(), exchange.fields.app_id
+    lines = [b"authorization: " + token, b"x-token-exp-seconds: %d" % seconds]
+    if _COOKIE_NAME.match(name):
+        lines.append(b"Set-Cookie: %b=%b; Path=/; HttpOnly" % (name, token))
+    return lines

@@ -36,8 +36,12 @@ def refreshed(found: Candidate, *, sent_with: Token, login_as: str | None, now: 
         if contradicts(found.value, account=login_as) or (known and shows_another(found.value, sent_with.value, known)):
             return "foreign"
         marks = marks_of_login(sent_with.value, found.value) if sent_with.identity is None else sent_with.marks
-        token = replace(sent_with, identity=login_as, own_login=True, marks=marks, login_lost=False)
-        return replace(token, value=found.value, born=now, lifetime=found.lifetime, source=Source.LOGIN)
+        token = replace(
+            sent_with, identity=login_as, own_login=True, marks=marks, login_lost=False, source=Source.LOGIN
+        )
+        if found.repeats(sent_with.value):
+            return token
+        return replace(token, value=found.value, born=now, lifetime=found.lifetime)
     if found.value == sent_with.value:
         return "unchanged"
     if shows_another(found.value, sent_with.value, sent_with.identity):

@@ -141,7 +141,7 @@ class SessionCalls:
         )
         if 200 <= answer.status < 300:
             found = self._harvested(answer, credentials)
-            if found is not None:
+            if found is not None and not found.repeats(session.value):
                 marks = marks_of_login(session.value, found.value)
                 return replace(
                     session,

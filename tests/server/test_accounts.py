@@ -116,6 +116,23 @@ async def test_without_a_configured_login_it_is_forwarded_and_adopted(upstream: 
     assert (await proxy.admin("GET /status")).json["session"]["identity_from_caller"] is True
 
 
+#: A token that says nothing of its life, as CardCash's may.
+OPAQUE = b"opaque.session.token"
+
+
+@pytest.mark.parametrize("configured", [True, False])
+async def test_a_login_that_repeats_the_token_without_a_lifetime_keeps_the_lifetime_of_the_session(
+    upstream: RawUpstream, start_proxy: StartProxy, configured: bool
+) -> None:
+    session = answer(200, b"{}", b"authorization: " + OPAQUE, b"x-token-exp-seconds: 3000")
+    upstream.session_answers.append(session)
+    upstream.login_answers.append(answer(200, b"{}", b"authorization: " + OPAQUE))
+    proxy = await start_proxy(**({"LOGIN__EMAIL": "me@x.example", "LOGIN__PASSWORD": "p"} if configured else {}))
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("me@x.example"))).status == 200
+    told = (await proxy.admin("GET /status")).json["session"]
+    assert (told["identity"], 2900 < told["expires_in_seconds"] <= 3000) == ("m…@x.example", True)
+
+
 async def test_after_an_adopted_login_the_same_is_forwarded_again_and_another_is_409(
     upstream: RawUpstream, proxy: Running
 ) -> None:

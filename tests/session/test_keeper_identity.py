@@ -233,6 +233,22 @@ async def test_an_anonymous_renewal_never_replaces_a_login_that_raced_with_it(ho
     assert house.seen.renewals[-1] == ("rejected", "superseded")
 
 
+async def test_a_login_that_repeats_the_token_without_a_lifetime_keeps_the_sessions(house: House) -> None:
+    sent = await house.keeper.token()
+    expiry = house.keeper.status().expires_in
+    house.clock.advance(100)
+    again = Candidate(sent.value, 600, "header", told=False)
+    assert house.keeper.offer(again, sent_with=sent, login_as=CALLER) is house.held
+    status = house.keeper.status()
+    assert (status.identity, status.expires_in) == (CALLER, pytest.approx((expiry or 0) - 100))
+
+
+async def test_a_login_that_repeats_the_token_with_a_lifetime_brings_that_one(house: House) -> None:
+    sent = await house.keeper.token()
+    house.keeper.offer(Candidate(sent.value, 900, "header"), sent_with=sent, login_as=CALLER)
+    assert house.held.lifetime == 900
+
+
 async def test_a_late_login_beats_an_anonymous_token(house: House) -> None:
     sent = await house.keeper.token()
     await house.keeper.renew(rejected=sent)
