@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,12 +59,11 @@ SESSION_CONNECTIONS = 8
 class Shared:
     """What one of several worker processes has in common with the others.
 
-    `sockets` are bound to `settings.listen` by the supervisor; in `login_turn` one process at a time handles a login;
-    `in_flight` counts requests for `limits.in_flight`, and `outage` is the pause after session calls that failed.
+    `sockets` are bound to `settings.listen` by the supervisor; `in_flight` counts requests for `limits.in_flight`, and
+    `outage` is the pause after session calls that failed.
     """
 
     sockets: Sequence[socket.socket]
-    login_turn: Callable[[], AbstractAsyncContextManager[None]]
     in_flight: Everywhere
     outage: Pause
 
@@ -264,7 +263,6 @@ class Proxy:
             self.keeper,
             self._clock,
             configured_email=lambda: settings.login.email if settings.login.configured else None,
-            turn=self._shared.login_turn if self._shared is not None else nullcontext,
         )
         sender = Sender(
             keeper=self.keeper,

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from proxy.core.dialect import claims_of
 from proxy.core.login_request import same_account
+from proxy.core.token import Token
 
 #: Claims that differ between any two tokens (RFC 7519, 4.1).
 _ALWAYS_DIFFERENT: Final = frozenset({"iat", "exp", "nbf", "jti"})
@@ -63,6 +64,11 @@ def shows_another(found: str, held: str, account: str | None) -> bool:
     known, shown = _identity_in(held), _identity_in(found)
     strange = [what for what, value in shown.items() if not _is_of(value, known.get(what), account)]
     return any(what in known or account is None for what in strange) or (bool(strange) and len(strange) == len(shown))
+
+
+def is_of_the_held(found: str, held: Token) -> bool:
+    """Say whether a token found in an answer to a request with `held` may take its place."""
+    return not shows_another(found, held.value, held.identity) and not has_lost_login(held.marks, found)
 
 
 def contradicts(found: str, *, account: str) -> bool:

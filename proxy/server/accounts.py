@@ -10,7 +10,6 @@ import base64
 import re
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
 
 import orjson
@@ -34,10 +33,7 @@ _COOKIE_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}\Z")
 
 
 class Accounts:
-    """Answers session and login calls from the shared session. `configured_email` is None without `login`.
-
-    `turn` is entered for each login of a caller: among several worker processes one has it at a time.
-    """
+    """Answers session and login calls from the shared session. `configured_email` is None without `login`."""
 
     def __init__(
         self,
@@ -45,16 +41,14 @@ class Accounts:
         clock: Clock,
         *,
         configured_email: Callable[[], str | None],
-        turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
         self._keeper = keeper
         self._clock = clock
         self._configured_email = configured_email
         self._session_id = str(uuid.uuid4())
         # Guards the account of the shared session: callers' logins are handled one at a time, so that the first wins.
-        # Held over the one login call on purpose.
+        # Held over the one login call on purpose; the store has the turn for all who share it, as long as it works.
         self._one_login = asyncio.Lock()
-        self._turn = turn
         self._accepted = 0
 
     async def answer_session(self, exchange: Exchange, record: Record) -> None:
@@ -86,7 +80,7 @@ class Accounts:
                 )
             return token
         seen = self._accepted
-        async with self._one_login, self._turn():
+        async with self._one_login, self._keeper.login_turn():
             await self._keeper.catch_up()
             token = await self._keeper.token()
             if token.identity is not None:

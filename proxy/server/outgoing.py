@@ -161,7 +161,8 @@ class Sender:
         """Get the token to send with; None for a TRACE, whose answer repeats what was sent (RFC 9110, 9.3.8)."""
         if request.method == "TRACE":
             return None
-        token = await self._keeper.token(patient=not request.body.kept or request.way.guarded)
+        patient = not request.body.kept or request.way.guarded
+        token = await self._keeper.token(patient=patient, account=request.way.route.needs_login)
         if self._keeper.identity_lost and request.way.route.needs_login:
             raise SessionUnavailable(
                 "The login that a caller made was lost with its session, and the proxy does not know its password: "
@@ -254,7 +255,7 @@ class Sender:
         if delivery.retried:
             answer.details.append(b"session-renewed")
             request.record.renewed = True
-        if self._keeper.latched and "login" in self._keeper.latched:
+        if self._keeper.login_refused(answer.token):
             answer.details.append(b"login-refused")
         return answer
 

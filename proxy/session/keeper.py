@@ -15,10 +15,12 @@ from proxy.core.attempts import Verdict
 from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Freshness, Source, Token
-from proxy.session.flight import ELSEWHERE, FIRST_ATTEMPTS, LONGEST_PAUSE, STOPPING, Failure, Flight, Pause
+from proxy.session.flight import FIRST_ATTEMPTS, LONGEST_PAUSE, STOPPING, Failure, Flight, Pause
 from proxy.session.holding import Holding, Kept, refreshed
 from proxy.session.latches import Latches
 from proxy.session.login import Credentials, SessionOutage, SessionRefused
+from proxy.session.neighbours import Neighbours
+from proxy.session.obstacles import Obstacles
 from proxy.session.ports import RENEWAL_DEADLINE, Calls, Observer, Policy, Status
 from proxy.session.probes import Probes
 from proxy.session.shelf import Saver, Shelf
@@ -51,11 +53,9 @@ class SessionKeeper:
         self._holding = Holding(policy.renew_ahead)
         self._saver = Saver(self._shelf, held=lambda: self.held, adopt=self._adopt)
         self._flight: Flight | None = None
-        # Between renewals that fail: 503 for whoever needs one meanwhile. Workers share it.
-        self._outage = outage or Pause()
-        self._last_failure = ELSEWHERE
         #: What CardCash refused: "app_id" stops everything, "login" only the login. Opened by a new secret or an operator.
         self.latched = Latches(self._shelf, lambda: self.calls.credentials)
+        self._obstacles = Obstacles(self.latched, outage or Pause(), clock=clock, observer=observer)
         #: A caller's login is gone, and nobody has logged in since.
         self.identity_lost = False
         self._renewals = 0
@@ -64,7 +64,7 @@ class SessionKeeper:
         self.alive = True
         renewing = Renewing(
             may_begin=self._may_begin,
-            not_before=lambda: self._outage.until,
+            not_before=lambda: self._obstacles.outage.until,
             login_refused=lambda: "login" in self.latched,
             begin=self._take_off,
             adopt=self._adopt_refreshed,
@@ -72,18 +72,36 @@ class SessionKeeper:
         )
         self._upkeep = Upkeep(self._holding, renewing, calls=calls, clock=clock, observer=observer, policy=policy)
         self.look = self._upkeep.look  #: To be called every second.
+        self._neighbours = Neighbours(
+            self._shelf,
+            self._saver,
+            self.latched,
+            self._holding,
+            clock=clock,
+            observer=observer,
+            adopt=self._adopt,
+            renewing=lambda: self._flight is not None,
+        )
+        self.catch_up, self.login_turn = self._neighbours.catch_up, self._neighbours.login_turn
         self._probes = Probes(calls, path=policy.keepalive_path, deadline=policy.deadline, refreshed=self._adopt_newer)
         #: Set when the first renewal has ended, well or not.
         self.first_attempt_over = asyncio.Event()
 
     # What the request path asks
 
-    async def token(self, *, patient: bool = False) -> Token:
+    async def token(self, *, patient: bool = False, account: bool = False) -> Token:
         """Return a token that is not expired; waits for a renewal only when none is held.
 
         `patient` is for a request that cannot be sent twice: it also waits while a rejected token is being replaced.
+        `account` is for one about somebody's account: it goes anonymously only if nobody who shares the store has logged in.
         Raises `SessionUnavailable`, at once while a pause lasts or the application id is refused.
         """
+        token = await self._token(patient=patient)
+        if account and token.identity is None and await self._neighbours.glance():
+            token = self.current() or await self._token(patient=patient)
+        return token
+
+    async def _token(self, *, patient: bool) -> Token:
         now = self._clock.now()
         self._upkeep.last_used = now.steady
         held, windows = self._holding.token, self._holding.windows
@@ -160,7 +178,7 @@ class SessionKeeper:
     async def renew_now(self) -> Token:
         """Renew whatever is held: an operator asks. Opens latches and ends pauses. Raises `SessionUnavailable`."""
         self.latched.clear()
-        self._end_pauses()
+        self._obstacles.end(self._upkeep.lull)
         await self.latched.forget()
         if self._flight is not None and not self._flight.fresh:
             # It began before the operator asked, and may have passed the point where a latch mattered.
@@ -187,7 +205,7 @@ class SessionKeeper:
         if before.app_id != credentials.app_id:
             self._holding.is_foreign = self.held is not None
         self.latched.clear()
-        self._end_pauses()
+        self._obstacles.end(self._upkeep.lull)
         if self._flight is not None:
             self._flight.outdated = True
             if self._flight.task is not None:
@@ -228,19 +246,9 @@ class SessionKeeper:
         """The token that is held, expired or not."""
         return self._holding.token
 
-    async def catch_up(self) -> bool:
-        """Take over what other processes stored: a login, a newer token, an opened latch; False: nobody shares the store."""
-        if not self._shelf.shared or not self.alive:
-            return False
-        await self._saver.settled()
-        await self.latched.follow()
-        shared = await self._shelf.load()
-        held = self._holding.usable(self._clock.now())
-        if self._flight is None and self.latched.fits(shared) and self._shelf.outranks(shared, held):
-            self._adopt(replace(shared, source=Source.STORE))
-            self._saver.check()
-            self._observer.renewal("store", "ok", {"source": "store"})
-        return True
+    def login_refused(self, token: Token | None) -> bool:
+        """Say whether a request with `token` went anonymously because CardCash refused our login, tried anew or not."""
+        return self.latched.leave_anonymous(token)
 
     def status(self) -> Status:
         """Describe the session as it is now."""
@@ -249,8 +257,8 @@ class SessionKeeper:
             now,
             identity_lost=self.identity_lost,
             latched=next(iter(self.latched.items()), None),
-            paused_for=self._outage.left(now.steady),
-            failures=self._outage.failures,
+            paused_for=self._obstacles.outage.left(now.steady),
+            failures=self._obstacles.outage.failures,
             renewals=self._renewals,
             harvests=self._harvests,
             renewing=self._flight is not None,
@@ -277,12 +285,7 @@ class SessionKeeper:
 
     def _obstacle(self) -> Failure | None:
         """Say why no renewal may begin now."""
-        if not self.alive:
-            return STOPPING
-        if (sentence := self.latched.get("app_id")) is not None:
-            return Failure("refused", sentence, LONGEST_PAUSE, told=True)
-        left = self._outage.left(self._clock.now().steady)
-        return replace(self._last_failure, retry_after=left, told=True) if left > 0 else None
+        return self._obstacles.now() if self.alive else STOPPING
 
     def _take_off(self, reason: str, *, fresh: bool = False) -> Flight:
         flight = Flight(reason, base=self.held, rejected=self._holding.is_rejected, fresh=fresh)
@@ -301,7 +304,7 @@ class SessionKeeper:
                     return replace(shared, source=Source.STORE)
                 if not flight.fresh and (obstacle := self._obstacle()) is not None:
                     return obstacle  # another process has found the outage while this one waited for the lease
-                attempts = FIRST_ATTEMPTS if self._outage.failures == 0 else 1
+                attempts = FIRST_ATTEMPTS if self._obstacles.outage.failures == 0 else 1
                 token = await self.latched.make_token(self.calls, flight, attempts=attempts)
                 token = await self._shelf.keep(token, yields=not flight.fresh)
         except SessionRefused as refused:
@@ -334,9 +337,9 @@ class SessionKeeper:
                 return
             outcome = self._judged(outcome, flight)
         if isinstance(outcome, Failure):
-            outcome = self._failed(outcome, flight)
+            outcome = self._obstacles.failed(outcome, flight, lull=self._upkeep.lull)
         else:
-            self._outage.end()
+            self._obstacles.outage.end()
         self._upkeep.schedule()
         flight.land(outcome)
 
@@ -369,21 +372,6 @@ class SessionKeeper:
         self._observer.renewal(flight.reason, result, fields)
         return token
 
-    def _failed(self, failure: Failure, flight: Flight) -> Failure:
-        """Begin a pause: of background tries when the held token is merely given again, else of all session calls."""
-        if failure.told:
-            return failure
-        if failure.latch is not None:
-            self.latched[failure.latch] = failure.sentence
-        harmless = failure.result == "same_token" and not flight.rejected
-        pause = self._upkeep.lull if harmless else self._outage
-        seconds = pause.failed(self._clock.now().steady, at_least=failure.retry_after or 0.0)
-        self._observer.renewal(flight.reason, failure.result, {"sentence": failure.sentence, "pause": seconds})
-        failure = replace(failure, retry_after=seconds)
-        if not harmless:
-            self._last_failure = failure
-        return failure
-
     def _lapsed(self) -> None:
         """The held token has expired and no request has asked since."""
         if self.held is not None and self.held.own_login:
@@ -393,10 +381,6 @@ class SessionKeeper:
         if not self.identity_lost:
             self.identity_lost = True
             self._observer.identity_lost()
-
-    def _end_pauses(self) -> None:
-        self._outage.end()
-        self._upkeep.lull.end()
 
     def _adopt(self, token: Token) -> None:
         self._holding.adopt(token)

@@ -58,6 +58,14 @@ class Latches(dict[str, str]):
             return False
         return shared.identity is not None or not self._credentials().logs_in or "login" in self
 
+    def leave_anonymous(self, token: Token | None) -> bool:
+        """Say whether a refused login is why a request with `token` goes anonymously.
+
+        With a login configured there is no other reason for it. A latch that was opened proves nothing yet: the mark stays
+        until the login that is tried anew has succeeded.
+        """
+        return "login" in self or (token is not None and token.identity is None and self._credentials().logs_in)
+
     async def make_token(self, calls: Calls, flight: Flight, *, attempts: int) -> Token:
         """Make a token without trying what is latched. Raises as `flight.make_token` does.
 

@@ -13,7 +13,7 @@ from typing import Final
 from proxy.clock import Clock
 from proxy.core import dialect
 from proxy.core.errors import Unavailable, UpstreamError
-from proxy.core.identity import has_lost_login, marks_of_login
+from proxy.core.identity import is_of_the_held, marks_of_login
 from proxy.core.token import Source, Token
 from proxy.session import tries
 from proxy.session.tries import Answer, Client
@@ -176,7 +176,7 @@ class SessionCalls:
         credentials = self.credentials
         answer = await self._call("GET", path, credentials, attempts=1, token=token)
         found = self._harvested(answer, credentials)
-        if found is not None and found.value != token.value and not has_lost_login(token.marks, found.value):
+        if found is not None and found.value != token.value and is_of_the_held(found.value, token):
             return replace(token, value=found.value, born=answer.sent, lifetime=found.lifetime, source=Source.HARVEST)
         if dialect.is_token_rejection(answer.status, answer.body) is not dialect.Rejection.NONE:
             raise SessionTokenRejected(f"CardCash rejected the token of the keep-alive call with {answer.status}.")

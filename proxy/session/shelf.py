@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -23,6 +23,9 @@ from proxy.tasks import Tasks
 
 #: Seconds for one read or write; the lease may take as long as another process's renewal, so the keeper bounds it.
 STORE_DEADLINE: Final = 2.0
+#: Seconds that a request waits for a look into the store; after one that failed none waits for a while.
+GLANCE_DEADLINE: Final = 0.5
+_BLIND_FOR: Final = 5.0
 #: Writes of one token: against what was read last, then against what another process wrote meanwhile.
 _TRIES: Final = 3
 
@@ -39,11 +42,36 @@ class Shelf:
         self._kept: Token | None = None
         # Guards `_kept` against two writers of this process. Held over one store operation, each with a deadline.
         self._writing = asyncio.Lock()
+        # The look for whoever asks before it begins, and when looks are worth while again (steady seconds).
+        self._next_glance: asyncio.Future[Token | None] | None = None
+        self._glancing = asyncio.Lock()
+        self._blind_until = float("-inf")
 
     async def load(self) -> Token | None:
         """Return what the store holds; None when it is empty or cannot be read."""
         async with self._writing:
             return await self._read()
+
+    async def glance(self) -> Token | None:
+        """Return what the store holds at this moment, for a request that waits for it; None also when it takes too long.
+
+        However many ask, one look at a time is made: all who ask while one runs share the next.
+        """
+        if self._clock.now().steady < self._blind_until:
+            return None
+        if self._next_glance is None:
+            self._next_glance = asyncio.ensure_future(self._glance())
+        return await asyncio.shield(self._next_glance)
+
+    async def _glance(self) -> Token | None:
+        async with self._glancing:
+            self._next_glance = None  # who asks from now on may have been told of something that this look does not see
+            try:
+                async with asyncio.timeout(GLANCE_DEADLINE):
+                    return await self.load()
+            except TimeoutError:
+                self._blind_until = self._clock.now().steady + _BLIND_FOR
+                return None
 
     async def keep(self, token: Token, *, yields: bool) -> Token:
         """Write `token`, and return the one to use.
@@ -95,12 +123,19 @@ class Shelf:
             return False
         return (kept.value, kept.identity, kept.login_lost) == (token.value, token.identity, token.login_lost)
 
-    @asynccontextmanager
-    async def lease(self) -> AsyncIterator[None]:
+    def lease(self) -> AbstractAsyncContextManager[None]:
         """Hold the right to make a session call; go on without it when the store cannot give one."""
+        return self._held(self._store.lease)
+
+    def login_turn(self) -> AbstractAsyncContextManager[None]:
+        """Hold the turn to handle a caller's login; go on without it when the store cannot give one."""
+        return self._held(self._store.login_turn)
+
+    @asynccontextmanager
+    async def _held(self, right: Callable[[], AbstractAsyncContextManager[None]]) -> AsyncIterator[None]:
         stack = AsyncExitStack()
         try:
-            await stack.enter_async_context(self._store.lease())
+            await stack.enter_async_context(right())
         except Exception as error:
             self._observer.store("lease", "failed", _why(error))
         else:
@@ -108,7 +143,7 @@ class Shelf:
         try:
             yield
         finally:
-            # A lease that cannot be given back runs out by itself; the token just made must not be lost over it.
+            # One that cannot be given back runs out by itself; the token just made must not be lost over it.
             with suppress(Exception):
                 await stack.aclose()
 

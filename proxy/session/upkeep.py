@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.clock import Clock
-from proxy.core.identity import shows_another
 from proxy.core.token import Freshness, Token, Windows
 from proxy.session.flight import Pause
 from proxy.session.holding import Holding
@@ -123,9 +122,6 @@ class Upkeep:
         try:
             async with asyncio.timeout(self._policy.deadline):
                 token = await self._calls.keep_alive(held, self._policy.keepalive_path)
-            if token is not None and shows_another(token.value, held.value, held.identity):
-                self._observer.harvest("foreign")
-                token = None
         except SessionTokenRejected:
             rejected = True
         except (SessionOutage, TimeoutError):

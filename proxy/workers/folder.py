@@ -5,15 +5,14 @@ Removed by the supervisor at its end; by the last worker if the supervisor was k
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +20,7 @@ _PREFIX: Final = "cardcash-proxy-"
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108  # what is made there is ours alone, see mkdtemp
 #: sun_path holds 107 bytes; mkdtemp adds 8 letters.
 _LONGEST_BASE: Final = 107 - len(f"/{_PREFIX}12345678/worker-64.sock")
-#: Seconds: a little more than CardCash's own time-outs (50-90 s, API.md 1); and between two looks.
-_LONGEST_TURN: Final = 100.0
+#: Seconds between two tries.
 _NEXT_TRY: Final = 0.01
 _TRIES: Final = 10
 
@@ -79,25 +77,6 @@ class Folder:
         with suppress(OSError):
             self._held = os.open(self._alive, os.O_RDWR | os.O_CLOEXEC)
             fcntl.flock(self._held, fcntl.LOCK_SH)
-
-    @asynccontextmanager
-    async def login_turn(self) -> AsyncIterator[None]:
-        """Wait for the turn to handle a caller's login: of two at once, at different workers, the first wins.
-
-        A worker that was stopped in the middle does not hold up the others for ever; one that dies lets go at once.
-        """
-        try:
-            descriptor = os.open(self.path / "login.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:  # the folder is gone, and with it those to take turns with
-            yield
-            return
-        try:
-            end = time.monotonic() + _LONGEST_TURN
-            while not _lock(descriptor) and time.monotonic() < end:  # noqa: ASYNC110  # a lock has no event
-                await asyncio.sleep(_NEXT_TRY)
-            yield
-        finally:
-            os.close(descriptor)
 
     def remove(self) -> None:
         """Remove it with all that is in it; a process that is being killed may just be writing there."""

@@ -51,7 +51,7 @@ async def _work(orders: Orders, line: socket.socket) -> int:
     writer.share(folder.log_lock)
     sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
     board = Board(folder.board, orders.workers)
-    shared = Shared(sockets, folder.login_turn, board.in_flight(orders.worker), Pause(board.pause))
+    shared = Shared(sockets, board.in_flight(orders.worker), Pause(board.pause))
     proxy = Proxy(settings, shared=shared)
     reader, answers = await asyncio.open_unix_connection(sock=line)
     orphaned = False

@@ -161,6 +161,11 @@ class BrokenStore:
         yield
         self._check("release")
 
+    @asynccontextmanager
+    async def login_turn(self) -> AsyncIterator[None]:
+        self._check("lease")
+        yield
+
     async def close(self) -> None:
         self._check("close")
 

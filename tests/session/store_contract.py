@@ -8,12 +8,17 @@ store_contract`), so that pytest does not collect it by itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from proxy.core.token import Moment, Source, Token
-from proxy.session.stores import Store
+from proxy.session.stores import Binding, Store
 from tests.session.fakes import APP, FakeClock, settle
 
 Make = Callable[[], Store]
@@ -146,6 +151,27 @@ class StoreContract:
             pass
         assert waiting.cancelled()
 
+    async def test_one_at_a_time_has_the_turn_to_log_in(self, make: Make) -> None:
+        inside, most, turns = 0, 0, 0
+
+        async def work() -> None:
+            nonlocal inside, most, turns
+            async with make().login_turn():
+                inside += 1
+                most = max(most, inside)
+                await settle()
+                inside -= 1
+                turns += 1
+
+        await asyncio.gather(*(work() for _ in range(3)))
+        assert (most, turns) == (1, 3)
+
+    async def test_the_turn_to_log_in_and_the_lease_do_not_wait_for_each_other(self, make: Make) -> None:
+        async with asyncio.timeout(5), make().login_turn(), make().lease():
+            pass
+        async with asyncio.timeout(5), make().lease(), make().login_turn():
+            pass
+
     async def test_load_and_save_need_no_lease(self, make: Make, clock: FakeClock) -> None:
         async with make().lease():
             assert await make().save(self.token(clock), replaces=None)
@@ -192,3 +218,102 @@ class StoreContract:
         store = make()
         await store.close()
         await store.close()
+
+
+MINE = Binding("https://cardcash.example", APP, "Me@example.com")
+OTHERS = [
+    replace(MINE, origin="https://other.example"),
+    replace(MINE, app_id="other"),
+    replace(MINE, email="other@example.com"),
+    replace(MINE, email=None),
+    replace(MINE, email="\u212ae@example.com"),
+]
+#: A process that holds a right until it is ended; the store is the one that the setting names.
+HOLDER = f"""
+import asyncio, sys
+from proxy.clock import SystemClock
+from proxy.session.stores import Binding
+from proxy.session.stores.factory import open_store
+binding = Binding({MINE.origin!r}, {MINE.app_id!r}, {MINE.email!r})
+store = open_store(sys.argv[1], binding=lambda: binding, clock=SystemClock(), warn=sys.exit)
+async def main():
+    async with getattr(store, sys.argv[2])():
+        print("held", flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+RIGHTS = pytest.mark.parametrize("right", ["lease", "login_turn"])
+
+
+@contextlib.asynccontextmanager
+async def holder(place: str, right: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Another process, which holds the right."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLDER, place, right, cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"held\n"
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+class SharedStoreContract(StoreContract):
+    """Rules for the kinds that processes share; `place` is the setting, `make_for` a handle of whoever has a binding."""
+
+    @pytest.fixture
+    def place(self) -> str:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def make_for(self) -> Callable[[Binding], Store]:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def make(self, make_for: Callable[[Binding], Store]) -> Make:
+        return lambda: make_for(MINE)
+
+    def test_it_says_that_others_use_it(self, make: Make) -> None:
+        assert make().shared
+
+    @pytest.mark.parametrize("other", OTHERS)
+    async def test_anothers_token_is_neither_found_nor_destroyed(
+        self, make_for: Callable[[Binding], Store], clock: FakeClock, other: Binding
+    ) -> None:
+        mine, theirs = make_for(MINE), make_for(other)
+        assert await mine.save(self.token(clock), replaces=None)
+        assert await theirs.load() is None
+        assert await theirs.save(self.token(clock, "their.token."), replaces=None)
+        found = [await store.load() for store in (mine, theirs)]
+        assert [token and token.value for token in found] == ["one.token.", "their.token."]
+
+    @pytest.mark.parametrize("other", OTHERS)
+    async def test_anothers_latch_is_neither_found_nor_opened(
+        self, make_for: Callable[[Binding], Store], other: Binding
+    ) -> None:
+        mine, theirs = make_for(MINE), make_for(other)
+        await mine.save_latches({"login": "x"}, "secrets")
+        assert await theirs.load_latches("secrets") == {}
+        await theirs.save_latches({}, "secrets")
+        assert await mine.load_latches("secrets") == {"login": "x"}
+
+    async def test_the_case_of_ascii_letters_makes_no_other_binding(
+        self, make_for: Callable[[Binding], Store], clock: FakeClock
+    ) -> None:
+        assert await make_for(MINE).save(self.token(clock), replaces=None)
+        assert await make_for(replace(MINE, email="mE@EXAMPLE.com")).load() is not None
+
+    @RIGHTS
+    async def test_a_holder_that_dies_frees_its_right_at_once(self, make: Make, place: str, right: str) -> None:
+        async with holder(place, right) as process:
+            store = make()
+            waiting = asyncio.create_task(getattr(store, right)().__aenter__())
+            for _ in range(5):
+                await store.load()
+            assert not waiting.done()
+            process.send_signal(signal.SIGKILL)
+            async with asyncio.timeout(5):
+                await waiting

@@ -8,27 +8,25 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import stat
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from proxy.core.token import Moment, Source, Token
-from proxy.session.stores import Binding, Store, StoreUnusable
+from proxy.session.stores import Binding, Store, StoreUnusable, turns
 from proxy.session.stores import file as module
 from proxy.session.stores.factory import check_store, open_store
-from proxy.session.stores.file import LONGEST_LEASE, FileStore
+from proxy.session.stores.file import FileStore
 from proxy.session.stores.memory import MemoryStore
 from tests.session import store_contract
 from tests.session.conftest import Build
 from tests.session.fakes import APP, FakeClock, settle
-
-MINE = Binding("https://cardcash.example", APP, "Me@example.com")
+from tests.session.store_contract import MINE
 
 
 class Shop:
@@ -73,9 +71,13 @@ async def shop(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Shop]:
         await store.close()
 
 
-class TestFileStore(store_contract.StoreContract):
+class TestFileStore(store_contract.SharedStoreContract):
     @pytest.fixture
-    def make(self, shop: Shop) -> store_contract.Make:
+    def place(self, shop: Shop) -> str:
+        return f"file://{shop.path}"
+
+    @pytest.fixture
+    def make_for(self, shop: Shop) -> Callable[[Binding], Store]:
         return shop.store
 
 
@@ -135,37 +137,6 @@ async def test_a_restarted_keeper_goes_on_with_the_token_and_says_where_it_is_fr
 
 
 # Whose it is
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        replace(MINE, origin="https://other.example"),
-        replace(MINE, app_id="other"),
-        replace(MINE, email="other@example.com"),
-        replace(MINE, email=None),
-    ],
-)
-async def test_anothers_token_is_neither_found_nor_destroyed(shop: Shop, other: Binding) -> None:
-    await shop.store().save(shop.token(), replaces=None)
-    theirs = shop.store(other)
-    assert await theirs.load() is None
-    assert await theirs.save(shop.token("their.token."), replaces=None)
-    assert await value(shop.store()) == "one.token."
-    assert await value(theirs) == "their.token."
-
-
-async def test_anothers_latch_is_neither_found_nor_opened(shop: Shop) -> None:
-    theirs = shop.store(replace(MINE, app_id="other"))
-    await shop.store().save_latches({"login": "x"}, "secrets")
-    assert await theirs.load_latches("secrets") == {}
-    await theirs.save_latches({}, "secrets")
-    assert await shop.store().load_latches("secrets") == {"login": "x"}
-
-
-async def test_emails_compare_without_case(shop: Shop) -> None:
-    await shop.store().save(shop.token(), replaces=None)
-    assert await value(shop.store(replace(MINE, email="me@EXAMPLE.com"))) == "one.token."
 
 
 async def test_the_binding_follows_rotated_secrets(shop: Shop) -> None:
@@ -500,7 +471,7 @@ async def test_a_disk_that_hangs_holds_up_neither_the_loop_nor_a_lease_for_ever(
         return {}, True
 
     monkeypatch.setattr(FileStore, "_read", hang)
-    monkeypatch.setattr(module, "_LONGEST_LOOK", 0.02)
+    monkeypatch.setattr(turns, "_LONGEST_LOOK", 0.02)
     store = shop.store()
     load = asyncio.create_task(store.load())
     try:
@@ -569,43 +540,6 @@ async def test_a_store_that_was_closed_gives_its_lease_back(shop: Shop) -> None:
         pass
 
 
-async def test_a_holder_that_is_stopped_is_passed_by_in_the_end(shop: Shop, clock: FakeClock) -> None:
-    holder, waiter = shop.store(), shop.store()
-
-    async def wait() -> None:
-        async with waiter.lease():
-            raise AssertionError
-
-    async with holder.lease():
-        waiting = asyncio.create_task(wait())
-        while not waiter._seen[0]:
-            await asyncio.sleep(0)
-        clock.advance(LONGEST_LEASE - 1)
-        await settle()
-        assert not waiting.done()
-        clock.advance(2)
-        with pytest.raises(TimeoutError, match="longer than a renewal"):
-            await waiting
-
-
-async def test_each_holder_is_waited_for_anew(shop: Shop, clock: FakeClock) -> None:
-    waiter = shop.store()
-    stamps = []
-    for _ in range(2):
-        holder = shop.store()
-        async with holder.lease():
-            waiting = asyncio.create_task(waiter.lease().__aenter__())
-            before = waiter._seen[0]
-            while waiter._seen[0] == before:
-                await asyncio.sleep(0)
-            stamps.append(waiter._seen)
-            waiting.cancel()
-            await asyncio.wait({waiting})
-        clock.advance(LONGEST_LEASE + 1)
-    assert stamps[0][0] != stamps[1][0]
-    assert stamps[1][1] - stamps[0][1] == LONGEST_LEASE + 1
-
-
 # Processes
 
 HEAD = f"""
@@ -629,13 +563,6 @@ async def main():
                 break
 asyncio.run(main())
 """
-HOLD = """
-async def main():
-    async with store.lease():
-        print("held", flush=True)
-        await asyncio.sleep(60)
-asyncio.run(main())
-"""
 
 
 async def child(script: str, path: Path) -> asyncio.subprocess.Process:
@@ -649,21 +576,6 @@ async def test_no_save_of_several_processes_is_lost(shop: Shop) -> None:
     assert await asyncio.gather(*(process.wait() for process in children)) == [0] * 4
     shop.clock.wall = json.loads(shop.text)["entries"][MINE.key]["written"]
     assert await value(shop.store()) == "n.100."
-
-
-async def test_a_process_that_is_killed_frees_its_lease(shop: Shop) -> None:
-    process = await child(HOLD, shop.path)
-    assert process.stdout is not None
-    assert await process.stdout.readline() == b"held\n"
-    store = shop.store()
-    waiting = asyncio.create_task(store.lease().__aenter__())
-    while not store._seen[0]:
-        await asyncio.sleep(0)
-    assert not waiting.done()
-    process.send_signal(signal.SIGKILL)
-    async with asyncio.timeout(5):
-        await waiting
-    await process.wait()
 
 
 async def test_a_token_of_another_process_comes_with_its_age(shop: Shop) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import stat
@@ -100,24 +99,3 @@ def test_only_the_last_who_holds_it_removes_it(base: Path) -> None:
     assert made.path.is_dir()
     other.remove_if_last()
     assert not made.path.exists()
-
-
-async def test_one_at_a_time_has_the_turn_to_log_in(base: Path) -> None:
-    made = Folder.make()
-    order: list[str] = []
-
-    async def log_in(name: str, folder: Folder) -> None:
-        async with folder.login_turn():
-            order.append(f"{name} in")
-            await asyncio.sleep(0.03)
-            order.append(f"{name} out")
-
-    await asyncio.gather(log_in("one", Folder(made.path)), log_in("other", Folder(made.path)))
-    assert order in (["one in", "one out", "other in", "other out"], ["other in", "other out", "one in", "one out"])
-
-
-async def test_without_the_folder_a_login_needs_no_turn(base: Path) -> None:
-    made = Folder.make()
-    made.remove()
-    async with made.login_turn():
-        pass

@@ -62,6 +62,10 @@ class Store(Protocol):
         """Hold the right to make a session call: one holder at a time among all who share the store."""
         ...
 
+    def login_turn(self) -> AbstractAsyncContextManager[None]:
+        """Hold the turn to handle a caller's login: one holder at a time, as with the lease, and apart from it."""
+        ...
+
     async def close(self) -> None:
         """Let go of files and connections."""
         ...

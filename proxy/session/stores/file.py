@@ -1,8 +1,8 @@
 """`file:///path`: the token survives restarts and is shared by the processes of one host.
 
-One JSON file, mode 0600, replaced atomically; its content is `entries.py`'s affair. Two lock files beside it: `.lock` for
-compare-and-set, held for one read and one write; `.lease` for the right to make a session call, held over that call. Both
-are flock(2): a process that dies lets go of them.
+One JSON file, mode 0600, replaced atomically; its content is `entries.py`'s affair. Lock files beside it: `.lock` for
+compare-and-set, held for one read and one write; `.lease` for the right to make a session call and `.login` for the turn
+to handle a caller's login, both held over that call and passed by when their holder is stopped (`turns.py`).
 
 Everything that touches the disk runs in one worker thread of the store's own: a disk that hangs holds up neither the event
 loop nor the threads that resolve names.
@@ -11,15 +11,14 @@ loop nor the threads that resolve names.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import hmac
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
@@ -28,17 +27,13 @@ from proxy.clock import Clock
 from proxy.core.token import Token
 from proxy.session.stores import Binding, StoreUnusable
 from proxy.session.stores.entries import LARGEST, Entries, Entry, KeptToken, parse, render
+from proxy.session.stores.turns import LockFile, Turn
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Seconds between two looks at a lease that another process holds; a session call takes longer than either.
-_FIRST_LOOK: Final = 0.01
-_LAST_LOOK: Final = 0.05
-#: Seconds for one look; a disk that takes longer gives no lease.
-_LONGEST_LOOK: Final = 2.0
-#: Seconds after which the holder of a lease is stopped or stuck: a renewal ends after 10 (CONTRACT "Sessions").
-LONGEST_LEASE: Final = 15.0
+#: The files beside the one with the entries.
+_BESIDE: Final = (".lock", ".lease", ".login")
 #: Seconds to wait for another process's read and write, and between two looks.
 _PATIENCE: Final = 1.5
 _NEXT_TRY: Final = 0.002
@@ -63,10 +58,8 @@ class FileStore:
         self._is_sound = True
         # One thread: its queue is the lock that guards files and descriptors against each other within this process.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="session-store")
-        # Guards the lease within this process; between processes flock does. Held over the network, as a lease is.
-        self._mine = asyncio.Lock()
-        #: The lease that somebody else was seen to hold, and since when (steady seconds).
-        self._seen: tuple[int, float] = (0, 0.0)
+        self._lease = Turn(self._beside(".lease"), self._worker, clock)
+        self._login = Turn(self._beside(".login"), self._worker, clock)
         #: The last fingerprint that was compared, with what, and the verdict: scrypt is slow on purpose.
         self._compared = ("", "", False)
 
@@ -121,23 +114,13 @@ class FileStore:
 
         await self._change(change, wall)
 
-    @asynccontextmanager
-    async def lease(self) -> AsyncIterator[None]:
-        """Wait for the right to make a session call, among all processes.
+    def lease(self) -> AbstractAsyncContextManager[None]:
+        """Wait for the right to make a session call, among all processes. Raises OSError when the disk fails."""
+        return self._lease.held()
 
-        Raises OSError when there is none to be had: the disk fails, or its holder has it longer than any renewal takes.
-        """
-        async with self._mine:
-            lock = _Lock(self._beside(".lease"))
-            try:
-                wait = _FIRST_LOOK
-                while (holder := await self._look(lock)) is not None:
-                    self._check_holder(holder)
-                    await asyncio.sleep(wait)
-                    wait = min(_LAST_LOOK, wait * 2)
-                yield
-            finally:
-                self._give_back(lock)
+    def login_turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait for the turn to handle a caller's login, among all processes. Raises OSError when the disk fails."""
+        return self._login.held()
 
     async def close(self) -> None:
         """Let the thread end after what it still has to do."""
@@ -162,25 +145,6 @@ class FileStore:
         if self._is_sound and not is_sound:
             self._warn("the file of session.store is corrupt; what cannot be read of it counts as not there")
         self._is_sound = is_sound
-
-    async def _look(self, lock: _Lock) -> int | None:
-        async with asyncio.timeout(_LONGEST_LOOK):
-            return await self._run(lock.take)
-
-    def _give_back(self, lock: _Lock) -> None:
-        try:
-            # Behind whatever the thread still does with it, should we have left in the middle.
-            self._worker.submit(lock.close)
-        except RuntimeError:  # the store was closed meanwhile
-            lock.close()
-
-    def _check_holder(self, holder: int) -> None:
-        stamp, since = self._seen
-        now = self._clock.now().steady
-        if holder != stamp:
-            self._seen = (holder, now)
-        elif now - since > LONGEST_LEASE:
-            raise TimeoutError("another process holds the lease for longer than a renewal takes; is it stopped?")
 
     # In the worker thread from here on
 
@@ -223,7 +187,7 @@ class FileStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        lock = _Lock(self._beside(".lock"))
+        lock = LockFile(self._beside(".lock"))
         try:
             end = time.monotonic() + _PATIENCE
             while lock.take() is not None:
@@ -243,32 +207,6 @@ class FileStore:
         return self._path.with_name(self._path.name + suffix)
 
 
-class _Lock:
-    """A lock file. Not safe for two threads at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor: int | None = None
-
-    def take(self) -> int | None:
-        """Try to lock, at once; returns None when that is done, else a number that is another for each holder."""
-        if self._descriptor is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-            self._descriptor = os.open(self._path, flags, 0o600)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return os.fstat(self._descriptor).st_mtime_ns
-        os.utime(self._descriptor)
-        return None
-
-    def close(self) -> None:
-        """Unlock."""
-        if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
-            os.close(descriptor)
-
-
 def check_file(path: Path) -> None:
     """Make sure the file can be used; raises `StoreUnusable` with a sentence for the operator. Changes nothing."""
     folder = path.parent
@@ -277,7 +215,7 @@ def check_file(path: Path) -> None:
             raise StoreUnusable(f"session.store: the folder {folder} does not exist; make it, for this user alone.")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise StoreUnusable(f"session.store: this user may not write to {folder}; name another path.")
-        for name in (path, path.with_name(path.name + ".lock"), path.with_name(path.name + ".lease")):
+        for name in (path, *(path.with_name(path.name + suffix) for suffix in _BESIDE)):
             with suppress(FileNotFoundError):
                 _check_private(name, name.lstat())
     except OSError as error:

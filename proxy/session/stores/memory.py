@@ -20,6 +20,8 @@ class MemoryStore:
         self._refused_secrets = ""
         # Guards session calls: one at a time. Held over the network on purpose, that is what a lease is.
         self._lease = asyncio.Lock()
+        # Guards the account of the session: callers' logins are handled one at a time. Held over the login call.
+        self._login = asyncio.Lock()
 
     async def load(self) -> Token | None:
         """Return the token that is kept."""
@@ -45,6 +47,12 @@ class MemoryStore:
     async def lease(self) -> AsyncIterator[None]:
         """Wait for the right to make a session call."""
         async with self._lease:
+            yield
+
+    @asynccontextmanager
+    async def login_turn(self) -> AsyncIterator[None]:
+        """Wait for the turn to handle a login."""
+        async with self._login:
             yield
 
     async def close(self) -> None:

@@ -1,0 +1,150 @@
+"""A right that one process at a time holds: a holder that is stopped is passed by, by exactly one and in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from proxy.clock import SystemClock
+from proxy.session.ports import RENEWAL_DEADLINE
+from proxy.session.stores import Store
+from proxy.session.stores.file import FileStore
+from proxy.session.stores.turns import LONGEST_SILENCE
+from tests.server.harness import until
+from tests.session.fakes import FakeClock
+from tests.session.store_contract import MINE, RIGHTS, holder
+
+Make = Callable[[], Store]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "session.json"
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def make(path: Path, clock: FakeClock) -> AsyncIterator[Make]:
+    stores: list[FileStore] = []
+
+    def one() -> Store:
+        stores.append(FileStore(path, binding=lambda: MINE, clock=clock, warn=print))
+        return stores[-1]
+
+    yield one
+    for store in stores:
+        await store.close()
+
+
+class Waiters:
+    """Several who wait for one right; each has it until it is told to go on."""
+
+    def __init__(self, make: Make, right: str, how_many: int) -> None:
+        self.inside = 0
+        self.most = 0
+        self.turns = 0
+        self.go = asyncio.Event()
+        self.tasks = [asyncio.create_task(self._wait(make(), right)) for _ in range(how_many)]
+
+    async def _wait(self, store: Store, right: str) -> None:
+        async with getattr(store, right)():
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            await self.go.wait()
+            self.inside -= 1
+            self.turns += 1
+
+    async def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+async def looked(make: Make) -> None:
+    """Let those who wait look a few times."""
+    store = make()
+    for _ in range(20):
+        await store.load()
+        await asyncio.sleep(0.01)
+
+
+def test_nobody_waits_for_a_stopped_holder_until_callers_give_up() -> None:
+    assert LONGEST_SILENCE < RENEWAL_DEADLINE / 2
+
+
+@RIGHTS
+async def test_exactly_one_passes_by_a_holder_that_is_stopped(
+    make: Make, clock: FakeClock, path: Path, right: str
+) -> None:
+    async with holder(f"file://{path}", right) as process:
+        waiters = Waiters(make, right, 5)
+        process.send_signal(signal.SIGSTOP)
+        await looked(make)
+        assert waiters.inside == 0
+        clock.advance(LONGEST_SILENCE)
+        await until(lambda: waiters.inside)
+        clock.advance(LONGEST_SILENCE / 2)
+        await looked(make)
+        assert waiters.inside == 1
+        waiters.go.set()
+        await asyncio.gather(*waiters.tasks)
+        assert (waiters.most, waiters.turns) == (1, 5)
+
+
+async def test_one_who_passed_by_and_is_stopped_too_is_passed_by_in_its_turn(
+    make: Make, clock: FakeClock, path: Path
+) -> None:
+    place = f"file://{path}"
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(2):
+            # The second passes the first by, in its own time.
+            process = await stack.enter_async_context(holder(place, "lease"))
+            process.send_signal(signal.SIGSTOP)
+        waiters = Waiters(make, "lease", 2)
+        await looked(make)
+        clock.advance(LONGEST_SILENCE)
+        await until(lambda: waiters.inside)
+        waiters.go.set()
+        await asyncio.gather(*waiters.tasks)
+        assert waiters.most == 1
+
+
+async def test_a_holder_that_lives_is_waited_for_however_long_it_takes(make: Make, path: Path) -> None:
+    real = SystemClock()
+    async with holder(f"file://{path}", "lease"):
+        store = FileStore(path, binding=lambda: MINE, clock=real, warn=print)
+        waiting = asyncio.create_task(store.lease().__aenter__())
+        done, _ = await asyncio.wait({waiting}, timeout=LONGEST_SILENCE + 1.5)
+        assert not done
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await store.close()
+
+
+async def test_a_stopped_holder_that_goes_on_neither_frees_nor_takes_what_others_have(
+    make: Make, clock: FakeClock, path: Path
+) -> None:
+    async with holder(f"file://{path}", "lease") as process:
+        process.send_signal(signal.SIGSTOP)
+        waiters = Waiters(make, "lease", 1)
+        await looked(make)
+        clock.advance(LONGEST_SILENCE)
+        await until(lambda: waiters.inside)
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+        late = Waiters(make, "lease", 1)
+        await looked(make)
+        assert late.inside == 0
+        waiters.go.set()
+        late.go.set()
+        await asyncio.gather(*waiters.tasks, *late.tasks)
