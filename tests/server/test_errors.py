@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 
@@ -291,6 +292,34 @@ async def test_a_refused_login_lets_requests_go_on_anonymously_and_says_so(
         assert got.status == 200
         assert got.value("proxy-status") == b'cardcash-proxy; details="login-refused"'
     assert len(upstream.logins) == 1
+
+
+@pytest.mark.parametrize("asked_by", ["operator", "new password"])
+async def test_while_a_refused_login_is_tried_again_anonymous_answers_say_so(
+    upstream: RawUpstream, start_proxy: StartProxy, tmp_path: Path, asked_by: str
+) -> None:
+    go = asyncio.Event()
+
+    async def slow(peer: Peer) -> None:
+        await go.wait()
+        await upstream._login(peer)
+
+    upstream.login_answers += [answer(400, b'{"message":["Invalid email or password"]}'), slow]
+    secret = tmp_path / "password"
+    secret.write_text("old")
+    proxy = await start_proxy(LOGIN__EMAIL="a@example.com", LOGIN__PASSWORD_FILE=str(secret))
+    assert (await proxy.ask("GET /carts")).status == 200
+    secret.write_text("new")
+    asked = asyncio.create_task(proxy.admin("POST /session/renew")) if asked_by == "operator" else None
+    await until(lambda: len(upstream.logins) == 2)
+    for _ in range(5):
+        got = await proxy.ask("GET /carts")
+        assert got.value("proxy-status") == b'cardcash-proxy; details="login-refused"'
+    go.set()
+    await until(lambda: proxy.proxy.keeper.status().identity)
+    assert (await proxy.ask("GET /carts")).value("proxy-status") is None
+    if asked is not None:
+        await asked
 
 
 async def test_more_in_flight_than_allowed_is_503_overloaded(upstream: RawUpstream, start_proxy: StartProxy) -> None:

@@ -12,7 +12,7 @@ import pytest
 from proxy.session.login import Credentials
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.conftest import StartProxy
-from tests.server.harness import APP_ID, EMAIL, PASSWORD, Running, until
+from tests.server.harness import APP_ID, EMAIL, PASSWORD, Peer, RawUpstream, Running, until
 
 JSON = b"Content-Type: application/json"
 
@@ -53,6 +53,44 @@ async def test_a_second_account_is_refused_at_the_other_at_once(pair: tuple[Runn
     await until(lambda: one.proxy.keeper._saver._writer is None)
     answer = await other.ask("POST /customers/login", JSON, body=login("other@example.com", "other"))
     assert (answer.status, answer.code) == (409, "other_account")
+
+
+@pytest.fixture
+async def three(upstream: RawUpstream, start_proxy: StartProxy, tmp_path: Path) -> list[Running]:
+    return [await start_proxy(SESSION__STORE=f"file://{tmp_path}/session") for _ in range(3)]
+
+
+async def test_of_two_logins_at_once_at_two_proxies_the_first_wins(upstream: RawUpstream, three: list[Running]) -> None:
+    go = asyncio.Event()
+
+    async def slow(peer: Peer) -> None:
+        await go.wait()
+        await upstream._login(peer)
+
+    upstream.login_answers.append(slow)
+    first = asyncio.create_task(three[0].ask("POST /customers/login", JSON, body=login()))
+    await until(lambda: upstream.logins)
+    others = [
+        asyncio.create_task(proxy.ask("POST /customers/login", JSON, body=login("other@example.com", "other")))
+        for proxy in three[1:]
+    ]
+    await until(lambda: all(proxy.proxy.guard.in_flight for proxy in three))
+    go.set()
+    assert (await first).status == 200
+    assert [answer.status for answer in await asyncio.gather(*others)] == [409, 409]
+    assert len(upstream.logins) == 1
+
+
+@pytest.mark.parametrize("line", ["GET /carts", "POST /orders", "GET /v3/customers/payment-options"])
+async def test_once_a_login_is_answered_no_account_call_goes_anonymously_anywhere(
+    upstream: RawUpstream, three: list[Running], line: str
+) -> None:
+    for proxy in three:
+        assert (await proxy.ask("GET /merchants/sell")).status == 200
+    assert (await three[0].ask("POST /customers/login", JSON, body=login())).status == 200
+    before = len(upstream.requests)
+    await asyncio.gather(*(proxy.ask(line, body=b"") for proxy in three for _ in range(5)))
+    assert {received.token for received in upstream.requests[before:]} == {upstream.tokens[-1]}
 
 
 async def test_a_login_lost_at_one_is_lost_at_the_other_and_after_a_restart(

@@ -61,6 +61,36 @@ async def test_a_login_refused_in_the_window_does_not_take_the_account_before_it
     assert (await house.keeper.token()).identity is None
 
 
+async def test_the_mark_of_a_refused_login_stays_until_the_new_try_has_succeeded(build: Build) -> None:
+    house = build(credentials=LOGIN)
+    house.calls.on_login.append(REFUSED_LOGIN)
+    token = await house.keeper.token()
+    assert house.keeper.login_refused(token)
+    house.calls.gate.clear()
+    operator = asyncio.create_task(house.keeper.renew_now())
+    await settle()
+    assert house.keeper.login_refused(await house.keeper.token())
+    house.calls.gate.set()
+    assert not house.keeper.login_refused(await operator)
+    # One that was sent before came back anonymous all the same.
+    assert house.keeper.login_refused(token)
+
+
+async def test_the_mark_of_a_refused_login_stays_when_the_new_try_fails(build: Build) -> None:
+    house = build(credentials=LOGIN)
+    house.calls.on_login.append(REFUSED_LOGIN)
+    await house.keeper.token()
+    house.outage()
+    with pytest.raises(SessionUnavailable):
+        await house.keeper.renew_now()
+    assert house.keeper.login_refused(await house.keeper.token())
+
+
+async def test_without_a_login_of_our_own_nothing_is_marked(house: House) -> None:
+    assert not house.keeper.login_refused(await house.keeper.token())
+    assert not house.keeper.login_refused(None)
+
+
 # The latch
 
 

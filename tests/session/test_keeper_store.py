@@ -9,6 +9,7 @@ import pytest
 
 from proxy.core.dialect import Candidate
 from proxy.core.token import Moment, Source, Token
+from proxy.session.shelf import GLANCE_DEADLINE
 from proxy.session.stores.memory import MemoryStore
 from tests.session.conftest import Build
 from tests.session.fakes import LOGIN, ME, BrokenStore, FakeClock, House, settle
@@ -31,6 +32,24 @@ class UnhurriedStore(MemoryStore):
 
     async def load(self) -> Token | None:
         await asyncio.sleep(0)
+        return await super().load()
+
+
+class SharedStore(MemoryStore):
+    """Says that others use it; counts looks, and can hold them back."""
+
+    shared = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = 0
+        self.hangs = False
+
+    async def load(self) -> Token | None:
+        self.looks += 1
+        await asyncio.sleep(0)
+        while self.hangs:
+            await asyncio.sleep(1)
         return await super().load()
 
 
@@ -242,3 +261,72 @@ async def test_a_login_elsewhere_beats_an_anonymous_renewal_unless_an_operator_a
     house.calls.meanwhile = log_in_elsewhere
     token = await (house.keeper.renew_now() if by_operator else house.keeper.token())
     assert (token.value == "theirs.login.") is not by_operator
+
+
+# Requests about an account, while anonymous
+
+
+async def test_however_many_requests_ask_whether_others_have_logged_in_two_looks_answer_them(build: Build) -> None:
+    store = SharedStore()
+    house = build(store=store)
+    await house.keeper.token()
+    looks = store.looks
+    tokens = await asyncio.gather(*(house.keeper.token(account=True) for _ in range(100)))
+    assert set(tokens) == {house.held}
+    assert store.looks - looks <= 2
+
+
+async def test_a_login_that_is_stored_while_a_look_is_made_is_seen_by_who_asks_after_it(build: Build) -> None:
+    store, clock = SharedStore(), FakeClock()
+    one, other = build(store=store, clock=clock), build(store=store, clock=clock)
+    await one.keeper.start(eager=True)
+    await settle()
+    await other.keeper.start(eager=True)
+    early = asyncio.create_task(other.keeper.token(account=True))
+    await asyncio.sleep(0)
+    one.keeper.offer(Candidate("callers.login.", 900, "header"), sent_with=one.held, login_as=ME)
+    await one.keeper.catch_up()
+    assert (await other.keeper.token(account=True)).identity == ME
+    await early
+
+
+async def test_only_anonymous_requests_about_an_account_look_into_a_shared_store(build: Build) -> None:
+    store = SharedStore()
+    house = build(store=store)
+    token = await house.keeper.token()
+    looks = store.looks
+    await house.keeper.token()
+    house.keeper.offer(Candidate("callers.login.", 900, "header"), sent_with=token, login_as=ME)
+    await house.keeper.token(account=True)
+    assert store.looks == looks
+    alone = build()
+    assert await alone.keeper.token(account=True) is alone.held
+
+
+async def test_a_store_that_hangs_holds_requests_up_once_and_shortly(build: Build) -> None:
+    store = SharedStore()
+    house = build(store=store)
+    token = await house.keeper.token()
+    store.hangs = True
+    async with asyncio.timeout(GLANCE_DEADLINE * 4):
+        assert await house.keeper.token(account=True) is token
+    async with asyncio.timeout(GLANCE_DEADLINE / 2):
+        for _ in range(100):
+            assert await house.keeper.token(account=True) is token
+
+
+async def test_a_login_in_the_store_is_taken_over_even_during_a_renewal(build: Build) -> None:
+    store, clock = SharedStore(), FakeClock()
+    one, other = build(store=store, clock=clock), build(store=store, clock=clock)
+    await one.keeper.start(eager=True)
+    await settle()
+    await other.keeper.start(eager=True)
+    other.calls.gate.clear()
+    renewal = asyncio.create_task(other.keeper.renew_now())
+    await settle()
+    login = one.keeper.offer(Candidate("callers.login.", 900, "header"), sent_with=one.held, login_as=ME)
+    assert login is not None
+    await one.keeper.catch_up()
+    assert (await other.keeper.token(account=True)).value == login.value
+    other.calls.gate.set()
+    assert (await renewal).value == other.held.value == login.value
