@@ -51,21 +51,22 @@ class Neighbours:
         return True
 
     async def glance(self) -> bool:
-        """Take over a token that is better than the held one, for a request that waits; says whether there was one."""
-        return self._shelf.shared and self._take_over(await self._shelf.glance())
+        """Take over a better token, for a request that waits; False: nobody shares the store. One look is many requests'."""
+        if self._shelf.shared:
+            self._take_over(await self._shelf.glance())
+        return self._shelf.shared
 
     def login_turn(self) -> AbstractAsyncContextManager[None]:
         """Hold the turn to handle a caller's login, among all who share the store."""
         return self._shelf.login_turn()
 
-    def _take_over(self, shared: Token | None) -> bool:
+    def _take_over(self, shared: Token | None) -> None:
         """Hold their token if it is the better one; during a renewal only a login, which beats an anonymous one anyway."""
         held = self._holding.usable(self._clock.now())
         if not self._latched.fits(shared) or not self._shelf.outranks(shared, held):
-            return False
+            return
         if self._renewing() and (shared.identity is None or held is None or held.identity is not None):
-            return False
+            return
         self._adopt(replace(shared, source=Source.STORE))
         self._saver.check()
         self._observer.renewal("store", "ok", {"source": "store"})
-        return True

@@ -20,7 +20,6 @@ PYPROJECT: dict[str, Any] = tomllib.loads(text_of("pyproject.toml"))
 LONGEST = 400
 #: Longer modules, each with the reason why it is one thing.
 LONGER = {
-    "proxy/session/keeper.py": "the one owner of the session's state: whatever changes it stands here",
     "proxy/upstream/connection.py": "one asyncio protocol: its callbacks, phases and deadlines change one state together",
 }
 #: The product and its measuring instruments.
