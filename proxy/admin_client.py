@@ -44,6 +44,8 @@ def _in_file(config: Path | str | None) -> str | None:
     layer = from_file(Path(config), "--config")
     if layer.unusable:
         raise SettingsError(layer.faults)
+    if "admin.listen" in layer.broken:
+        raise SettingsError([fault for fault in layer.faults if fault.startswith("admin.listen")])
     given = layer.given.get("admin.listen")
     listen = None if given is None else given.value
     return ",".join(map(str, listen)) if isinstance(listen, list) else None if listen is None else str(listen)

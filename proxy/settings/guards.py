@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, cast
 
 from proxy.core.headers import is_ours
-from proxy.settings.parsing import Bad, as_text, did_you_mean, each, json_value, shown
+from proxy.settings.parsing import Bad, as_text, did_you_mean, each, json_value, repeatable, shown
 from proxy.settings.secret import Secret, SecretFileError, SecretForm, has_control_characters, read_secret_file
 
 #: RFC 9110 5.6.2
@@ -65,9 +65,7 @@ def rule(value: object) -> Rule:
     if not isinstance(value, Mapping):
         raise Bad(f"is not a rule; {_EXAMPLE}")
     given = {str(key): part for key, part in value.items()}
-    unknown = [key for key in given if key not in {"action", "methods", "path", *_ACTIONS}]
-    if unknown:
-        raise Bad(*(f"{shown(k)} is not known in a rule{did_you_mean(k, _RULE_KEYS)}" for k in unknown))
+    _check_keys(given, _RULE_KEYS)
     chosen = [key for key in ("action", *_ACTIONS) if key in given]
     if len(chosen) != 1:
         raise Bad(f"must have exactly one of allow and deny; {_EXAMPLE}")
@@ -79,7 +77,8 @@ def rule(value: object) -> Rule:
         if given:
             raise Bad(f"methods and path stand either inside {key} or beside it, not both; {_EXAMPLE}")
         return _rule(key, {str(k): part for k, part in subject.items()})
-    if subject is None or subject is True:
+    # `deny:` with its path below it instead of inside it says what is meant; without one nothing does.
+    if subject is True or (subject is None and "path" in given):
         return _rule(key, given)
     if subject is False:
         raise Bad(f"{key}: false says nothing; {_EXAMPLE}")
@@ -91,13 +90,23 @@ def rule(value: object) -> Rule:
 _RULE_KEYS: Final = ("action", "allow", "deny", "methods", "path")
 
 
-def _rule(action: str, parts: Mapping[str, object]) -> Rule:
-    unknown = [key for key in parts if key not in {"methods", "path"}]
+def _check_keys(given: Mapping[str, object], known: tuple[str, ...]) -> None:
+    unknown = [key for key in given if key not in known]
     if unknown:
-        raise Bad(*(f"{shown(k)} is not known in a rule{did_you_mean(k, ('methods', 'path'))}" for k in unknown))
+        named = [f"{shown(key)} is" if repeatable(key, known) else "has a key that is" for key in unknown]
+        raise Bad(*(f"{n} not known in a rule{did_you_mean(k, known)}" for n, k in zip(named, unknown, strict=True)))
+
+
+def _rule(action: str, parts: Mapping[str, object]) -> Rule:
+    """Make a rule; a part that is not there stands for all, one without a value is an error: it would match too much."""
+    _check_keys(parts, ("methods", "path"))
     if action not in _ACTIONS:
         raise Bad(f"{shown(action)} is neither allow nor deny")
-    return Rule(cast("Action", action), _methods(parts.get("methods")), _glob(parts.get("path")))
+    return Rule(
+        cast("Action", action),
+        _methods(parts["methods"]) if "methods" in parts else (),
+        _glob(parts["path"]) if "path" in parts else "/**",
+    )
 
 
 def _rule_of_text(text: str) -> Rule:
@@ -107,15 +116,16 @@ def _rule_of_text(text: str) -> Rule:
     # The path begins with the first word that has a slash, and may hold blanks: globs match decoded paths.
     path = re.search(r"(?<!\S)[^\s/]*/.*", rest)
     methods = rest[: path.start()] if path else rest
-    return _rule(action.lower(), {"methods": methods.strip() or None, "path": path[0] if path else None})
+    parts = {"methods": methods.strip(), "path": path[0] if path else ""}
+    return _rule(action.lower(), {name: part for name, part in parts.items() if part})
 
 
 def _methods(value: object) -> tuple[str, ...]:
     if value is None:
-        return ()
+        raise Bad("methods has no value; leave methods out to match any")
     names = value if isinstance(value, list | tuple) else re.split(r"[,\s]+", as_text(value))
-    methods = [as_text(name).upper() for name in names]
-    methods = [name for name in methods if name]
+    # A long s would become an S, so only ASCII is made upper case.
+    methods = [text.upper() if text.isascii() else text for name in names if (text := as_text(name))]
     if "*" in methods:
         return ()
     for name in methods:
@@ -127,10 +137,10 @@ def _methods(value: object) -> tuple[str, ...]:
 
 
 def _glob(value: object) -> str:
-    if value is None:
-        return "/**"
-    text = as_text(value)
-    if text in {"", "*"}:
+    text = "" if value is None else as_text(value)
+    if not text:
+        raise Bad("has no path; write /** for all paths")
+    if text == "*":
         return "/**"
     if has_control_characters(text):
         raise Bad(f"the path {shown(text)} has control characters")

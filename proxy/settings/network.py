@@ -56,6 +56,8 @@ def is_loopback(host: str) -> bool:
 
 def host_name(text: str) -> str | None:
     """Return a host in canonical form (lower-case name, compressed address without brackets), None if it is none."""
+    if not text.isascii():  # the Kelvin sign becomes a k in lower case
+        return None
     text = text.lower()
     if "%" in text:  # a scope (fe80::1%eth0) means something on this machine only
         return None
@@ -111,7 +113,8 @@ def is_plain_to_elsewhere(canonical_origin: str) -> bool:
 
 def browser_origin(value: object) -> str:
     """Parse an Origin header's value: scheme://host[:port] of any scheme, or null."""
-    text = as_text(value).lower()
+    given = as_text(value)
+    text = given.lower() if given.isascii() else ""
     if text == "null":
         return text
     if text.startswith(("http://", "https://")):
@@ -121,12 +124,12 @@ def browser_origin(value: object) -> str:
             pass
     elif re.fullmatch(r"[a-z][a-z0-9+.-]*://[a-z0-9_.-]+(?::[0-9]{1,5})?", text):  # chrome-extension://…
         return text
-    raise Bad(f"{shown(text)} is not a browser origin; write scheme://host[:port] or null, and name each one")
+    raise Bad(f"{shown(given)} is not a browser origin; write scheme://host[:port] or null, and name each one")
 
 
 def allowed_host(value: object) -> str:
     """Parse a Host that is served: a name, an address, or *.suffix; a port is dropped."""
-    text = as_text(value).lower()
+    text = as_text(value)
     wildcard = "*." if text.startswith("*.") else ""
     rest = text.removeprefix(wildcard)
     name, separator, port = rest.rpartition(":")

@@ -24,7 +24,8 @@ T = TypeVar("T")
 LONGEST: Final = 366 * 86400.0
 LARGEST: Final = 1 << 40
 
-_DURATION = re.compile(r"(?P<number>[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?P<unit>[A-Za-zµ]*)")
+#: [0-9], for \d is also a digit of any other script; and no underscores, which Python's int() and float() pass over.
+_NUMBER = re.compile(r"(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) *(?P<unit>[A-Za-z]*)")
 _SECONDS: Final = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {
     "": 1,
@@ -61,6 +62,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
+def repeatable(name: str, known: Iterable[str]) -> bool:
+    """Tell whether a name that is none may be repeated: only a slip of the pen, else it may be a secret gone astray.
+
+    No known name has a digit in it, and nearly every secret has.
+    """
+    plain = _plain(name)
+    alike = difflib.get_close_matches(plain, [_plain(word) for word in known], n=1, cutoff=0.88)
+    return bool(alike) and not any(c.isdigit() for c in name)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
 def as_text(value: object) -> str:
     """Return a scalar as text without blanks around it; numbers count as text (`app_id: 12345`), booleans do not."""
     if isinstance(value, bool):
@@ -86,13 +101,13 @@ def boolean(value: object) -> bool:
 
 def _number(value: object, units: dict[str, Any], kind: str, examples: str) -> tuple[float, str]:
     text = as_text(value)
-    match = _DURATION.fullmatch(text)
+    match = _NUMBER.fullmatch(text)
     unit = match["unit"] if match else ""
     # Units of time are lower-case (5M is no five minutes); those of size are known in any case.
     unit = unit.lower() if kind == "size" else unit
     if match is None or unit not in units:
         raise Bad(f"{shown(text)} is not a {kind}; write {examples}")
-    number = float(match["number"].replace("_", ""))
+    number = float(match["number"])
     if not math.isfinite(number):
         raise Bad(f"{shown(text)} is too large")
     if number < 0:
@@ -133,9 +148,9 @@ def size(value: object) -> int:
 def count(value: object, *, most: int = 1_000_000) -> int:
     """Parse a whole number from 1 to `most`."""
     text = as_text(value)
-    if not re.fullmatch(r"[+-]?\d[\d_]{0,17}", text):
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
         raise Bad(f"{shown(text)} is not a whole number")
-    number = int(text.replace("_", ""))
+    number = int(text)
     if not 1 <= number <= most:
         raise Bad(f"{shown(text)} is out of range; write a number from 1 to {most}")
     return number

@@ -1,5 +1,6 @@
 """Owns the three places settings come from: the YAML file, environment variables, flags. Each becomes a Layer.
 
+Names that are no settings' are repeated only where they are a slip of the pen: anything else may be a secret gone astray.
 A layer holds what was given under dotted paths, still unparsed: scalars as the text that stands there (so that
 `app_id: 0123`, `listen: 22:30` and `1e3` are not what YAML 1.1 makes of them), lists and mappings of such texts.
 Unknown names and broken files become faults, never exceptions, so that all faults can be reported at once.
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy import files
-from proxy.settings.catalogue import CONFIG_VARIABLE, PREFIX, flag_name, groups, leaves
+from proxy.settings.catalogue import CONFIG_VARIABLE, PREFIX, Leaf, flag_name, groups, leaves
 from proxy.settings.model import Kind
-from proxy.settings.parsing import did_you_mean
+from proxy.settings.parsing import did_you_mean, repeatable
 
 if TYPE_CHECKING:
     import yaml
@@ -85,12 +86,21 @@ def from_environment(environ: Mapping[str, str]) -> Layer:
         if leaf is None:
             path = name.removeprefix(PREFIX).lower().replace("__", ".")
             hint = "; it is a group, set its members" if path in groups() else _did_you_mean_variable(name, known)
-            layer.faults.append(f"environment variable {name} is not a setting{hint}")
+            shown = name if repeatable(name.removeprefix(PREFIX), [*_names(known), *groups()]) else f"{PREFIX}… ({_HIDDEN})"
+            layer.faults.append(f"environment variable {shown} is not a setting{hint}")
         elif environ[name].strip() or leaf.kinds & {Kind.LIST, Kind.EMPTY}:
             layer.given[leaf.path] = Given(environ[name], f"environment variable {name}")
         else:
             layer.empty.add(leaf.path)
     return layer
+
+
+#: Why a name is not repeated.
+_HIDDEN: Final = "its name is not repeated, since it is like no setting and may be a secret"
+
+
+def _names(variables: Iterable[str]) -> list[str]:
+    return [name.removeprefix(PREFIX) for name in variables]
 
 
 def _is_from_kubernetes(name: str, value: str) -> bool:
@@ -104,6 +114,7 @@ def from_flags(flags: Mapping[str, str]) -> Layer:
         leaf = leaves().get(path)
         flag = f"flag {flag_name(path)}"
         if leaf is None:
+            flag = flag if repeatable(path, leaves()) else f"a flag ({_HIDDEN})"
             layer.faults.append(f"{flag} is not a setting{did_you_mean(path, leaves())}")
         elif leaf.secret:
             layer.faults.append(
@@ -153,6 +164,8 @@ class _Yaml:
         self._path = path
         self._what = what
         self._layer = layer
+        #: Characters and nodes of all values, each as often as it is meant.
+        self._unfolded = 0
 
     def read(self, text: str) -> None:
         yaml = self._yaml
@@ -200,7 +213,8 @@ class _Yaml:
                 continue
             name, line = key.value, key.start_mark.line + 1
             if name in lines:
-                self._fault(f"line {line}: {name} stands here a second time (first in line {lines[name]}); remove one")
+                what = name if name in _WORDS else "a key"
+                self._fault(f"line {line}: {what} stands here a second time (first in line {lines[name]}); remove one")
                 continue
             lines[name] = line
             yield name, key, value
@@ -212,7 +226,9 @@ class _Yaml:
             if path in leaves():
                 self._leaf(path, where, value)
             elif path not in groups():
-                self._layer.faults.append(f"{path} ({where}) is not a setting{_did_you_mean_path(name, prefix)}")
+                known = [*leaves(), *groups()]
+                shown = path if name.replace("-", "_") in _WORDS or repeatable(path, known) else _a_key(prefix)
+                self._layer.faults.append(f"{shown} ({where}) is not a setting{_did_you_mean_path(name, prefix)}")
             elif isinstance(value, self._yaml.MappingNode):
                 self._group(value, f"{path}.")
             elif not self._is_null(value):
@@ -230,9 +246,16 @@ class _Yaml:
         else:
             if value is not None:
                 self._layer.given[path] = Given(value, where)
+            elif _is_forgotten(leaves()[path], node):
+                self._layer.faults.append(f"{path} ({where}): has no value; write one, or leave the setting out")
+                self._layer.broken.add(path)
 
     def _value(self, node: yaml.Node) -> object:
         yaml = self._yaml
+        # What stands in the file once may be meant a billion times, by aliases of aliases.
+        self._unfolded += 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
+        if self._unfolded > LARGEST_FILE:
+            raise _UnsupportedError("its aliases unfold to more than a file may hold")
         if isinstance(node, yaml.SequenceNode):
             return [self._value(item) for item in node.value]
         if isinstance(node, yaml.MappingNode):
@@ -247,8 +270,24 @@ class _Yaml:
         return str(node.value)
 
 
+#: All words that the names of settings are made of, and those of rules.
+_WORDS: Final = frozenset(word for path in leaves() for word in path.split(".")) | {"allow", "deny", "methods", "path"}
+
+
 class _UnsupportedError(Exception):
     """A value that YAML allows and settings do not."""
+
+
+def _a_key(prefix: str) -> str:
+    return f"a key of {prefix[:-1]}" if prefix else "a key"
+
+
+def _is_forgotten(leaf: Leaf, node: yaml.Node) -> bool:
+    """Tell whether nothing stands where a list or a guard should: who meant to close a door must not leave it open.
+
+    The word null is fine where it is the default.
+    """
+    return bool(leaf.kinds & {Kind.LIST, Kind.HEADER}) and (leaf.default is not None or node.value == "")
 
 
 def _did_you_mean_path(name: str, prefix: str) -> str:
@@ -263,6 +302,4 @@ def _did_you_mean_path(name: str, prefix: str) -> str:
 
 def _did_you_mean_variable(name: str, known: Iterable[str]) -> str:
     # Without the prefix, which would make every name look alike.
-    return did_you_mean(name.removeprefix(PREFIX), (k.removeprefix(PREFIX) for k in known)).replace(
-        '"', f'"{PREFIX}', 1
-    )
+    return did_you_mean(name.removeprefix(PREFIX), _names(known)).replace('"', f'"{PREFIX}', 1)

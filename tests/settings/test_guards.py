@@ -38,7 +38,7 @@ def test_spellings_of_one_rule(spelling: object) -> None:
     "spelling",
     [
         *[{"allow": True}, {"action": "allow"}, {"allow": {}}, {"allow": "/**"}, {"allow": "/**", "methods": "*"}],
-        *["allow", "allow *", {"allow": "*"}, {"allow": ""}],
+        *["allow", "allow *", {"allow": "*"}],
     ],
 )
 def test_without_methods_and_path_a_rule_matches_all(spelling: object) -> None:
