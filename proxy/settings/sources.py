@@ -86,7 +86,9 @@ def from_environment(environ: Mapping[str, str]) -> Layer:
         if leaf is None:
             path = name.removeprefix(PREFIX).lower().replace("__", ".")
             hint = "; it is a group, set its members" if path in groups() else _did_you_mean_variable(name, known)
-            shown = name if repeatable(name.removeprefix(PREFIX), [*_names(known), *groups()]) else f"{PREFIX}… ({_HIDDEN})"
+            shown = (
+                name if repeatable(name.removeprefix(PREFIX), [*_names(known), *groups()]) else f"{PREFIX}… ({_HIDDEN})"
+            )
             layer.faults.append(f"environment variable {shown} is not a setting{hint}")
         elif environ[name].strip() or leaf.kinds & {Kind.LIST, Kind.EMPTY}:
             layer.given[leaf.path] = Given(environ[name], f"environment variable {name}")

@@ -196,16 +196,6 @@ async def test_a_command_is_not_held_up_at_its_end_by_a_disk_that_hangs(tmp_path
         "os.open = opened\n"
         "sys.exit(cli.main(['check']))\n"
     )
-    import sys
-
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        program,
-        env={**os.environ, "CARDCASH_APP_ID_FILE": str(tmp_path / "id")},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    done = Process(process)
+    done = await Process.run_program(program, CARDCASH_APP_ID_FILE=str(tmp_path / "id"))
     assert await done.ended(seconds=10) == 2
     assert "did not answer" in done.text

@@ -21,9 +21,9 @@ def test_all_faults_of_all_sources_at_once(faults: Faults, tmp_path: Path) -> No
     found = faults(text, {"log.level": "loud", "nope": "x"}, DRAIN__DELAY="-1", WHAT="x")
     file = tmp_path / "proxy.yaml"
     assert [fault.split(")")[0].split(" is not a setting")[0] for fault in found] == [
-        f"upstream.nothing ({file} line 4",
-        "environment variable CARDCASH_WHAT",
-        "flag --nope",
+        f"a key of upstream ({file} line 4",
+        "environment variable CARDCASH_… (its name is not repeated, since it is like no setting and may be a secret",
+        "a flag (its name is not repeated, since it is like no setting and may be a secret",
         f"app_id ({file} line 1",
         f"upstream.connect_timeout ({file} line 3",
         f"session.store ({file} line 5",

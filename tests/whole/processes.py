@@ -50,6 +50,20 @@ class Process:
             )
         )
 
+    @classmethod
+    async def run_program(cls, program: str, *arguments: str, **environ: str) -> Self:
+        """Run a program of our own around the product: for what cannot be brought about from outside."""
+        return cls(
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", program, *arguments),
+                env={**_clean(), **environ},
+                cwd=Path(__file__).parents[2],
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        )
+
     async def _read(self, stream: asyncio.StreamReader, into: bytearray) -> None:
         while piece := await stream.read(65536):
             into += piece

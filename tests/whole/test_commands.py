@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import re
 import shutil
 import socket
@@ -195,16 +194,26 @@ async def test_demo_finds_free_ports_when_its_own_are_taken(simulator: Simulator
 
 @pytest.mark.parametrize("number", [TERM, INT, HUP])
 async def test_a_signal_while_serve_reads_its_settings_ends_it_quietly(tmp_path: Path, number: int) -> None:
-    config = tmp_path / "proxy.yaml"
-    os.mkfifo(config)
-    process = await Process.start("serve", "--config", str(config))
+    (tmp_path / "id").write_text("an-id")
+    # A disk that does not answer, for what is in the file; the start waits some seconds for it.
+    program = (
+        "import os, sys, threading\n"
+        "real = os.open\n"
+        "def opened(name, *more, **others):\n"
+        "    if str(name).endswith('/id'):\n"
+        "        os.write(1, b'reading\\n')\n"
+        "        threading.Event().wait()\n"
+        "    return real(name, *more, **others)\n"
+        "os.open = opened\n"
+        "from proxy.cli import main\n"
+        "sys.exit(main(['serve', '--app-id-file', sys.argv[1]]))\n"
+    )
+    process = await Process.run_program(program, str(tmp_path / "id"))
     try:
-        # Opened when the process opens it too; it waits for what is in it.
-        pipe = await asyncio.to_thread(config.open, "w")
+        await process.says(lambda out: b"reading" in out)
         process.signal(number)
         assert await process.ended() == 0
-        assert process.text == ""
-        pipe.close()
+        assert process.text == "reading\n"
     finally:
         await process.close()
 
