@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from proxy import __version__
+from proxy.ca_watch import CaWatch
 from proxy.clock import Clock, TurnClock
 from proxy.core.answer import Rewrite
 from proxy.core.errors import Draining
@@ -42,7 +43,7 @@ from proxy.settings import Settings, proxy_variables
 from proxy.telemetry.logs import log
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.watch import SessionWatch
-from proxy.upstream import Origin, ProxyTunnel, Upstream, tls_context
+from proxy.upstream import Origin, ProxyTunnel, Upstream
 
 T = TypeVar("T")
 
@@ -128,13 +129,13 @@ class Proxy:
         if self._shared is not None:
             await self.secrets.look()  # the supervisor has read the files, perhaps long ago
         origin = Origin.parse(settings.upstream.origin)
-        ssl_context = tls_context(settings.upstream.ca_file) if origin.scheme == "https" else None
+        self._ca = CaWatch(settings.upstream.ca_file) if origin.scheme == "https" else None
         variables = proxy_variables(settings.upstream.origin, os.environ) if settings.upstream.trust_env else None
         tunnel = ProxyTunnel(variables.host, variables.port, variables.authorization) if variables else None
         reach = partial(
             Upstream,
             origin,
-            ssl_context=ssl_context,
+            ssl_context=None if self._ca is None else self._ca.context,
             connect_timeout=settings.upstream.connect_timeout,
             response_timeout=settings.upstream.response_timeout,
             max_age=settings.upstream.max_age,
@@ -148,6 +149,7 @@ class Proxy:
         )
         # The session calls' own connections: no full pool keeps them waiting, and none is used for a second call.
         aside = await enter(_closing(reach(max_connections=SESSION_CONNECTIONS, idle_timeout=0.0), Upstream.aclose))
+        self._clients = (self.upstream, aside)
         observer = self._observer(self.metrics)
         calls = SessionCalls(
             self._credentials(),
@@ -230,6 +232,8 @@ class Proxy:
         """Begin all that runs for the life of the process."""
         if self.secrets.has_files:
             self.loops.every(POLL_EVERY, "secrets", self._look_at_secrets)
+        if self._settings.upstream.ca_file is not None:
+            self.loops.every(POLL_EVERY, "ca", self._look_at_ca)
         if shares_store:
             self.loops.every(FOLLOW_EVERY, "store", self._follow)
         self.loops.every(LOOK_EVERY, "keeper", self.keeper.look)
@@ -244,6 +248,11 @@ class Proxy:
     async def _look_at_secrets(self) -> None:
         if await self.secrets.has_changed():
             self._secrets_changed()
+
+    async def _look_at_ca(self) -> None:
+        if self._ca is not None and await self._ca.look():
+            for client in self._clients:
+                client.use_tls(self._ca.context)
 
     def _secrets_changed(self) -> None:
         self.keeper.use_credentials(self._credentials())

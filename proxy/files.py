@@ -51,13 +51,18 @@ async def read_again(path: Path, *, most: int) -> bytes:
 
 def certificates(path: Path) -> str:
     """Read a PEM bundle with at least one certificate, blocking like `read`; for `ssl` as `cadata`. Raises `Unreadable`."""
+    return bundle(read(path, most=LARGEST_BUNDLE))
+
+
+def bundle(content: bytes) -> str:
+    """Return the content of a PEM bundle as `ssl` wants it for `cadata`. Raises `Unreadable` without a certificate in it."""
     # What stands between the certificates is a comment, in any encoding; `ssl` wants ASCII.
-    bundle = "".join(chr(byte) if byte < 0x80 else "?" for byte in read(path, most=LARGEST_BUNDLE))
+    text = "".join(chr(byte) if byte < 0x80 else "?" for byte in content)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=bundle)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError):  # ValueError: empty
         raise Unreadable("holds no certificates in PEM form") from None
-    return bundle
+    return text
 
 
 def _begin(path: Path, most: int) -> Future[bytes]:

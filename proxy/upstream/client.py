@@ -64,6 +64,10 @@ class Upstream:
     def __repr__(self) -> str:
         return f"<Upstream {self._origin} idle={self.idle_connections} active={self.active_connections}>"
 
+    def use_tls(self, ssl_context: ssl.SSLContext) -> None:
+        """Make new connections with another context, for an https origin; those there are stay."""
+        self._ssl_context = ssl_context
+
     @property
     def idle_connections(self) -> int:
         """Connections that wait for a request."""

@@ -10,10 +10,7 @@ import ipaddress
 import re
 import ssl
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
-
-from proxy import files
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # What a resolver can be asked for. Underscores are no host name by RFC 1123 but are met in container networks.
@@ -101,18 +98,13 @@ class Origin:
         return f"{self.scheme}://{self.host_header.decode('ascii')}"
 
 
-def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+def tls_context(authorities: str | None) -> ssl.SSLContext:
     """Build the context for the upstream: TLS 1.2 or newer, verified, names by subjectAltName only.
 
-    Build it once at start: loading the bundle takes milliseconds. `ca_file` replaces the system's bundle.
-
-    Raises:
-        ValueError: one sentence, when the bundle cannot be read or holds no certificate.
+    `authorities`: PEM certificates that are trusted instead of the system's. Loading them takes milliseconds, so a context
+    is for many connections.
     """
-    try:
-        context = ssl.create_default_context(cadata=None if ca_file is None else files.certificates(ca_file))
-    except files.Unreadable as error:
-        raise ValueError(f"The CA file {ca_file} {error}.") from None
+    context = ssl.create_default_context(cadata=authorities)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # RFC 9110, section 4.3.4, and RFC 6125: the common name is no longer a name.
     context.hostname_checks_common_name = False

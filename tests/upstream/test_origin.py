@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
 
 import pytest
 
@@ -52,11 +51,3 @@ def test_the_tls_context_verifies_names_by_subject_alt_name_only() -> None:
     assert context.check_hostname
     assert not context.hostname_checks_common_name
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
-
-
-def test_a_ca_file_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
-    empty = tmp_path / "empty.pem"
-    empty.write_text("nothing")
-    for path in (empty, tmp_path / "absent.pem"):
-        with pytest.raises(ValueError, match=r"\AThe CA file .*\.\Z"):
-            tls_context(path)

@@ -97,6 +97,15 @@ async def test_a_certificate_that_is_not_accepted_is_a_clear_sentence(
     assert "certificate of localhost was not accepted" in str(error)
 
 
+async def test_a_name_that_stands_in_the_common_name_only_is_not_accepted(
+    connect: Connect, authority: trustme.CA
+) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(common_name="localhost").configure_cert(server)
+    _, up = await connect(answers(OK), server_tls=server, ssl_context=client_tls(authority), host="localhost")
+    assert (await refused(up)).proxy_status == "tls_certificate_error"
+
+
 async def test_an_upstream_that_speaks_no_tls(connect: Connect, authority: trustme.CA) -> None:
     async def plain(peer: Peer) -> None:
         await peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
