@@ -5,7 +5,6 @@ Imports settings only when a command runs: starting fast is a feature of `health
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import time
@@ -22,8 +21,7 @@ _LOOK_EVERY: Final = 0.1
 
 def complain(sentence: str) -> None:
     """Tell a person what is wrong, in one line."""
-    with contextlib.suppress(OSError):  # nobody can be told; the exit code says it, too
-        print(f"cardcash-proxy: {sentence}", file=sys.stderr)
+    print(f"cardcash-proxy: {sentence}", file=sys.stderr)
 
 
 def health(config: Path | None, admin: str | None) -> int:
