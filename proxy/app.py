@@ -116,6 +116,10 @@ class Proxy:
         """Ask for a drain and stop; harmless when asked twice."""
         self._stopping.set()
 
+    def read_again(self) -> None:
+        """Read all files that may change at once, instead of at their next turn."""
+        self.loops.hurry()
+
     async def run(self) -> None:
         """Serve until `request_stop`, then drain."""
         await self._stopping.wait()

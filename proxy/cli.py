@@ -12,11 +12,12 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from proxy import __version__, operations
+from proxy.arguments import Parser, dashed
 from proxy.operations import BAD_USAGE, FAILED, OK, complain
-from proxy.process import end_quietly_on_signals, fill_standard_descriptors, stop_signals, told
+from proxy.process import STOP_SIGNALS, begin_with_signals, end_output, fill_standard_descriptors, told
 
 if TYPE_CHECKING:
     from proxy.app import Proxy
@@ -29,60 +30,33 @@ _DESCRIPTORS = 24
 _DESCRIPTORS_OF_A_WORKER = 8
 
 
-class _Parser(argparse.ArgumentParser):
-    """One line per fault, without the usage around it."""
-
-    def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments: "):
-            message = self._unknown(message.removeprefix("unrecognized arguments: ").split(" "))
-        self.exit(BAD_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-    def _unknown(self, words: list[str]) -> str:
-        """Name the flags nobody knows, never their values: those may be secrets."""
-        import difflib
-
-        known = [flag for action in _all_actions(self) for flag in action.option_strings]
-        told = []
-        for flag in (word.partition("=")[0] for word in words if word.startswith("-")):
-            dashed = _dashed(flag.lstrip("-"))
-            if dashed in ("app-id", "login-password"):
-                told.append(f"{flag}: a secret on a command line can be read by others; use --{dashed}-file")
-            elif close := difflib.get_close_matches(flag, known, n=1):
-                told.append(f"{flag} is unknown, did you mean {close[0]}?")
-            else:
-                told.append(f"{flag} is unknown")
-        return "; ".join(told) or "an argument too many"
-
-
-def _all_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    actions = []
-    for action in parser._actions:
-        actions.append(action)
-        if isinstance(action, argparse._SubParsersAction):
-            for sub in action.choices.values():
-                actions += _all_actions(sub)
-    return actions
+#: Commands whose exit code is what is asked for, whatever becomes of the line they print.
+_VERDICTS = ("health", "wait", "shutdown", "serve")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    end_quietly_on_signals(_command(words))
+    wanted = _command(words)
+    begin_with_signals(serves=wanted == "serve", runs=wanted in ("serve", "demo", "simulate"))
     fill_standard_descriptors()
-    parser = _parser(words)
-    options = parser.parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
-    except KeyboardInterrupt:
-        return OK
-    except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+        options = _parser(words).parse_args(argv)
+        command: Callable[[argparse.Namespace], int] = options.command
+        code = command(options)
+    except SystemExit as end:  # argparse's, after --help, --version or a fault
+        code = end.code if isinstance(end.code, int) else BAD_USAGE
+    except (KeyboardInterrupt, BrokenPipeError):  # the reader of our output (head, less) has seen enough
+        code = OK
     except OSError as error:
         complain(f"the system refused what is needed: {told(error)}")
-        return FAILED
+        code = FAILED
+    lost = end_output()
+    if lost is not None and code == OK and wanted not in _VERDICTS:
+        complain(f"the output could not be written: {told(lost)}")
+        code = FAILED
+    end_output()
+    return code
 
 
 def _command(argv: Sequence[str]) -> str:
@@ -90,13 +64,13 @@ def _command(argv: Sequence[str]) -> str:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="cardcash-proxy",
         description="Apps send plain HTTP to this proxy; it adds CardCash's application id and the one shared session.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cardcash-proxy {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=Parser)
 
     def add(name: str, text: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
@@ -129,7 +103,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         if wanted == name:
             _add_setting_flags(sub, only="admin.listen")
     session = commands.add_parser("session", help="read or renew the running proxy's session", allow_abbrev=False)
-    actions = session.add_subparsers(title="actions", required=True, metavar="ACTION", parser_class=_Parser)
+    actions = session.add_subparsers(title="actions", required=True, metavar="ACTION", parser_class=Parser)
     for name, text, command in (
         (
             "status",
@@ -175,12 +149,8 @@ def _add_setting_flags(parser: argparse.ArgumentParser, *, only: str | None) -> 
     for flag in setting_flags():
         if flag.secret or (only is not None and flag.path != only):
             continue
-        names = dict.fromkeys((f"--{flag.path}", f"--{flag.path.replace('.', '-')}", "--" + _dashed(flag.path)))
+        names = dict.fromkeys((f"--{flag.path}", f"--{flag.path.replace('.', '-')}", "--" + dashed(flag.path)))
         group.add_argument(*names, metavar="VALUE", dest=f"setting:{flag.path}", help=flag.help.replace("%", "%%"))
-
-
-def _dashed(path: str) -> str:
-    return path.replace(".", "-").replace("_", "-")
 
 
 def _host_port(text: str) -> str:
@@ -261,7 +231,7 @@ def _one_process(settings: Settings) -> Proxy:
     from proxy.app import Proxy
 
     proxy = Proxy(settings)
-    _on_signals(proxy.request_stop, stop_signals("serve"))
+    _on_signals(proxy.request_stop, reread=proxy.read_again)
     return proxy
 
 
@@ -270,14 +240,14 @@ def _several(settings: Settings, share_log: Callable[[Path], None]) -> Superviso
     from proxy.workers.supervisor import Supervisor
 
     supervisor = Supervisor(settings, share_log=share_log)
-    _on_signals(supervisor.request_stop, stop_signals("serve"), supervisor.end_at_once)
+    _on_signals(supervisor.request_stop, supervisor.end_at_once, reread=supervisor.read_again)
     return supervisor
 
 
 def _on_signals(
-    stop: Callable[[], None], numbers: Sequence[signal.Signals], at_once: Callable[[], None] | None = None
+    stop: Callable[[], None], at_once: Callable[[], None] | None = None, *, reread: Callable[[], None] | None = None
 ) -> None:
-    """The first of these signals drains, the second exits at once, after `at_once`."""
+    """The first SIGTERM or SIGINT drains, the second exits at once, after `at_once`; SIGHUP reads files again."""
     import asyncio
 
     loop = asyncio.get_running_loop()
@@ -292,8 +262,10 @@ def _on_signals(
         asked = True
         stop()
 
-    for number in numbers:
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, handle, number)
+    if reread is not None:
+        loop.add_signal_handler(signal.SIGHUP, reread)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -334,18 +306,33 @@ def _operate(work: Callable[..., int]) -> Callable[[argparse.Namespace], int]:
 
 def _demo(options: argparse.Namespace) -> int:
     async def work() -> int:
+        import asyncio
+
         from proxy import demo
         from proxy.settings import SettingsError
         from proxy.telemetry import logs
 
         logs.configure("error", "console", fd=2)
         ports = demo.Ports(options.listen, options.admin_listen, options.simulator_listen)
+        lost: list[OSError] = []
+
+        def tell(line: str) -> None:
+            try:
+                print(line, flush=True)
+            except OSError as error:  # what it tells is all that it is for
+                lost.append(error)
+                running.cancel()
+
+        running = asyncio.ensure_future(demo.run(ports, tell))
         try:
-            return await _until_signal(demo.run(ports, lambda line: print(line, flush=True)))
+            code = await _until_signal(running)
         except SettingsError as error:
             for fault in error.faults:
                 complain(fault)
             return BAD_USAGE
+        if lost:
+            raise lost[0]
+        return code
 
     return _run(work())
 
@@ -392,7 +379,7 @@ async def _until_signal(work: Awaitable[Any]) -> int:
     def cancel() -> None:
         task.cancel()
 
-    _on_signals(cancel, stop_signals(""))
+    _on_signals(cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await task
     return OK

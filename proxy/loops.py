@@ -7,6 +7,7 @@ what is meant to end by itself is a plain task of `tasks.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
@@ -32,13 +33,17 @@ class Loops:
         self._dead: set[str] = set()
         #: When the look began that is under way, on the monotonic clock.
         self._looking: dict[str, float] = {}
+        self._hurry: dict[str, asyncio.Event] = {}
 
     def every(self, seconds: float, name: str, look: Callable[[], Awaitable[object] | object]) -> None:
         """Call `look`, and wait for it if it is to be waited for, every so many seconds until closed."""
 
         async def going() -> None:
             while True:
-                await asyncio.sleep(seconds)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await self._hurry[name].wait()
+                self._hurry[name].clear()
                 self._looking[name] = time.monotonic()
                 try:
                     if isinstance(result := look(), Awaitable):
@@ -47,12 +52,18 @@ class Loops:
                     del self._looking[name]
                 self._dead.discard(name)
 
+        self._hurry[name] = asyncio.Event()
         self._kept[name] = self._tasks.spawn(self._kept_going(name, going, looks=True), name=name)
 
     def keep(self, name: str, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         """Run `work` until it returns; begin it anew, after a pause, whenever it raises."""
         task = self._kept[name] = self._tasks.spawn(self._kept_going(name, work, looks=False), name=name)
         return task
+
+    def hurry(self) -> None:
+        """Let everything that looks every so many seconds look at once."""
+        for event in self._hurry.values():
+            event.set()
 
     def not_alive(self) -> list[str]:
         """Name the loops that have died and did not get through a look since, and those that are stuck in one."""

@@ -5,6 +5,7 @@ Imports settings only when a command runs: starting fast is a feature of `health
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -21,7 +22,8 @@ _LOOK_EVERY: Final = 0.1
 
 def complain(sentence: str) -> None:
     """Tell a person what is wrong, in one line."""
-    print(f"cardcash-proxy: {sentence}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody can be told; the exit code says it, too
+        print(f"cardcash-proxy: {sentence}", file=sys.stderr)
 
 
 def health(config: Path | None, admin: str | None) -> int:

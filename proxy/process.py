@@ -6,23 +6,27 @@ import errno
 import os
 import signal
 import sys
+from io import TextIOWrapper
+from typing import Final
 
 from proxy.operations import OK
 
+#: What stops a command that runs for long.
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
-def end_quietly_on_signals(command: str) -> None:
-    """Until the event loop handles signals there is nothing to drain: what runs for long ends at once, as a success."""
-    if command in ("serve", "demo", "simulate"):
-        for number in stop_signals(command):
+
+def begin_with_signals(*, serves: bool, runs: bool) -> None:
+    """Hear all signals, whatever was blocked by whoever started this.
+
+    Until the event loop handles them there is nothing to drain: what `runs` for long ends at once, as a success. SIGHUP
+    never ends what `serves`: it means to read files again, and they have not been read yet.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if serves:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if runs:
+        for number in STOP_SIGNALS:
             signal.signal(number, lambda *_: os._exit(OK))
-
-
-def stop_signals(command: str) -> list[signal.Signals]:
-    """List what stops a command; a terminal that goes away drains `serve` too, unless nohup has it ignored."""
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if command == "serve" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    return numbers
 
 
 def fill_standard_descriptors() -> None:
@@ -34,6 +38,27 @@ def fill_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    if isinstance(sys.stdout, TextIOWrapper):
+        # PYTHONUNBUFFERED, as in many images, would let a full output fail in the middle of a command: see `end_output`.
+        sys.stdout.reconfigure(write_through=False)
+
+
+def end_output() -> OSError | None:
+    """Write what is still kept of the output; returns why that cannot be done, unless the reader has just seen enough.
+
+    What cannot be written is dropped here: Python would try again at its very end, and exit with a code of its own.
+    """
+    lost: OSError | None = None
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+                lost = error
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, stream.fileno())
+            os.close(nothing)
+    return lost
 
 
 def told(error: OSError) -> str:

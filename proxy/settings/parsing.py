@@ -11,7 +11,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -301,17 +301,33 @@ def _secret_text(value: object) -> str:
 
 def store(value: object) -> str:
     """Parse where the session is kept: memory:// or file:///path. Never repeated: it may hold a password."""
-    text = as_text(value)
-    scheme, separator, rest = text.partition("://")
-    scheme = scheme.lower()
-    if not separator or scheme not in {"memory", "file", "redis", "rediss"}:
+    scheme, separator, rest = as_text(value).partition("://")
+    kind = STORES.get(scheme.lower()) if separator else None
+    if kind is None:
         raise Bad("is not a store; use memory:// or file:///path")
-    if scheme in {"redis", "rediss"}:
-        raise Bad(f"{scheme}:// is not available in this version; use memory:// or file:///path")
-    if scheme == "memory":
-        if rest:
-            raise Bad("memory:// takes nothing after it; use memory:// or file:///path")
-        return "memory://"
+    return f"{scheme.lower()}://{kind(rest)}"
+
+
+def _memory(rest: str) -> str:
+    if rest:
+        raise Bad("memory:// takes nothing after it; use memory:// or file:///path")
+    return rest
+
+
+def _file(rest: str) -> str:
     if not rest.startswith("/") or rest.endswith("/") or has_control_characters(rest) or re.search(r"[?#]", rest):
         raise Bad("file:// takes the absolute path of a file; use memory:// or file:///path")
-    return f"file://{rest}"
+    return rest
+
+
+def _not_yet(_: str) -> str:
+    raise Bad("redis:// is not available in this version; use memory:// or file:///path")
+
+
+#: The kinds of store, each with what checks the rest of its text. One that is not here is no store.
+STORES: Final[Mapping[str, Callable[[str], str]]] = {
+    "memory": _memory,
+    "file": _file,
+    "redis": _not_yet,
+    "rediss": _not_yet,
+}

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from math import inf
 
 from proxy.tasks import Tasks
-from proxy.upstream.connection import Connection
+from proxy.upstream.connection import SILENCE, Connection
 from proxy.upstream.dial import dial
 from proxy.upstream.origin import Origin
 from proxy.upstream.pool import Pool
@@ -114,6 +114,8 @@ class Upstream:
         waited = connection is None
         if connection is None:
             connection = await self._pool.acquire(fresh=fresh)
+        if not repeatable and connection.used and loop.time() - connection.idle_since < SILENCE:
+            connection, waited = await self._pool.listened_to(connection), True
         # No await from here to the write: the connection was found clean just now.
         if not isinstance(head, bytes):
             try:

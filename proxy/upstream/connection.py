@@ -29,8 +29,8 @@ from proxy.upstream.response import Response
 
 # Bytes of interim answers to one request: any number may come (RFC 9110, section 15.2), but not for ever.
 MAX_INTERIM = 256 * 1024
-# Seconds for which a new connection is listened to before its first request: who speaks first does so at once.
-_SILENCE = 0.002
+# Seconds for which a connection is listened to before a request: who speaks out of turn does so at once.
+SILENCE = 0.002
 # Turns of the loop in which what is to be read by then is read: TLS 1.3 session tickets are no answer.
 _TURNS = 16
 _INTEREST = select.POLLIN | getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
@@ -149,11 +149,11 @@ class Connection(asyncio.Protocol):
         return self._mode == _IDLE and self.open and not self.readable()
 
     async def silent(self) -> bool:
-        """Listen to a new connection; say whether it may carry a request (RFC 9112, section 9.2).
+        """Listen to a connection that was made, or has answered, just now; say whether it may carry a request.
 
         What came together with the end of the handshake, the loop gives out a turn later.
         """
-        await asyncio.sleep(_SILENCE)
+        await asyncio.sleep(SILENCE)
         for _ in range(_TURNS):
             if not (self.open and self.readable()):
                 break

@@ -132,18 +132,17 @@ class Pool:
         """Make a connection on which nothing comes before anything is asked; what does is no answer (RFC 9112, 9.2)."""
         for _ in range(_MOST_DIALS):
             connection = await self._connect(self)
-            try:
-                if await connection.silent():
-                    return connection
-            except BaseException:
-                connection.abort()
-                raise
-            connection.abort()
+            if await _stays_silent(connection):
+                return connection
         raise failures.unreachable(
             "unreachable",
             "CardCash ended its connections, or spoke on them, before anything was asked",
             "connection_terminated",
         )
+
+    async def listened_to(self, connection: Connection) -> Connection:
+        """Return a connection that has answered just now if nothing follows, else a new one. Raises as `acquire`."""
+        return connection if await _stays_silent(connection) else await self.acquire(fresh=True)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -278,3 +277,14 @@ class Pool:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
+
+
+async def _stays_silent(connection: Connection) -> bool:
+    """Listen; a connection that may not be used is closed."""
+    silent = False
+    try:
+        silent = await connection.silent()
+    finally:
+        if not silent:
+            connection.abort()
+    return silent

@@ -141,6 +141,11 @@ class Child:
         if self._line is not None:
             self._line.write(DRAIN)
 
+    def read_again(self) -> None:
+        """Let its process read its files again."""
+        if self._process is not None and self.state == "up":
+            self._process.send_signal(signal.SIGHUP)
+
     def kill(self) -> None:
         """End its process at once."""
         if self._process is not None and self._process.returncode is None:

@@ -71,6 +71,11 @@ class Supervisor:
         """Ask for a drain and stop; harmless when asked twice."""
         self._stopping.set()
 
+    def read_again(self) -> None:
+        """Let all workers read their files again, at once; one that is just starting reads them anyway."""
+        for child in self._children:
+            child.read_again()
+
     def end_at_once(self) -> None:
         """Kill the workers and leave nothing behind: for a second signal."""
         for child in self._children:

@@ -14,6 +14,7 @@ from typing import Final
 from proxy.app import Proxy, Shared
 from proxy.listening import CannotListen
 from proxy.memory import settle
+from proxy.process import STOP_SIGNALS, begin_with_signals
 from proxy.session.flight import Pause
 from proxy.session.stores import StoreUnusable
 from proxy.tasks import Tasks
@@ -31,6 +32,7 @@ def main() -> int:
     """Run one worker; returns the exit code."""
     import uvloop  # noqa: PLC0415  # as the command line does
 
+    begin_with_signals(serves=True, runs=False)
     # Standard input becomes what libraries think it is; libuv would not close it.
     line = socket.socket(fileno=os.dup(0))
     with Path(os.devnull).open("rb") as nothing:
@@ -62,8 +64,9 @@ async def _work(orders: Orders, line: socket.socket) -> int:
         asyncio.get_running_loop().call_later(_ANSWER, proxy.request_stop)
 
     # Twice is once: only the supervisor may hurry a worker, by killing it. A SIGTERM to one worker drains that one.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, drain)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, proxy.read_again)
 
     async def listen() -> None:
         nonlocal orphaned

@@ -1,7 +1,7 @@
 """One proxy process between a caller of raw bytes and an upstream that reads strictly and writes anything.
 
-Nothing waits for time to pass: a probe, sent after some bytes and answered through the whole proxy, shows that the proxy's
-loop has been at those bytes.
+A probe, sent after some bytes and answered through the whole proxy, shows that the proxy's loop has been at those bytes;
+only the moment in which the proxy listens to a new connection upstream must pass as well.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,8 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PROBE = b"/v3/probe/"
 #: Seconds, for what happens at once: only a proxy that hangs takes as long.
 _HANGS = 8.0
+#: Seconds in which a request that takes a new connection up is overtaken by probes: the proxy listens to those first.
+_SETTLES = 0.01
 #: Fields that may never go up (CONTRACT "What a caller sees").
 _NEVER_UP = {
     *(
@@ -301,11 +304,13 @@ class Lane:
 
     async def quiet(self, connection: Connection) -> None:
         """Let probes pass until nothing more comes of what was sent."""
-        before, still = (-1, -1), 0
-        while still < 2 and not connection.closed:
+        before, still, since = (-1, -1), 0, time.monotonic()
+        while (still < 2 or time.monotonic() - since < _SETTLES) and not connection.closed:
             now = (len(connection.data), len(self.upstream.requests))
-            still = still + 1 if now == before else 0
-            before = now
+            if now != before:
+                before, still, since = now, 0, time.monotonic()
+            else:
+                still += 1
             await self.probe()
 
     async def play(

@@ -23,6 +23,7 @@ from proxy.session.stores import file as module
 from proxy.session.stores.factory import check_store, open_store
 from proxy.session.stores.file import FileStore
 from proxy.session.stores.memory import MemoryStore
+from proxy.settings import parsing
 from tests.session import store_contract
 from tests.session.conftest import Build
 from tests.session.fakes import APP, FakeClock, settle
@@ -339,6 +340,25 @@ async def test_the_setting_picks_the_kind_of_store(tmp_path: Path, clock: FakeCl
     with pytest.raises(StoreUnusable):
         opened("file:///nowhere/session.json")
     await store.close()
+
+
+@pytest.mark.parametrize(
+    "place", ["redis://:secret@host/0", "rediss://host", "sqlite:///x", "memory", "memory://x", "file", "", "FILE:///x"]
+)
+def test_a_kind_of_store_that_is_not_known_is_an_error_that_repeats_nothing(place: str, clock: FakeClock) -> None:
+    for use in (check_store, lambda place: open_store(place, binding=lambda: MINE, clock=clock, warn=print)):
+        with pytest.raises(StoreUnusable, match="no store of this kind") as refused:
+            use(place)
+        assert "secret" not in str(refused.value)
+
+
+def test_every_kind_that_the_setting_takes_can_be_opened(tmp_path: Path, clock: FakeClock) -> None:
+    for kind in parsing.STORES:
+        try:
+            place = parsing.store(f"{kind}://" if kind == "memory" else f"{kind}://{tmp_path}/session")
+        except parsing.Bad:
+            continue
+        assert open_store(place, binding=lambda: MINE, clock=clock, warn=print) is not None
 
 
 # Content

@@ -137,6 +137,34 @@ async def test_tickets_of_tls_1_3_are_no_answer(connect: Connect) -> None:
         assert wire.accepted == up.opened_total == count
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.0005, 0.001])
+async def test_an_order_right_after_an_answer_is_not_answered_by_what_follows_that_answer(
+    connect: Connect, delay: float
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        if peer.number == 1:
+            loop.call_later(delay, peer.writer.write, EARLY)
+        await peer.gone()
+
+    wire, up = await connect(script, max_connections=1)
+    await up.send(method="GET", head=GET)
+    response = await up.send(method="POST", head=GET, repeatable=False)
+    assert (response.status, await body_of(response)) == (200, b"ok")
+    assert wire.accepted == 2
+
+
+async def test_orders_one_after_the_other_use_one_connection(connect: Connect) -> None:
+    _, up = await connect(answers(OK), max_connections=1)
+    for _ in range(3):
+        await up.send(method="POST", head=GET, repeatable=False)
+    await asyncio.gather(*[up.send(method="POST", head=GET, repeatable=False) for _ in range(5)])
+    assert up.opened_total == 1
+
+
 # After an answer without a body.
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from proxy.simulator import Simulator
 from tests.server.harness import RawUpstream
-from tests.whole.processes import HUP, INT, TERM, Process, fetch, run, serving
+from tests.whole.processes import INT, TERM, Process, fetch, run, serving
 
 
 @pytest.mark.parametrize("command", ["", "serve", "check", "health", "demo", "simulate"])
@@ -192,7 +192,7 @@ async def test_demo_finds_free_ports_when_its_own_are_taken(simulator: Simulator
         await demo.close()
 
 
-@pytest.mark.parametrize("number", [TERM, INT, HUP])
+@pytest.mark.parametrize("number", [TERM, INT])
 async def test_a_signal_while_serve_reads_its_settings_ends_it_quietly(tmp_path: Path, number: int) -> None:
     (tmp_path / "id").write_text("an-id")
     # A disk that does not answer, for what is in the file; the start waits some seconds for it.

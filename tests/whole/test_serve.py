@@ -14,14 +14,14 @@ import pytest
 
 from proxy.simulator import Simulator
 from tests.server.harness import OK, REJECTION, Caller, Peer, RawUpstream, answer, until
-from tests.whole.processes import HUP, INT, TERM, ProxyProcess, fetch, is_ready, serving
+from tests.whole.processes import INT, TERM, ProxyProcess, fetch, is_ready, serving
 
 
 def ask(proxy: ProxyProcess, line: str, *headers: bytes) -> bytes:
     return b"\r\n".join([f"{line} HTTP/1.1\r\nHost: {proxy.host}".encode(), *headers]) + b"\r\n\r\n"
 
 
-@pytest.mark.parametrize("number", [TERM, INT, HUP])
+@pytest.mark.parametrize("number", [TERM, INT])
 async def test_a_signal_ends_an_idle_proxy_with_exit_code_0(upstream: RawUpstream, number: int) -> None:
     async with serving(upstream.url) as proxy:
         caller = await proxy.caller()
@@ -34,14 +34,6 @@ async def test_a_signal_ends_an_idle_proxy_with_exit_code_0(upstream: RawUpstrea
         await caller.close()
         assert [e["event"] for e in proxy.lines][-2:] == ["draining", "stopped"]
         assert proxy.err == b""
-
-
-async def test_a_hangup_that_is_ignored_stays_ignored(upstream: RawUpstream) -> None:
-    async with serving(upstream.url, through=("nohup",)) as proxy:
-        proxy.signal(HUP)
-        assert (await fetch("GET", f"{proxy.url}/a"))[0] == 200
-        proxy.signal(TERM)
-        assert await proxy.ended() == 0
 
 
 async def test_a_drain_finishes_a_download_and_an_upload_and_takes_nothing_new(upstream: RawUpstream) -> None:

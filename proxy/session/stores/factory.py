@@ -6,25 +6,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 from proxy.clock import Clock
-from proxy.session.stores import Binding, Store
+from proxy.session.stores import Binding, Store, StoreUnusable
 from proxy.session.stores.file import FileStore, check_file
 from proxy.session.stores.memory import MemoryStore
 
 
 def open_store(place: str, *, binding: Callable[[], Binding], clock: Clock, warn: Callable[[str], None]) -> Store:
-    """Build the store. Raises `StoreUnusable` when its place cannot be used."""
+    """Build the store. Raises `StoreUnusable` when its place cannot be used, or its kind is not one that is known."""
     check_store(place)
-    path = _path(place)
-    return MemoryStore() if path is None else FileStore(path, binding=binding, clock=clock, warn=warn)
+    match place.partition("://"):
+        case "memory", "://", "":
+            return MemoryStore()
+        case "file", "://", path:
+            return FileStore(Path(path), binding=binding, clock=clock, warn=warn)
+    raise _unknown()
 
 
 def check_store(place: str) -> None:
     """Raise `StoreUnusable` when the place cannot be used; changes nothing there."""
-    path = _path(place)
-    if path is not None:
-        check_file(path)
+    match place.partition("://"):
+        case "memory", "://", "":
+            return None
+        case "file", "://", path:
+            return check_file(Path(path))
+    raise _unknown()
 
 
-def _path(place: str) -> Path | None:
-    scheme, _, rest = place.partition("://")
-    return Path(rest) if scheme == "file" else None
+def _unknown() -> StoreUnusable:
+    # The text is not repeated: it may hold a password.
+    return StoreUnusable("session.store: no store of this kind; use memory:// or file:///path.")

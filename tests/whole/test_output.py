@@ -1,0 +1,93 @@
+"""Every command with an output that nobody reads, that is full, or that was closed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.simulator import Simulator
+from tests.whole.processes import ProxyProcess, is_ready, serving
+
+#: Commands that end by themselves, and their exit code when the output is lost to a full disk.
+COMMANDS = {
+    "--help": 1,
+    "--version": 1,
+    "check": 1,
+    "check --help": 1,
+    "session status": 1,
+    "session status --json": 1,
+    "session renew": 1,
+    "health": 0,
+    "wait --timeout 5": 0,
+}
+#: Commands that fail, and their exit code whatever becomes of their output.
+FAILING = {"health --admin.listen 127.0.0.1:9": 1, "check --nonsense": 2, "nonsense": 2}
+CLI = f"{shlex.quote(sys.executable)} -m proxy"
+WAYS = {"nobody reads": "| true", "full": "> /dev/full", "closed": ">&-", "both full": "> /dev/full 2>&1"}
+
+
+@pytest.fixture
+async def proxy(simulator: Simulator) -> AsyncIterator[ProxyProcess]:
+    async with serving(simulator.url) as proxy:
+        await is_ready(proxy)
+        yield proxy
+
+
+async def shell(line: str, proxy: ProxyProcess, **more: str) -> tuple[int, str]:
+    """Run a command line; returns the exit code of what stands before the pipe, and what came on standard error."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("CARDCASH_", "PYTHON"))}
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"),
+        env={**environ, "CARDCASH_APP_ID": "app", "CARDCASH_ADMIN__LISTEN": proxy.admin, **more},
+        cwd=Path(__file__).parents[2],
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await asyncio.wait_for(process.communicate(), 40)
+    assert process.returncode is not None
+    return process.returncode, err.decode()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_the_exit_code_is_the_deserved_one_and_nothing_is_complained_of_twice(
+    proxy: ProxyProcess, way: str, unbuffered: str
+) -> None:
+    for command, lost in COMMANDS.items():
+        code, err = await shell(f"{CLI} {command} {WAYS[way]}", proxy, PYTHONUNBUFFERED=unbuffered)
+        deserved = lost if "full" in way else 0
+        assert code == deserved, (command, err)
+        assert "Exception ignored" not in err and "Traceback" not in err, command
+        assert len(err.splitlines()) == (deserved if way == "full" else 0), (command, err)
+    for command, deserved in FAILING.items():
+        code, err = await shell(f"{CLI} {command} {WAYS[way]}", proxy, PYTHONUNBUFFERED=unbuffered)
+        assert code == deserved, (command, err)
+        assert "Exception ignored" not in err and "Traceback" not in err, command
+
+
+async def test_shutdown_is_done_even_if_nobody_is_told(proxy: ProxyProcess) -> None:
+    code, err = await shell(f"{CLI} shutdown > /dev/full", proxy)
+    assert (code, err) == (0, "")
+    assert await proxy.ended() == 0
+
+
+@pytest.mark.parametrize(
+    "command", ["demo --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --simulator-listen 127.0.0.1:0"]
+)
+async def test_a_demo_that_nobody_reads_ends(proxy: ProxyProcess, command: str) -> None:
+    code, err = await shell(f"{CLI} {command} | head -1", proxy)
+    assert (code, err) == (0, "")
+    code, err = await shell(f"{CLI} {command} > /dev/full", proxy)
+    assert code == 1
+    assert len(err.splitlines()) == 1
+
+
+async def test_a_log_that_cannot_be_written_stops_nothing(simulator: Simulator, proxy: ProxyProcess) -> None:
+    line = f"CARDCASH_LISTEN=127.0.0.1:0 CARDCASH_ADMIN__LISTEN=127.0.0.1:0 {CLI} serve"
+    code, err = await shell(f"timeout -s TERM 3 env {line} > /dev/full", proxy)
+    assert (code, err) == (124, "")
