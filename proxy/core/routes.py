@@ -97,10 +97,12 @@ class Route:
     #: Not every reading could be looked at: coded too deep, or with bytes of which every server makes something else.
     unfathomed: bool = False
 
-    @property
-    def needs_login(self) -> bool:
+    def needs_login(self, method: str) -> bool:
         """Say whether any reading of the path is about somebody's account."""
-        return any(view not in _WITHOUT_LOGIN and view.split("/", 2)[1] in _ROOTS for view in self.plain)
+        readings = chain(self.plain, (view for _, view in self.lenient))
+        if any(view not in _WITHOUT_LOGIN and view.split("/", 2)[1] in _ROOTS for view in readings):
+            return True
+        return method != "POST" and "/customers" in self.plain  # with POST it is a sign-up, else one's own record
 
     @property
     def key(self) -> str:

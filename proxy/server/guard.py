@@ -64,6 +64,8 @@ class Admitted(NamedTuple):
     repeatable: bool
     #: Names method and route, for pauses after rejections.
     key: str
+    #: It is about somebody's account: never to be answered as somebody else, or as nobody when somebody is logged in.
+    account: bool
 
 
 class Everywhere(Protocol):
@@ -214,6 +216,7 @@ def _read(method: str, target: str, overridden: bool, base_path: str) -> tuple[s
         overridden or buys(method, route.path),
         may_repeat(method, route.path, overridden=overridden),
         f"{method} {route.key}",
+        route.needs_login("" if overridden else method),
     )
 
 

@@ -162,8 +162,8 @@ class Sender:
         if request.method == "TRACE":
             return None
         patient = not request.body.kept or request.way.guarded
-        token = await self._keeper.token(patient=patient, account=request.way.route.needs_login)
-        if self._keeper.identity_lost and request.way.route.needs_login:
+        token = await self._keeper.token(patient=patient, account=request.way.account)
+        if self._keeper.identity_lost and request.way.account:
             raise SessionUnavailable(
                 "The login that a caller made was lost with its session, and the proxy does not know its password: "
                 "log in again with POST /customers/login."
@@ -205,7 +205,7 @@ class Sender:
     def _token_at_send(self, request: Outgoing, token: Token) -> Token:
         """Choose the token at the last moment: the request may have waited for a connection, and the token ended."""
         current = self._keeper.current()
-        if current is None or (current is not token and self._keeper.identity_lost and request.way.route.needs_login):
+        if current is None or (current is not token and self._keeper.identity_lost and request.way.account):
             raise _TokenEnded
         return current
 

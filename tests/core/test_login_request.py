@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import parse_qs, unquote
 
 import pytest
 from hypothesis import given
@@ -290,3 +291,20 @@ def test_accounts_are_compared_without_case() -> None:
 )
 def test_other_accounts_are_not_the_same(one: str, other: str) -> None:
     assert not same_account(one, other)
+
+
+_PARTS = st.sampled_from(
+    ["&", ";", "=", "customer", "[email]", "email", "%5B", "%25", "b@x.example", "{", '"', "\n", "p"]
+)
+
+
+@given(st.lists(_PARTS, max_size=8).map("".join), st.sampled_from([JSON, FORM]))
+def test_a_login_that_is_read_is_read_as_no_other_account_by_a_form_reader(password: str, kind: bytes) -> None:
+    body = json.dumps({"customer": {"email": MAIL, "password": password}}).encode()
+    try:
+        login_email(body, kind)
+    except AmbiguousLogin:
+        return
+    for separator in ("&", ";"):
+        names = list(parse_qs(body.decode(), keep_blank_values=True, separator=separator, max_num_fields=99))
+        assert not [name for name in names if "email" in unquote(name) and not name.startswith("{")]

@@ -173,18 +173,28 @@ def test_the_key_of_an_unknown_route_is_bounded() -> None:
             "/v3/carts;x",
         ),
         *("/v4/carts", "/v3.1/carts/1/cards", "/v3/carts/1/unknown", "/v3/wallets/5/other", "/v3/merchants/buy/bulk"),
+        *("/v3/carts%20", "/v3/carts.", "/v3/%ef%bd%83arts"),
         *("/v3/customers/me", "/v3/merchants/1/inventory/bulk/", "/v3/orders/x/y", "/v3/payments/sell/1"),
     ],
 )
 def test_a_path_about_an_account_needs_a_login_however_it_is_spelt(path: str) -> None:
-    assert classify(path).needs_login
+    for method in ("GET", "POST"):
+        assert classify(path).needs_login(method)
 
 
 @pytest.mark.parametrize(
     "path", ["/v3/merchants/buy", "/v3/merchants/sell/", "/v3/customers/login", "/v3/news", "/", "*"]
 )
 def test_what_is_public_or_unknown_needs_no_login(path: str) -> None:
-    assert not classify(path).needs_login
+    for method in ("GET", "POST"):
+        assert not classify(path).needs_login(method)
+
+
+@pytest.mark.parametrize("path", ["/v3/customers", "/v3/customers/", "/v3/Customers"])
+def test_a_sign_up_needs_no_login_but_ones_own_record_does(path: str) -> None:
+    assert not classify(path).needs_login("POST")
+    for method in ("GET", "HEAD", "PUT", "DELETE", ""):
+        assert classify(path).needs_login(method)
 
 
 # Session and login, disguised

@@ -98,8 +98,27 @@ async def test_an_sdk_logs_in_and_buys_with_one_session_call(
     assert (await client.call("GET /v3/carts")).status == 200
     assert (await client.call(f"GET /v3/merchants/{merchant}/inventory/bulk")).status == 200
     assert (await client.call("GET /v3/orders/buy")).status == 200
+    for path in ("/v3/customers/", "/v3/customers"):  # the Java SDK calls it with the slash
+        assert (await client.call(f"GET {path}")).status == 200
     assert client.session_calls == 1
     assert cardcash.calls["POST /v3/session"] == 1
+
+
+@SDKS
+@pytest.mark.parametrize("delivery", ["header", "cookie", "both"])
+async def test_an_sdk_works_whatever_way_cardcash_gives_its_tokens(
+    cardcash: Simulator, start_proxy: StartProxy, sdk: MakeSdk, delivery: str
+) -> None:
+    cardcash.configure(delivery=delivery, cookie_reissued=True)
+    client = sdk(await start_proxy(origin=cardcash.url))
+    assert (await client.call("POST /v3/customers/login", JSON, body=LOGIN)).status == 200
+    for _ in range(3):
+        assert (await client.call("GET /v3/carts")).status == 200
+    cardcash.revoke_all()
+    assert (await client.call("POST /v3/carts", JSON, body=b'{"action":"buy"}')).status == 503
+    assert (await client.call("POST /v3/customers/login", JSON, body=LOGIN)).status == 200
+    assert (await client.call("POST /v3/carts", JSON, body=b'{"action":"buy"}')).status == 201
+    assert client.session_calls == 1
 
 
 @SDKS

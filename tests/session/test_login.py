@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
 import socket
@@ -240,6 +241,13 @@ async def test_the_keep_alive_brings_the_refresh_with_the_account_of_the_token(c
 async def test_a_keep_alive_without_a_new_token_brings_none(calls: Call) -> None:
     async with serving(answer("200 OK", b"{}", f"authorization: {TOKEN}")) as server:
         assert await calls(server.url).keep_alive(held(), "/v3/carts") is None
+
+
+async def test_a_keep_alive_does_not_bring_the_token_of_another_account(calls: Call) -> None:
+    token = Token("held.token.x", FakeClock().now(), 600, identity="a@example.com", own_login=True)
+    claims = base64.urlsafe_b64encode(b'{"email":"b@example.com"}').rstrip(b"=").decode()
+    async with serving(answer("200 OK", b"{}", f"authorization: e30.{claims}.x")) as server:
+        assert await calls(server.url).keep_alive(token, "/v3/carts") is None
 
 
 async def test_a_keep_alive_tells_of_a_rejected_token(calls: Call) -> None:

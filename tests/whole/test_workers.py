@@ -156,6 +156,14 @@ def log_in(number: int) -> bytes:
     return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
+async def test_once_a_login_is_answered_no_account_call_goes_anonymously_at_any_worker(simulator: Simulator) -> None:
+    async with workers(simulator.url, WORKERS="3") as proxy:
+        body = {"customer": {"email": EMAIL, "password": PASSWORD}}
+        assert (await call(proxy, "POST", "/customers/login", json=body))[0] == 200
+        answers = await asyncio.gather(*(call(proxy, "GET", "/carts") for _ in range(60)))
+        assert {status for status, _, _ in answers} == {200}
+
+
 async def test_a_refused_login_is_tried_once_and_renew_opens_it_for_all(simulator: Simulator) -> None:
     async with serving(simulator.url, WORKERS="2", LOGIN__EMAIL=EMAIL, LOGIN__PASSWORD="another") as proxy:
         await until_because(proxy, "login refused")
