@@ -209,6 +209,7 @@ class Proxy:
             metrics=self.metrics,
             life=self.life,
             not_alive=self.loops.not_alive,
+            accepted=lambda: self.metrics.accepted,
             shutdown=self.request_stop,
         )
         self.admin_addresses = await enter(admin_port(admin, settings.admin.listen))

@@ -41,6 +41,7 @@ class Admin(AdminPort):
         metrics: Metrics,
         life: Lifecycle,
         not_alive: Callable[[], list[str]],
+        accepted: Callable[[], bool],
         shutdown: Callable[[], None],
     ) -> None:
         super().__init__(
@@ -52,6 +53,8 @@ class Admin(AdminPort):
         self._counted = metrics
         self._life = life
         self._not_alive = not_alive
+        #: CardCash has accepted our credentials, once since the start.
+        self._accepted = accepted
         self._since = datetime.now(UTC)
 
     def not_alive(self) -> list[str]:
@@ -62,17 +65,24 @@ class Admin(AdminPort):
         """Say that nothing else is wrong."""
         return None
 
-    async def not_ready_because(self) -> list[str]:
-        """List what stands against readiness; an outage of the upstream does not, and nothing is dialled."""
+    async def not_started_because(self) -> list[str]:
+        """List what the start still waits for: the first attempt at a session, well or not."""
         because = []
         if not self._life.started:
             because.append("starting")
         if self._life.eager and not self._keeper.first_attempt_over.is_set():
             because.append("the first session is being made")
+        return because
+
+    async def against_readiness(self) -> tuple[list[str], list[str]]:
+        """List what stands against readiness, and what of the credentials is refused; nothing is dialled."""
+        because = await self.not_started_because()
         if self._life.draining:
             because.append("draining")
-        because += [f"{what} refused: {sentence}" for what, sentence in self._keeper.latched.items()]
-        return because
+        return because, [] if self._accepted() else self._refusals()
+
+    def _refusals(self) -> list[str]:
+        return [f"{what} refused: {sentence}" for what, sentence in self._keeper.latched.items()]
 
     async def status(self) -> dict[str, Any]:
         """Describe the running proxy; holds no token and no application id."""
@@ -83,6 +93,7 @@ class Admin(AdminPort):
             "since": self._since.isoformat(timespec="seconds"),
             "ready": not because,
             "not_ready_because": because,
+            "refusals": self._refusals(),
             "draining": self._life.draining,
             "session": {
                 "state": session.state,

@@ -67,6 +67,7 @@ class AdminPort(ABC):
         self._version = version
         self._guard = guard
         self._shutdown = shutdown
+        self._was_ready = False
 
     @abstractmethod
     def not_alive(self) -> list[str]:
@@ -77,8 +78,25 @@ class AdminPort(ABC):
         """Say what else is wrong with the process itself; None while it is well."""
 
     @abstractmethod
+    async def not_started_because(self) -> list[str]:
+        """List what the start still waits for: the first attempt at a session, well or not."""
+
+    @abstractmethod
+    async def against_readiness(self) -> tuple[list[str], list[str]]:
+        """List what stands against readiness, and what of the credentials is refused; nothing is dialled."""
+
     async def not_ready_because(self) -> list[str]:
-        """List what stands against readiness; an outage of the upstream does not, and nothing is dialled."""
+        """List what stands against readiness; an outage of the upstream does not.
+
+        A refusal does as long as these credentials were never good: a rollout of wrong ones halts. Once ready, it does not:
+        to take all replicas out of service helps nobody.
+        """
+        return self._judged(*await self.against_readiness())
+
+    def _judged(self, because: list[str], refusals: list[str]) -> list[str]:
+        because = because if self._was_ready else because + refusals
+        self._was_ready = self._was_ready or not because
+        return because
 
     @abstractmethod
     async def status(self) -> dict[str, Any]:
@@ -96,6 +114,7 @@ class AdminPort(ABC):
         """Build the application."""
         app = web.Application(middlewares=[self._errors_in_our_envelope])
         app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/startupz", self._startupz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_page)
         app.router.add_get("/status", self._status)
@@ -110,11 +129,17 @@ class AdminPort(ABC):
         more = {"not_alive": dead} if dead else {}
         return in_json({"status": trouble or "ok", **more}, status=503 if trouble else 200)
 
-    async def _readyz(self, _: web.Request) -> web.Response:
-        because = await self.not_ready_because()
+    async def _startupz(self, _: web.Request) -> web.Response:
+        because = await self.not_started_because()
         return in_json(
-            {"status": "not ready" if because else "ready", "because": because}, status=503 if because else 200
+            {"status": "starting" if because else "started", "because": because}, status=503 if because else 200
         )
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        standing, refusals = await self.against_readiness()
+        because = self._judged(standing, refusals)
+        told = {"status": "not ready" if because else "ready", "because": because, "refusals": refusals}
+        return in_json(told, status=503 if because else 200)
 
     async def _metrics_page(self, request: web.Request) -> web.Response:
         body, content_type = await self.metrics(request.headers.get("Accept", ""))

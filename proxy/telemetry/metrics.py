@@ -134,6 +134,8 @@ class Metrics:
         self._expiry = gauge("session_expiry_timestamp_seconds", "Unix time at which the held token ends; 0: none.")
         #: Unix time at which CardCash last gave or refreshed a session; 0: never.
         self.last_success = 0.0
+        #: CardCash has accepted our credentials, at least once.
+        self.accepted = False
         gauge(
             "session_last_success_timestamp_seconds",
             "Unix time at which CardCash last gave or refreshed the session; 0: never.",

@@ -16,8 +16,6 @@ class SessionWatch:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        #: CardCash has accepted our credentials, at least once.
-        self.accepted = False
         # Operations of the store that failed the last time: each is told of once, not once per request.
         self._failing: set[str] = set()
 
@@ -26,7 +24,7 @@ class SessionWatch:
         self._metrics.renewals.labels(reason, result).inc()
         if result == "ok" and reason != "store":
             self._metrics.last_success = time.time()
-            self.accepted = True
+            self._metrics.accepted = True
         write = log.warning if result in _WORTH_A_WARNING else log.info
         write("session_renewal", reason=reason, result=result, **fields)
 

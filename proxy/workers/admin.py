@@ -75,11 +75,21 @@ class WorkersAdmin(AdminPort):
             troubles.append(f"worker {child.worker}: {why}")
         return "; ".join(troubles) or "all workers have died and are being started again"
 
-    async def not_ready_because(self) -> list[str]:
+    async def not_started_because(self) -> list[str]:
+        """List what the start of any worker still waits for."""
+        return self._because(await self._ask_all("/startupz"), key="because")
+
+    async def against_readiness(self) -> tuple[list[str], list[str]]:
         """List what stands against readiness of any worker; nothing is dialled."""
         if self._is_draining():
-            return ["draining"]
-        return self._because(await self._ask_all("/readyz"), key="because")
+            return ["draining"], []
+        return self._apart(await self._ask_all("/readyz"), key="because")
+
+    def _apart(self, replies: Sequence[tuple[Child, Reply | None]], *, key: str) -> tuple[list[str], list[str]]:
+        """Tell what stands against readiness from what is refused, in what workers say."""
+        refusals = {each for _, reply in replies if reply is not None for each in reply.json().get("refusals", ())}
+        because = self._because(replies, key=key)
+        return [each for each in because if each not in refusals], [each for each in because if each in refusals]
 
     def _because(self, replies: Sequence[tuple[Child, Reply | None]], *, key: str) -> list[str]:
         because: list[str] = []
@@ -103,12 +113,14 @@ class WorkersAdmin(AdminPort):
         statuses = list(said.values())
         newest = None if renewed is None or renewed.worker not in said else list(said).index(renewed.worker)
         draining = self._is_draining()
-        because = ["draining"] if draining else self._because(replies, key="not_ready_because")
+        _, refusals = standing = self._apart(replies, key="not_ready_because")
+        because = ["draining"] if draining else self._judged(*standing)
         return {
             "version": self._version,
             "since": self._since.isoformat(timespec="seconds"),
             "ready": not because,
             "not_ready_because": because,
+            "refusals": refusals,
             "draining": draining,
             "session": picture.session(statuses, newest=newest, ended=session_counts(self._ledger.left)),
             "upstream": picture.upstream(statuses),

@@ -210,7 +210,7 @@ def test_no_secret_stands_in_the_manifest() -> None:
 
 def test_the_sidecar_is_a_native_one_that_starts_before_the_app() -> None:
     assert CONTAINER["restartPolicy"] == "Always"
-    assert CONTAINER["startupProbe"]["httpGet"]["path"] == "/readyz"
+    assert CONTAINER["startupProbe"]["httpGet"]["path"] == "/startupz"
 
 
 def test_the_probes_go_to_the_admin_port(tmp_path: Path) -> None:

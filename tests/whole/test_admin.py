@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 from proxy import __version__
 from tests.conftest import StartProxy
-from tests.server.harness import OK, REJECTION, RawUpstream, Running, answer, until
+from tests.server.harness import OK, REJECTION, Peer, RawUpstream, Running, answer, until
 
 #: CONTRACT "Admin port", word for word.
 PROMISED = {
@@ -238,3 +239,51 @@ async def test_status_is_json_with_the_counters(upstream: RawUpstream, proxy: Ru
     assert status["session"]["renewals"] == 2
     assert status["upstream"]["connections_opened"] >= 1
     assert status["requests_in_flight"] == 0
+
+
+REFUSAL = answer(400, b'{"message":["no x-cc-app was found"]}')
+
+
+async def test_startupz_is_200_once_the_first_attempt_is_over_well_or_not(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    go = asyncio.Event()
+
+    async def held_up(peer: Peer) -> None:
+        await go.wait()
+        await peer.send(REFUSAL)
+
+    upstream.session_answers.append(held_up)
+    proxy = await start_proxy()
+    first = await proxy.admin("GET /startupz")
+    assert (first.status, first.json["because"]) == (503, ["the first session is being made"])
+    go.set()
+    await until(proxy.proxy.keeper.first_attempt_over.is_set)
+    assert (await proxy.admin("GET /startupz")).status == 200
+    # Wrong credentials have started, and are never ready.
+    assert (await proxy.admin("GET /readyz")).status == 503
+
+
+async def test_a_lazy_proxy_has_started_without_an_attempt(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+    proxy = await start_proxy(SESSION__EAGER="false")
+    assert (await proxy.admin("GET /startupz")).status == 200
+    assert upstream.accepted == 0
+
+
+async def test_what_was_ready_stays_ready_whatever_cardcash_says(upstream: RawUpstream, proxy: Running) -> None:
+    await proxy.ask("GET /a")
+    upstream.answers.append(REJECTION)
+    upstream.session_answers += [REFUSAL] * 9
+    await proxy.ask("GET /a")
+    assert (await proxy.admin("GET /status")).json["session"]["latched"] == "app_id"
+    # Nobody had asked before: the credentials were accepted all the same.
+    assert (await proxy.admin("GET /readyz")).status == 200
+    status = (await proxy.admin("GET /status")).json
+    assert (status["ready"], status["not_ready_because"]) == (True, [])
+
+
+async def test_draining_is_not_ready_and_still_started(upstream: RawUpstream, proxy: Running) -> None:
+    await proxy.ask("GET /a")
+    proxy.proxy.life.draining = True
+    assert (await proxy.admin("GET /readyz")).json["because"] == ["draining"]
+    assert (await proxy.admin("GET /startupz")).status == 200

@@ -14,7 +14,7 @@ from structlog.typing import EventDict
 from proxy import app, loops
 from proxy.secrets_watch import SecretsWatch
 from proxy.server.callers import ProxyServer
-from proxy.session.keeper import SessionKeeper
+from proxy.session.neighbours import Neighbours
 from proxy.session.upkeep import Upkeep
 from tests.conftest import StartProxy
 from tests.server.harness import RawUpstream, until
@@ -30,7 +30,7 @@ def lines() -> Iterator[list[EventDict]]:
     ("owner", "method", "name"),
     [
         (SecretsWatch, "look", "secrets"),
-        (SessionKeeper, "catch_up", "store"),
+        (Neighbours, "catch_up", "store"),
         (ProxyServer, "look", "callers"),
     ],
 )

@@ -430,3 +430,20 @@ async def test_ctrl_c_in_a_terminal_reaches_the_supervisor_only(simulator: Simul
     async with workers(simulator.url) as proxy:
         groups = {os.getpgid(pid) for pid in (await pids(proxy)).values()}
         assert os.getpgid(proxy.pid) not in groups
+
+
+async def test_workers_have_started_with_credentials_that_are_refused_and_are_never_ready(
+    simulator: Simulator,
+) -> None:
+    async with serving(simulator.url, WORKERS="2", LOGIN__EMAIL=EMAIL, LOGIN__PASSWORD="another") as proxy:
+        await until_because(proxy, "login refused")
+        assert (await fetch("GET", f"http://{proxy.admin}/startupz"))[0] == 200
+        assert (await fetch("GET", f"http://{proxy.admin}/readyz"))[0] == 503
+
+
+async def test_workers_that_were_ready_stay_ready_whatever_cardcash_says(simulator: Simulator) -> None:
+    async with workers(simulator.url, **ACCOUNT) as proxy:
+        simulator.configure(accounts={EMAIL: "another"})
+        await run("session", "renew", "--admin.listen", proxy.admin)
+        assert (await status(proxy))["session"]["latched"] == "login"
+        assert (await fetch("GET", f"http://{proxy.admin}/readyz"))[0] == 200
