@@ -38,8 +38,9 @@ _KINDS: Final = {
 }
 _SECRET: Final = frozenset({TOKEN_HEADER, SESSION_ID_HEADER, APP_HEADER, b"set-cookie", b"set-cookie2"})
 _KEEP_ALIVE_TIMEOUT: Final = re.compile(rb"(?:\A|[,;\s])timeout\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
-#: Bytes of a secret that is not met by chance inside another word.
+#: Bytes of a secret that is not met by chance inside another word; and of a status line before its reason.
 _LONG: Final = 8
+_BEFORE_REASON: Final = len(b"HTTP/1.1 200 ")
 #: Lines that are remembered, and bytes of the longest: together some 300 kB at most.
 _MOST_REMEMBERED: Final = 1024
 _LONGEST_REMEMBERED: Final = 128
@@ -184,29 +185,38 @@ class Rewrite:
     origins: tuple[bytes, ...]
 
 
-def for_client(
-    fields: AnswerFields, *, host: bytes | None, rewrite: Rewrite, secrets: Iterable[bytes] = ()
-) -> Iterable[bytes]:
+def for_client(fields: AnswerFields, *, host: bytes | None, rewrite: Rewrite) -> Iterable[bytes]:
     """Return the field lines for the caller, without CRLF, framing and `X-Request-ID`.
 
-    `host` is the caller's `Host`: a `Location` at the upstream's own origin leads back through it. A line in which one of
-    `secrets` stands is left out, whatever its name.
+    `host` is the caller's `Host`: a `Location` at the upstream's own origin leads back through it.
     """
-    lines = fields.down
-    if exposes(b"\r\n".join(lines), secrets):
-        lines = [line for line in lines if not exposes(line, secrets)]
     if not fields.locations:
-        return lines
-    return [_rewritten(line, host, rewrite) if _name(line) == b"location" else line for line in lines]
+        return fields.down
+    return [_rewritten(line, host, rewrite) if _name(line) == b"location" else line for line in fields.down]
 
 
-def exposes(text: bytes, secrets: Iterable[bytes]) -> bool:
-    """Say whether one of `secrets`, each in lower case, stands in `text`; a short one only as a word of its own."""
-    low = text.lower()
-    return any(
-        secret in low and (len(secret) >= _LONG or re.search(rb"(?<![a-z0-9])%b(?![a-z0-9])" % re.escape(secret), low))
-        for secret in secrets
-    )
+def scrubbed(head: list[bytes], secrets: Iterable[bytes]) -> list[bytes]:
+    """Leave out of the lines of a head those in which one of `secrets` stands, and of the status line its reason.
+
+    `secrets` are in lower case.
+    """
+    if not _exposes(b"\n".join(head), secrets):
+        return head
+    start, *fields = head
+    if _exposes(start, secrets):
+        start = start[:_BEFORE_REASON]
+    return [start, *(line for line in fields if not _exposes(line, secrets))]
+
+
+def _exposes(text: bytes, secrets: Iterable[bytes]) -> bool:
+    """Say whether a secret stands in `text`; a short one only as a word of its own, lest it is met by chance."""
+    text = text.lower()
+    for secret in secrets:
+        if secret in text and (
+            len(secret) >= _LONG or re.search(rb"(?<![a-z0-9])%b(?![a-z0-9])" % re.escape(secret), text)
+        ):
+            return True
+    return False
 
 
 def _rewritten(line: bytes, host: bytes | None, rewrite: Rewrite) -> bytes:

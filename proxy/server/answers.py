@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 
 import orjson
@@ -44,7 +46,12 @@ def send_error(exchange: Exchange, error: ProxyError, *, request_id: str) -> Non
 
 def date_line() -> bytes:
     """Say when the answer was made, or came without saying so itself (RFC 9110, 6.6.1)."""
-    return b"Date: %b" % formatdate(usegmt=True).encode("ascii")
+    return _date(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return b"Date: %b" % formatdate(second, usegmt=True).encode("ascii")
 
 
 def connection_lines(exchange: Exchange) -> tuple[bytes, ...]:

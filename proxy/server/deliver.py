@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from proxy.core.answer import Rewrite, exposes, for_client
+from proxy.core.answer import Rewrite, for_client, scrubbed
 from proxy.core.errors import CallerGone, ProxyError, UpstreamError
 from proxy.core.token import Token
 from proxy.server.answers import NAME, connection_lines, date_line
@@ -71,15 +71,6 @@ class Answer:
         self.response.close()
 
 
-def secrets_of(app_id: str, *tokens: Token | None) -> Collection[bytes]:
-    """List what CardCash knows the proxy by: nothing of it may stand in an answer's head on its way down."""
-    found = {app_id.lower().encode()}
-    for token in tokens:
-        if token is not None:
-            found |= {token.value.lower().encode(), (token.app_id or app_id).lower().encode()}
-    return found
-
-
 async def deliver(
     exchange: Exchange,
     answer: Answer,
@@ -98,11 +89,9 @@ async def deliver(
     try:
         complete = answer.complete
         pieces = answer.take() if response.has_body else []
-        lines = [
-            b"HTTP/1.1 %d %b" % (answer.status, b"" if exposes(response.reason, secrets) else response.reason),
-            *for_client(response.fields, host=host, rewrite=rewrite, secrets=secrets),
-            b"X-Request-ID: " + record.request_id.encode("ascii"),
-        ]
+        start = b"HTTP/1.1 %d %b" % (answer.status, response.reason)
+        lines = scrubbed([start, *for_client(response.fields, host=host, rewrite=rewrite)], secrets)
+        lines.append(b"X-Request-ID: " + record.request_id.encode("ascii"))
         if not response.fields.dated:
             lines.append(date_line())
         if answer.details:
@@ -120,7 +109,8 @@ async def deliver(
                 lines.append(b"Content-Length: %d" % sum(map(len, pieces)))
             else:
                 exchange.close_after()
-        if not exchange.body_at_end() and not response.uploading:
+        uploading = response.uploading
+        if not exchange.body_at_end() and not uploading:
             exchange.close_after()
         lines += *connection_lines(exchange), b"\r\n"
         record.status = answer.status
@@ -131,7 +121,7 @@ async def deliver(
         exchange.send(b"".join((b"\r\n".join(lines), *pieces)))
         if response.has_body and not complete:
             await _stream(exchange, answer, chunked=chunked)
-        while response.uploading:
+        while uploading and response.uploading:
             await response.wait()
     except CallerGone:
         exchange.abort()

@@ -39,7 +39,7 @@ from proxy.core.rejections import RejectionHistory
 from proxy.core.token import Token
 from proxy.server.accounts import Accounts
 from proxy.server.bodies import Body
-from proxy.server.deliver import Answer, secrets_of
+from proxy.server.deliver import Answer
 from proxy.server.guard import Admitted
 from proxy.server.record import Record
 from proxy.session.keeper import SessionKeeper
@@ -111,6 +111,8 @@ class Sender:
         self._history = RejectionHistory()
         self._written_for: tuple[Token | None, str] = (None, "")
         self._written = b""
+        self._known_for: tuple[Token | None, Token | None, str] = (None, None, "")
+        self._known_by: tuple[bytes, ...] = ()
 
     async def answer(self, request: Outgoing) -> Answer:
         """Walk the request through its attempts. Raises `UpstreamError` or `Unavailable`, true of all of them together."""
@@ -219,8 +221,13 @@ class Sender:
         return self._written
 
     def known_by(self, answer: Answer) -> Collection[bytes]:
-        """List what CardCash knows us by, when it answers: nothing of it may come down in the answer's head."""
-        return secrets_of(self._injected.app_id(), answer.token, self._keeper.current())
+        """List what CardCash knows us by, in lower case: nothing of it may come down in the answer's head."""
+        key = (answer.token, self._keeper.held, self._injected.app_id())
+        if self._known_for != key:
+            tokens = [token for token in key[:2] if token is not None]
+            names = {key[2], *(token.value for token in tokens), *(token.app_id for token in tokens)}
+            self._known_for, self._known_by = key, tuple(name.lower().encode() for name in names if name)
+        return self._known_by
 
     def _harvest(self, headers: dialect.RawHeaders, status: int, request: Outgoing, token: Token) -> None:
         wall = self._clock.now().wall

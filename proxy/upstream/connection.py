@@ -448,29 +448,24 @@ class Connection(asyncio.Protocol):
             response.paused = False
             transport.resume_reading()  # what comes now must be noticed
         gone = transport is None or transport.is_closing()
-        if not gone and response.status < 300 and not self._is_out():
+        # Whether all of the request has left this process.
+        out = not self._uploading and (self._flushed or transport is None or not transport.get_write_buffer_size())
+        if not out and not gone and response.status < 300:
             self._mode = _SENDING
             self._deadline = self.clock() + self._timeout
             response.completed()
             return
-        # Only a request that is fully out and an answer that ended exactly leave a clean connection.
-        clean = self._keep and not gone and self._is_out()
         self._response = None
         self._deadline = inf
         if self._uploading:
             self._stop_upload()
-        if clean:
+        # Only a request that is fully out and an answer that ended exactly leave a clean connection.
+        if out and self._keep and not gone:
             self._mode = _IDLE
             self._owner.released(self)
         else:
             self.abort()
         response.finish()
-
-    def _is_out(self) -> bool:
-        """Say whether all of the request has left this process."""
-        return not self._uploading and (
-            self._flushed or self._transport is None or not self._transport.get_write_buffer_size()
-        )
 
     def eof_received(self) -> bool | None:
         """The upstream will send no more; the transport closes by itself after this."""

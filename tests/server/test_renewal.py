@@ -102,6 +102,40 @@ async def test_a_rejection_is_recognised_in_any_shape(upstream: RawUpstream, pro
     assert len(upstream.requests) == 2
 
 
+def _business(data: bytes, coding: bytes) -> bytes:
+    return answer(400, data, b"Content-Type: application/json", b"Content-Encoding: " + coding)
+
+
+BUSINESS = b'{"message":["no order status found"]}'
+NO_REJECTIONS = {
+    "gzip": _business(gzip.compress(BUSINESS), b"gzip"),
+    "deflate": _business(zlib.compress(BUSINESS), b"deflate"),
+    "br": _business(brotli.compress(BUSINESS), b"br"),
+    "zstd": _business(zstd.compress(BUSINESS), b"zstd"),
+    "more than 64 KiB decoded": _business(zstd.compress(REJECTION_BODY + b" " * 70_000), b"zstd"),
+    "more than 64 KiB as it came": _business(REJECTION_BODY + b" " * 70_000, b"identity"),
+    "broken": _business(gzip.compress(REJECTION_BODY)[:-3], b"gzip"),
+    "of another coding": _business(gzip.compress(REJECTION_BODY), b"br"),
+    "of an unknown coding": _business(REJECTION_BODY, b"aes128gcm"),
+    "not coded at all": _business(REJECTION_BODY, b"gzip"),
+}
+
+
+@pytest.mark.parametrize("shape", NO_REJECTIONS)
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_an_answer_that_is_no_rejection_comes_down_in_its_own_bytes(
+    upstream: RawUpstream, proxy: Running, shape: str, chunked: bool
+) -> None:
+    head, _, body = NO_REJECTIONS[shape].partition(b"\r\n\r\n")
+    coding = next(line for line in head.split(b"\r\n") if line.startswith(b"Content-Encoding"))
+    whole = _chunked(body).replace(b"\r\n", b"\r\n" + coding + b"\r\n", 1) if chunked else NO_REJECTIONS[shape]
+    upstream.answers.append(whole)
+    got = await proxy.ask("POST /orders", body=b"{}")
+    assert (got.status, got.body) == (400, body)
+    assert got.values("content-encoding") == [coding.partition(b": ")[2]]
+    assert len(upstream.requests) == len(upstream.sessions) == 1
+
+
 VARIANTS = ["jwt expired", "JWT malformed", "invalid token", "invalid signature", "jwt not active"]
 
 
