@@ -223,7 +223,7 @@ async def _served(settings: Settings) -> int:
         complain(str(error))
         return FAILED
     finally:
-        writer.drain(1.0)
+        await writer.finish()
     return OK
 
 

@@ -39,8 +39,11 @@ _MOST_BUFFERED: Final = 1024 * 1024
 _FLUSH_AFTER: Final = 0.02
 #: POSIX: a pipe that polls writable takes this much without blocking (PIPE_BUF on Linux).
 _SURE_WRITE: Final = 4096
-#: Seconds between two tries for the turn to write, while `drain` waits.
-_NEXT_TRY: Final = 0.002
+#: At the end: seconds between two tries to write, in which a slow reader gets what is kept, and then in which it is told how
+#: much it did not get.
+_NEXT_TRY: Final = 0.005
+LAST_SECONDS: Final = 5.0
+_LAST_WORD: Final = 1.0
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 #: Keys whose values never reach a line, whoever logs them.
 _SECRET_KEYS: Final = frozenset(
@@ -99,28 +102,44 @@ class NonBlockingWriter:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self.drain(0.0)
+            self.drain()
         else:
             self._timer = loop.call_later(_FLUSH_AFTER, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
-        self.drain(0.0)
+        self.drain()
         if self._lines:
             self._schedule()
 
-    def drain(self, seconds: float) -> None:
-        """Write what is kept, waiting for the reader at most `seconds` in all."""
-        end = time.monotonic() + seconds
+    async def finish(self, seconds: float = LAST_SECONDS) -> None:
+        """Write what is kept, waiting for a slow reader at most `seconds`; then say how many lines are missing.
+
+        The loop goes on meanwhile: a second signal still ends the process at once.
+        """
+        if await self._written(within=seconds):
+            return
+        begun = [self._lines[0]] if self._torn else []
+        lost, self.dropped = self.dropped + len(self._lines) - len(begun), 0
+        self._lines = deque([*begun, _line("log_lines_dropped", lines=lost)])
+        self._bytes = sum(map(len, self._lines))
+        await self._written(within=_LAST_WORD)
+
+    async def _written(self, *, within: float) -> bool:
+        end = time.monotonic() + within
+        while True:
+            self.drain()
+            if not self._lines or time.monotonic() >= end:
+                return not self._lines
+            await asyncio.sleep(_NEXT_TRY)
+
+    def drain(self) -> None:
+        """Write what is kept, as much of it as goes without waiting."""
         try:
             while self._lines:
-                wait = max(0.0, end - time.monotonic())
                 if not self._take_turn():
-                    if not wait:
-                        return
-                    time.sleep(min(wait, _NEXT_TRY))
-                    continue
-                ready = self._poll.poll(wait * 1000)
+                    return
+                ready = self._poll.poll(0)
                 if not ready or not ready[0][1] & select.POLLOUT:
                     if ready:  # the reader is gone: nobody will ever read these
                         self._lines.clear()
@@ -223,7 +242,7 @@ def _redacted(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
 
 
 def configure(level: str, fmt: str | None, *, fd: int = 1, worker: int | None = None) -> NonBlockingWriter:
-    """Send all logging, structlog's and the standard library's, to `fd`; returns the writer for a last `drain`.
+    """Send all logging, structlog's and the standard library's, to `fd`; returns the writer, to `finish` at the end.
 
     `fmt` is json or console; None: console on a terminal, else json. `worker`: one of several, in every line.
     """

@@ -30,8 +30,8 @@ from proxy.workers.doors import Doors
 from proxy.workers.folder import Folder
 from proxy.workers.orders import Orders
 
-#: Seconds over `drain.*` in which a worker closes what it has, its session's file included; then it is killed.
-_GRACE: Final = 5.0
+#: Seconds over `drain.*` in which a worker closes what it has, and a slow reader gets its log; then it is killed.
+_GRACE: Final = 10.0
 #: Seconds between two looks at all workers, and so many of them without an answer make a worker a stuck one.
 LOOK_EVERY = 5.0
 MOST_SILENCES = 3

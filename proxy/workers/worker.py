@@ -93,7 +93,7 @@ async def _work(orders: Orders, line: socket.socket) -> int:
         if orphaned:
             # After the store's thread has ended, too.
             atexit.register(folder.remove_if_last)
-        writer.drain(1.0)
+        await writer.finish()
     if failed is None:
         tell(answers, counted=proxy.metrics.render("")[0].decode())
     else:

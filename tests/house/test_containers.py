@@ -173,7 +173,7 @@ def test_services_in_compose_are_published_on_loopback_only(name: str) -> None:
 
 
 #: Seconds after `drain.timeout` in which the session and the last lines of the log are written.
-TO_END = 8
+TO_END = 16
 
 
 def test_compose_gives_the_proxy_time_to_drain() -> None:

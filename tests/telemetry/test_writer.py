@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +49,7 @@ def test_a_write_ends_with_a_line(pipe: Pipe) -> None:
     writer = kept(pipe.writer, *lines)
     got = []
     while writer._lines:
-        writer.drain(0.0)
+        writer.drain()
         got.append(pipe.read())
     assert got == [lines[0] + lines[1], lines[2] + lines[3]]
 
@@ -57,7 +59,7 @@ def test_a_line_longer_than_a_pipe_takes_at_once_arrives_whole(pipe: Pipe) -> No
     writer = kept(pipe.writer, line, b"next\n")
     got = b""
     while writer._lines:
-        writer.drain(0.0)
+        writer.drain()
         got += pipe.read()
     assert got == line + b"next\n"
 
@@ -67,13 +69,13 @@ def test_nobody_else_writes_in_the_middle_of_a_line(pipe: Pipe, tmp_path: Path) 
     one, other = kept(pipe.writer, long), kept(pipe.writer, b"other\n")
     for writer in (one, other):
         writer.share(tmp_path / "lock")
-    one.drain(0.0)
-    other.drain(0.0)
+    one.drain()
+    other.drain()
     got = pipe.read()
-    other.drain(0.0)  # there is room, but it is not its turn
-    one.drain(0.0)
+    other.drain()  # there is room, but it is not its turn
+    one.drain()
     got += pipe.read()
-    other.drain(0.0)
+    other.drain()
     assert got + pipe.read() == long + b"other\n"
 
 
@@ -81,9 +83,9 @@ def test_between_lines_others_have_their_turn(pipe: Pipe, tmp_path: Path) -> Non
     one, other = kept(pipe.writer, b"1" * 2999 + b"\n", b"1" * 2999 + b"\n"), kept(pipe.writer, b"other\n")
     for writer in (one, other):
         writer.share(tmp_path / "lock")
-    one.drain(0.0)
+    one.drain()
     pipe.read()
-    other.drain(0.0)
+    other.drain()
     assert pipe.read() == b"other\n"
 
 
@@ -93,22 +95,45 @@ def test_a_full_pipe_holds_nobody_up_however_many_write(pipe: Pipe, tmp_path: Pa
         writer.share(tmp_path / "lock")
     for _ in range(10):
         for writer in writers:
-            writer.drain(0.0)
+            writer.drain()
     got = b""
     while any(writer._lines for writer in writers):
         got += pipe.read()
         for writer in writers:
-            writer.drain(0.0)
+            writer.drain()
     assert got.count(b"\n") + pipe.read().count(b"\n") == 60
 
 
-def test_at_the_end_the_turn_is_waited_for(pipe: Pipe, tmp_path: Path) -> None:
+async def test_at_the_end_the_turn_is_waited_for(pipe: Pipe, tmp_path: Path) -> None:
     lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     writer = kept(pipe.writer, b"last\n")
     writer.share(tmp_path / "lock")
-    writer.drain(0.01)
-    assert writer._lines
+    ending = asyncio.create_task(writer.finish())
+    await asyncio.sleep(0.01)
+    assert not ending.done()
     os.close(lock)
-    writer.drain(1.0)
+    await ending
     assert pipe.read() == b"last\n"
+
+
+async def test_at_the_end_a_reader_is_told_how_many_lines_it_did_not_get(pipe: Pipe) -> None:
+    writer = kept(pipe.writer, *[b"z" * 3999 + b"\n"] * 9)
+    ending = asyncio.create_task(writer.finish(0.01))
+    await asyncio.sleep(0.05)
+    got = pipe.read()
+    await ending
+    (*whole, last) = (got + pipe.read()).splitlines()
+    assert whole == [b"z" * 3999]
+    assert json.loads(last)["event"] == "log_lines_dropped"
+    assert json.loads(last)["lines"] == 8
+
+
+async def test_at_the_end_a_line_that_was_begun_is_ended(pipe: Pipe) -> None:
+    writer = kept(pipe.writer, b"z" * 5999 + b"\n", *[b"z" * 3999 + b"\n"] * 3)
+    ending = asyncio.create_task(writer.finish(0.01))
+    await asyncio.sleep(0.05)
+    got = pipe.read()
+    await ending
+    (first, last) = (got + pipe.read()).splitlines()
+    assert (first, json.loads(last)["lines"]) == (b"z" * 5999, 3)
