@@ -1,0 +1,234 @@
+"""A proxy as callers, operators and CardCash see it: in this process, or as processes of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trustme
+
+from tests.server.harness import OK, Answer, Caller, Peer, RawUpstream, running_proxy, until
+from tests.whole.processes import ProxyProcess, serving
+from tests.whole.test_admin import samples
+
+#: What the header of `callers.require_header` is where it is required; sent by all requests but one.
+KEY = b"X-Key: the-key"
+
+
+@dataclass
+class Around:
+    """What stands around one proxy: CardCash, a TLS server, a web proxy, a server that never answers, files."""
+
+    upstream: RawUpstream
+    folder: Path
+    tls_port: int
+    web_proxy_port: int
+    deaf_port: int
+    #: First lines that the web proxy was sent, and the handshakes that the TLS server completed.
+    connects: list[str] = field(default_factory=list)
+    handshakes: list[int] = field(default_factory=list)
+
+    def filled_in(self, settings: Mapping[str, str]) -> dict[str, str]:
+        """Put folder and ports into the values of settings."""
+        names = {"folder": str(self.folder), "tls": self.tls_port, "deaf": self.deaf_port, "up": self.upstream.port}
+        filled = dict(settings)
+        for name, value in settings.items():
+            for word, what in names.items():
+                filled[name] = filled[name].replace(f"<{word}>", str(what))
+            assert "<" not in filled[name], value
+        return filled
+
+
+@contextlib.asynccontextmanager
+async def around() -> AsyncIterator[Around]:
+    """Start it all. The folder's name is short: sockets are in it."""
+    upstream = RawUpstream()
+    await upstream.start()
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="s")))
+        authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+        (folder / "id").write_text("id-of-a-file\n")
+        (folder / "password").write_text("password-of-a-file\n")
+        deaf = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # more than the backlog takes
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(deaf.getsockname())
+        here = Around(upstream, folder, 0, 0, deaf.getsockname()[1])
+
+        async def shake(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            here.handshakes.append(1)
+            writer.close()
+
+        async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            here.connects.append((await reader.readline()).decode())
+            writer.close()
+
+        tls = await stack.enter_async_context(await asyncio.start_server(shake, "localhost", 0, ssl=context))
+        web_proxy = await stack.enter_async_context(await asyncio.start_server(connect, "127.0.0.1", 0))
+        here.tls_port = tls.sockets[0].getsockname()[1]
+        here.web_proxy_port = web_proxy.sockets[0].getsockname()[1]
+        try:
+            yield here
+        finally:
+            for server in (tls, web_proxy):
+                server.close()
+            await upstream.stop()
+
+
+Address = tuple[str, int] | Path
+
+
+class Scene:
+    """One running proxy and what is around it."""
+
+    def __init__(self, here: Around, callers: Address, admin: Address, process: ProxyProcess | None) -> None:
+        self.here = here
+        self.upstream = here.upstream
+        self.process = process
+        self._callers_at, self._admin_at = callers, admin
+        self._open: list[Caller] = []
+
+    async def caller(self, at: Address | None = None, *, local: str | None = None) -> Caller:
+        at = at or self._callers_at
+        if isinstance(at, Path):
+            streams = await asyncio.open_unix_connection(at)
+        else:
+            streams = await asyncio.open_connection(*at, local_addr=None if local is None else (local, 0))
+        self._open.append(Caller(*streams))
+        return self._open[-1]
+
+    async def ask(
+        self,
+        line: str,
+        *headers: bytes,
+        body: bytes | None = None,
+        key: bool = True,
+        host: bytes = b"localhost",
+        on: Caller | None = None,
+        local: str | None = None,
+        at: Address | None = None,
+    ) -> Answer:
+        """Ask, on a connection of its own unless told `on` which; `key`: with the header that may be required."""
+        lines = [line.encode() + b" HTTP/1.1", b"Host: " + host, *headers, *([KEY] if key else [])]
+        if body is not None:
+            lines.append(b"Content-Length: %d" % len(body))
+        caller = on or await self.caller(at, local=local)
+        return await caller.ask(b"\r\n".join(lines) + b"\r\n\r\n" + (body or b""))
+
+    async def admin(self, path: str) -> Answer:
+        return await self.ask(f"GET {path}", at=self._admin_at)
+
+    async def status(self) -> dict[str, Any]:
+        told: dict[str, Any] = (await self.admin("/status")).json
+        return told
+
+    async def sample(self, name: str, **labels: str) -> float:
+        """Read one metric, summed up over all other labels."""
+        text = (await self.admin("/metrics")).body.decode()
+        return sum(v for sample, of, v in samples(text) if sample == name and labels.items() <= of.items())
+
+    async def ready(self) -> None:
+        async with asyncio.timeout(15):
+            while (await self.admin("/readyz")).status != 200:
+                await asyncio.sleep(0.01)
+
+    async def comes(self, condition: Any, *, seconds: float = 3.0) -> bool:
+        """Tell whether something, awaited or not, comes to hold in so many seconds: for what may well not."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    found = condition()
+                    if await found if hasattr(found, "__await__") else found:
+                        return True
+                    await asyncio.sleep(0.01)
+        return False
+
+    @contextlib.asynccontextmanager
+    async def holding(
+        self, number: int, line: str, *, body: bytes | None = None
+    ) -> AsyncIterator[list[asyncio.Task[Answer]]]:
+        """Ask so many times at once; CardCash answers when the block ends. All are in flight when it begins."""
+        released = asyncio.Event()
+
+        async def hold(peer: Peer) -> None:
+            await peer.body()
+            await released.wait()
+            await peer.send(OK)
+
+        self.upstream.answers += [hold] * number
+        before = await self.sample("requests_in_flight")
+        asking = [asyncio.ensure_future(self.ask(line, body=body)) for _ in range(number)]
+
+        async def all_in_flight() -> bool:
+            return await self.sample("requests_in_flight") >= before + number
+
+        assert await self.comes(all_in_flight, seconds=10)
+        try:
+            yield asking
+        finally:
+            released.set()
+            self.upstream.answers = type(self.upstream.answers)(a for a in self.upstream.answers if a is not hold)
+            await asyncio.gather(*asking, return_exceptions=True)
+
+    async def close(self) -> None:
+        for caller in self._open:
+            await caller.close()
+
+
+def _address(text: str) -> Address:
+    if text.startswith("unix:"):
+        return Path(text.removeprefix("unix:"))
+    host, _, port = text.rpartition(":")
+    return host, int(port)
+
+
+@contextlib.asynccontextmanager
+async def scene(here: Around, settings: Mapping[str, str], *, as_process: bool) -> AsyncIterator[Scene]:
+    """Start a proxy with these settings, by their variables' names without CARDCASH_."""
+    filled = here.filled_in({"UPSTREAM__ORIGIN": here.upstream.url, **settings})
+    async with contextlib.AsyncExitStack() as stack:
+        process = None
+        if not as_process:
+            running = await stack.enter_async_context(running_proxy(filled.pop("UPSTREAM__ORIGIN"), **filled))
+            listen, admin = running.proxy.addresses[0], running.proxy.admin_addresses[0]
+        elif filled.get("LISTEN", "").startswith("unix:"):
+            process = await stack.enter_async_context(_on_sockets(filled))
+            listen, admin = filled["LISTEN"], filled["ADMIN__LISTEN"]
+        else:
+            process = await stack.enter_async_context(serving(filled.pop("UPSTREAM__ORIGIN"), **filled))
+            listen, admin = process.events("started")[0]["listen"][0], process.events("started")[0]["admin"][0]
+        found = Scene(here, _address(listen), _address(admin), process)
+        stack.push_async_callback(found.close)
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def _on_sockets(settings: Mapping[str, str]) -> AsyncIterator[ProxyProcess]:
+    """Run `serve` where its log is not to be relied on: its addresses are known beforehand."""
+    environ = {"APP_ID": "demo-app-id", **settings}
+    process = await ProxyProcess.start("serve", **{f"CARDCASH_{name}": value for name, value in environ.items()})
+    try:
+        for name in ("ADMIN__LISTEN", "LISTEN"):
+            path = Path(settings[name].removeprefix("unix:"))
+            await until(lambda path=path: path.exists() or process.process.returncode is not None, seconds=20)  # type: ignore[misc]
+        yield process
+    finally:
+        await process.close()
+
+
+def customer(upstream: RawUpstream) -> dict[str, Any]:
+    """Return who logged in last."""
+    return dict(json.loads(upstream.logins[-1].body)["customer"]) if upstream.logins else {}
