@@ -356,7 +356,7 @@ class SessionKeeper:
             return worth
         if isinstance(worth, Kept):
             assert held is not None  # noqa: S101
-            self._observer.renewal(flight.reason, worth.result, {})
+            self._observer.renewal(flight.reason, worth.result, self._refusal(worth.result))
             self._saver.save(anew=True)
             return held
         if held is not None and held.own_login and token.identity is None:
@@ -369,8 +369,11 @@ class SessionKeeper:
         self._saver.check()
         result = "login_refused" if "login" in self.latched else "ok"
         fields = {"lifetime": round(token.lifetime, 3), "source": token.source.value}
-        self._observer.renewal(flight.reason, result, fields)
+        self._observer.renewal(flight.reason, result, fields | self._refusal(result))
         return token
+
+    def _refusal(self, result: str) -> dict[str, object]:
+        return {"sentence": self.latched["login"]} if result == "login_refused" else {}
 
     def _lapsed(self) -> None:
         """The held token has expired and no request has asked since."""

@@ -200,9 +200,10 @@ def _cross_checks(
             f"{settings.upstream.max_connections}; raise it, or lower workers",
         )
     limits = settings.limits
-    if limits.replay_body > limits.replay_total:
+    if limits.replay_body * settings.workers > limits.replay_total:
+        split = f", shared out to {settings.workers} workers" if settings.workers > 1 else ""
         yield (
-            {"limits.replay_body", "limits.replay_total"},
-            f"{named('limits.replay_body')}: one body may take more than limits.replay_total allows for all; "
+            {"limits.replay_body", "limits.replay_total", "workers"},
+            f"{named('limits.replay_body')}: one body may take more than limits.replay_total{split} allows for all; "
             "lower it, or raise limits.replay_total",
         )

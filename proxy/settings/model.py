@@ -151,7 +151,9 @@ class Limits(Group):
 
     request_body: Size = Field(10 * MIB, description="larger request bodies are refused")
     replay_body: Size = Field(1 * MIB, description="request bodies up to this are kept to be sent again")
-    replay_total: Size = Field(64 * MIB, description="most bytes of request bodies kept at a time")
+    replay_total: Size = Field(
+        64 * MIB, description="most bytes of request bodies kept at a time, by all workers together"
+    )
     in_flight: Count = Field(1000, description="more requests at a time are refused")
 
 

@@ -144,6 +144,9 @@ class Supervisor:
             "session": session,
             "admin": settings.admin.model_copy(update={"listen": (admin,)}),
             "upstream": settings.upstream.model_copy(update={"max_connections": self._connections_of(child)}),
+            "limits": settings.limits.model_copy(
+                update={"replay_total": settings.limits.replay_total // settings.workers}
+            ),
         }
         sockets = tuple(sock.fileno() for sock in self._doors.of(child.worker))
         return Orders(child.worker, settings.model_copy(update=changed), sockets, folder.path, settings.workers)

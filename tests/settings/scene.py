@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 import tempfile
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +99,8 @@ class Scene:
         self.here = here
         self.upstream = here.upstream
         self.process = process
+        #: What CardCash answers to others while it holds some; then OK.
+        self.meanwhile: deque[bytes] = deque()
         self._callers_at, self._admin_at = callers, admin
         self._open: list[Caller] = []
 
@@ -165,12 +168,13 @@ class Scene:
 
         async def hold(peer: Peer) -> None:
             await peer.body()
-            await released.wait()
-            await peer.send(OK)
+            if b"\r\nX-Hold:" in peer.head:
+                await released.wait()
+            await peer.send(self.meanwhile.popleft() if b"\r\nX-Hold:" not in peer.head and self.meanwhile else OK)
 
-        self.upstream.answers += [hold] * number
+        self.upstream.default = hold
         before = await self.sample("requests_in_flight")
-        asking = [asyncio.ensure_future(self.ask(line, body=body)) for _ in range(number)]
+        asking = [asyncio.ensure_future(self.ask(line, b"X-Hold: yes", body=body)) for _ in range(number)]
 
         async def all_in_flight() -> bool:
             return await self.sample("requests_in_flight") >= before + number
@@ -180,8 +184,8 @@ class Scene:
             yield asking
         finally:
             released.set()
-            self.upstream.answers = type(self.upstream.answers)(a for a in self.upstream.answers if a is not hold)
             await asyncio.gather(*asking, return_exceptions=True)
+            self.upstream.default = OK
 
     async def close(self) -> None:
         for caller in self._open:

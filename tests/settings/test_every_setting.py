@@ -136,7 +136,7 @@ async def one_connection_for_all(s: Scene) -> object:
 async def is_repeated_while_others_are_kept(s: Scene) -> object:
     # So many that every worker has one.
     async with s.holding(14, "POST /carts", body=b"x" * 80):
-        s.upstream.answers.appendleft(REJECTION)
+        s.meanwhile.append(REJECTION)
         return (await s.ask("POST /carts", body=b"x" * 80)).status
 
 
