@@ -9,6 +9,8 @@ import pytest
 
 from proxy.core.errors import Draining, Overloaded, UpstreamReset, UpstreamUnreachable
 from proxy.upstream import Origin, Upstream
+from proxy.upstream.connection import Connection
+from proxy.upstream.dial import dial
 from tests.upstream.conftest import Connect
 from tests.upstream.wire import GET, OK, Peer, answers, once, until
 
@@ -315,3 +317,33 @@ async def test_closing_ends_although_dials_were_given_up_halfway(connect: Connec
     async with asyncio.timeout(0.9):  # closing gives up on lost transports after a second; none may be lost
         await up.aclose()
     assert up.active_connections == 0
+
+
+async def test_connections_that_end_while_they_are_made_cost_no_slot(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dial returns only after the upstream has hung up, as it may on a busy loop."""
+
+    async def script(peer: Peer) -> None:
+        if gone:
+            peer.finish()
+            return
+        await answers(OK)(peer)
+
+    async def late(connection: Connection, *args: Any, **options: Any) -> None:
+        await dial(connection, *args, **options)
+        if gone:
+            await until(lambda: not connection.open)
+            for _ in range(20):
+                await asyncio.sleep(0)
+
+    gone = True
+    monkeypatch.setattr("proxy.upstream.client.dial", late)
+    _, up = await connect(script, max_connections=1)
+    for _ in range(3):
+        with pytest.raises(UpstreamUnreachable) as caught:
+            await up.send(method="POST", head=GET, repeatable=False)
+        assert not caught.value.sent
+        assert up.active_connections == 0
+    gone = False
+    assert (await up.send(method="POST", head=GET, repeatable=False)).status == 200

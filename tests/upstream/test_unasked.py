@@ -13,7 +13,7 @@ import trustme
 from proxy.core.errors import UpstreamUnreachable
 from proxy.upstream import Origin, Upstream
 from tests.upstream.conftest import Connect, body_of
-from tests.upstream.wire import GET, HEAD, OK, Peer, answers, pieces, post
+from tests.upstream.wire import GET, HEAD, OK, Peer, answers, pieces, post, until
 
 EARLY = b"HTTP/1.1 201 Created\r\nContent-Length: 5\r\n\r\nearly"
 
@@ -155,6 +155,25 @@ async def test_an_order_right_after_an_answer_is_not_answered_by_what_follows_th
     response = await up.send(method="POST", head=GET, repeatable=False)
     assert (response.status, await body_of(response)) == (200, b"ok")
     assert wire.accepted == 2
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+async def test_who_leaves_while_a_connection_is_listened_to_keeps_no_slot(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, *, fresh: bool
+) -> None:
+    wire, up = await connect(answers(OK), max_connections=1)
+    await up.send(method="GET", head=GET)
+    with monkeypatch.context() as patched:
+        patched.setattr("proxy.upstream.connection.SILENCE", 60.0)
+        patched.setattr("proxy.upstream.client.SILENCE", 60.0)
+        task = asyncio.create_task(up.send(method="POST", head=GET, fresh=fresh, repeatable=False))
+        await until(lambda: up.idle_connections == 0 and up.active_connections == 1 and wire.accepted == 1 + fresh)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert up.active_connections == up.idle_connections == 0
+    assert (await up.send(method="POST", head=GET, repeatable=False)).status == 200
+    assert len(wire.requests) == 2
 
 
 async def test_orders_one_after_the_other_use_one_connection(connect: Connect) -> None:
