@@ -43,9 +43,10 @@ class Shelf:
         # Guards `_kept` against two writers of this process. Held over one store operation, each with a deadline.
         self._writing = asyncio.Lock()
         # The look for whoever asks before it begins, and when looks are worth while again (steady seconds).
-        self._next_glance: asyncio.Future[Token | None] | None = None
+        self._next_glance: asyncio.Task[Token | None] | None = None
         self._glancing = asyncio.Lock()
         self._blind_until = float("-inf")
+        self._tasks = Tasks()
 
     async def load(self) -> Token | None:
         """Return what the store holds; None when it is empty or cannot be read."""
@@ -60,7 +61,7 @@ class Shelf:
         if self._clock.now().steady < self._blind_until:
             return None
         if self._next_glance is None:
-            self._next_glance = asyncio.ensure_future(self._glance())
+            self._next_glance = self._tasks.spawn(self._glance(), name="session-glance")
         return await asyncio.shield(self._next_glance)
 
     async def _glance(self) -> Token | None:
@@ -149,6 +150,7 @@ class Shelf:
 
     async def close(self) -> None:
         """Let go of the store."""
+        await self._tasks.close()
         with suppress(Exception):
             async with asyncio.timeout(self._deadline):
                 await self._store.close()
