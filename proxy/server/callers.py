@@ -71,10 +71,7 @@ class ProxyServer:
         """Look after all connections: time-outs, and callers whose end cannot be seen by reading."""
         now = self.time()
         for connection in self.connections:
-            if now >= connection.deadline:
-                connection.expired(now)
-            elif connection.paused:
-                connection.check()
+            connection.look(now)
 
     def fail_bodies(self, error: ProxyError) -> None:
         """Let whoever waits for the rest of a request's body hear that it will not be waited for."""

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import re
-import select
-import socket
-import struct
-import termios
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from proxy.core.errors import BadRequest, CallerGone, ProxyError
 from proxy.core.headers import RequestFields
+from proxy.server import tcp
 from proxy.server.exchange import Exchange
 from proxy.server.head import RequestHead, check_partial
 
@@ -34,7 +31,7 @@ HEAD_TIMEOUT: Final = 30.0
 LINGERING_TIME: Final = 2.0
 #: Seconds between two looks whether a caller has everything that was written before its connection is reset.
 _LOOK_AGAIN: Final = 0.05
-#: Seconds in which a connection that was just made may bring a request, to be told that the proxy stops.
+#: Seconds in which a connection that was just made may bring its first request, when the proxy stops or is full.
 _FIRST_REQUEST: Final = 0.25
 #: Seconds a caller may pause inside a body, or leave an answer unread.
 CALLER_IDLE = 60.0
@@ -48,8 +45,9 @@ _MOST_AHEAD: Final = 64 * 1024
 class CallerConnection(asyncio.Protocol):
     """One caller's connection; all methods belong to the event loop's thread."""
 
-    __slots__ = ("_ahead", "_broken", "_can_write", "_drain", "_fresh", "_lingering", "_moved", "_partial", "_server",
-                 "_task", "_transport", "_unwritten", "deadline", "exchange", "local", "paused", "peer")  # fmt: skip
+    __slots__ = ("_ahead", "_body_due", "_broken", "_can_write", "_drain", "_drain_due", "_fresh", "_idle_since",
+                 "_lingering", "_moved", "_partial", "_server", "_task", "_transport", "_turned_away", "_unwritten",
+                 "deadline", "exchange", "local", "paused", "peer")  # fmt: skip
 
     def __init__(self, server: ProxyServer) -> None:
         self._server = server
@@ -74,10 +72,17 @@ class CallerConnection(asyncio.Protocol):
         #: What the caller had not taken at the last look, and when it last took some.
         self._unwritten: float = inf
         self._moved = 0.0
-        #: The loop's time at which `expired` is due.
+        # Each wait has a time of its own, because a body and an answer may be waited for at once.
+        #: The loop's time at which a head must have come, or the end.
         self.deadline = inf
+        #: The same for more of a body, and for the caller to take more of an answer.
+        self._body_due = self._drain_due = inf
         #: No request has come yet.
         self._fresh = True
+        #: When the last answer was out, or the first byte of a head came.
+        self._idle_since = 0.0
+        #: Why no request of this connection will be served.
+        self._turned_away: ProxyError | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -85,6 +90,10 @@ class CallerConnection(asyncio.Protocol):
         if self.exchange is not None or self._lingering:
             return False
         return self._transport is not None and not self._transport.is_closing()
+
+    def idle_for(self, now: float) -> float:
+        """Seconds for which it could have brought a request and did not."""
+        return now - self._idle_since if self.is_idle else 0.0
 
     @property
     def draining(self) -> bool:
@@ -98,13 +107,14 @@ class CallerConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self.peer = _address(transport.get_extra_info("peername"))
         self.local = _address(transport.get_extra_info("sockname"))
-        self.deadline = self._server.time() + KEEPALIVE_TIMEOUT
+        self._idle_since = self._server.time()
+        self.deadline = self._idle_since + KEEPALIVE_TIMEOUT
         self._server.joined(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """End what is left: the caller is gone."""
         self._transport = None
-        self.deadline = inf
+        self.deadline = self._body_due = self._drain_due = inf
         self._partial.clear()
         self._ahead = b""
         if self._drain is not None and not self._drain.done():
@@ -123,27 +133,36 @@ class CallerConnection(asyncio.Protocol):
             self.deadline = self._server.time() + CALLER_IDLE
             self._transport.close()
 
-    def close_if_idle(self) -> None:
-        """End the connection because the proxy stops; one that was just made may be about to bring a request."""
-        if self.is_idle and self._fresh:
-            self._fresh = False
-            self._server.loop.call_later(_FIRST_REQUEST, self.close_if_idle)
-        elif self.is_idle:
+    def close_if_idle(self, *, patient: bool = True) -> None:
+        """End the connection because the proxy stops; one that was just made may be about to bring a request, and one that
+        has brought half a head has its usual time for the rest."""
+        if not self.is_idle or self._partial:
+            return
+        if self._fresh and patient:
+            self._server.loop.call_later(_FIRST_REQUEST, partial(self.close_if_idle, patient=False))
+        else:
             self.close()
+
+    def turn_away(self, error: ProxyError, *, at_once: bool) -> None:
+        """Answer with `error`, whatever comes: at once, or with the first bytes of a request, which come at once as well, so
+        that clients find the answer where they look for one."""
+        self._turned_away = error
+        if at_once or self._partial:
+            self.tell_away()
+        else:
+            self._server.loop.call_later(_FIRST_REQUEST, self.tell_away)
+
+    def tell_away(self) -> None:
+        """Give the answer of `turn_away`, if it is not given yet."""
+        if self._turned_away is not None and self.is_idle:
+            self._refuse(self._turned_away, bytes(self._partial))
 
     def abort(self) -> None:
         """End the connection with a reset. Part of `Link`."""
         transport = self._transport
         if transport is None:
             return
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and sock.fileno() >= 0:
-            # uvloop's socket object cannot set options. No second descriptor: there may be none left, and without the reset
-            # an answer that the end of its connection delimits would look complete.
-            same = socket.socket(sock.family, socket.SOCK_STREAM, fileno=sock.fileno())
-            with contextlib.suppress(OSError):
-                same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            same.detach()
+        tcp.reset_at_close(transport.get_extra_info("socket"))
         transport.abort()
 
     def break_off(self) -> None:
@@ -162,12 +181,7 @@ class CallerConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return 0
-        sock = transport.get_extra_info("socket")
-        queued = 0
-        if sock is not None and sock.fileno() >= 0:
-            with contextlib.suppress(OSError):
-                queued = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
-        return transport.get_write_buffer_size() + queued
+        return transport.get_write_buffer_size() + tcp.unsent(transport.get_extra_info("socket"))
 
     # 2. Requests.
 
@@ -175,7 +189,9 @@ class CallerConnection(asyncio.Protocol):
         """Take the next bytes: of a head, of a body, or of requests to come."""
         exchange = self.exchange
         if exchange is None:
-            if not self._lingering:
+            if self._turned_away is not None:
+                self.tell_away()
+            elif not self._lingering:
                 self._take_head(data)
         elif exchange.body_received:
             self._take_ahead(data)
@@ -208,7 +224,8 @@ class CallerConnection(asyncio.Protocol):
             if end == 3:
                 if not known and data:
                     self._partial += data
-                    self.deadline = self._server.time() + HEAD_TIMEOUT
+                    self._idle_since = self._server.time()
+                    self.deadline = self._idle_since + HEAD_TIMEOUT
                 if self._partial and self._partial != b"\r":
                     check_partial(self._partial, known)
                 return
@@ -247,7 +264,8 @@ class CallerConnection(asyncio.Protocol):
         if not exchange.keep_alive or not exchange.body_received or self._server.draining:
             self._end()
             return
-        self.deadline = self._server.time() + KEEPALIVE_TIMEOUT
+        self._idle_since = self._server.time()
+        self.deadline = self._idle_since + KEEPALIVE_TIMEOUT
         self.resume_reading()
         if self._ahead:
             ahead, self._ahead = self._ahead, b""
@@ -289,13 +307,13 @@ class CallerConnection(asyncio.Protocol):
         """Wait until the caller has read enough. Raises `CallerGone` when it does not, or is gone."""
         while not self._can_write and self._transport is not None:
             self._unwritten = self._left()
-            self.deadline = self._server.time() + CALLER_IDLE
+            self._drain_due = self._server.time() + CALLER_IDLE
             self._drain = self._server.loop.create_future()
             try:
                 await self._drain
             finally:
                 self._drain = None
-                self.deadline = inf
+                self._drain_due = inf
         if self._transport is None:
             raise CallerGone
 
@@ -312,7 +330,7 @@ class CallerConnection(asyncio.Protocol):
     def wait_for_body(self, waiting: bool) -> None:
         """Note that somebody waits for the caller to send, or no longer."""
         if self._transport is not None:
-            self.deadline = self._server.time() + CALLER_IDLE if waiting else inf
+            self._body_due = self._server.time() + CALLER_IDLE if waiting else inf
 
     def pause_reading(self) -> None:
         """Read no more for now."""
@@ -328,38 +346,40 @@ class CallerConnection(asyncio.Protocol):
 
     # 4. Time.
 
-    def expired(self, now: float) -> None:
-        """Do what is due at `deadline`."""
-        transport, exchange = self._transport, self.exchange
-        if transport is None:
-            return
+    def look(self, now: float) -> None:
+        """Do what is due, and see an end that cannot be seen by reading."""
+        if now >= self._body_due and self.exchange is not None:
+            self._body_due = inf
+            self.exchange.fail(BadRequest(f"The request body stopped coming for {CALLER_IDLE:g} s."))
+        if now >= self._drain_due:
+            self._drain_due = now + CALLER_IDLE
+            if not self._takes(now):
+                self.abort()
+        if now >= self.deadline:
+            self._end_waiting(now)
+        # It waits for CardCash, nothing is read, and so nobody would see that the caller is gone.
+        if self.paused and self._transport is not None and tcp.is_reset(self._transport.get_extra_info("socket")):
+            self._transport.abort()
+
+    def _takes(self, now: float) -> bool:
+        """Say whether the caller has taken some of what is written since the last look."""
         left = self._left()
         if left < self._unwritten:
             self._unwritten, self._moved = left, now
-        if exchange is None:
-            if left and now - self._moved < CALLER_IDLE:
-                self.deadline = now + LINGERING_TIME  # it reads slowly, but it reads
-            elif left or self._broken or transport.is_closing():
-                self.abort()
-            else:
-                self.close()
-        elif self._drain is None:
-            self.deadline = inf
-            exchange.fail(BadRequest(f"The request body stopped coming for {CALLER_IDLE:g} s."))
-        elif self._moved == now:
-            self.deadline = now + CALLER_IDLE
-        else:
-            self.abort()
+        return self._moved == now
 
-    def check(self) -> None:
-        """End a connection that was reset while nothing is read from it, because an upload waits for CardCash."""
-        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
-        if sock is None:
+    def _end_waiting(self, now: float) -> None:
+        """End a connection that has had its time between two requests, or after the last."""
+        transport = self._transport
+        if transport is None:
             return
-        poll = select.poll()
-        poll.register(sock.fileno(), 0)  # errors are reported unasked
-        if poll.poll(0) and self._transport is not None:
-            self._transport.abort()
+        takes = self._takes(now)
+        if self._left() and (takes or now - self._moved < CALLER_IDLE):
+            self.deadline = now + LINGERING_TIME  # it reads slowly, but it reads
+        elif self._left() or self._broken or transport.is_closing():
+            self.abort()
+        else:
+            self.close()
 
 
 def _address(name: object) -> str | None:
