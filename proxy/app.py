@@ -10,11 +10,10 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from proxy import __version__
@@ -22,7 +21,7 @@ from proxy.ca_watch import CaWatch
 from proxy.clock import Clock, TurnClock
 from proxy.core.answer import Rewrite
 from proxy.core.errors import Draining
-from proxy.listening import LAST_SECONDS, accept_from, accept_rest, admin_port, descriptors, listen, most_callers, names
+from proxy.listening import LAST_SECONDS, Budget, admin_port, budget, descriptors, listening
 from proxy.loops import Loops
 from proxy.policy import guard_policy
 from proxy.secrets_watch import POLL_EVERY, SecretsWatch
@@ -32,6 +31,7 @@ from proxy.server.bodies import Bodies, ReplayBudget
 from proxy.server.callers import ProxyServer
 from proxy.server.forward import Forwarder
 from proxy.server.guard import Everywhere, Guard
+from proxy.server.listener import Listener
 from proxy.server.outgoing import Injected, Sender
 from proxy.session import keeper as session
 from proxy.session.flight import Pause
@@ -136,6 +136,7 @@ class Proxy:
         self._ca = CaWatch(settings.upstream.ca_file) if origin.scheme == "https" else None
         variables = proxy_variables(settings.upstream.origin, os.environ) if settings.upstream.trust_env else None
         tunnel = ProxyTunnel(variables.host, variables.port, variables.authorization) if variables else None
+        self._budget = self._shared_out(descriptors())
         reach = partial(
             Upstream,
             origin,
@@ -147,7 +148,7 @@ class Proxy:
         )
         self.upstream = await enter(
             _closing(
-                reach(max_connections=settings.upstream.max_connections, idle_timeout=settings.upstream.idle_timeout),
+                reach(max_connections=self._budget.upstream, idle_timeout=settings.upstream.idle_timeout),
                 Upstream.aclose,
             )
         )
@@ -197,7 +198,9 @@ class Proxy:
         self.server = ProxyServer(
             forwarder,
             forwarder.refuse_unparsed,
-            most_connections=most_callers(settings.upstream.max_connections, descriptors()),
+            most_connections=self._budget.callers,
+            most_turned_away=self._budget.spare,
+            check=self.guard.check_caller,
             required=self.guard.policy.required_name,
         )
         admin = Admin(
@@ -213,7 +216,8 @@ class Proxy:
             shutdown=self.request_stop,
         )
         self.admin_addresses = await enter(admin_port(admin, settings.admin.listen))
-        self._listeners = await enter(self._proxy_port())
+        self._stack.push_async_callback(self.server.shutdown, LAST_SECONDS)
+        self._listeners = self._stack.enter_context(self._listening())
         self._stack.push_async_callback(self.loops.close)
         await self.keeper.start(eager=settings.session.eager)
         self._begin_loops(shares_store=store.shared)
@@ -227,6 +231,14 @@ class Proxy:
                 origin=str(origin),
                 start_ms=round((time.perf_counter() - began) * 1000, 1),
             )
+
+    def _shared_out(self, descriptors: int) -> Budget:
+        """Share the descriptors out among the connections, and tell when they are fewer than the settings wish."""
+        upstream, callers = self._settings.upstream.max_connections, self._settings.limits.connections
+        shares = budget(descriptors, upstream=upstream, callers=callers)
+        if shares.upstream < upstream or shares.callers < (callers or 0):
+            log.warning("few_descriptors", limit=descriptors, callers=shares.callers, upstream=shares.upstream)
+        return shares
 
     def _credentials(self) -> Credentials:
         login = self._settings.login
@@ -310,24 +322,18 @@ class Proxy:
 
     # Ports
 
-    @asynccontextmanager
-    async def _proxy_port(self) -> AsyncIterator[list[asyncio.Server]]:
-        listeners: list[asyncio.Server] = []
-        try:
-            for address in self._settings.listen if self._shared is None else ():
-                listeners.append(await listen(self.server, address, "listen"))
-                self.addresses += names(listeners[-1].sockets, address)
-            for sock in self._shared.sockets if self._shared is not None else ():
-                listeners.append(await accept_from(self.server, sock))
-            yield listeners
-        finally:
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[list[Listener]]:
+        if self._shared is None:
+            at = listening(self.server, self._settings.listen, "listen", at_a_time=self._budget.spare)
+            with at as (listeners, self.addresses):
+                yield listeners
+            return
+        with contextlib.ExitStack() as stack:
+            listeners = [Listener(self.server, sock, at_a_time=self._budget.spare) for sock in self._shared.sockets]
             for listener in listeners:
-                listener.close()
-            # Only what was bound here: the address that failed may be another's.
-            for address in self._settings.listen[: len(listeners)] if self._shared is None else ():
-                if address.kind == "unix":
-                    Path(address.path).unlink(missing_ok=True)  # noqa: ASYNC240  # once, at the very end
-            await self.server.shutdown(LAST_SECONDS)
+                stack.callback(listener.close)
+            yield listeners
 
     async def _drain(self) -> None:
         """Stop as CONTRACT `drain.*` says: not ready, delay, no new connections, what is in flight ends."""
@@ -338,9 +344,9 @@ class Proxy:
         if settings.delay:
             await asyncio.sleep(settings.delay)
         for listener in self._listeners:
-            await accept_rest(listener, self.server)
-            listener.close()
-        self.guard.draining = self.server.draining = True
+            await listener.close_after_the_rest()
+        # What was taken in is served, also the first request of who has just come; each answer is its connection's last.
+        self.server.draining = True
         for connection in self.server.idle_connections():
             connection.close_if_idle()
         try:

@@ -9,26 +9,23 @@ import os
 import resource
 import socket
 import stat
-import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
 from proxy.server.admin_port import AdminPort, AdminProtocol
+from proxy.server.listener import BACKLOG, Listener
 from proxy.settings import ListenAddress
 
-#: Connections that wait to be accepted; the kernel's somaxconn bounds it further.
-BACKLOG = 1024
 #: Descriptors for the rest: standard streams, event loop, listeners, admin port, session calls, store, secret files.
 _OTHER_DESCRIPTORS = 24
+#: Connections beyond those that are served, of either kind in `Budget.spare`.
+_MOST_SPARE = 64
 #: More than any proxy of this kind serves.
 _MANY_DESCRIPTORS = 65536
-#: So often, and with so many seconds in between, a listener's queue is tried when an error came out of it.
-_MOST_REFUSALS = 100
-_REFUSAL_PAUSE = 0.01
 #: Seconds given to connections to end after the server was told to stop.
 LAST_SECONDS = 0.5
 
@@ -37,10 +34,25 @@ class CannotListen(Exception):
     """An address of `listen` or `admin.listen` could not be bound; the sentence says which and what to do."""
 
 
-def most_callers(upstream_connections: int, descriptors: int) -> int:
-    """Bound the callers' connections, so that idle ones cannot take the descriptors that dialling CardCash needs."""
-    reserved = min(upstream_connections, descriptors // 4) + _OTHER_DESCRIPTORS
-    return max(descriptors - reserved, descriptors // 4)
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many connections of each kind a process may have, so that its descriptors suffice for all at once."""
+
+    callers: int
+    upstream: int
+    #: At the admin port; and of callers that get their refusal, or are being taken in.
+    spare: int
+
+
+def budget(descriptors: int, *, upstream: int, callers: int | None = None) -> Budget:
+    """Share the descriptors out; `upstream` and `callers` are what is wished for, None: as many as there can be.
+
+    A request needs a descriptor on either side, so CardCash's side gets half of them at most.
+    """
+    spare = max(1, min(_MOST_SPARE, descriptors // 16))
+    left = max(2, descriptors - _OTHER_DESCRIPTORS - 2 * spare)
+    upstream = min(upstream, left // 2)
+    return Budget(min(callers or left, left - upstream), upstream, spare)
 
 
 def descriptors() -> int:
@@ -54,42 +66,77 @@ def descriptors() -> int:
     return _MANY_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
-async def listen(server: Callable[[], asyncio.BaseProtocol], address: ListenAddress, setting: str) -> asyncio.Server:
-    """Listen at one address; `setting` is named when that fails. Raises `CannotListen`."""
-    loop = asyncio.get_running_loop()
-    with _explained(address, setting):
-        if address.kind == "tcp":
-            return await loop.create_server(server, address.host, address.port, backlog=BACKLOG)
-        with _unix_socket(address):
-            return await loop.create_unix_server(server, address.path, backlog=BACKLOG)
+class Bound:
+    """The sockets bound to one address, a name such as localhost may stand for several, and the path of a unix socket."""
+
+    def __init__(self, address: ListenAddress) -> None:
+        self.address = address
+        self.sockets: list[socket.socket] = []
+        self._ours: os.stat_result | None = None
+        self._held: int | None = None
+
+    def names(self) -> list[str]:
+        """Write what is listened on the way people do."""
+        if self.address.kind == "unix":
+            return [f"unix:{self.address.path}"]
+        names = []
+        for sock in self.sockets:
+            host, port = sock.getsockname()[:2]
+            names.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        return names
+
+    def remember(self) -> None:
+        """Note what stands at the path now, and keep hold of it: while it is held no other file can come by its inode."""
+        self._ours = os.lstat(self.address.path)
+        if hasattr(os, "O_PATH"):
+            self._held = os.open(self.address.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Close the sockets that were not given away."""
+        for sock in self.sockets:
+            sock.close()
+
+    def remove(self) -> None:
+        """Close them, and remove the path if it is still the very socket that was bound: another may stand there by now."""
+        self.close()
+        if self._ours is not None:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(self._ours, os.lstat(self.address.path)):
+                    Path(self.address.path).unlink()
+            self._ours = None
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
-def bind(address: ListenAddress, setting: str) -> list[socket.socket]:
-    """Listen at one address with plain sockets, for other processes to accept from. Raises `CannotListen`.
+def bind(address: ListenAddress, setting: str) -> Bound:
+    """Bind plain sockets to one address, and listen; `setting` is named when that fails. Raises `CannotListen`.
 
-    A name such as localhost may stand for several sockets. Blocks on the resolver: for the start only.
+    Blocks on the resolver: for the start only.
     """
+    bound = Bound(address)
     with _explained(address, setting), contextlib.ExitStack() as unless_well:
-        sockets = []
+        unless_well.callback(bound.remove)
         if address.kind == "unix":
             with _unix_socket(address):
-                sockets.append(unless_well.enter_context(socket.socket(socket.AF_UNIX)))
-                sockets[0].bind(address.path)
+                bound.sockets.append(socket.socket(socket.AF_UNIX))
+                bound.sockets[0].bind(address.path)
+                bound.remember()
         else:
             infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             for family, kind, protocol, _, place in dict.fromkeys(infos):
                 try:
-                    sock = unless_well.enter_context(socket.socket(family, kind, protocol))
+                    sock = socket.socket(family, kind, protocol)
                 except OSError:
                     continue  # a kernel without IPv6 has a localhost, too
+                bound.sockets.append(sock)
                 _prepare(sock)
                 sock.bind(place)
-                sockets.append(sock)
-        for sock in sockets:
+        for sock in bound.sockets:
             sock.setblocking(False)
             sock.listen(BACKLOG)
         unless_well.pop_all()
-        return sockets
+        return bound
 
 
 def sibling(sock: socket.socket) -> socket.socket | None:
@@ -112,43 +159,6 @@ def sibling(sock: socket.socket) -> socket.socket | None:
         another.close()
         return None
     return another
-
-
-async def accept_from(server: Callable[[], asyncio.BaseProtocol], sock: socket.socket) -> asyncio.Server:
-    """Listen with a socket that another process has bound; its path, if it has one, stays when the server is closed."""
-    loop = asyncio.get_running_loop()
-    if sock.family != socket.AF_UNIX:
-        return await loop.create_server(server, sock=sock, backlog=BACKLOG)
-    stays: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-    return await loop.create_unix_server(server, sock=sock, backlog=BACKLOG, **stays)
-
-
-async def accept_rest(listener: asyncio.Server, server: Callable[[], asyncio.BaseProtocol]) -> None:
-    """Take in who stands in the queue of a listener that is about to be closed: with it they would be reset.
-
-    An error, of one of them or for want of descriptors, which come free as others end, is not the end of the rest.
-    """
-    for sock in listener.sockets:
-        for _ in range(_MOST_REFUSALS):
-            try:
-                await _accept_all(sock.fileno(), server)
-                break
-            except OSError:
-                await asyncio.sleep(_REFUSAL_PAUSE)
-
-
-async def _accept_all(descriptor: int, server: Callable[[], asyncio.BaseProtocol]) -> None:
-    if descriptor < 0:
-        return  # closed already
-    loop = asyncio.get_running_loop()
-    with socket.socket(fileno=os.dup(descriptor)) as same:
-        same.setblocking(False)
-        while True:
-            try:
-                connection, _ = same.accept()
-            except BlockingIOError:
-                return  # nobody is left
-            await loop.connect_accepted_socket(server, connection)
 
 
 def _prepare(sock: socket.socket) -> None:
@@ -188,6 +198,24 @@ def _explained(address: ListenAddress, setting: str) -> Iterator[None]:
         raise CannotListen(f"{setting}: cannot listen on {address}: {advice}") from None
 
 
+@contextmanager
+def listening(
+    server: Callable[[], asyncio.BaseProtocol], addresses: Iterable[ListenAddress], setting: str, *, at_a_time: int
+) -> Iterator[tuple[list[Listener], list[str]]]:
+    """Listen at addresses; gives the listeners, and the addresses as people write them. Raises `CannotListen`."""
+    written: list[str] = []
+    listeners: list[Listener] = []
+    with contextlib.ExitStack() as stack:
+        for address in addresses:
+            bound = bind(address, setting)
+            stack.callback(bound.remove)
+            written += bound.names()
+            for sock in bound.sockets:
+                listeners.append(Listener(server, sock, at_a_time=at_a_time))
+                stack.callback(listeners[-1].close)
+        yield listeners, written
+
+
 @asynccontextmanager
 async def admin_port(admin: AdminPort, addresses: Iterable[ListenAddress]) -> AsyncIterator[list[str]]:
     """Serve the admin port at its addresses; gives them as people write them. Raises `CannotListen`."""
@@ -195,22 +223,21 @@ async def admin_port(admin: AdminPort, addresses: Iterable[ListenAddress]) -> As
     await runner.setup()
     server = runner.server
     assert server is not None  # noqa: S101
+    spare = budget(descriptors(), upstream=0).spare
+    connections: dict[AdminProtocol, None] = {}
 
     def connection() -> asyncio.BaseProtocol:
         return AdminProtocol(
-            server, admin.refused, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=75.0
+            *(server, admin.refused, connections, spare),
+            loop=asyncio.get_running_loop(),
+            access_log=None,
+            keepalive_timeout=75.0,
         )
 
-    listeners: list[asyncio.Server] = []
-    written: list[str] = []
     try:
-        for address in addresses:
-            listeners.append(await listen(connection, address, "admin.listen"))
-            written += names(listeners[-1].sockets, address)
-        yield written
+        with listening(connection, addresses, "admin.listen", at_a_time=spare) as (_, written):
+            yield written
     finally:
-        for listener in listeners:
-            listener.close()
         await runner.shutdown()
         await server.shutdown(LAST_SECONDS)
         await runner.cleanup()
@@ -218,25 +245,20 @@ async def admin_port(admin: AdminPort, addresses: Iterable[ListenAddress]) -> As
 
 def _remove_stale_socket(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.stat().st_mode):
+        found = path.lstat()
+        if not stat.S_ISSOCK(found.st_mode):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)
             try:
                 probe.connect(str(path))
             except ConnectionRefusedError:
-                path.unlink()
-                return
-        # asyncio would take the path away from whoever listens there.
+                if os.path.samestat(found, path.lstat()):
+                    path.unlink()
+                    return
+            except FileNotFoundError:
+                raise
+            except OSError:
+                pass  # somebody listens there, with a full queue
+        # It is somebody else's.
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def names(sockets: Iterable[Any], address: ListenAddress) -> list[str]:
-    """Write what is listened on the way people do."""
-    if address.kind == "unix":
-        return [f"unix:{address.path}"]
-    names = []
-    for sock in sockets:
-        host, port = sock.getsockname()[:2]
-        names.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-    return names

@@ -30,11 +30,35 @@ from proxy.telemetry.logs import describe, log
 
 
 class AdminProtocol(RequestHandler):
-    """aiohttp's connection handler, without a byte of a malformed request in its answer or in a log."""
+    """aiohttp's connection handler, without a byte of a malformed request in its answer or in a log.
 
-    def __init__(self, manager: web.Server, refused: Callable[[str], None], **options: Any) -> None:
+    Of `most` open `connections` the oldest makes room for a new one, so that whoever looks is always let in.
+    """
+
+    def __init__(
+        self,
+        manager: web.Server,
+        refused: Callable[[str], None],
+        connections: dict[AdminProtocol, None],
+        most: int,
+        **options: Any,
+    ) -> None:
         super().__init__(manager, **options)
         self._refused = refused
+        self._connections = connections
+        self._most = most
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count it in."""
+        super().connection_made(transport)
+        if len(self._connections) >= self._most and (oldest := next(iter(self._connections)).transport) is not None:
+            oldest.close()
+        self._connections[self] = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Count it out."""
+        self._connections.pop(self, None)
+        super().connection_lost(exc)
 
     def handle_error(
         self,

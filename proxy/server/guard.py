@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 
 from proxy.core.dialect import buys, may_repeat
-from proxy.core.errors import BadRequest, Denied, Draining, HostNotAllowed, Overloaded
+from proxy.core.errors import BadRequest, Denied, HostNotAllowed, Overloaded
 from proxy.core.headers import RequestFields
 from proxy.core.own_calls import check_own_call
 from proxy.core.routes import Route, Rule, allowed, classify, upstream_target
@@ -85,7 +85,6 @@ class Guard:
         self.policy = policy
         self.in_flight = 0
         self._everywhere = everywhere
-        self.draining = False
         self._good_hosts: set[tuple[bytes, str | None]] = set()
         self._good_peers: set[str] = set()
         self._emptied = asyncio.Event()
@@ -158,11 +157,13 @@ class Guard:
             raise Denied("origin_not_allowed", "Cross-site requests of browsers are not served.")
 
     def admit(self, exchange: Exchange, fields: RequestFields) -> Admitted:
-        """Make all checks in order; returns the request's way upstream. Raises the refusal."""
+        """Make all checks of a request in order; returns its way upstream. Raises the refusal.
+
+        Its caller's address was checked when it connected.
+        """
         policy = self.policy
         read = _read_once if len(exchange.target) <= _LONGEST_REMEMBERED else _read
         authority, way = read(exchange.method, exchange.target, bool(fields.overrides), policy.base_path)
-        self.check_caller(exchange.peer)
         self.check_host(fields.host, exchange.local, http_10=exchange.http_10)
         if authority is not None:
             self._check_authority(authority, exchange.local)
@@ -174,8 +175,6 @@ class Guard:
             methods = (exchange.method, *fields.overrides)
             if not all(allowed(policy.rules, each, way.route) for each in methods):
                 raise Denied("denied_by_rule", "A rule of this proxy does not allow this method and path.")
-        if self.draining:
-            raise Draining("The proxy is stopping; nothing was sent, try again.", retry_after=1)
         in_flight = self.in_flight if self._everywhere is None else self._everywhere.total()
         if in_flight > policy.in_flight:
             raise Overloaded("More requests are in flight than limits.in_flight; nothing was sent, try again.")

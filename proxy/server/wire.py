@@ -91,6 +91,11 @@ class CallerConnection(asyncio.Protocol):
             return False
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def has_partial_head(self) -> bool:
+        """Say whether a part of a head has come, and not the rest."""
+        return bool(self._partial)
+
     def idle_for(self, now: float) -> float:
         """Seconds for which it could have brought a request and did not."""
         return now - self._idle_since if self.is_idle else 0.0

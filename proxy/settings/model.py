@@ -155,6 +155,9 @@ class Limits(Group):
         64 * MIB, description="most bytes of request bodies kept at a time, by all workers together"
     )
     in_flight: Count = Field(1000, description="more requests at a time are refused")
+    connections: Annotated[int | None, PlainValidator(parsing.optional(parsing.count))] = Field(
+        None, description="more callers' connections to a process are refused; default: what its descriptors allow"
+    )
 
 
 class Drain(Group):

@@ -15,9 +15,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 from contextlib import ExitStack
-from pathlib import Path
 
-from proxy.listening import bind, names, sibling
+from proxy.listening import Bound, bind, sibling
 from proxy.settings import ListenAddress
 
 
@@ -29,15 +28,16 @@ class Doors:
         self.names: list[str] = []
         #: For each bound address the socket of each worker, or the same one several times.
         self._rows: list[list[socket.socket]] = []
-        self._paths: list[Path] = []
+        self._bound: list[Bound] = []
         with ExitStack() as unless_well:
             unless_well.callback(self.remove)
             for address in addresses:
-                sockets = bind(address, "listen")
-                if address.kind == "unix":
-                    self._paths.append(Path(address.path))
-                self.names += names(sockets, address)
-                self._rows += [[first, *(sibling(first) or first for _ in range(workers - 1))] for first in sockets]
+                bound = bind(address, "listen")
+                self._bound.append(bound)
+                self.names += bound.names()
+                self._rows += [
+                    [first, *(sibling(first) or first for _ in range(workers - 1))] for first in bound.sockets
+                ]
             unless_well.pop_all()
 
     def of(self, worker: int) -> list[socket.socket]:
@@ -62,7 +62,7 @@ class Doors:
                 sock.close()
 
     def remove(self) -> None:
-        """Close them and remove the paths of unix sockets."""
+        """Close them and remove the paths of unix sockets, where they are still ours."""
         self.close()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
+        for bound in self._bound:
+            bound.remove()

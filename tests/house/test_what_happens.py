@@ -332,7 +332,7 @@ async def stopping(_: Path) -> None:
         first = asyncio.create_task(w.get("/orders/buy"))
         await until(lambda: w.proxy.guard.in_flight == 1)
         w.proxy.request_stop()
-        await until(lambda: w.proxy.guard.draining)
+        await until(lambda: w.proxy.server.draining)
         assert await w.ready() == 503
         with pytest.raises(aiohttp.ClientConnectionError):
             await w.get()

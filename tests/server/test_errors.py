@@ -372,7 +372,7 @@ async def test_while_draining_a_new_request_is_503(upstream: RawUpstream, proxy:
     await until(lambda: upstream.requests)
     stopping = asyncio.create_task(proxy.proxy.run())
     proxy.proxy.request_stop()
-    await until(lambda: proxy.proxy.guard.draining)
+    await until(lambda: proxy.proxy.server.draining)
     assert (await proxy.admin("GET /readyz")).status == 503
     assert (await proxy.admin("GET /healthz")).status == 200
     go.set()

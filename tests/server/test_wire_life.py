@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from proxy.core.errors import CallerGone, ProxyError
-from proxy.server import wire
+from proxy.server import callers, wire
 from proxy.server.callers import ProxyServer
 from proxy.server.exchange import Exchange
-from tests.server.harness import until
+from tests.conftest import StartProxy
+from tests.server.harness import OK, Caller, Peer, RawUpstream, Running, until
 
 
 class BothWays:
@@ -104,9 +105,113 @@ async def test_a_reader_that_is_slow_but_reads_is_not_cut_off(
 ) -> None:
     async with calling(both_ways) as (reader, writer):
         writer.write(b"b")
-        for _ in range(5):
-            await reader.readexactly(3_000_000)
+        for _ in range(3):
+            await reader.readexactly(2_000_000)
             both_ways.late(monkeypatch)
             assert "answer" not in both_ways.ends
-        await reader.readexactly(5_000_000)
+        await reader.readexactly(14_000_000)
         await until(lambda: both_ways.ends == {"body": "whole", "answer": "taken"}, seconds=3)
+
+
+async def from_address(proxy: Running, address: str) -> Caller:
+    """Connect from another address of loopback."""
+    return Caller(*await asyncio.open_connection("127.0.0.1", proxy.port, local_addr=(address, 0), limit=1 << 22))
+
+
+async def test_a_stranger_is_turned_away_when_he_connects(start_proxy: StartProxy) -> None:
+    proxy = await start_proxy(CALLERS__ALLOWED_NETWORKS="10.0.0.0/8")
+    stranger = await proxy.caller()
+    got = await stranger.answer()  # he has not sent anything
+    assert (got.status, got.code, got.value("connection")) == (403, "client_not_allowed", b"close")
+    assert await stranger.ended() == b""
+    assert proxy.sample("request_errors_total", code="client_not_allowed") == 1
+
+
+async def test_a_stranger_that_sends_all_the_same_can_read_his_refusal(start_proxy: StartProxy) -> None:
+    proxy = await start_proxy(CALLERS__ALLOWED_NETWORKS="10.0.0.0/8")
+    for more in (b"GET / HTTP/1.1\r\nX: " + b"a" * 80_000, proxy.request("GET /a"), b"\0"):
+        stranger = await proxy.caller()
+        await stranger.send(more)
+        assert (await stranger.answer()).code == "client_not_allowed"
+        assert await stranger.ended() == b""
+
+
+async def test_strangers_take_no_place_of_a_good_caller(
+    upstream: RawUpstream, start_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callers, "IDLE_ENOUGH", 0.0)
+    proxy = await start_proxy(CALLERS__ALLOWED_NETWORKS="127.0.0.2/32", LIMITS__CONNECTIONS="2")
+    good = [await from_address(proxy, "127.0.0.2") for _ in range(2)]
+    for caller in good:
+        assert (await caller.ask(proxy.request("GET /a"))).status == 200
+    strangers = [await from_address(proxy, "127.0.0.3") for _ in range(300)]
+    for stranger in strangers:
+        assert (await stranger.answer()).code == "client_not_allowed"
+    for caller in good:
+        assert (await caller.ask(proxy.request("GET /a"))).status == 200
+    for caller in (*good, *strangers):
+        await caller.close()
+
+
+def slow(go: asyncio.Event) -> Callable[[Peer], Awaitable[None]]:
+    async def script(peer: Peer) -> None:
+        await go.wait()
+        await peer.send(OK)
+
+    return script
+
+
+async def test_more_callers_than_there_may_be_are_told(
+    upstream: RawUpstream, start_proxy: StartProxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    go = asyncio.Event()
+    upstream.default = slow(go)
+    proxy = await start_proxy(LIMITS__CONNECTIONS="2")
+    busy = [asyncio.create_task(proxy.ask("GET /a")) for _ in range(2)]
+    await until(lambda: len(upstream.requests) == 2)
+    for _ in range(3):
+        caller = await proxy.caller()
+        got = await caller.ask(proxy.request("GET /a"))
+        assert (got.status, got.code, got.value("retry-after")) == (503, "overloaded", b"1")
+        assert await caller.ended() == b""
+    silent = await proxy.caller()
+    assert (await silent.answer()).code == "overloaded"
+    assert proxy.sample("request_errors_total", code="overloaded") == 4
+    assert capsys.readouterr().out.count("too_many_callers") == 1
+    go.set()
+    assert [(await task).status for task in busy] == [200, 200]
+
+
+async def test_a_caller_between_two_requests_keeps_its_place_and_one_that_is_idle_for_long_makes_room(
+    proxy: Running, start_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = await start_proxy(LIMITS__CONNECTIONS="2")
+    half, idle = await proxy.caller(), await proxy.caller()
+    await half.send(b"GET /a HTTP/1.1\r\nX-")
+    assert (await idle.ask(proxy.request("GET /a"))).status == 200
+    assert (await proxy.ask("GET /a")).code == "overloaded"
+    monkeypatch.setattr(callers, "IDLE_ENOUGH", 0.0)
+    await until(lambda: len(proxy.proxy.server.connections) == 2)
+    await asyncio.sleep(0.1)  # it is not asked again at once whether somebody can make room
+    first = await proxy.caller()
+    assert (await first.ask(proxy.request("GET /a"))).status == 200
+    assert (await half.answer()).code == "overloaded"  # it had begun
+    second = await proxy.caller()
+    assert (await second.ask(proxy.request("GET /a"))).status == 200
+    assert await idle.ended() == b""
+
+
+async def test_who_has_half_a_head_in_when_the_proxy_stops_is_served(upstream: RawUpstream, proxy: Running) -> None:
+    caller = await proxy.caller()
+    assert (await caller.ask(proxy.request("GET /a"))).status == 200
+    request = proxy.request("POST /orders", body=b"{}")
+    await caller.send(request[:20])
+    await until(lambda: any(connection.has_partial_head for connection in proxy.proxy.server.connections))
+    running = asyncio.create_task(proxy.proxy.run())
+    proxy.proxy.request_stop()
+    await until(lambda: proxy.proxy.server.draining)
+    got = await caller.ask(request[20:])
+    assert (got.status, got.value("connection")) == (200, b"close")
+    assert await caller.ended() == b""
+    await caller.close()
+    await running

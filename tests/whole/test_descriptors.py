@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy.listening import most_callers
-from tests.server.harness import Answer, Caller, RawUpstream, Truncated, until
+from proxy.listening import budget
+from tests.server.harness import OK, Answer, Caller, Peer, RawUpstream, Truncated, until
 from tests.whole.processes import TERM, Process, ProxyProcess, fetch, serving
+
+REQUEST = b"GET /carts HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 async def served(proxy: ProxyProcess) -> tuple[Caller, Answer]:
@@ -20,9 +22,13 @@ async def served(proxy: ProxyProcess) -> tuple[Caller, Answer]:
         while True:
             caller = await proxy.caller()
             try:
-                return caller, await caller.ask(b"GET /carts HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                answer = await caller.ask(REQUEST)
+                if answer.status != 503:
+                    return caller, answer
+                await asyncio.sleep(int(answer.value("retry-after") or 0))  # as it was told to
             except (ConnectionError, Truncated):
-                await caller.close()
+                pass
+            await caller.close()
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
@@ -97,9 +103,47 @@ async def test_too_few_descriptors_for_the_workers_are_told_in_a_line() -> None:
     assert done.text.count("\n") == 1 and "the limit of open files is 20" in done.text
 
 
-def test_there_is_room_for_callers_and_for_cardcash_whatever_the_limit() -> None:
+def test_there_is_room_for_callers_for_cardcash_and_for_operators_whatever_the_limit() -> None:
     for descriptors in (64, 256, 1024, 65536):
         for upstream in (1, 100, 1000):
-            callers = most_callers(upstream, descriptors)
-            assert 16 <= callers < descriptors
-            assert descriptors - callers >= min(upstream, descriptors // 4)
+            for wished in (None, 1, 1000, 100_000):
+                shares = budget(descriptors, upstream=upstream, callers=wished)
+                assert shares.upstream == min(upstream, shares.upstream) >= min(upstream, 16)
+                assert shares.callers >= min(wished or 16, 16) and shares.callers <= (wished or descriptors)
+                # Callers, CardCash, the admin port, callers that are refused, and the rest: all at once.
+                assert shares.callers + shares.upstream + 2 * shares.spare + 24 <= descriptors
+                assert shares.spare >= 4
+
+
+@pytest.mark.parametrize("callers", [150, 400])
+async def test_callers_beyond_the_descriptors_are_told_counted_and_warned_of(callers: int) -> None:
+    upstream = RawUpstream()
+    await upstream.start()
+    go = asyncio.Event()
+
+    async def slow(peer: Peer) -> None:
+        await go.wait()
+        await peer.send(OK)
+
+    upstream.default = slow
+    async with serving(upstream.url, through=("sh", "-c", 'ulimit -n 256; exec "$0" "$@"')) as proxy:
+        await until(lambda: upstream.sessions)
+        all_of_them = await asyncio.gather(*(proxy.caller() for _ in range(callers)))
+        asking = [asyncio.create_task(caller.ask(REQUEST)) for caller in all_of_them]
+        # As many as there can be are served, the others are refused; and operators see all of it meanwhile.
+        await until(lambda: sum(task.done() for task in asking) + len(upstream.requests) == callers)
+        for _ in range(20):
+            assert (await fetch("GET", f"http://{proxy.admin}/healthz"))[0] == 200
+        served_ones = len(upstream.requests)
+        go.set()
+        answers = await asyncio.gather(*asking)
+        assert served_ones >= 90
+        assert sum(got.status == 200 for got in answers) == served_ones
+        refused = [got for got in answers if got.status != 200]
+        assert {(got.status, got.code, got.value("retry-after")) for got in refused} == {(503, "overloaded", b"1")}
+        counted = (await fetch("GET", f"http://{proxy.admin}/metrics"))[1]
+        assert f'request_errors_total{{code="overloaded"}} {len(refused)}.0' in counted
+        assert proxy.events("too_many_callers")
+        for caller in all_of_them:
+            await caller.close()
+    await upstream.stop()

@@ -1,0 +1,118 @@
+"""Taking connections in from a socket that listens, a few at a time.
+
+An event loop's own server takes in all that wait before it tells of the first, and when the descriptors run out libuv
+accepts and closes: callers are reset without a line. Here every bound on connections is seen to hold before more are taken
+in, and who cannot be taken in yet stands in the kernel's queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from proxy.telemetry.logs import log
+
+#: Connections that wait to be accepted; the kernel's somaxconn bounds it further.
+BACKLOG: Final = 1024
+#: Connections that are taken in at a time, of which no protocol has been told.
+_AT_A_TIME: Final = 16
+#: Seconds until the next try when the system had no descriptor.
+_TRY_AGAIN: Final = 0.1
+#: So often it is tried at the end, at a tenth of that time.
+_MOST_TRIES: Final = 100
+#: Seconds between two warnings of it.
+_WARN_EVERY: Final = 10.0
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Listener:
+    """Accepts from one bound socket, and owns it, until it is closed. All methods belong to the event loop's thread."""
+
+    def __init__(
+        self,
+        server: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        *,
+        at_a_time: int = _AT_A_TIME,
+    ) -> None:
+        self._server = server
+        self._sock = sock
+        self._at_a_time = max(1, min(at_a_time, _AT_A_TIME))
+        self._loop = asyncio.get_running_loop()
+        self._taking: set[asyncio.Task[None]] = set()
+        self._again: asyncio.TimerHandle | None = None
+        self._warned = self._stopped = self._exhausted = False
+        sock.setblocking(False)
+        sock.listen(BACKLOG)
+        self._loop.add_reader(sock.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Listen no more. Who stands in the queue is reset, unless somebody else listens on the same socket."""
+        if self._sock.fileno() >= 0:
+            self._stop()
+            self._sock.close()
+
+    async def close_after_the_rest(self) -> None:
+        """Listen no more, and take in who stands in the queue: with it they would be reset."""
+        if self._sock.fileno() < 0:
+            return
+        self._stop()
+        tries = _MOST_TRIES
+        while self._accept() or self._taking or (self._exhausted and tries):
+            if self._taking:
+                await asyncio.wait(self._taking)
+            else:  # descriptors come free as others end
+                tries -= 1
+                await asyncio.sleep(_TRY_AGAIN / 10)
+        self._sock.close()
+
+    def _stop(self) -> None:
+        self._stopped = True
+        self._loop.remove_reader(self._sock.fileno())
+        if self._again is not None:
+            self._again.cancel()
+
+    def _accept(self) -> bool:
+        """Take some in; says whether there may be more."""
+        while len(self._taking) < self._at_a_time:
+            try:
+                sock, _ = self._sock.accept()
+            except BlockingIOError:
+                self._exhausted = False
+                return False
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._exhausted = True
+                    self._wait()
+                    return False
+                continue  # this caller is gone already
+            task = self._loop.create_task(self._take(sock))
+            self._taking.add(task)
+            task.add_done_callback(self._taking.discard)
+        return True
+
+    async def _take(self, sock: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._server, sock)
+        except OSError:
+            sock.close()  # it is gone
+
+    def _wait(self) -> None:
+        """Leave them in the queue for a moment, instead of asking in every turn of the loop."""
+        if not self._warned:
+            self._warned = True
+            self._loop.call_later(_WARN_EVERY, self._may_warn)
+            log.warning("no_descriptors", what="callers wait to be accepted; raise the limit of open files")
+        if self._again is None and not self._stopped:
+            self._loop.remove_reader(self._sock.fileno())
+            self._again = self._loop.call_later(_TRY_AGAIN, self._try_again)
+
+    def _may_warn(self) -> None:
+        self._warned = False
+
+    def _try_again(self) -> None:
+        self._again = None
+        self._loop.add_reader(self._sock.fileno(), self._accept)
