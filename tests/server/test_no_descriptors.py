@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import resource
 import socket
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from proxy.listening import accept_rest
+from proxy.server.listener import Listener
 from tests.server.harness import Peer, RawUpstream, Running
 
 
@@ -53,19 +52,28 @@ class Greeter(asyncio.Protocol):
 
 
 async def test_who_waits_at_a_listener_is_taken_in_as_soon_as_a_descriptor_is_free() -> None:
-    loop = asyncio.get_running_loop()
-    listener = await loop.create_server(Greeter, "127.0.0.1", 0, start_serving=False)
-    (sock,) = listener.sockets
-    with socket.socket(fileno=os.dup(sock.fileno())) as same:
-        same.listen(10)
+    sock = socket.create_server(("127.0.0.1", 0))
     callers = [await asyncio.open_connection(*sock.getsockname()) for _ in range(3)]
     with none_left():
-        taking = asyncio.create_task(accept_rest(listener, Greeter))
+        listener = Listener(Greeter, sock)
+        taking = asyncio.create_task(listener.close_after_the_rest())
         for _ in range(20):
             await asyncio.sleep(0)
         assert not taking.done()
     await taking
-    listener.close()
     for reader, writer in callers:
         assert await reader.read(-1) == b"hello"
         writer.close()
+
+
+async def test_who_cannot_be_taken_in_for_want_of_descriptors_waits_and_is_served() -> None:
+    sock = socket.create_server(("127.0.0.1", 0))
+    callers = [await asyncio.open_connection(*sock.getsockname()) for _ in range(40)]
+    with none_left():
+        listener = Listener(Greeter, sock)
+        for _ in range(20):
+            await asyncio.sleep(0)
+    for reader, writer in callers:
+        assert await reader.read(-1) == b"hello"
+        writer.close()
+    listener.close()

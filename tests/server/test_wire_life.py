@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from proxy.core.errors import CallerGone, ProxyError
+from proxy.listening import CannotListen
 from proxy.server import callers, wire
 from proxy.server.callers import ProxyServer
 from proxy.server.exchange import Exchange
 from tests.conftest import StartProxy
-from tests.server.harness import OK, Caller, Peer, RawUpstream, Running, until
+from tests.server.harness import OK, Caller, Peer, RawUpstream, Running, running_proxy, until
 
 
 class BothWays:
@@ -215,3 +217,49 @@ async def test_who_has_half_a_head_in_when_the_proxy_stops_is_served(upstream: R
     assert await caller.ended() == b""
     await caller.close()
     await running
+
+
+async def test_only_the_socket_that_was_bound_is_removed_at_the_end(
+    upstream: RawUpstream, start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    """A new proxy at the same path, while the old one drains; and whatever else somebody puts there."""
+    for put in ("nothing", "a file", "a new proxy"):
+        path, admin = tmp_path / "proxy", tmp_path / "admin"
+        async with running_proxy(upstream.url, LISTEN=f"unix:{path}", ADMIN__LISTEN=f"unix:{admin}") as old:
+            running = asyncio.create_task(old.proxy.run())
+            busy = await old.caller(path=str(path))
+            await busy.send(b"POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n")
+            await until(lambda: any(each.exchange for each in old.proxy.server.connections))
+            old.proxy.request_stop()
+            await until(lambda: old.proxy.server.draining)
+            admin.unlink()
+            if put == "a new proxy":
+                new = await start_proxy(LISTEN=f"unix:{path}", ADMIN__LISTEN=f"unix:{admin}")
+            elif put == "a file":
+                path.unlink()
+                path.write_text("mine")
+            await busy.send(b"x")
+            assert (await busy.answer("POST")).status == 200
+            await busy.close()
+            await running
+        if put == "a new proxy":
+            for each, line in ((path, b"GET /a"), (admin, b"GET /healthz")):
+                caller = await new.caller(path=str(each))
+                assert (await caller.ask(line + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")).status == 200
+            path.unlink()
+        elif put == "a file":
+            assert path.read_text() == "mine"
+            path.unlink()
+        else:
+            assert not path.exists()
+
+
+@pytest.mark.parametrize("setting", ["LISTEN", "ADMIN__LISTEN"])
+async def test_a_plain_file_at_the_path_is_an_error_at_start_and_stays(
+    start_proxy: StartProxy, tmp_path: Path, setting: str
+) -> None:
+    path = tmp_path / "notes"
+    path.write_text("mine")
+    with pytest.raises(CannotListen, match="is no socket"):
+        await start_proxy(**{setting: f"unix:{path}"})
+    assert path.read_text() == "mine"
