@@ -324,6 +324,17 @@ async def overloaded(_: Path) -> None:
         assert (await first).status == 200
 
 
+@row("more connections than `limits.connections`")
+async def too_many_connections(_: Path) -> None:
+    async with world(LIMITS__CONNECTIONS="1") as w:
+        w.simulator.fault("delay", path="/v3/orders/buy", seconds=0.5, times=1)
+        first = asyncio.create_task(w.get("/orders/buy"))
+        await until(lambda: w.proxy.guard.in_flight == 1)
+        answer = await w.get()
+        assert (answer.status, answer.code, answer.headers["retry-after"]) == (503, "overloaded", "1")
+        assert (await first).status == 200
+
+
 @row("the proxy is stopping")
 async def stopping(_: Path) -> None:
     async with world() as w:

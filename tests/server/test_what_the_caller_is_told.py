@@ -222,7 +222,7 @@ async def play(case: Case, number: int) -> list[str]:
         asking = asyncio.create_task(_ask(caller, proxy, case.kind, order))
         try:
             if case.drain is not None:
-                await until(lambda: proxy.proxy.guard.draining or asking.done())
+                await until(lambda: proxy.proxy.server.draining or asking.done())
                 ledger.go_on.set()
             async with asyncio.timeout(PATIENCE):
                 told = await asking
