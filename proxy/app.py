@@ -300,7 +300,12 @@ class Proxy:
         )
         return Forwarder(
             guard=self.guard,
-            bodies=Bodies(most=settings.limits.request_body, keep=settings.limits.replay_body, budget=budget),
+            bodies=Bodies(
+                most=settings.limits.request_body,
+                keep=settings.limits.replay_body,
+                budget=budget,
+                aside=self.guard.aside,
+            ),
             sender=sender,
             injected=injected,
             accounts=accounts,

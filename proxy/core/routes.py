@@ -15,6 +15,8 @@ from itertools import chain
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from proxy.core.errors import BadRequest
+
 #: A client path that begins with a version segment is already an upstream path (CONTRACT `upstream.base_path`).
 _VERSION: Final = re.compile(r"/v[0-9]+(?:\.[0-9]+)?(?=/|\?|\Z)")
 #: The same at the head of a view, which is in lower case and has no query.
@@ -23,6 +25,11 @@ _VERSION_OF_VIEW: Final = re.compile(r"/v[0-9]+(?:\.[0-9]+)?(?=/|\Z)")
 _DEEPEST_CODING: Final = 8
 #: More lenient readings than this are not looked at; a path that has more is refused by every deny rule too.
 _MOST_LENIENT: Final = 32
+#: Characters of all readings together, so that no path holds up everybody else; twice what a path of 256 bytes can need.
+_MOST_READ: Final = 64 * 1024
+#: Characters of all readings that rules are matched with, the longest target once; a path that has more is refused by
+#: every deny rule as well.
+_MOST_MATCHED: Final = 16 * 1024 + 64
 #: Where servers disagree so much that no list of readings is complete: control and invisible characters (some drop them,
 #: some end there) and IIS's `%uXXXX`. Bytes that are not UTF-8 (overlong dots and slashes) belong to them.
 _UNREADABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]|%u[0-9a-f]{4}")
@@ -111,7 +118,10 @@ class Route:
 
 
 def classify(path: str, base_path: str = "/v3") -> Route:
-    """Judge an upstream path (no query). Cached: the same few paths come again and again."""
+    """Judge an upstream path (no query). Cached: the same few paths come again and again.
+
+    Raises `BadRequest` for a long path that can be read in very many ways.
+    """
     if len(path) > _LONGEST_REMEMBERED:
         return _judged.__wrapped__(path, base_path)
     return _judged(path, base_path)
@@ -139,7 +149,7 @@ def _judged(path: str, base_path: str) -> Route:
         is_login=is_login,
         plain=plain,
         lenient=others,
-        unfathomed=unfathomed,
+        unfathomed=unfathomed or sum(map(len, (*views, *lenient))) > _MOST_MATCHED,
     )
 
 
@@ -155,6 +165,7 @@ def _views(path: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
 
     At every depth of percent-decoding, with a backslash as itself and as a slash, with and without `;parameters`.
     """
+    work = _Work()
     found: dict[str, None] = {}
     lenient: dict[str, None] = {}
     unreadable = False
@@ -165,11 +176,11 @@ def _views(path: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
         readings = [text, text.replace("\\", "/")] if "\\" in text else [text]
         if ";" in text:
             readings += [re.sub(r";[^/]*", "", reading) for reading in readings]
-        for view in map(_normalised, readings):
+        for view in map(_normalised, map(work.on, readings)):
             found.pop(view, None)  # what is read later stands later
             found[view] = None
         if not unreadable and _LENIENT.search(text):
-            lenient.update(dict.fromkeys(map(_normalised, _lenient_readings(text))))
+            lenient.update(dict.fromkeys(map(_normalised, _lenient_readings(text, work))))
             unreadable = len(lenient) > _MOST_LENIENT
         if b"%" not in current or (decoded := unquote_to_bytes(current)) == current:
             return tuple(found), _without(lenient, found), unreadable
@@ -181,7 +192,21 @@ def _without(views: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
     return tuple(view for view in views if view not in known)[:_MOST_LENIENT]
 
 
-def _lenient_readings(text: str) -> Iterable[str]:
+class _Work:
+    """What reading one path has cost."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_READ
+
+    def on(self, reading: str) -> str:
+        """Count a reading. Raises `BadRequest` when it was too much."""
+        self._left -= len(reading)
+        if self._left < 0:
+            raise BadRequest("The path of the request is too long for the many ways in which it can be read.")
+        return reading
+
+
+def _lenient_readings(text: str, work: _Work) -> Iterable[str]:
     """Read with compatibility characters folded, cut at a ? or #, and trimmed segments, each alone and all together."""
     readings = {text: None}
     for change in (
@@ -191,7 +216,7 @@ def _lenient_readings(text: str) -> Iterable[str]:
         lambda reading: re.sub(r";[^/]*", "", reading),
         lambda reading: "/".join(map(_trimmed, reading.split("/"))),
     ):
-        readings |= dict.fromkeys(map(change, readings))
+        readings |= {work.on(change(reading)): None for reading in list(readings)}
     return readings
 
 

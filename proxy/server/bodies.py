@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from proxy.core.errors import BodyTooLarge
 from proxy.core.headers import RequestFields
@@ -78,12 +79,23 @@ NO_BODY = Body(b"")
 
 
 class Bodies:
-    """Decides, per request, what is kept."""
+    """Decides, per request, what is kept.
 
-    def __init__(self, *, most: int, keep: int, budget: ReplayBudget) -> None:
+    While a body is waited for, nothing is done for its request: it waits `aside`, and takes no place among those in flight.
+    """
+
+    def __init__(
+        self,
+        *,
+        most: int,
+        keep: int,
+        budget: ReplayBudget,
+        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._most = most
         self._keep = keep
         self.budget = budget
+        self._aside = aside
 
     async def take(self, exchange: Exchange, fields: RequestFields) -> Body:
         """Read a small body whole; leave a large one to be streamed.
@@ -96,38 +108,43 @@ class Bodies:
         if fields.expects_continue:
             exchange.go_on()
         body = Body(b"", chunked=fields.chunked)
-        if length is not None and length > self._keep:
-            return self._left(body, exchange, [], 0)
         body._budget = self.budget  # one class in two parts
-        if exchange.body_received and length is not None and self.budget.reserve(length):
+        if exchange.body_received and length is not None and length <= self._keep and self.budget.reserve(length):
             # Nearly always: it came together with its head.
             body._reserved = length
             body._data = exchange.read_received()
             return body
-        pieces: list[bytes] = []
-        size = 0
         try:
-            while piece := await exchange.read():
-                pieces.append(piece)
-                size += len(piece)
-                self._check(size)
-                if size > self._keep or not self.budget.reserve(len(piece)):
-                    return self._left(body, exchange, pieces, size)
-                body._reserved += len(piece)
+            with self._aside():
+                return await self._begun(body, exchange)
         except BaseException:
             body.release()
             raise
+
+    async def _begun(self, body: Body, exchange: Exchange) -> Body:
+        """Read until there is more than is kept: whoever sends slowly has sent that much before it takes a connection."""
+        pieces: list[bytes] = []
+        size = 0
+        while piece := await exchange.read():
+            pieces.append(piece)
+            size += len(piece)
+            self._check(size)
+            if size > self._keep or not self.budget.reserve(len(piece)):
+                return self._left(body, exchange, pieces, size)
+            body._reserved += len(piece)
         body._data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return body
 
     async def swallow(self, exchange: Exchange, fields: RequestFields) -> None:
         """Read a body that nobody needs, so that the connection can go on. Raises as `take`."""
-        body = await self.take(exchange, fields)
-        content = body.content()
-        body.release()
-        if content is not None and not isinstance(content, bytes):
-            async for _ in content:
-                pass
+        self._check(fields.content_length or 0)
+        if fields.expects_continue:
+            exchange.go_on()
+        size = 0
+        with self._aside():
+            while piece := await exchange.read():
+                size += len(piece)
+                self._check(size)
 
     def _check(self, size: int) -> None:
         if size > self._most:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
@@ -103,6 +104,19 @@ class Guard:
         if not self.in_flight:
             self._emptied.set()
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let a request that is counted in wait without a place for what its caller still has to send.
+
+        Raises `Overloaded` when there is no place for it then; nothing was sent yet.
+        """
+        self.leave()
+        try:
+            yield
+        finally:
+            self.enter()
+        self._check_in_flight()
+
     async def empty(self) -> None:
         """Wait until no request is in flight."""
         while self.in_flight:
@@ -175,10 +189,13 @@ class Guard:
             methods = (exchange.method, *fields.overrides)
             if not all(allowed(policy.rules, each, way.route) for each in methods):
                 raise Denied("denied_by_rule", "A rule of this proxy does not allow this method and path.")
-        in_flight = self.in_flight if self._everywhere is None else self._everywhere.total()
-        if in_flight > policy.in_flight:
-            raise Overloaded("More requests are in flight than limits.in_flight; nothing was sent, try again.")
+        self._check_in_flight()
         return way
+
+    def _check_in_flight(self) -> None:
+        in_flight = self.in_flight if self._everywhere is None else self._everywhere.total()
+        if in_flight > self.policy.in_flight:
+            raise Overloaded("More requests are in flight than limits.in_flight; nothing was sent, try again.")
 
     def _check_authority(self, authority: str, local: str | None) -> None:
         if not self._host_allowed(host_name(authority), local):

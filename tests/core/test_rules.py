@@ -367,3 +367,12 @@ def test_lenient_readings_are_for_rules_only(path: str) -> None:
 
 def test_an_order_is_known_in_a_lenient_reading() -> None:
     assert classify("/v3/orders%20").path == "/orders"
+
+
+def test_a_long_path_with_many_readings_is_denied_and_never_allowed() -> None:
+    long = classify("/v3/merchants/" + "%5C;a/" * 2400)
+    assert not allowed([Rule.of(allow=False, methods=(), path="/orders/**")], "GET", long)
+    assert not allowed(
+        [Rule.of(allow=True, methods=(), path="/**"), Rule.of(allow=False, methods=(), path="/**")], "GET", long
+    )
+    assert allowed([], "GET", long)

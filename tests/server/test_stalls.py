@@ -55,3 +55,43 @@ async def test_an_answer_nobody_reads_is_cut_off_and_whoever_waits_is_served(
     with pytest.raises(Truncated):
         await stalling.answer()
     assert all(s.value == 0 for m in proxy.proxy.metrics.upstream_errors.collect() for s in m.samples)
+
+
+async def test_bodies_that_trickle_in_keep_nobody_from_being_served(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = await start_proxy(LIMITS__IN_FLIGHT="2", LIMITS__REPLAY_BODY="1000", UPSTREAM__MAX_CONNECTIONS="2")
+    slow = [await proxy.caller() for _ in range(6)]
+    for number, caller in enumerate(slow):  # small ones, chunked ones, and some that are too large to be kept
+        length = (b"Content-Length: 500", b"Transfer-Encoding: chunked", b"Content-Length: 5000")[number % 3]
+        line = "POST /session" if number > 2 else "POST /orders"
+        await caller.send(proxy.request(line, length) + (b"1\r\nx\r\n" if number % 3 == 1 else b"x"))
+    await until(lambda: sum(each.exchange is not None for each in proxy.proxy.server.connections) == 6)
+    for _ in range(3):
+        assert (await proxy.ask("POST /carts", body=b"{}")).status == 200
+    await slow[0].send(b"x" * 499)
+    assert (await slow[0].answer("POST")).status == 200
+    assert [received.line.split()[1] for received in upstream.requests] == ["/v3/carts"] * 3 + ["/v3/orders"]
+
+
+async def test_a_body_that_came_slowly_is_refused_when_there_is_no_place_then(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    go = asyncio.Event()
+
+    async def held(peer: Peer) -> None:
+        await go.wait()
+        await peer.send(OK)
+
+    upstream.answers.append(held)
+    proxy = await start_proxy(LIMITS__IN_FLIGHT="1")
+    slow = await proxy.caller()
+    await slow.send(proxy.request("POST /orders", b"Content-Length: 2") + b"{")
+    await until(lambda: any(each.exchange is not None for each in proxy.proxy.server.connections))
+    first = asyncio.create_task(proxy.ask("GET /carts"))
+    await until(lambda: upstream.requests)
+    got = await slow.ask(b"}")
+    assert (got.status, got.code, got.value("retry-after")) == (503, "overloaded", b"1")
+    go.set()
+    assert (await first).status == 200
+    assert len(upstream.requests) == 1
