@@ -216,7 +216,7 @@ def _lenient_readings(text: str, work: _Work) -> Iterable[str]:
         lambda reading: re.sub(r";[^/]*", "", reading),
         lambda reading: "/".join(map(_trimmed, reading.split("/"))),
     ):
-        readings |= {work.on(change(reading)): None for reading in list(readings)}
+        readings |= dict.fromkeys(map(work.on, map(change, tuple(readings))))
     return readings
 
 
