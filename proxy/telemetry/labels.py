@@ -26,7 +26,7 @@ RENEWALS: Final = (
     *(("keepalive", "ok"), ("keepalive", "failed"), ("store", "ok")),
 )
 
-HARVESTS: Final = ("adopted", "unchanged", "late", "malformed", "anonymous")
+HARVESTS: Final = ("adopted", "unchanged", "late", "malformed", "anonymous", "foreign")
 RETRIES: Final = ("accepted", "rejected", "same_token", "probed", "not_repeatable")
 
 STORE_OPERATIONS: Final = (
