@@ -1,8 +1,9 @@
-"""Reading a command line: one line per fault, and no value of a flag in it, for it may be a secret."""
+"""Reading a command line: one line per fault, and nothing in it that may be a secret."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ class Parser(argparse.ArgumentParser):
         """Tell the fault and exit."""
         if message.startswith("unrecognized arguments: "):
             message = self._unknown(message.removeprefix("unrecognized arguments: ").split(" "))
+        message = re.sub(r"(?s)(invalid choice): .*(?= \(choose from)", r"\1", message)
         self.exit(BAD_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -26,8 +28,10 @@ class Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
     def _unknown(self, words: list[str]) -> str:
-        """Name the flags nobody knows, never their values: those may be secrets."""
+        """Name the flags that are slips of the pen; what is like no flag, and any value, may be a secret."""
         import difflib
+
+        from proxy.settings.parsing import repeatable
 
         known = [flag for action in _all_actions(self) for flag in action.option_strings]
         told = []
@@ -35,10 +39,10 @@ class Parser(argparse.ArgumentParser):
             name = dashed(flag.lstrip("-"))
             if name in ("app-id", "login-password"):
                 told.append(f"{flag}: a secret on a command line can be read by others; use --{name}-file")
-            elif close := difflib.get_close_matches(flag, known, n=1):
-                told.append(f"{flag} is unknown, did you mean {close[0]}?")
-            else:
-                told.append(f"{flag} is unknown")
+                continue
+            close = difflib.get_close_matches(flag, known, n=1)
+            shown = flag if repeatable(flag, known) else "a flag"
+            told.append(f"{shown} is unknown" + (f", did you mean {close[0]}?" if close else ""))
         return "; ".join(told) or "an argument too many"
 
 

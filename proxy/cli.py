@@ -128,10 +128,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     simulate = add("simulate", "the CardCash simulator alone", _simulate)
     simulate.add_argument("--listen", metavar="HOST:PORT", type=_host_port, default="127.0.0.1:8090")
     simulate.add_argument("--app-id", metavar="ID", action="append", help="application ids it knows (demo-app-id)")
-    simulate.add_argument("--token-ttl", metavar="SECONDS", type=float, default=1199.0, help="life of a token (1199)")
-    simulate.add_argument(
-        "--refresh-window", metavar="SECONDS", type=float, help="before the end of a token's life (300)"
-    )
+    simulate.add_argument("--token-ttl", metavar="S", type=_seconds, default=1199.0, help="life of a token (1199)")
+    simulate.add_argument("--refresh-window", metavar="S", type=_seconds, help="before the end of a token's life (300)")
     simulate.add_argument(
         "--set",
         metavar="NAME=VALUE",
@@ -155,7 +153,7 @@ def _add_setting_flags(parser: argparse.ArgumentParser, *, only: str | None) -> 
 
 def _host_port(text: str) -> str:
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
     return text
 

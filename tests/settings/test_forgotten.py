@@ -159,8 +159,18 @@ def test_counts_are_written_in_ascii_digits(text: str) -> None:
         parsing.count(text)
 
 
-async def test_the_flags_of_commands_take_ascii_digits_too() -> None:
-    done = await run("wait", "--timeout", "٣")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["wait", "--timeout", "٣"],
+        ["simulate", "--listen", "127.0.0.1:٠"],
+        ["simulate", "--token-ttl", "1_000"],
+        ["simulate", "--refresh-window", "٣"],
+        ["demo", "--listen", "127.0.0.1:٨٠٨٠"],
+    ],
+)
+async def test_the_flags_of_commands_take_ascii_digits_too(words: list[str]) -> None:
+    done = await run(*words)
     assert done.process.returncode == 2
     assert done.text.count("\n") == 1
 

@@ -179,6 +179,14 @@ def test_as_the_name_of_a_flag(secret: str, path: str) -> None:
     assert_hidden(everything_shown({"CARDCASH_APP_ID": "x"}, flags={path.format(secret): "1"}))
 
 
+@pytest.mark.parametrize("secret", ["xQ9z", "app-id-xQ9z", "6f1e-xQ9z-77"])
+@pytest.mark.parametrize("words", ["check {}", "check --{}", "check --app-id-{}", "{}", "session {}", "--{} check"])
+async def test_as_a_word_on_the_command_line(secret: str, words: str) -> None:
+    done = await run(*words.format(secret).split(), CARDCASH_APP_ID="x")
+    assert done.process.returncode == 2
+    assert_hidden(done.text)
+
+
 async def test_check_shows_none_of_them(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("b-xQ9z")
     done = await run(
