@@ -6,6 +6,7 @@ the way to Settings · describe: the way back to text. Knows nothing of the rest
 core needs.
 """
 
+from proxy.core.secret import REDACTED, Secret
 from proxy.settings.catalogue import FlagInfo, flag_name, variable_name
 from proxy.settings.describe import describe, setting_flags
 from proxy.settings.guards import RequiredHeader, Rule
@@ -14,8 +15,6 @@ from proxy.settings.model import Admin, Callers, Drain, Limits, Log, Login, Sess
 from proxy.settings.network import ListenAddress, Network
 from proxy.settings.proxy_variables import proxy_variables
 from proxy.settings.secret import (
-    REDACTED,
-    Secret,
     SecretFileError,
     SecretForm,
     read_secret_file,

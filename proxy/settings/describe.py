@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from proxy.core.secret import REDACTED, Secret
 from proxy.settings.catalogue import FlagInfo, Leaf, leaves
 from proxy.settings.guards import RequiredHeader, Rule
 from proxy.settings.model import KIB, Kind, Settings
 from proxy.settings.parsing import duration
-from proxy.settings.secret import REDACTED, Secret
 
 
 def describe(settings: Settings) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final, Literal, cast
 
 from proxy.core.headers import is_ours
+from proxy.core.secret import Secret
 from proxy.settings.parsing import Bad, as_text, did_you_mean, each, json_value, repeatable, shown
-from proxy.settings.secret import Secret, SecretFileError, SecretForm, has_control_characters, read_secret_file
+from proxy.settings.secret import SecretFileError, SecretForm, has_control_characters, read_secret_file
 
 #: RFC 9110 5.6.2
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -9,12 +9,13 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from proxy.core.secret import Secret
 from proxy.settings.catalogue import CONFIG_VARIABLE, leaves
 from proxy.settings.model import Settings
 from proxy.settings.network import is_plain_to_elsewhere
 from proxy.settings.parsing import Bad, file_path
 from proxy.settings.proxy_variables import proxy_variables
-from proxy.settings.secret import Secret, SecretFileError, SecretForm, read_secret_file
+from proxy.settings.secret import SecretFileError, SecretForm, read_secret_file
 from proxy.settings.sources import Given, Layer, from_environment, from_file, from_flags, merged
 
 

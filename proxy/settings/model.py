@@ -13,10 +13,11 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 import proxy
+from proxy.core.secret import Secret
 from proxy.settings import guards, network, parsing
 from proxy.settings.guards import RequiredHeader, Rule
 from proxy.settings.network import ListenAddress, Network
-from proxy.settings.secret import Secret, SecretForm
+from proxy.settings.secret import SecretForm
 
 ORIGINS: Final = {
     "sandbox": "https://sandbox-api.cardcash.com",

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from proxy import files
-from proxy.settings.secret import Secret, SecretForm, has_control_characters
+from proxy.core.secret import Secret
+from proxy.settings.secret import SecretForm, has_control_characters
 
 T = TypeVar("T")
 

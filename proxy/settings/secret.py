@@ -1,71 +1,18 @@
-"""Owns how a secret is held and how a secret file is read. Must not know which settings are secrets."""
+"""Owns how a secret file is read, and what a secret may be made of. Must not know which settings are secrets."""
 
 from __future__ import annotations
 
 import contextlib
 import enum
-import hmac
 import re
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from proxy import files
-
-REDACTED: Final = "********"
+from proxy.core.secret import Secret
 
 #: Longest secret file that is read: far above any token or password, far below what hurts.
 LONGEST_SECRET_FILE: Final = 64 * 1024
-
-
-class Secret:
-    """Hold a text that must never be printed, logged, pickled or put into JSON.
-
-    `reveal()` is the only way to the text, so every use can be found by its name. Two secrets compare in constant
-    time. An empty text is refused with ValueError: an empty password is always a mistake.
-    """
-
-    __slots__ = ("__text",)
-    __text: str
-
-    def __init__(self, text: str) -> None:
-        if not text:
-            raise ValueError("a secret must not be empty")
-        object.__setattr__(self, "_Secret__text", text)
-
-    def reveal(self) -> str:
-        """Return the text itself: only to put it on the wire."""
-        return self.__text
-
-    def __repr__(self) -> str:
-        return REDACTED
-
-    __str__ = __repr__
-
-    def __format__(self, spec: str) -> str:
-        return format(REDACTED, spec)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Secret):
-            return NotImplemented
-        return hmac.compare_digest(self.__text.encode(), other.__text.encode())
-
-    def __hash__(self) -> int:
-        return hash((Secret, self.__text))
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("a Secret cannot be changed")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError("a Secret cannot be changed")
-
-    def __copy__(self) -> Secret:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Secret:
-        return self
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a Secret cannot be pickled")
 
 
 class SecretForm(enum.Enum):
