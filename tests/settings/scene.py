@@ -129,7 +129,12 @@ class Scene:
         if body is not None:
             lines.append(b"Content-Length: %d" % len(body))
         caller = on or await self.caller(at, local=local)
-        return await caller.ask(b"\r\n".join(lines) + b"\r\n\r\n" + (body or b""))
+        try:
+            return await caller.ask(b"\r\n".join(lines) + b"\r\n\r\n" + (body or b""))
+        finally:
+            if on is None:
+                self._open.remove(caller)
+                await caller.close()
 
     async def admin(self, path: str) -> Answer:
         return await self.ask(f"GET {path}", at=self._admin_at)

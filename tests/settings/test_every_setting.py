@@ -118,6 +118,20 @@ async def the_fourth_at_a_time(s: Scene) -> object:
         return (await s.ask("GET /carts")).status
 
 
+async def one_caller_more_than_twelve(s: Scene) -> object:
+    """All at once, and open until it is known what the last ones are told."""
+    told = []
+    callers = [await s.caller() for _ in range(24)]
+    for caller in callers:
+        try:
+            told.append((await s.ask("GET /carts", on=caller)).status)
+        except (OSError, Truncated):
+            told.append(0)
+    for caller in callers:
+        await caller.close()
+    return 503 in told
+
+
 async def idle_connections_end(s: Scene) -> object:
     await s.ask("GET /carts")
     return await s.comes(lambda: s.upstream.open == 0, seconds=2)
@@ -273,6 +287,7 @@ PROOFS: dict[str, Proof] = {
     "limits.request_body": Proof("callers", "300", status_of("POST /carts", body=b"x" * 301), 200, 413),
     "limits.replay_body": Proof("callers", "10", is_repeated, 200, 503),
     "limits.in_flight": Proof("callers", "3", the_fourth_at_a_time, 200, 503),
+    "limits.connections": Proof("callers", "12", one_caller_more_than_twelve, False, True),
     "upstream.idle_timeout": Proof("callers", "200ms", idle_connections_end, False, True),
     "app_id_file": Proof("files", "<folder>/id", received("x-cc-app"), APP_ID, "id-of-a-file", also=(("APP_ID", ""),)),
     "login.password_file": Proof(
