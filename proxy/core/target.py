@@ -54,11 +54,7 @@ METHODS: Final = frozenset(
 )
 _ABSOLUTE: Final = re.compile(r"https?://([^/?#]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
 _VISIBLE: Final = re.compile(r"[!-~]+\Z")
-#: An address in brackets, RFC 3986's kind for future ones too, or a name, and perhaps a port.
-_HOST: Final = re.compile(
-    r"(\[[0-9A-Fa-f:.]+\]|\[[vV][0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+\]"
-    r"|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?\Z"
-)
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?\Z")
 
 #: A key that looks like a name, without a long number; anything else could be a value in the wrong place.
 _KEY: Final = re.compile(r"(?!.*[0-9]{6})[A-Za-z_][A-Za-z0-9_.\[\]-]{0,39}\Z")
@@ -108,8 +104,6 @@ def host_name(authority: str) -> str:
     if found is None or (found[2] and int(found[2]) > 65535):
         raise BadRequest("The Host of the request is not valid.")
     host = found[1].lower()
-    if host.startswith("[v"):
-        return host  # valid, and nobody's
     if host.startswith("["):
         try:
             return str(ipaddress.IPv6Address(host[1:-1]))

@@ -33,6 +33,8 @@ MAX_INTERIM = 256 * 1024
 SILENCE = 0.002
 # Turns of the loop in which what is to be read by then is read: TLS 1.3 session tickets are no answer.
 _TURNS = 16
+# Bytes of a body that count as a move of the caller that sends it.
+_MOVING = 1024
 _INTEREST = select.POLLIN | getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
@@ -248,7 +250,7 @@ class Connection(asyncio.Protocol):
         self._deadline = now + self._timeout
         self._written = len(data)
         self._progress = 0
-        self._stall, self._stalled_at = -self._written, now
+        self._stall, self._stalled_at = -(self._written // _MOVING), now
         self._uploading = more
         transport.write(data)
         self._flushed = not more and not transport.get_write_buffer_size()
@@ -272,7 +274,8 @@ class Connection(asyncio.Protocol):
         if not self.carries(response) or self._transport is None:
             return False
         self._written += len(data)
-        self._stall, self._stalled_at = -self._written, self.clock()
+        if (stall := -(self._written // _MOVING)) != self._stall:
+            self._stall, self._stalled_at = stall, self.clock()
         self._transport.write(data)
         while not self._can_write and self.carries(response):
             self._drain = asyncio.get_running_loop().create_future()
@@ -512,13 +515,14 @@ class Connection(asyncio.Protocol):
     def stalled(self, now: float) -> float:
         """Return for how long (seconds) this exchange has been seen to wait for its caller to read or to send on.
 
-        Counts anew after every byte, and where that was not seen from the first look: it may say too little, never too much.
+        Counts anew after every KiB of a body, so that nobody holds a connection by a byte now and then, and where that was
+        not seen from the first look: it may say too little, never too much.
         """
         response, stall = self._response, None
         if response is not None and response.paused:
             stall = response.buffered
         elif self._uploading and self._transport is not None and not self._transport.get_write_buffer_size():
-            stall = -self._written
+            stall = -(self._written // _MOVING)
         if stall is None or stall != self._stall:
             self._stall, self._stalled_at = stall, now
         return now - self._stalled_at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -95,3 +96,26 @@ async def test_a_body_that_came_slowly_is_refused_when_there_is_no_place_then(
     go.set()
     assert (await first).status == 200
     assert len(upstream.requests) == 1
+
+
+async def test_an_upload_that_trickles_gives_way_to_whoever_waits(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = await start_proxy(
+        UPSTREAM__MAX_CONNECTIONS="1", UPSTREAM__RESPONSE_TIMEOUT="2", LIMITS__REPLAY_BODY="10", SESSION__EAGER="false"
+    )
+    trickling = await proxy.caller()
+    await trickling.send(proxy.request("POST /orders", b"Content-Length: 100000") + b"x" * 100)
+    await until(lambda: proxy.proxy.upstream.active_connections == 1)
+
+    async def trickle() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await trickling.send(b"x")
+                await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(trickle())
+    assert (await proxy.ask("GET /carts")).status == 200
+    got = await trickling.answer("POST")
+    assert (got.status, got.code) == (400, "bad_request")
+    task.cancel()

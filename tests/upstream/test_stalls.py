@@ -33,9 +33,9 @@ SMALL = GET.replace(b"/x", b"/small")
 class Upload:
     """An upload whose caller sends when it is told to."""
 
-    def __init__(self, up: Upstream) -> None:
+    def __init__(self, up: Upstream, size: int = 10) -> None:
         self.pieces: asyncio.Queue[bytes] = asyncio.Queue()
-        self.task = asyncio.create_task(up.send(method="POST", head=post(10), body=self._body()))
+        self.task = asyncio.create_task(up.send(method="POST", head=post(size), body=self._body()))
 
     async def _body(self) -> AsyncIterator[bytes]:
         while piece := await self.pieces.get():
@@ -133,14 +133,14 @@ async def test_a_reader_that_moves_is_not_stalled(connect: Connect) -> None:
 
 async def test_a_sender_that_moves_is_not_stalled(connect: Connect) -> None:
     _, up = await connect(answers(OK), max_connections=1)
-    upload = Upload(up)
+    upload = Upload(up, 10 * 1024)
     await until(lambda: any(connection.used for connection in up._pool._live))
     task = await waiter(up)
     (connection,) = up._pool._live
     for _ in range(10):
         pass_by(up, STALLED - 1)
         sent = connection._written
-        upload.pieces.put_nowait(b"a")
+        upload.pieces.put_nowait(b"a" * 1024)
         await until(lambda sent=sent: connection._written > sent)  # type: ignore[misc]
     assert (await upload.task).status == 200
     assert (await task).status == 200
