@@ -11,10 +11,15 @@ import json
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from enum import Enum
+from typing import Final, Protocol
 
 from proxy.core.login_request import account_key
 from proxy.core.token import Token
+
+
+class StoreUnreachable(Exception):
+    """The store does not answer, or not as it should, for now; the sentence holds nothing secret."""
 
 
 class StoreUnusable(Exception):
@@ -34,6 +39,133 @@ class Binding:
         """A name for it that shows none of it; e-mails compare as accounts do."""
         parts = [self.origin, self.app_id, account_key(self.email or "").hex()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+class Right(Enum):
+    """What one holder at a time has among all who share a store; the two do not wait for each other."""
+
+    #: To make a session call.
+    RENEWAL = "lease"
+    #: To handle a caller's login.
+    LOGIN = "login"
+
+
+class Turn(Enum):
+    """How an attempt to begin a renewal ended."""
+
+    #: The right is ours, until `failed` or `leave`; it is to be extended meanwhile.
+    GRANTED = "granted"
+    #: Another process has renewed: its token is in `Entered.stored`, and there is nothing to do. The right is not ours.
+    NEWS = "news"
+    #: Renewals fail, and a pause lasts (`stored.paused_for`). The right is not ours.
+    PAUSED = "paused"
+    #: Somebody else has the right, and may keep it for as long as `Entered.seconds`. Ask again soon.
+    BUSY = "busy"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Stored:
+    """All that a store holds for one binding, at one moment."""
+
+    #: None: there is none, it has expired, or it cannot be read. Its `born` counts by the reader's own clocks.
+    token: Token | None = None
+    #: What CardCash refused ("app_id", "login") of exactly the secrets that were named, each with a sentence for people.
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    #: Renewals that failed in a row, and how many seconds no other may begin.
+    failures: int = 0
+    paused_for: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Entered:
+    """What `SharedStore.enter` brought, and what it saw."""
+
+    turn: Turn
+    stored: Stored
+    seconds: float = 0.0
+
+
+#: Seconds after which a right that was not extended is anybody's (a kind of store may take longer, but less than half of
+#: a renewal's deadline), and between two extensions.
+LEASE: Final = 3.0
+EXTEND_EVERY: Final = 1.0
+#: Seconds for which failures are remembered after their pause, at least.
+FAILURES_LAST: Final = 60.0
+
+
+class SharedStore(Protocol):
+    """What the processes share that renew one session: its token, what was refused, the pause after failures, two rights.
+
+    One object is one participant: a right belongs to the object that took it, so each process has an object of its own.
+    Everything belongs to the `Binding` at the moment of the call; other bindings' things are neither seen nor touched.
+
+    Every operation is atomic among all participants, never waits for another one, and may be called by several tasks at
+    once. Cancelled, it has either been done or not. It raises `OSError` (a `TimeoutError` is one), `StoreUnreachable` or
+    `StoreUnusable` when the store does not do its work; nothing is known then of what was done. That is never said in
+    another way: an empty store is one that was read. Whatever is in the store and cannot be trusted counts as not there.
+
+    Every kind passes the one contract suite in `tests/session/store_contract.py`.
+    """
+
+    #: Other processes may use it at the same time.
+    shared: bool
+    #: Seconds for which a renewal asks a store that does not answer again, before it goes on alone.
+    patience: float
+
+    async def look(self, secrets: str) -> Stored:
+        """Read all there is; `refusals` are those of these `secrets`. Changes nothing."""
+        ...
+
+    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, fresh: bool = False) -> Entered:
+        """Ask to begin a renewal: the first that applies of news, paused, granted and busy; see `Turn`.
+
+        News is a token that is not `known` (by value), has not expired, and is logged in if `needs_login`, unless the
+        login of these `secrets` was refused. With `fresh` there is no news. Whoever has the right is granted it again.
+        What is granted saw everything that earlier holders have saved, refused and failed at.
+        """
+        ...
+
+    async def save(self, token: Token, *, replaces: Token | None) -> bool:
+        """Keep `token` if what is kept is still `replaces` (by value; None: nothing, or what has expired).
+
+        False: it was lost to another save; look who won. Needs no right. A token whose `app_id` is not the binding's is
+        kept for whoever has that application id.
+        """
+        ...
+
+    async def failed(self, seconds: float) -> None:
+        """A renewal failed: count it, let no other begin for so many seconds, and give the right to renew back.
+
+        Counts whether or not the right is still ours (`leave`).
+        """
+        ...
+
+    async def leave(self, right: Right, *, recovered: bool = False) -> None:
+        """Give the right back; nothing happens to one that is another's by now. `recovered`: forget the failures."""
+        ...
+
+    async def extend(self, right: Right) -> bool:
+        """Keep the right for another `LEASE` seconds; False: it is lost for certain, and not taken again by this."""
+        ...
+
+    async def take_login_turn(self) -> float:
+        """Ask for the right to handle a caller's login; 0: it is ours, else ask again; it may last that many seconds."""
+        ...
+
+    async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
+        """Remember what CardCash refused of `secrets`, in place of all that was remembered; empty: forget it.
+
+        Kept for as long as anything is, across restarts; in another process's memory no secret can be found out of it.
+        """
+        ...
+
+    async def end_pause(self) -> None:
+        """Forget the failures and their pause: an operator asks, or the secrets are others."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of rights, files and connections; twice is once. Nothing else is called afterwards."""
+        ...
 
 
 class Store(Protocol):
