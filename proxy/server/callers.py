@@ -120,12 +120,13 @@ class ProxyServer:
         # No byte of a stranger is waited for.
         connection.turn_away(error, at_once=isinstance(error, Denied))
         if isinstance(error, Overloaded):
+            self._untold += 1
             self._warn()
 
     def _warn(self) -> None:
-        self._untold += 1
+        """Tell of those turned away that were not told of: of the first at once, of the others together."""
         now = self.time()
-        if now >= self._warned + _WARN_EVERY:
+        if self._untold and now >= self._warned + _WARN_EVERY:
             log.warning("too_many_callers", turned_away=self._untold, limit=self._most_connections)
             self._warned, self._untold = now, 0
 
@@ -134,6 +135,7 @@ class ProxyServer:
         now = self.time()
         for connection in self.connections:
             connection.look(now)
+        self._warn()
 
     def fail_bodies(self, error: ProxyError) -> None:
         """Let whoever waits for the rest of a request's body hear that it will not be waited for."""

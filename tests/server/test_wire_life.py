@@ -164,7 +164,10 @@ def slow(go: asyncio.Event) -> Callable[[Peer], Awaitable[None]]:
 
 
 async def test_more_callers_than_there_may_be_are_told(
-    upstream: RawUpstream, start_proxy: StartProxy, capsys: pytest.CaptureFixture[str]
+    upstream: RawUpstream,
+    start_proxy: StartProxy,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     go = asyncio.Event()
     upstream.default = slow(go)
@@ -180,6 +183,11 @@ async def test_more_callers_than_there_may_be_are_told(
     assert (await silent.answer()).code == "overloaded"
     assert proxy.sample("request_errors_total", code="overloaded") == 4
     assert capsys.readouterr().out.count("too_many_callers") == 1
+    monkeypatch.setattr(callers, "_WARN_EVERY", 0.0)
+    proxy.proxy.server.look()
+    assert "turned_away=3" in capsys.readouterr().out  # and of the others, once, some time later
+    proxy.proxy.server.look()
+    assert "too_many_callers" not in capsys.readouterr().out
     go.set()
     assert [(await task).status for task in busy] == [200, 200]
 
