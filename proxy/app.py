@@ -34,9 +34,9 @@ from proxy.server.guard import Everywhere, Guard
 from proxy.server.listener import Listener
 from proxy.server.outgoing import Injected, Sender
 from proxy.session import keeper as session
-from proxy.session.flight import Pause
+from proxy.session.cardcash_calls import Credentials, SessionCalls
 from proxy.session.keeper import SessionKeeper
-from proxy.session.login import Credentials, SessionCalls
+from proxy.session.renewal import Pause
 from proxy.session.stores import Binding
 from proxy.session.stores.factory import open_store
 from proxy.settings import Settings, proxy_variables

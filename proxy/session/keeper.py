@@ -2,7 +2,7 @@
 
 Owns which token is held, when it is renewed, and what a new one is worth. At most one renewal runs at any time, whoever
 asks; a caller that leaves cancels nothing. Tokens are compared by identity: the clock never decides whether a rejected
-token is replaced. How a session is made is `flight.py`'s and `login.py`'s affair, where it is kept `shelf.py`'s.
+token is replaced. How a session is made is `renewal.py`'s and `cardcash_calls.py`'s affair, where it is kept `shared.py`'s.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from proxy.core.attempts import Verdict
 from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Freshness, Source, Token
-from proxy.session.flight import FIRST_ATTEMPTS, LONGEST_PAUSE, STOPPING, Failure, Flight, Pause
-from proxy.session.holding import Holding, Kept, refreshed
-from proxy.session.latches import Latches
-from proxy.session.login import Credentials, SessionOutage, SessionRefused
+from proxy.session.background_renewal import Renewing, Upkeep
+from proxy.session.cardcash_calls import Credentials, SessionOutage, SessionRefused
+from proxy.session.failures import Obstacles
+from proxy.session.held_token import Holding, Kept, refreshed
 from proxy.session.neighbours import Neighbours
-from proxy.session.obstacles import Obstacles
 from proxy.session.ports import RENEWAL_DEADLINE, Calls, Observer, Policy, Status
 from proxy.session.probes import Probes
-from proxy.session.shelf import Saver, Shelf
+from proxy.session.refusals import Latches
+from proxy.session.renewal import FIRST_ATTEMPTS, LONGEST_PAUSE, STOPPING, Failure, Flight, Pause
+from proxy.session.shared import Saver, Shelf
 from proxy.session.stores import Store
-from proxy.session.upkeep import Renewing, Upkeep
 from proxy.tasks import Tasks
 
 __all__ = ["RENEWAL_DEADLINE", "Calls", "Observer", "Policy", "SessionKeeper", "Status"]

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from proxy.clock import Clock
 from proxy.core.token import Source, Token
-from proxy.session.holding import Holding
-from proxy.session.latches import Latches
+from proxy.session.held_token import Holding
 from proxy.session.ports import Observer
-from proxy.session.shelf import Saver, Shelf
+from proxy.session.refusals import Latches
+from proxy.session.shared import Saver, Shelf
 
 
 class Neighbours:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from proxy.core.token import Token
-from proxy.session.login import Credentials
+from proxy.session.cardcash_calls import Credentials
 
 #: A renewal, retries and login included, ends after this many seconds (CONTRACT "Sessions").
 RENEWAL_DEADLINE: Final = 10.0

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from proxy.core.attempts import Verdict
 from proxy.core.token import Token
-from proxy.session.login import SessionOutage, SessionTokenRejected
+from proxy.session.cardcash_calls import SessionOutage, SessionTokenRejected
 from proxy.session.ports import Calls
 from proxy.tasks import Tasks
 

@@ -1,6 +1,6 @@
 """One session call: sent by the client that carries the traffic too, and tried again by aiohttp-retry.
 
-Owns when a call is sent again and how long is waited before; what its answer means is `login.py`'s affair::
+Owns when a call is sent again and how long is waited before; what its answer means is `cardcash_calls.py`'s affair::
 
     a try brought                                        sent again
     no connection, a reset, a time-out, half an answer   yes

@@ -32,7 +32,7 @@ class Board:
             os.close(descriptor)
         cells = memoryview(page).cast("d")
         self._in_flight = cells[:workers]
-        #: The pause after session calls that failed, see `session.flight.Pause`.
+        #: The pause after session calls that failed, see `session.renewal.Pause`.
         self.pause = cells[workers:]
 
     def in_flight(self, worker: int) -> InFlight:

@@ -15,7 +15,7 @@ from proxy.app import Proxy, Shared
 from proxy.listening import CannotListen
 from proxy.memory import settle
 from proxy.process import STOP_SIGNALS, begin_with_signals
-from proxy.session.flight import Pause
+from proxy.session.renewal import Pause
 from proxy.session.stores import StoreUnusable
 from proxy.tasks import Tasks
 from proxy.telemetry import logs

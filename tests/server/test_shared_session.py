@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.session.login import Credentials
+from proxy.session.cardcash_calls import Credentials
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.conftest import StartProxy
 from tests.server.harness import APP_ID, EMAIL, PASSWORD, Peer, RawUpstream, Running, until

@@ -6,7 +6,7 @@ import ssl
 from contextlib import AsyncExitStack
 from typing import Any
 
-from proxy.session.login import Credentials, SessionCalls
+from proxy.session.cardcash_calls import Credentials, SessionCalls
 from proxy.upstream import Origin, ProxyTunnel, Upstream
 from tests.session.fakes import FakeClock
 

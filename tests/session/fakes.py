@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from proxy.core.token import Moment, Source, Token
+from proxy.session.cardcash_calls import Credentials, SessionOutage
 from proxy.session.keeper import Policy, SessionKeeper
-from proxy.session.login import Credentials, SessionOutage
 from proxy.session.stores import Store
 from proxy.session.stores.memory import MemoryStore
 

@@ -14,7 +14,7 @@ import trustme
 
 from proxy.core.token import Token
 from proxy.session import tries
-from proxy.session.login import Credentials, SessionCalls, SessionOutage
+from proxy.session.cardcash_calls import Credentials, SessionCalls, SessionOutage
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.watch import SessionWatch
 from proxy.upstream import ProxyTunnel, tls_context

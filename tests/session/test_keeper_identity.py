@@ -9,7 +9,7 @@ import pytest
 from proxy.core.dialect import Candidate
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Token
-from proxy.session.login import Credentials, SessionOutage, SessionRefused, SessionTokenRejected
+from proxy.session.cardcash_calls import Credentials, SessionOutage, SessionRefused, SessionTokenRejected
 from tests.session.conftest import Build
 from tests.session.fakes import APP, LOGIN, ME, House, settle
 

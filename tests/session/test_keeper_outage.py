@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from proxy.core.errors import SessionUnavailable
-from proxy.session.login import SessionTokenRejected
+from proxy.session.cardcash_calls import SessionTokenRejected
 from tests.session.conftest import Build
 from tests.session.fakes import LOGIN, House, settle
 
@@ -81,7 +81,7 @@ async def test_the_first_minute_of_tokens_rejected_at_login_costs_at_most_12_ses
 
 
 async def test_the_first_minute_of_a_login_outage_costs_at_most_12_logins(build: Build) -> None:
-    from proxy.session.login import SessionOutage
+    from proxy.session.cardcash_calls import SessionOutage
 
     house = build(credentials=LOGIN)
     house.calls.on_login.extend([SessionOutage("down")] * 100)

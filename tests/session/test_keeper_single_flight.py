@@ -9,7 +9,7 @@ import pytest
 
 from proxy.core.dialect import Candidate
 from proxy.core.errors import Draining, SessionUnavailable
-from proxy.session.login import SessionOutage
+from proxy.session.cardcash_calls import SessionOutage
 from tests.session.conftest import Build
 from tests.session.fakes import House, settle
 

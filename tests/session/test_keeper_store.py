@@ -9,7 +9,7 @@ import pytest
 
 from proxy.core.dialect import Candidate
 from proxy.core.token import Moment, Source, Token
-from proxy.session.shelf import GLANCE_DEADLINE
+from proxy.session.shared import GLANCE_DEADLINE
 from proxy.session.stores.memory import MemoryStore
 from tests.session.conftest import Build
 from tests.session.fakes import LOGIN, ME, BrokenStore, FakeClock, House, settle

@@ -18,14 +18,14 @@ import trustme
 
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Token
-from proxy.session.keeper import Policy, SessionKeeper
-from proxy.session.login import (
+from proxy.session.cardcash_calls import (
     Credentials,
     SessionCalls,
     SessionOutage,
     SessionRefused,
     SessionTokenRejected,
 )
+from proxy.session.keeper import Policy, SessionKeeper
 from proxy.session.stores.memory import MemoryStore
 from proxy.session.tries import Answer
 from proxy.upstream import ProxyTunnel, tls_context

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import Draining, SessionUnavailable
 from proxy.core.token import Token, Windows
-from proxy.session.login import Credentials, SessionOutage, SessionRefused, SessionTokenRejected
+from proxy.session.cardcash_calls import Credentials, SessionOutage, SessionRefused, SessionTokenRejected
 from proxy.session.ports import RENEWAL_DEADLINE
 from tests.session.fakes import ANONYMOUS, LOGIN, FakeCalls, FakeClock, House, Step
 

@@ -14,8 +14,8 @@ from proxy.clock import SystemClock
 from proxy.core import dialect
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Token
+from proxy.session.cardcash_calls import Credentials
 from proxy.session.keeper import Policy, SessionKeeper
-from proxy.session.login import Credentials
 from proxy.session.stores import Store
 from proxy.session.stores.memory import MemoryStore
 from proxy.simulator import Simulator, SimulatorSettings

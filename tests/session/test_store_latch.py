@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import SessionUnavailable
-from proxy.session import shelf
-from proxy.session.login import Credentials, SessionRefused
+from proxy.session import shared
+from proxy.session.cardcash_calls import Credentials, SessionRefused
 from proxy.session.stores import Binding, Store
 from proxy.session.stores.file import FileStore
 from proxy.session.stores.memory import MemoryStore
@@ -19,7 +19,7 @@ from tests.session.conftest import Build
 from tests.session.fakes import APP, LOGIN, ME, BrokenStore, FakeClock, House, settle
 
 OTHER_PASSWORD = replace(LOGIN, password="other")
-SECRETS = shelf._secrets(LOGIN)
+SECRETS = shared._secrets(LOGIN)
 NO_LOGIN = SessionRefused("login", "Check the login.")
 NO_APP = SessionRefused("app_id", "Check the application id.")
 
@@ -39,8 +39,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def world(build: Build, store: Store) -> AsyncIterator[World]:
     world = World(build, store)
     yield world
-    for shared in world.stores:
-        await shared.close()
+    for one in world.stores:
+        await one.close()
 
 
 class World:

@@ -14,8 +14,8 @@ from structlog.typing import EventDict
 from proxy import app, loops
 from proxy.secrets_watch import SecretsWatch
 from proxy.server.callers import ProxyServer
+from proxy.session.background_renewal import Upkeep
 from proxy.session.neighbours import Neighbours
-from proxy.session.upkeep import Upkeep
 from tests.conftest import StartProxy
 from tests.server.harness import RawUpstream, until
 

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.session.login import Credentials
+from proxy.session.cardcash_calls import Credentials
 from proxy.simulator import Simulator
 from tests.conftest import StartProxy
 from tests.server.harness import RawUpstream, until

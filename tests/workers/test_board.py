@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from proxy.session.flight import Pause
+from proxy.session.renewal import Pause
 from proxy.workers.board import Board
 
 

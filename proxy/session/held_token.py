@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from proxy.core.dialect import Candidate
 from proxy.core.identity import contradicts, has_lost_login, marks_of_login, shows_another
 from proxy.core.token import Freshness, Moment, Source, Token, Windows
-from proxy.session.flight import Failure, Flight
 from proxy.session.ports import Status
+from proxy.session.renewal import Failure, Flight
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import TypeGuard
 
 from proxy.core.token import Token
-from proxy.session.flight import Flight, make_token
-from proxy.session.login import Credentials, SessionRefused
+from proxy.session.cardcash_calls import Credentials, SessionRefused
 from proxy.session.ports import Calls
-from proxy.session.shelf import Shelf
+from proxy.session.renewal import Flight, make_token
+from proxy.session.shared import Shelf
 
 
 class Latches(dict[str, str]):

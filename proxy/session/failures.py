@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from proxy.clock import Clock
-from proxy.session.flight import ELSEWHERE, LONGEST_PAUSE, Failure, Flight, Pause
-from proxy.session.latches import Latches
 from proxy.session.ports import Observer
+from proxy.session.refusals import Latches
+from proxy.session.renewal import ELSEWHERE, LONGEST_PAUSE, Failure, Flight, Pause
 
 
 class Obstacles:

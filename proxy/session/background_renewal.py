@@ -12,10 +12,10 @@ from typing import Final
 
 from proxy.clock import Clock
 from proxy.core.token import Freshness, Token, Windows
-from proxy.session.flight import Pause
-from proxy.session.holding import Holding
-from proxy.session.login import SessionOutage, SessionTokenRejected
+from proxy.session.cardcash_calls import SessionOutage, SessionTokenRejected
+from proxy.session.held_token import Holding
 from proxy.session.ports import Calls, Observer, Policy
+from proxy.session.renewal import Pause
 from proxy.tasks import Tasks
 
 #: A timer may fire a clock tick early (uvloop counts milliseconds); the next look is never closer than this (seconds).

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from proxy.core.errors import Draining, SessionUnavailable, Unavailable
 from proxy.core.retry import backoff
 from proxy.core.token import Token
-from proxy.session.login import SessionOutage, SessionRefused, SessionTokenRejected
+from proxy.session.cardcash_calls import SessionOutage, SessionRefused, SessionTokenRejected
 from proxy.session.ports import Calls, Observer
 
 #: Calls of one kind in the first renewal of an outage; later ones probe with a single session call each, so that the

@@ -15,8 +15,8 @@ from typing import Final
 
 from proxy.clock import Clock
 from proxy.core.token import Source, Token
-from proxy.session.holding import is_over
-from proxy.session.login import Credentials
+from proxy.session.cardcash_calls import Credentials
+from proxy.session.held_token import is_over
 from proxy.session.ports import Observer
 from proxy.session.stores import Store, StoreUnusable
 from proxy.tasks import Tasks
