@@ -230,6 +230,9 @@ def _after_rejection(
         if not was_good:  # else it is not the route that is odd
             history.pauses.rejected_again(route, now)
         return Deliver(retried, "rejected")
+    if not (dead or elsewhere) and history.is_successor(token, route, now):
+        # Sent with the new token at once, since it had waited for a connection: it is rejected again all the same.
+        history.pauses.rejected_again(route, now)
     if not dead and history.pauses.paused(route, now):
         return Deliver(retried)
 
@@ -249,7 +252,7 @@ def _after_rejection(
             raise SessionUnavailable(
                 "CardCash rejected the token of a caller's own login and could not be asked whether that is lost."
             ).after(_worse(earlier, kind))
-    if not replaced and not history.may_begin_renewal(route, now):
+    if not replaced and not history.may_begin_renewal(route, now, token):
         return Deliver(retried, "rejected")
 
     if kind is not Rejection.DOCUMENTED and (request.guarded or not rejected.body_kept):

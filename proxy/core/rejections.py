@@ -33,10 +33,14 @@ class RejectionHistory:
         self._counted_at = 0.0
         #: Routes whose rejections began the last renewals, and when.
         self._began: OrderedDict[str, float] = OrderedDict()
+        #: Routes that began a renewal and have accepted nothing since, and the token they rejected then.
+        self._unproven: dict[str, Token | None] = {}
 
     def accepted(self, token: Token, route: str) -> None:
         """Note an answer that accepted the token on the route; ends the route's pause."""
         self._accepted_on.add(token, route)
+        if self._unproven:
+            self._unproven.pop(route, None)
         if self.pauses.known:
             self.pauses.accepted(route)
 
@@ -48,7 +52,7 @@ class RejectionHistory:
         """Note a rejection; returns whether the token was rejected on another route too."""
         return self._rejected_on.add(token, route) > 1
 
-    def may_begin_renewal(self, route: str, now: float) -> bool:
+    def may_begin_renewal(self, route: str, now: float, token: Token | None = None) -> bool:
         """Take one of the renewals that rejections on all routes together may begin; False: none is left."""
         self._allowance = min(self.BURST, self._allowance + max(0.0, now - self._counted_at) * self.PER_SECOND)
         self._counted_at = now
@@ -57,9 +61,15 @@ class RejectionHistory:
         self._allowance -= 1.0
         self._began[route] = now
         self._began.move_to_end(route)
+        self._unproven[route] = token
         if len(self._began) > self.BURST:
-            self._began.popitem(last=False)
+            self._unproven.pop(self._began.popitem(last=False)[0], None)
         return True
+
+    def is_successor(self, token: Token, route: str, now: float) -> bool:
+        """Say whether the route began a renewal lately with another token, and has accepted nothing since."""
+        before = self._unproven.get(route)
+        return before is not None and before.value != token.value and now - self._began[route] < RoutePauses.FIRST
 
     def comes_from_many_routes(self, route: str, now: float) -> bool:
         """Say whether several other routes began renewals lately."""

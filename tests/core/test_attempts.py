@@ -327,6 +327,20 @@ def test_beyond_the_bound_over_all_routes_a_rejection_is_delivered() -> None:
     )
 
 
+def test_who_goes_out_with_the_new_token_at_once_and_is_rejected_renews_nothing() -> None:
+    first = Walk(SAFE)
+    assert isinstance(first.rejected().told(Renewed(token("b"))).step, Send)
+    second = Walk(SAFE, first.history)
+    assert second.rejected(of=token("b")).end == Deliver()
+    assert first.rejected(of=token("b")).end == Deliver(retried=True, counted="rejected")
+
+
+def test_a_route_that_accepted_the_new_token_renews_again() -> None:
+    first = Walk(SAFE)
+    first.rejected().told(Renewed(token("b"))).told(Answered(token("b")))
+    assert isinstance(Walk(SAFE, first.history).rejected(of=token("c")).step, Renew)
+
+
 def test_a_renewal_that_others_began_counts_for_nobody_else() -> None:
     history = RejectionHistory()
     for _ in range(100):
