@@ -19,7 +19,7 @@ from typing import TypeVar
 from proxy import __version__
 from proxy.ca_watch import CaWatch
 from proxy.clock import Clock, TurnClock
-from proxy.core.answer import Rewrite
+from proxy.core.answer_fields import Rewrite
 from proxy.core.errors import Draining
 from proxy.listening import LAST_SECONDS, Budget, admin_port, budget, descriptors, listening
 from proxy.loops import Loops

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from proxy.core.errors import BadRequest
-from proxy.core.routes import Route
+from proxy.core.path_readings import Route
 
 _OWN: Final = ("/session", "/customers/login")
 _VERSION: Final = re.compile(r"/v[0-9]+(?:\.[0-9]+)?(?=/)")

@@ -21,7 +21,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from proxy.core.dialect import RawHeaders
 from proxy.core.errors import BadRequest, Denied, ProxyError
-from proxy.core.headers import read_request
+from proxy.core.request_fields import read_request
 from proxy.core.target import is_loopback, parse_target
 from proxy.server.answers import NAME
 from proxy.server.guard import Guard

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from proxy.core.errors import BodyTooLarge
-from proxy.core.headers import RequestFields
+from proxy.core.request_fields import RequestFields
 from proxy.server.exchange import Exchange
 
 

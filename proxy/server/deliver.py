@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from proxy.core.answer import Rewrite, for_client, scrubbed
+from proxy.core.answer_fields import Rewrite, for_client, scrubbed
 from proxy.core.errors import CallerGone, ProxyError, UpstreamError
 from proxy.core.token import Token
 from proxy.server.answers import NAME, connection_lines, date_line

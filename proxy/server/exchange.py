@@ -10,7 +10,7 @@ import asyncio
 from typing import Final, Protocol
 
 from proxy.core.errors import CallerGone, ProxyError
-from proxy.core.headers import RequestFields
+from proxy.core.request_fields import RequestFields
 from proxy.server.chunks import ChunkedBody
 
 #: Bytes of a body kept here; above them reading of the socket stops until they are taken.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from proxy.core.errors import BadRequest, CallerGone, Earlier, ProxyError, UpstreamError
-from proxy.core.headers import RequestFields, for_upstream
+from proxy.core.request_fields import RequestFields, for_upstream
 from proxy.core.token import Token
 from proxy.server.accounts import Accounts
 from proxy.server.answers import send_error

@@ -1,7 +1,7 @@
 """Reading a caller's request head: what counts as a valid request, before anybody is asked about it.
 
 Everything ambiguous is refused (RFC 9112, 11.2). llhttp judges the whole head, its lines are read here, and the fields'
-meaning is `core/headers.py`'s. Must not know sockets or time.
+meaning is `core/request_fields.py`'s. Must not know sockets or time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 from httptools import HttpRequestParser
 
 from proxy.core.errors import BadRequest, HeadersTooLarge, TargetTooLong
-from proxy.core.headers import LARGEST_HEAD, RequestFields, read_request
+from proxy.core.request_fields import LARGEST_HEAD, RequestFields, read_request
 from proxy.core.target import METHODS
 from proxy.http1 import InvalidMessage, Sink, judged
 

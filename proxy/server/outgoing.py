@@ -15,7 +15,7 @@ from typing import Final
 
 from proxy.clock import Clock
 from proxy.core import dialect
-from proxy.core.answer import Rewrite
+from proxy.core.answer_fields import Rewrite
 from proxy.core.attempts import (
     Answered,
     Deliver,
@@ -31,10 +31,10 @@ from proxy.core.attempts import (
     Step,
     attempts,
 )
-from proxy.core.coding import decode
+from proxy.core.content_coding import decode
 from proxy.core.dialect import Rejection
 from proxy.core.errors import NotRepeatable, SessionUnavailable, Unavailable, UpstreamError
-from proxy.core.headers import RequestFields
+from proxy.core.request_fields import RequestFields
 from proxy.core.rejections import RejectionHistory
 from proxy.core.token import Token
 from proxy.server.accounts import Accounts

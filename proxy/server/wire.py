@@ -15,7 +15,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from proxy.core.errors import BadRequest, CallerGone, ProxyError
-from proxy.core.headers import RequestFields
+from proxy.core.request_fields import RequestFields
 from proxy.server import tcp
 from proxy.server.exchange import Exchange
 from proxy.server.head import RequestHead, check_partial

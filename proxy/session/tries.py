@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from aiohttp_retry import RetryClient, RetryOptionsBase
 
 from proxy.clock import Clock
-from proxy.core.coding import decode
+from proxy.core.content_coding import decode
 from proxy.core.dialect import RawHeaders, header_value
 from proxy.core.errors import UpstreamError, UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
 from proxy.core.retry import full_jitter

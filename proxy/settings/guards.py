@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, cast
 
-from proxy.core.headers import is_ours
+from proxy.core.request_fields import is_ours
 from proxy.core.secret import Secret
 from proxy.settings.parsing import Bad, as_text, did_you_mean, each, json_value, repeatable, shown
 from proxy.settings.secret import SecretFileError, SecretForm, has_control_characters, read_secret_file

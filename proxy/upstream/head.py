@@ -11,7 +11,7 @@ import re
 
 from httptools import HttpResponseParser
 
-from proxy.core.answer import AnswerFields
+from proxy.core.answer_fields import AnswerFields
 from proxy.http1 import InvalidMessage, Sink, judged
 
 _VERSIONS = {b"HTTP/1.1 ": b"1.1", b"HTTP/1.0 ": b"1.0"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
-from proxy.core.answer import AnswerFields
+from proxy.core.answer_fields import AnswerFields
 from proxy.core.dialect import RawHeaders
 
 # Reading of the socket stops above HIGH and goes on below LOW. One segment of up to 256 KiB may come on top,

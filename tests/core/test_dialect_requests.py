@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.core.dialect import buys, may_repeat
-from proxy.core.routes import classify
+from proxy.core.path_readings import classify
 
 
 @pytest.mark.parametrize(

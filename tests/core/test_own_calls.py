@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core.errors import BadRequest
 from proxy.core.own_calls import check_own_call
-from proxy.core.routes import classify, upstream_target
+from proxy.core.path_readings import classify, upstream_target
 
 
 def judged(method: str, target: str, base: str = "/v3") -> None:

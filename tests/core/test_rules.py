@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.routes import Rule, allowed, classify
+from proxy.core.path_readings import Rule, allowed, classify
 
 
 def deny(path: str, *methods: str) -> Rule:

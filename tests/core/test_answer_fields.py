@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core import answer
-from proxy.core.answer import AnswerFields, Rewrite, for_client
+from proxy.core.answer_fields import AnswerFields, Rewrite, for_client
 
 REWRITE = Rewrite((b"https://api.example", b"https://api.example:443"))
 

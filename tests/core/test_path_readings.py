@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import BadRequest
-from proxy.core.routes import KNOWN_ROUTES, OTHER, Route, classify, upstream_target
+from proxy.core.path_readings import KNOWN_ROUTES, OTHER, Route, classify, upstream_target
 
 UUID = "2b1c3d4e-5f60-4a7b-8c9d-0e1f2a3b4c5d"
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import BadRequest, BodyTooLarge, HeadersTooLarge
-from proxy.core.headers import LARGEST_HEAD, RequestFields, for_upstream, read_request
+from proxy.core.request_fields import LARGEST_HEAD, RequestFields, for_upstream, read_request
 
 INJECTED = b"Host: api.example\r\nX-Request-ID: id\r\n"
 Headers = list[tuple[bytes, bytes]]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.core.dialect import APP_HEADER, LIFETIME_HEADER, SESSION_ID_HEADER, TOKEN_HEADER, RawHeaders
-from proxy.core.headers import HOP_BY_HOP, NO_NAMES, OPTIONS, names_of
+from proxy.core.request_fields import HOP_BY_HOP, NO_NAMES, OPTIONS, names_of
 
 #: What a line is beyond one that just goes down.
 _PLAIN, _DROPPED, _LENGTH, _CHUNKED, _CONNECTION, _KEEP_ALIVE, _LOCATION, _PRIVATE, _DATE = range(9)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.coding import decode
+from proxy.core.content_coding import decode
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -89,7 +89,7 @@ def test_a_bomb_inside_a_coding_is_given_up_at_the_limit() -> None:
         tracemalloc.stop()
 
 
-def test_codings_are_undone_last_first() -> None:
+def test_content_codings_are_undone_last_first() -> None:
     packed = brotli.compress(zlib.compress(gzip.compress(BODY)))
     assert decode(packed, b"gzip, deflate, br", limit=LIMIT) == BODY
     assert decode(packed, b"br, deflate, gzip", limit=LIMIT) is None
@@ -113,7 +113,7 @@ def test_no_coding_is_bounded_too() -> None:
 
 
 @pytest.mark.parametrize("value", [b"GZIP", b" gzip ", b"identity, gzip", b"gzip,", b"\tgzip"])
-def test_codings_are_read_without_case_and_blanks(value: bytes) -> None:
+def test_content_codings_are_read_without_case_and_blanks(value: bytes) -> None:
     assert decode(gzip.compress(BODY), value, limit=LIMIT) == BODY
 
 
