@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.core.path_readings import Rule
+from proxy.core.rules import Rule
 from proxy.server.guard import Policy
 from proxy.settings import Settings
 

@@ -56,6 +56,8 @@ _ABSOLUTE: Final = re.compile(r"https?://([^/?#]*)(.*)\Z", re.IGNORECASE | re.DO
 _VISIBLE: Final = re.compile(r"[!-~]+\Z")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?\Z")
 
+#: A client path that begins with a version segment is already an upstream path.
+_VERSION: Final = re.compile(r"/v[0-9]+(?:\.[0-9]+)?(?=/|\?|\Z)")
 #: A key that looks like a name, without a long number; anything else could be a value in the wrong place.
 _KEY: Final = re.compile(r"(?!.*[0-9]{6})[A-Za-z_][A-Za-z0-9_.\[\]-]{0,39}\Z")
 _MOST_KEYS: Final = 16
@@ -96,6 +98,16 @@ def parse_target(method: str, target: str) -> Target:
     if method == "OPTIONS" and not rest:
         return Target("*", found[1])  # RFC 9112, 3.2.4
     return Target(rest if rest.startswith("/") else "/" + rest, found[1])
+
+
+def upstream_target(target: str, base_path: str) -> str:
+    """Put `base_path` before an origin-form target without a version segment; nothing else changes.
+
+    `base_path` has no trailing slash. `*` (of `OPTIONS *`) stays what it is.
+    """
+    if target == "*" or _VERSION.match(target):
+        return target
+    return base_path + target
 
 
 def host_name(authority: str) -> str:

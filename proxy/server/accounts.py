@@ -18,8 +18,8 @@ from proxy.clock import Clock
 from proxy.core.content_coding import decode
 from proxy.core.dialect import LONGEST_REJECTION, Candidate, Malformed
 from proxy.core.errors import BadRequest, OtherAccount, SessionUnavailable
-from proxy.core.request_fields import RequestFields
 from proxy.core.login_request import AmbiguousLogin, login_email, same_account
+from proxy.core.request_fields import RequestFields
 from proxy.core.token import Token, Windows
 from proxy.server.answers import send_json
 from proxy.server.bodies import Body

@@ -17,10 +17,11 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from proxy.core.dialect import buys, may_repeat
 from proxy.core.errors import BadRequest, Denied, HostNotAllowed, Overloaded
-from proxy.core.request_fields import RequestFields
 from proxy.core.own_calls import check_own_call
-from proxy.core.path_readings import Route, Rule, allowed, classify, upstream_target
-from proxy.core.target import host_name, is_loopback, parse_target, query_keys
+from proxy.core.path_readings import Route, classify
+from proxy.core.request_fields import RequestFields
+from proxy.core.rules import Rule, allowed
+from proxy.core.target import host_name, is_loopback, parse_target, query_keys, upstream_target
 from proxy.server.exchange import Exchange
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -34,8 +34,8 @@ from proxy.core.attempts import (
 from proxy.core.content_coding import decode
 from proxy.core.dialect import Rejection
 from proxy.core.errors import NotRepeatable, SessionUnavailable, Unavailable, UpstreamError
-from proxy.core.request_fields import RequestFields
 from proxy.core.rejections import RejectionHistory
+from proxy.core.request_fields import RequestFields
 from proxy.core.token import Token
 from proxy.server.accounts import Accounts
 from proxy.server.bodies import Body

@@ -6,7 +6,7 @@ import random
 import time
 from typing import Any, Final
 
-from proxy.core.path_readings import OTHER
+from proxy.core.route_names import OTHER
 from proxy.core.target import METHODS
 from proxy.telemetry.logs import request_log
 from proxy.telemetry.metrics import Metrics

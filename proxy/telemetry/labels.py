@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from proxy.core.errors import ProxyError
-from proxy.core.path_readings import KNOWN_ROUTES, OTHER
+from proxy.core.route_names import KNOWN_ROUTES, OTHER
 
 ROUTES: Final = (*KNOWN_ROUTES, OTHER)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core import answer
+from proxy.core import answer_fields
 from proxy.core.answer_fields import AnswerFields, Rewrite, for_client
 
 REWRITE = Rewrite((b"https://api.example", b"https://api.example:443"))
@@ -183,5 +183,5 @@ def test_only_so_many_lines_are_remembered_and_none_that_could_hold_a_secret() -
     for number in range(3000):
         down((b"X-Number", b"%d" % number))
     down((b"X-Long", b"x" * 500))
-    assert 0 < len(answer._known) <= 1024
-    assert not [line for line in answer._known if b"secret" in line or len(line) > 128]
+    assert 0 < len(answer_fields._known) <= 1024
+    assert not [line for line in answer_fields._known if b"secret" in line or len(line) > 128]

@@ -8,7 +8,8 @@ import pytest
 
 from proxy.core.errors import BadRequest
 from proxy.core.own_calls import check_own_call
-from proxy.core.path_readings import classify, upstream_target
+from proxy.core.path_readings import classify
+from proxy.core.target import upstream_target
 
 
 def judged(method: str, target: str, base: str = "/v3") -> None:

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import BadRequest
-from proxy.core.path_readings import KNOWN_ROUTES, OTHER, Route, classify, upstream_target
+from proxy.core.path_readings import Route, classify
+from proxy.core.route_names import KNOWN_ROUTES, OTHER
+from proxy.core.target import upstream_target
 
 UUID = "2b1c3d4e-5f60-4a7b-8c9d-0e1f2a3b4c5d"
 

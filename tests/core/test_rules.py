@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.path_readings import Rule, allowed, classify
+from proxy.core.path_readings import classify
+from proxy.core.rules import Rule, allowed
 
 
 def deny(path: str, *methods: str) -> Rule:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from proxy.core import answer, headers
+from proxy.core import answer_fields, request_fields
 from proxy.core.attempts import Failed, Request, Send, attempts
 from proxy.core.errors import UpstreamError, UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
 from proxy.core.rejections import RejectionHistory
@@ -57,13 +57,13 @@ def test_a_row_says_whether_the_proxy_tries_again_as_the_code_decides(kind: str)
     assert f"{family.status} `{family.code}`" in ROWS[kind][5] or "visibly broken" in ROWS[kind][5]
 
 
-@pytest.mark.parametrize("name", sorted(headers._NOT_UP))
+@pytest.mark.parametrize("name", sorted(request_fields._NOT_UP))
 def test_what_never_goes_up_is_listed(name: bytes) -> None:
     listed = SECTION.partition("**Never up:**")[2].partition("\n\n")[0]
     assert f"`{name.decode()}`" in listed or name.startswith(b"proxy-")
 
 
-@pytest.mark.parametrize("name", sorted(answer._KINDS.keys() - {b"location", b"date"}))
+@pytest.mark.parametrize("name", sorted(answer_fields._KINDS.keys() - {b"location", b"date"}))
 def test_what_never_comes_down_is_listed(name: bytes) -> None:
     listed = SECTION.partition("**Never down:**")[2].partition("\n\n")[0]
     assert f"`{name.decode()}`" in listed or name.startswith(b"proxy-")

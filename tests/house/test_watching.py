@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.core.path_readings import KNOWN_ROUTES
+from proxy.core.route_names import KNOWN_ROUTES
 from proxy.settings import load_settings
 from tests.house.pages import ROOT, table, text_of, ticked
 

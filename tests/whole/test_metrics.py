@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
-from proxy.core.path_readings import KNOWN_ROUTES
+from proxy.core.route_names import KNOWN_ROUTES
 from proxy.simulator import Simulator
 from tests.house.pages import table, ticked
 from tests.server.harness import Peer, RawUpstream
