@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.core.rules import Rule
-from proxy.server.guard import Policy
+from proxy.server.guard import GuardSettings
 from proxy.settings import Settings
 
 
-def guard_policy(settings: Settings, *, required_value: Callable[[], str]) -> Policy:
+def guard_policy(settings: Settings, *, required_value: Callable[[], str]) -> GuardSettings:
     """Build the policy; `required_value` reads the header that callers must send, which may change with its file."""
     callers, header = settings.callers, settings.callers.require_header
     if callers.allowed_hosts is not None:
         hosts = frozenset(callers.allowed_hosts)
     else:
         hosts = frozenset(address.host.lower() for address in settings.listen if address.host)
-    return Policy(
+    return GuardSettings(
         hosts=hosts,
         default_hosts=callers.allowed_hosts is None,
         origins=frozenset(callers.allowed_origins),

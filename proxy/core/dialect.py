@@ -85,7 +85,7 @@ class Malformed:
     fault: str = "not a JWT"
 
 
-def is_token_rejection(status: int, body: bytes) -> Rejection:
+def judge_rejection(status: int, body: bytes) -> Rejection:
     """Judge a decoded answer body by its whole message, never by a substring or the status alone (API.md 3).
 
     Accepted shapes: CardCash's envelope with `message` as an array (its first element) or a string, other fields or none
@@ -252,7 +252,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-class Verdict(Enum):
+class FailedCall(Enum):
     """What a failed session or login call means."""
 
     #: CardCash said no: the application id or the login is wrong. Trying again could lock the account.
@@ -263,7 +263,7 @@ class Verdict(Enum):
     REJECTED = "rejected"
 
 
-def judge_failure(status: int, body: bytes) -> Verdict:
+def judge_failure(status: int, body: bytes) -> FailedCall:
     """Tell a refusal from an outage, for an answer to a session or login call that brought no token.
 
     A refusal is a 4xx other than 408 and 429 in CardCash's own envelope and not a token rejection (CONTRACT "Sessions").
@@ -271,19 +271,19 @@ def judge_failure(status: int, body: bytes) -> Verdict:
     counts as well: hammering a login locks the account. "error code: 1020" is the page of Cloudflare's edge as text.
     """
     if not 400 <= status < 500 or status in (408, 429):
-        return Verdict.OUTAGE
-    if is_token_rejection(status, body) is not Rejection.NONE:
-        return Verdict.REJECTED
+        return FailedCall.OUTAGE
+    if judge_rejection(status, body) is not Rejection.NONE:
+        return FailedCall.REJECTED
     text = body[: LONGEST_REJECTION + 1].decode("utf-8", "replace").lstrip("\ufeff").strip()
     if not text or text.startswith("<") or "<html" in text[:1024].lower() or text.lower().startswith("error code:"):
-        return Verdict.OUTAGE
+        return FailedCall.OUTAGE
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError):
-        return Verdict.REFUSED if len(text) <= 256 and "\n" not in text else Verdict.OUTAGE
+        return FailedCall.REFUSED if len(text) <= 256 and "\n" not in text else FailedCall.OUTAGE
     if isinstance(content, dict):
-        return Verdict.REFUSED if "message" in content or "error" in content else Verdict.OUTAGE
-    return Verdict.REFUSED if isinstance(content, (str, list)) else Verdict.OUTAGE
+        return FailedCall.REFUSED if "message" in content or "error" in content else FailedCall.OUTAGE
+    return FailedCall.REFUSED if isinstance(content, (str, list)) else FailedCall.OUTAGE
 
 
 def login_body(email: str, password: str) -> bytes:

@@ -110,7 +110,7 @@ def upstream_target(target: str, base_path: str) -> str:
     return base_path + target
 
 
-def host_name(authority: str) -> str:
+def host_in(authority: str) -> str:
     """Return the host of `host[:port]` in lower case, brackets gone; raise `BadRequest` when it is not valid."""
     found = _HOST.match(authority)
     if found is None or (found[2] and int(found[2]) > 65535):

@@ -21,7 +21,7 @@ from proxy.core.own_calls import check_own_call
 from proxy.core.path_readings import Route, classify
 from proxy.core.request_fields import RequestFields
 from proxy.core.rules import Rule, allowed
-from proxy.core.target import host_name, is_loopback, parse_target, query_keys, upstream_target
+from proxy.core.target import host_in, is_loopback, parse_target, query_keys, upstream_target
 from proxy.server.exchange import Exchange
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -33,7 +33,7 @@ _LONGEST_REMEMBERED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class GuardSettings:
     """The settings `callers.*`, `rules` and `limits.in_flight`.
 
     `hosts` and `origins` are lower case; a host `*.example.com` allows all below it. `default_hosts`: names of loopback and
@@ -83,7 +83,7 @@ class Everywhere(Protocol):
 class Guard:
     """Checks every request before anything is read of its body, sent upstream, or asked of the session."""
 
-    def __init__(self, policy: Policy, *, everywhere: Everywhere | None = None) -> None:
+    def __init__(self, policy: GuardSettings, *, everywhere: Everywhere | None = None) -> None:
         self.policy = policy
         self.in_flight = 0
         self._everywhere = everywhere
@@ -145,7 +145,7 @@ class Guard:
             raise BadRequest("The request has no Host.")
         if (host, local) in self._good_hosts:
             return
-        name = host_name(host.decode("latin-1"))
+        name = host_in(host.decode("latin-1"))
         if not self._host_allowed(name, local):
             raise HostNotAllowed("This Host is not in callers.allowed_hosts; a page may not call the proxy by it.")
         _remember(self._good_hosts, (host, local))
@@ -155,7 +155,7 @@ class Guard:
         if fields.host is None:
             raise BadRequest("The request has no Host.")
         for name in (fields.host.decode("latin-1"), authority):
-            if name is not None and not is_loopback(host := host_name(name)) and not self._host_allowed(host, None):
+            if name is not None and not is_loopback(host := host_in(name)) and not self._host_allowed(host, None):
                 raise HostNotAllowed("This Host is not in callers.allowed_hosts; a page may not call the proxy by it.")
         self.check_origin(fields)
 
@@ -199,7 +199,7 @@ class Guard:
             raise Overloaded("More requests are in flight than limits.in_flight; nothing was sent, try again.")
 
     def _check_authority(self, authority: str, local: str | None) -> None:
-        if not self._host_allowed(host_name(authority), local):
+        if not self._host_allowed(host_in(authority), local):
             raise HostNotAllowed("The authority of the request target is not in callers.allowed_hosts.")
 
     def _host_allowed(self, name: str, local: str | None) -> bool:

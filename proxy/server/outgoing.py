@@ -276,4 +276,4 @@ async def _rejection(method: str, answer: Answer) -> Rejection:
         return Rejection.NONE
     coding = b",".join(value for name, value in answer.response.headers if name.lower() == b"content-encoding")
     body = decode(raw, coding, limit=dialect.LONGEST_REJECTION)
-    return Rejection.NONE if body is None else dialect.is_token_rejection(answer.status, body)
+    return Rejection.NONE if body is None else dialect.judge_rejection(answer.status, body)

@@ -100,7 +100,7 @@ class SessionCalls:
             passing=lambda answer: (
                 not isinstance(self._session_token(answer, credentials), dialect.Candidate)
                 and not 300 <= answer.status < 400
-                and dialect.judge_failure(answer.status, answer.body) is not dialect.Verdict.REFUSED
+                and dialect.judge_failure(answer.status, answer.body) is not dialect.FailedCall.REFUSED
             ),
         )
         if 200 <= answer.status < 300:
@@ -109,7 +109,7 @@ class SessionCalls:
                 return Token(found.value, answer.sent, found.lifetime, Source.SESSION, app_id=credentials.app_id)
             what = "without a token" if found is None else f"with a token that is {found.fault}"
             raise SessionOutage(f"CardCash answered POST /session {what}.", retry_after=answer.retry_after)
-        if dialect.judge_failure(answer.status, answer.body) is dialect.Verdict.REFUSED:
+        if dialect.judge_failure(answer.status, answer.body) is dialect.FailedCall.REFUSED:
             raise SessionRefused(
                 "app_id",
                 f"CardCash refused the application id with {answer.status}; check app_id and environment, "
@@ -136,7 +136,7 @@ class SessionCalls:
             passing=lambda answer: (
                 400 <= answer.status < 500
                 and answer.status != 429
-                and dialect.judge_failure(answer.status, answer.body) is dialect.Verdict.OUTAGE
+                and dialect.judge_failure(answer.status, answer.body) is dialect.FailedCall.OUTAGE
             ),
         )
         if 200 <= answer.status < 300:
@@ -158,9 +158,9 @@ class SessionCalls:
             # No new token: the session itself was logged in.
             return replace(session, source=Source.LOGIN, identity=email)
         verdict = dialect.judge_failure(answer.status, answer.body)
-        if verdict is dialect.Verdict.REJECTED:
+        if verdict is dialect.FailedCall.REJECTED:
             raise SessionTokenRejected(f"CardCash rejected a new session's token at login with {answer.status}.")
-        if verdict is dialect.Verdict.REFUSED:
+        if verdict is dialect.FailedCall.REFUSED:
             raise SessionRefused(
                 "login",
                 f"CardCash refused the login with {answer.status}; it is not tried again, so that the account is not "
@@ -178,7 +178,7 @@ class SessionCalls:
         found = self._harvested(answer, credentials)
         if found is not None and found.value != token.value and is_of_the_held(found.value, token):
             return replace(token, value=found.value, born=answer.sent, lifetime=found.lifetime, source=Source.HARVEST)
-        if dialect.is_token_rejection(answer.status, answer.body) is not dialect.Rejection.NONE:
+        if dialect.judge_rejection(answer.status, answer.body) is not dialect.Rejection.NONE:
             raise SessionTokenRejected(f"CardCash rejected the token of the keep-alive call with {answer.status}.")
         return None
 

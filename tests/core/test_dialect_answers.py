@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.dialect import Rejection, Verdict, is_token_rejection, judge_failure
+from proxy.core.dialect import FailedCall, Rejection, judge_failure, judge_rejection
 
 DOCUMENTED = "no Authorization token was found"
 VARIANTS = (
@@ -42,8 +42,8 @@ def envelope(message: object, **more: object) -> bytes:
 
 @pytest.mark.parametrize("wording", [DOCUMENTED, f" {DOCUMENTED}\n"])
 def test_the_documented_wording_is_a_documented_rejection(wording: str) -> None:
-    assert is_token_rejection(400, envelope([wording])) is Rejection.DOCUMENTED
-    assert is_token_rejection(400, envelope(wording)) is Rejection.DOCUMENTED
+    assert judge_rejection(400, envelope([wording])) is Rejection.DOCUMENTED
+    assert judge_rejection(400, envelope(wording)) is Rejection.DOCUMENTED
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def test_the_documented_wording_is_a_documented_rejection(wording: str) -> None:
     ],
 )
 def test_what_differs_from_the_documented_answer_by_status_or_capitals_is_a_variant(status: int, wording: str) -> None:
-    assert is_token_rejection(status, envelope([wording])) is Rejection.VARIANT
+    assert judge_rejection(status, envelope([wording])) is Rejection.VARIANT
 
 
 @STATUSES
 @pytest.mark.parametrize("wording", VARIANTS)
 def test_an_undocumented_wording_is_a_variant(status: int, wording: str) -> None:
     for spelling in (wording, wording.upper(), wording.title(), f"\t{wording} "):
-        assert is_token_rejection(status, envelope([spelling])) is Rejection.VARIANT
-        assert is_token_rejection(status, envelope(spelling)) is Rejection.VARIANT
+        assert judge_rejection(status, envelope([spelling])) is Rejection.VARIANT
+        assert judge_rejection(status, envelope(spelling)) is Rejection.VARIANT
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_an_undocumented_wording_is_a_variant(status: int, wording: str) -> None
     ids=["BOM", "white space", "NUL", "longer array", "more fields", "indented", "escapes"],
 )
 def test_packaging_does_not_hide_a_rejection(body: bytes) -> None:
-    assert is_token_rejection(400, body) is Rejection.DOCUMENTED
+    assert judge_rejection(400, body) is Rejection.DOCUMENTED
 
 
 @pytest.mark.parametrize(
@@ -90,23 +90,23 @@ def test_packaging_does_not_hide_a_rejection(body: bytes) -> None:
     ids=["plain text", "JSON string", "JSON array", "plain variant"],
 )
 def test_a_wording_outside_the_envelope_is_only_a_variant(body: bytes) -> None:
-    assert is_token_rejection(400, body) is Rejection.VARIANT
-    assert is_token_rejection(401, body) is Rejection.VARIANT
+    assert judge_rejection(400, body) is Rejection.VARIANT
+    assert judge_rejection(401, body) is Rejection.VARIANT
 
 
 @STATUSES
 @pytest.mark.parametrize("message", ORDINARY)
 def test_an_ordinary_error_is_no_rejection(status: int, message: str) -> None:
     for body in (envelope([message]), envelope(message), message.encode(), json.dumps(message).encode()):
-        assert is_token_rejection(status, body) is Rejection.NONE
+        assert judge_rejection(status, body) is Rejection.NONE
 
 
 @pytest.mark.parametrize("wording", [DOCUMENTED, *VARIANTS])
 @pytest.mark.parametrize("frame", ["{}.", "{}!", "Error: {}", "{} {}", "'{}'", "x{}", "{}\u200b", "{}: order 5"])
 def test_a_rejection_inside_a_longer_message_is_none(wording: str, frame: str) -> None:
     message = frame.format(wording, wording)
-    assert is_token_rejection(400, envelope([message])) is Rejection.NONE
-    assert is_token_rejection(400, message.encode()) is Rejection.NONE
+    assert judge_rejection(400, envelope([message])) is Rejection.NONE
+    assert judge_rejection(400, message.encode()) is Rejection.NONE
 
 
 @pytest.mark.parametrize(
@@ -136,45 +136,45 @@ def test_a_rejection_inside_a_longer_message_is_none(wording: str, frame: str) -
     ],
 )
 def test_another_shape_is_no_rejection(body: bytes) -> None:
-    assert is_token_rejection(400, body) is Rejection.NONE
+    assert judge_rejection(400, body) is Rejection.NONE
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 301, 402, 403, 404, 408, 409, 422, 429, 500, 502, 503, 504])
 def test_only_400_and_401_can_be_rejections(status: int) -> None:
-    assert is_token_rejection(status, envelope([DOCUMENTED])) is Rejection.NONE
+    assert judge_rejection(status, envelope([DOCUMENTED])) is Rejection.NONE
 
 
 @pytest.mark.parametrize(
     "wording", ["The token haſ expired", "jwt expıred", "ｊｗｔ expired", "no Authorization token was ﬁound"]
 )
 def test_letters_that_only_look_alike_do_not_match(wording: str) -> None:
-    assert is_token_rejection(400, envelope([wording])) is Rejection.NONE
+    assert judge_rejection(400, envelope([wording])) is Rejection.NONE
 
 
 def test_an_answer_over_64_kibibytes_is_no_rejection() -> None:
     body = envelope([DOCUMENTED])
-    assert is_token_rejection(400, body.ljust(64 * 1024)) is Rejection.DOCUMENTED
-    assert is_token_rejection(400, body.ljust(64 * 1024 + 1)) is Rejection.NONE
+    assert judge_rejection(400, body.ljust(64 * 1024)) is Rejection.DOCUMENTED
+    assert judge_rejection(400, body.ljust(64 * 1024 + 1)) is Rejection.NONE
 
 
 @pytest.mark.parametrize(
     "body", [b"[" * 60_000, b'{"message":' * 5_000, b"9" * 60_000, b'{"message":[' + b"9" * 60_000 + b"]}"]
 )
 def test_json_made_to_hurt_is_no_rejection_and_an_outage(body: bytes) -> None:
-    assert is_token_rejection(400, body) is Rejection.NONE
-    assert judge_failure(400, body) is Verdict.OUTAGE
+    assert judge_rejection(400, body) is Rejection.NONE
+    assert judge_failure(400, body) is FailedCall.OUTAGE
 
 
 @given(st.text(max_size=60))
 def test_any_other_message_is_no_rejection(message: str) -> None:
     known = message.strip().lower() in {DOCUMENTED.lower(), *(wording.lower() for wording in VARIANTS)}
-    assert (is_token_rejection(400, envelope([message])) is not Rejection.NONE) is known
+    assert (judge_rejection(400, envelope([message])) is not Rejection.NONE) is known
 
 
 @given(st.integers(100, 599), st.binary(max_size=80))
 def test_no_answer_makes_judging_fail(status: int, body: bytes) -> None:
-    assert is_token_rejection(status, body) is Rejection.NONE
-    assert judge_failure(status, body) in (Verdict.REFUSED, Verdict.OUTAGE)
+    assert judge_rejection(status, body) is Rejection.NONE
+    assert judge_failure(status, body) in (FailedCall.REFUSED, FailedCall.OUTAGE)
 
 
 # Failed session and login calls
@@ -193,19 +193,19 @@ def test_no_answer_makes_judging_fail(status: int, body: bytes) -> None:
     ],
 )
 def test_a_4xx_in_the_envelope_is_a_refusal(status: int, body: bytes) -> None:
-    assert judge_failure(status, body) is Verdict.REFUSED
+    assert judge_failure(status, body) is FailedCall.REFUSED
 
 
 @pytest.mark.parametrize("body", [b"Unauthorized", b'"Unauthorized"', b'["Unauthorized"]', b"Invalid login\n"])
 def test_a_short_text_that_is_no_page_is_a_refusal(body: bytes) -> None:
-    assert judge_failure(401, body) is Verdict.REFUSED
+    assert judge_failure(401, body) is FailedCall.REFUSED
 
 
 @pytest.mark.parametrize("status", [301, 302, 304, 408, 429, 500, 502, 503, 504, 520, 530])
 def test_a_status_that_may_pass_is_an_outage(status: int) -> None:
-    assert judge_failure(status, envelope(["Invalid credentials"])) is Verdict.OUTAGE
-    assert judge_failure(status, envelope([DOCUMENTED])) is Verdict.OUTAGE
-    assert judge_failure(status, b"") is Verdict.OUTAGE
+    assert judge_failure(status, envelope(["Invalid credentials"])) is FailedCall.OUTAGE
+    assert judge_failure(status, envelope([DOCUMENTED])) is FailedCall.OUTAGE
+    assert judge_failure(status, b"") is FailedCall.OUTAGE
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
@@ -229,14 +229,14 @@ def test_a_status_that_may_pass_is_an_outage(status: int) -> None:
     ],
 )
 def test_a_4xx_of_the_edge_is_an_outage_and_latches_nothing(status: int, body: bytes) -> None:
-    assert judge_failure(status, body) is Verdict.OUTAGE
+    assert judge_failure(status, body) is FailedCall.OUTAGE
 
 
 @STATUSES
 @pytest.mark.parametrize("wording", [DOCUMENTED, *VARIANTS])
 def test_a_rejected_session_token_is_neither_refusal_nor_outage(status: int, wording: str) -> None:
-    assert judge_failure(status, envelope([wording])) is Verdict.REJECTED
+    assert judge_failure(status, envelope([wording])) is FailedCall.REJECTED
 
 
 def test_the_rejection_wording_with_another_4xx_is_a_refusal() -> None:
-    assert judge_failure(403, envelope([DOCUMENTED])) is Verdict.REFUSED
+    assert judge_failure(403, envelope([DOCUMENTED])) is FailedCall.REFUSED

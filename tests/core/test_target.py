@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import BadRequest
-from proxy.core.target import METHODS, Target, host_name, is_loopback, parse_target
+from proxy.core.target import METHODS, Target, host_in, is_loopback, parse_target
 
 
 def parsed(target: str, method: str = "GET") -> Target:
@@ -149,7 +149,7 @@ def test_a_character_that_may_not_stand_in_a_target_is_refused(character: str) -
     ],
 )
 def test_a_host_is_read_without_port_case_and_brackets(authority: str, name: str) -> None:
-    assert host_name(authority) == name
+    assert host_in(authority) == name
 
 
 @pytest.mark.parametrize(
@@ -192,13 +192,13 @@ def test_a_host_is_read_without_port_case_and_brackets(authority: str, name: str
 )
 def test_a_host_that_is_not_valid_is_refused(authority: str) -> None:
     with pytest.raises(BadRequest):
-        host_name(authority)
+        host_in(authority)
 
 
 @given(st.text(max_size=30))
 def test_a_host_is_valid_or_refused_and_nothing_else(authority: str) -> None:
     try:
-        name = host_name(authority)
+        name = host_in(authority)
     except BadRequest:
         return
     assert name == name.lower() != ""
@@ -237,8 +237,8 @@ def test_any_other_machine_is_not_loopback(host: str) -> None:
 @pytest.mark.parametrize("host", ["a%zz", "a%4", "%"])
 def test_a_host_that_is_none_by_its_syntax_is_refused(host: str) -> None:
     with pytest.raises(BadRequest):
-        host_name(host)
+        host_in(host)
 
 
 def test_a_host_may_be_percent_encoded_and_stays_as_it_is() -> None:
-    assert host_name("a%2Db") == "a%2db"
+    assert host_in("a%2Db") == "a%2db"

@@ -48,7 +48,7 @@ class World:
             found = dialect.harvest(tuple(response.raw_headers), cookie=APP.encode(), wall=SystemClock().now().wall)
             if found is not None:
                 keeper.offer(found, sent_with=token)
-            return dialect.is_token_rejection(response.status, body) is dialect.Rejection.NONE
+            return dialect.judge_rejection(response.status, body) is dialect.Rejection.NONE
 
     async def caller(self, keeper: SessionKeeper) -> bool:
         """Do as the request path does: send, and once more after a rejection."""
