@@ -360,7 +360,7 @@ class Proxy:
                 # The last bytes of the last answers may still be on their way to a slow reader.
                 await self.server.all_ended()
         except TimeoutError:
-            in_flight, unknown = self.guard.in_flight, self.metrics.outcomes_unknown
+            in_flight, unknown = self.guard.in_flight + self.guard.receiving, self.metrics.outcomes_unknown
             # What still runs ends here, and every caller is told so: what waits for a session, what was sent or waits for
             # a connection, and then what is still being received.
             self.keeper.refuse()

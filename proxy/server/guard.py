@@ -86,6 +86,8 @@ class Guard:
     def __init__(self, policy: GuardSettings, *, everywhere: Everywhere | None = None) -> None:
         self.policy = policy
         self.in_flight = 0
+        #: Requests that wait for the rest of their bodies, and are not in flight meanwhile.
+        self.receiving = 0
         self._everywhere = everywhere
         self._good_hosts: set[tuple[bytes, str | None]] = set()
         self._good_peers: set[str] = set()
@@ -112,9 +114,11 @@ class Guard:
         Raises `Overloaded` when there is no place for it then; nothing was sent yet.
         """
         self.leave()
+        self.receiving += 1
         try:
             yield
         finally:
+            self.receiving -= 1
             self.enter()
         self._check_in_flight()
 
