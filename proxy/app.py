@@ -24,7 +24,6 @@ from proxy.core.errors import Draining
 from proxy.listening import LAST_SECONDS, Budget, admin_port, budget, descriptors, listening
 from proxy.loops import Loops
 from proxy.policy import guard_policy
-from proxy.secrets_watch import POLL_EVERY, SecretsWatch
 from proxy.server.accounts import Accounts
 from proxy.server.admin import Admin, Lifecycle
 from proxy.server.bodies import Bodies, ReplayBudget
@@ -44,6 +43,7 @@ from proxy.telemetry.logs import log
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.watch import SessionWatch
 from proxy.upstream import Origin, ProxyTunnel, Upstream
+from proxy.watched_files import POLL_EVERY, SecretsWatch
 
 T = TypeVar("T")
 

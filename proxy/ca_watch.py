@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from proxy import files
+from proxy.settings import files
 from proxy.telemetry.logs import log
 from proxy.upstream import tls_context
 

@@ -14,10 +14,20 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxy import __version__, operations
-from proxy.arguments import Parser, dashed
-from proxy.operations import BAD_USAGE, FAILED, OK, complain
-from proxy.process import STOP_SIGNALS, begin_with_signals, end_output, fill_standard_descriptors, told
+from proxy import __version__
+from proxy.commands import operations
+from proxy.commands.arguments import Parser, dashed
+from proxy.process import (
+    BAD_USAGE,
+    FAILED,
+    OK,
+    STOP_SIGNALS,
+    begin_with_signals,
+    complain,
+    end_output,
+    fill_standard_descriptors,
+    told,
+)
 
 if TYPE_CHECKING:
     from proxy.app import Proxy
@@ -306,7 +316,7 @@ def _demo(options: argparse.Namespace) -> int:
     async def work() -> int:
         import asyncio
 
-        from proxy import demo
+        from proxy.commands import demo
         from proxy.settings import SettingsError
         from proxy.telemetry import logs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -9,8 +10,8 @@ import sys
 from io import TextIOWrapper
 from typing import Final
 
-from proxy.operations import OK
-
+#: Exit codes.
+OK, FAILED, BAD_USAGE = 0, 1, 2
 #: What stops a command that runs for long.
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -59,6 +60,12 @@ def end_output() -> OSError | None:
             os.dup2(nothing, stream.fileno())
             os.close(nothing)
     return lost
+
+
+def complain(sentence: str) -> None:
+    """Tell a person what is wrong, in one line."""
+    with contextlib.suppress(OSError):  # nobody can be told; the exit code says it, too
+        print(f"cardcash-proxy: {sentence}", file=sys.stderr)
 
 
 def told(error: OSError) -> str:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from proxy import files
 from proxy.core.secret import Secret
+from proxy.settings import files
 from proxy.settings.secret import SecretForm, has_control_characters
 
 T = TypeVar("T")

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-from proxy import files
 from proxy.core.secret import Secret
+from proxy.settings import files
 
 #: Longest secret file that is read: far above any token or password, far below what hurts.
 LONGEST_SECRET_FILE: Final = 64 * 1024

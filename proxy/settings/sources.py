@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from proxy import files
+from proxy.settings import files
 from proxy.settings.catalogue import CONFIG_VARIABLE, PREFIX, Leaf, flag_name, groups, leaves
 from proxy.settings.model import Kind
 from proxy.settings.parsing import did_you_mean, repeatable

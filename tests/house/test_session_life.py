@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.secrets_watch import SecretsWatch
 from proxy.settings import load_settings
 from proxy.simulator import SimulatorSettings
+from proxy.watched_files import SecretsWatch
 from tests.house.pages import ROOT, table, text_of, ticked
 from tests.house.test_what_happens import World, world
 

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from proxy import files
-from proxy.secrets_watch import SecretsWatch
-from proxy.settings import load_settings
+from proxy.settings import files, load_settings
+from proxy.watched_files import SecretsWatch
 from tests.server.harness import APP_ID, RawUpstream, until
 from tests.whole.processes import TERM, Process, fetch, run, serving
 
@@ -188,7 +187,7 @@ async def test_a_command_is_not_held_up_at_its_end_by_a_disk_that_hangs(tmp_path
     (tmp_path / "id").write_text("an-id")
     program = (
         "import os, sys, threading\n"
-        "from proxy import cli, files\n"
+        "from proxy import cli; from proxy.settings import files\n"
         "files.AT_START, real = 0.05, os.open\n"
         "def opened(name, *more, **others):\n"
         "    if str(name).endswith('/id'): threading.Event().wait()\n"

@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from proxy import app, loops
-from proxy.secrets_watch import SecretsWatch
 from proxy.server.callers import ProxyServer
 from proxy.session.background_renewal import Upkeep
 from proxy.session.neighbours import Neighbours
+from proxy.watched_files import SecretsWatch
 from tests.conftest import StartProxy
 from tests.server.harness import RawUpstream, until
 

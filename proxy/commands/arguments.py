@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Any, NoReturn
 
-from proxy.operations import BAD_USAGE
+from proxy.process import BAD_USAGE
 
 
 class Parser(argparse.ArgumentParser):

@@ -5,25 +5,18 @@ Imports settings only when a command runs: starting fast is a feature of `health
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from proxy.admin_client import Reply
+from proxy.process import BAD_USAGE, FAILED, OK, complain
 
-OK, FAILED, BAD_USAGE = 0, 1, 2
+if TYPE_CHECKING:
+    from proxy.commands.admin_client import Reply
+
 #: Seconds between two looks of `wait`.
 _LOOK_EVERY: Final = 0.1
-
-
-def complain(sentence: str) -> None:
-    """Tell a person what is wrong, in one line."""
-    with contextlib.suppress(OSError):  # nobody can be told; the exit code says it, too
-        print(f"cardcash-proxy: {sentence}", file=sys.stderr)
 
 
 def health(config: Path | None, admin: str | None) -> int:
@@ -80,7 +73,7 @@ def _asked(
     config: Path | None, admin: str | None, method: str, path: str, *, timeout: float, quiet: bool = False
 ) -> Reply | int:
     """Ask the running proxy; an exit code after the fault was told (unless `quiet`)."""
-    from proxy.admin_client import NoAnswer, admin_address, ask
+    from proxy.commands.admin_client import NoAnswer, admin_address, ask
     from proxy.settings import SettingsError
 
     try:
