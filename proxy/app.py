@@ -19,7 +19,6 @@ from typing import TypeVar
 from proxy import __version__
 from proxy.ca_watch import CaWatch
 from proxy.clock import Clock, TurnClock
-from proxy.core.answer_fields import Rewrite
 from proxy.core.errors import Draining
 from proxy.listening import LAST_SECONDS, Budget, admin_port, budget, descriptors, listening
 from proxy.loops import Loops
@@ -283,7 +282,7 @@ class Proxy:
             host=b"Host: %b\r\n" % host,
             app_id=lambda: self.keeper.calls.credentials.app_id,
             user_agent=b"User-Agent: %b\r\n" % settings.upstream.user_agent.encode("latin-1"),
-            rewrite=Rewrite((plain.lower(), plain.lower() + default_port)),
+            origins=(plain.lower(), plain.lower() + default_port),
         )
         accounts = Accounts(
             self.keeper,

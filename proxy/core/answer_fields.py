@@ -1,22 +1,20 @@
 """The fields of an answer: read once for its framing, for what is private in it, and for the lines that go down.
 
-Bytes in, bytes out: names keep their case, values their bytes, fields their order (RFC 9110, 5.3). Most lines of an API's
-answers are the same again and again, so what a harmless one means is remembered.
+Bytes in, bytes out: lines keep their bytes and their order (RFC 9110, 5.3).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from proxy.core.dialect import APP_HEADER, LIFETIME_HEADER, SESSION_ID_HEADER, TOKEN_HEADER, RawHeaders
 from proxy.core.request_fields import HOP_BY_HOP, NO_NAMES, OPTIONS, names_of
 
 #: What a line is beyond one that just goes down.
-_PLAIN, _DROPPED, _LENGTH, _CHUNKED, _CONNECTION, _KEEP_ALIVE, _LOCATION, _PRIVATE, _DATE = range(9)
-#: Never handed down (CONTRACT "What a caller sees"); the framing is written anew, `X-Request-ID` is the one sent up.
+_DROPPED, _LENGTH, _CODING, _CONNECTION, _KEEP_ALIVE, _LOCATION, _PRIVATE, _DATE = range(8)
+#: Never handed down, but for the last two; the framing is written anew, `X-Request-ID` is the one sent up.
 _KINDS: Final = {
     **dict.fromkeys(HOP_BY_HOP, _DROPPED),
     b"x-request-id": _DROPPED,
@@ -26,34 +24,20 @@ _KINDS: Final = {
     APP_HEADER: _DROPPED,
     b"set-cookie2": _DROPPED,
     b"content-length": _LENGTH,
-    b"transfer-encoding": _CHUNKED,
+    b"transfer-encoding": _CODING,
     b"connection": _CONNECTION,
     b"keep-alive": _KEEP_ALIVE,
-    b"location": _LOCATION,
-    b"date": _DATE,
-    # Where a refreshed token and its lifetime stand (API.md 2).
+    # Where a refreshed token and its lifetime stand (`core/README.md`).
     TOKEN_HEADER: _PRIVATE,
     LIFETIME_HEADER: _PRIVATE,
     b"set-cookie": _PRIVATE,
+    b"location": _LOCATION,
+    b"date": _DATE,
 }
-_SECRET: Final = frozenset({TOKEN_HEADER, SESSION_ID_HEADER, APP_HEADER, b"set-cookie", b"set-cookie2"})
 _KEEP_ALIVE_TIMEOUT: Final = re.compile(rb"(?:\A|[,;\s])timeout\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 #: Bytes of a secret that is not met by chance inside another word; and of a status line before its reason.
 _LONG: Final = 8
 _BEFORE_REASON: Final = len(b"HTTP/1.1 200 ")
-#: Lines that are remembered, and bytes of the longest: together some 300 kB at most.
-_MOST_REMEMBERED: Final = 1024
-_LONGEST_REMEMBERED: Final = 128
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One field line: what it is, and how it goes down, without its CRLF."""
-
-    kind: int
-    down: bytes
-    length: int = 0
-    names: frozenset[bytes] = NO_NAMES
 
 
 class AnswerFields:
@@ -88,111 +72,74 @@ class AnswerFields:
         self.locations = False
         #: There is a `Date` among `down`.
         self.dated = False
-        known, down = _known, self.down
-        for text in lines:
-            line = known.get(text)
-            if line is None:
-                line = _read(text)
-            if line.kind == _PLAIN:
-                down.append(line.down)
-            elif line.kind != _DROPPED:
-                self._take(line)
+        down = self.down
+        for line in lines:
+            name, colon, value = line.partition(b":")
+            if not colon:
+                raise ValueError("malformed header line")
+            kind = _KINDS.get(name.lower())
+            if kind is None:
+                down.append(line)
+            elif kind != _DROPPED:
+                self._take(kind, line, value.strip(b" \t"))
         # RFC 9112, 6.3: both together are a smuggling attempt or a broken hop.
         if self.chunked and self.content_length is not None:
             raise ValueError("Content-Length beside Transfer-Encoding")
         if not self.nominated <= OPTIONS:
-            self.down = [text for text in down if _name(text) not in self.nominated]
+            self.down = [line for line in down if _name(line) not in self.nominated]
             self.dated = self.dated and b"date" not in self.nominated
 
-    def _take(self, line: _Line) -> None:
-        kind = line.kind
+    def _take(self, kind: int, line: bytes, value: bytes) -> None:
         if kind == _LENGTH:
-            # llhttp refuses repeated lengths already.
-            if self.content_length is not None:
+            # llhttp refuses lists of lengths and repeated ones already; a length over 2^63 is none.
+            if self.content_length is not None or not value.isdigit() or len(value) > 18:
                 raise ValueError("malformed Content-Length")
-            self.content_length = line.length
+            self.content_length = int(value)
+        elif kind == _DATE:
+            self.dated = True
+            self.down.append(line)
         elif kind == _CONNECTION:
-            self.nominated = self.nominated | line.names if self.nominated else line.names
-        elif kind == _CHUNKED:
-            if self.chunked:
-                raise ValueError("unsupported Transfer-Encoding")
-            self.chunked = True
+            self.nominated = self.nominated | names_of(value)
         elif kind == _PRIVATE:
             self.private = True
+        elif kind == _CODING:
+            # We send no TE, so nothing but chunked may be used (RFC 9110, 10.1.4).
+            if self.chunked or value.lower() != b"chunked":
+                raise ValueError("unsupported Transfer-Encoding")
+            self.chunked = True
         elif kind == _KEEP_ALIVE:
-            self.keep_alive_timeout = line.length
+            found = _KEEP_ALIVE_TIMEOUT.search(value)
+            self.keep_alive_timeout = int(found[1]) if found else self.keep_alive_timeout
         else:
-            if kind == _DATE:
-                self.dated = True
-            else:
-                self.locations = True
-            self.down.append(line.down)
+            self.locations = True
+            self.down.append(line)
 
     @property
     def raw(self) -> RawHeaders:
         """All fields as they came: names and values."""
-        return [_split(text) for text in self._lines]
+        return [_split(line) for line in self._lines]
 
 
-def _split(text: bytes) -> tuple[bytes, bytes]:
-    name, colon, value = text.partition(b":")
-    if not colon:
-        raise ValueError("malformed header line")
+def _split(line: bytes) -> tuple[bytes, bytes]:
+    name, _, value = line.partition(b":")
     return name, value.strip(b" \t")
 
 
-def _name(text: bytes) -> bytes:
-    return text.partition(b":")[0].lower()
+def _name(line: bytes) -> bytes:
+    return line.partition(b":")[0].lower()
 
 
-def _read(text: bytes) -> _Line:
-    """Read one line, and remember it if there is nothing secret in it."""
-    name, value = _split(text)
-    low = name.lower()
-    kind = _KINDS.get(low, _PLAIN)
-    down, length, names = b"", 0, NO_NAMES
-    if kind in (_PLAIN, _LOCATION, _DATE):
-        down = name + b": " + value
-    elif kind == _LENGTH:
-        # llhttp refuses lists of lengths already; a length over 2^63 is none.
-        if not value.isdigit() or len(value) > 18:
-            raise ValueError("malformed Content-Length")
-        length = int(value)
-    elif kind == _CHUNKED:
-        # We send no TE, so nothing but chunked may be used (RFC 9110, 10.1.4).
-        if value.lower() != b"chunked":
-            raise ValueError("unsupported Transfer-Encoding")
-    elif kind == _CONNECTION:
-        names = names_of(value)
-    elif kind == _KEEP_ALIVE:
-        found = _KEEP_ALIVE_TIMEOUT.search(value)
-        kind, length = (_KEEP_ALIVE, int(found[1])) if found else (_DROPPED, 0)
-    line = _Line(kind, down, length, names)
-    if low not in _SECRET and kind != _LOCATION and len(text) <= _LONGEST_REMEMBERED:
-        if len(_known) >= _MOST_REMEMBERED:
-            _known.clear()
-        _known[text] = line
-    return line
-
-
-_known: Final[dict[bytes, _Line]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Rewrite:
-    """How `Location` at the upstream's origin becomes one at the proxy's: `origins` are the upstream's, lower case."""
-
-    origins: tuple[bytes, ...]
-
-
-def for_client(fields: AnswerFields, *, host: bytes | None, rewrite: Rewrite) -> Iterable[bytes]:
+def for_client(fields: AnswerFields, *, host: bytes | None, origins: Iterable[bytes]) -> list[bytes]:
     """Return the field lines for the caller, without CRLF, framing and `X-Request-ID`.
 
-    `host` is the caller's `Host`: a `Location` at the upstream's own origin leads back through it.
+    `host` is the caller's `Host`: a `Location` at one of the upstream's own `origins` (lower case) leads back through it.
     """
     if not fields.locations:
         return fields.down
-    return [_rewritten(line, host, rewrite) if _name(line) == b"location" else line for line in fields.down]
+    return [
+        b"%b: %b" % (_split(line)[0], _location(_split(line)[1], host, origins)) if _name(line) == b"location" else line
+        for line in fields.down
+    ]
 
 
 def scrubbed(head: list[bytes], secrets: Iterable[bytes]) -> list[bytes]:
@@ -219,14 +166,9 @@ def _exposes(text: bytes, secrets: Iterable[bytes]) -> bool:
     return False
 
 
-def _rewritten(line: bytes, host: bytes | None, rewrite: Rewrite) -> bytes:
-    name, value = _split(line)
-    return name + b": " + _location(value, host, rewrite)
-
-
-def _location(value: bytes, host: bytes | None, rewrite: Rewrite) -> bytes:
+def _location(value: bytes, host: bytes | None, origins: Iterable[bytes]) -> bytes:
     low = value.lower()
-    for origin in rewrite.origins:
+    for origin in origins:
         # RFC 3986, 4.2: "//host/path" has the scheme of the answer, so it is at the upstream's origin as well.
         start = origin[origin.index(b"//") :] if low.startswith(b"//") else origin
         rest = value[len(start) :]

@@ -69,7 +69,7 @@ _WORTH_A_SECOND_CONNECT: Final = frozenset({"refused", "dns", "unreachable"})
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class Traits:
     """What the policy has to know of a request."""
 
     #: Names method and route, for pauses after rejections.
@@ -184,7 +184,7 @@ _AT_ONCE: Final = Deliver()
 _AFTER_A_RENEWAL: Final = Deliver(retried=True, counted="accepted")
 
 
-def attempts(request: Request, history: RejectionHistory) -> Generator[Step, Result, Deliver]:
+def attempts(traits: Traits, history: RejectionHistory) -> Generator[Step, Result, Deliver]:
     """Walk one request through its attempts; see the table above.
 
     Raises `UpstreamError` or `Unavailable`, whose sentences tell the truth about all attempts.
@@ -197,10 +197,10 @@ def attempts(request: Request, history: RejectionHistory) -> Generator[Step, Res
         result = yield step
         if isinstance(result, Answered):
             if result.token is not None:
-                history.accepted(result.token, request.route)
+                history.accepted(result.token, traits.route)
             return _AFTER_A_RENEWAL if rejections else _AT_ONCE
         if isinstance(result, Failed):
-            if failed or not _is_worth_another(result, request):
+            if failed or not _is_worth_another(result, traits):
                 raise result.error.after(earlier)
             failed, step = True, _ON_A_NEW_CONNECTION
             if result.error.sent:
@@ -208,7 +208,7 @@ def attempts(request: Request, history: RejectionHistory) -> Generator[Step, Res
             continue
         assert isinstance(result, Rejected)  # noqa: S101
         rejections += 1
-        delivery = yield from _after_rejection(request, history, result, rejections, earlier)
+        delivery = yield from _after_rejection(traits, history, result, rejections, earlier)
         if delivery is not None:
             return delivery
         if earlier is not Earlier.DOUBT:
@@ -216,10 +216,10 @@ def attempts(request: Request, history: RejectionHistory) -> Generator[Step, Res
 
 
 def _after_rejection(
-    request: Request, history: RejectionHistory, rejected: Rejected, rejections: int, earlier: Earlier
+    traits: Traits, history: RejectionHistory, rejected: Rejected, rejections: int, earlier: Earlier
 ) -> Generator[Step, Result, Deliver | None]:
     """Decide after a rejection; None: the request is to be sent once more. `rejections` includes this one."""
-    kind, token, now, route = rejected.kind, rejected.token, rejected.now, request.route
+    kind, token, now, route = rejected.kind, rejected.token, rejected.now, traits.route
     retried = rejections > 1
     was_good = history.was_accepted(token, route)
     # Rejected on another route too: then it is the token's fault. One that was found, in an answer or in the store, may
@@ -238,7 +238,7 @@ def _after_rejection(
 
     replaced = rejected.replaced
     doubtful = kind is not Rejection.DOCUMENTED or not was_good
-    costly = token.own_login and not request.logs_in
+    costly = token.own_login and not traits.logs_in
     if not replaced and doubtful and (costly or history.comes_from_many_routes(route, now)):
         probed = yield Probe(token)
         assert isinstance(probed, Probed)  # noqa: S101
@@ -255,12 +255,12 @@ def _after_rejection(
     if not replaced and not history.may_begin_renewal(route, now, token):
         return Deliver(retried, "rejected")
 
-    if kind is not Rejection.DOCUMENTED and (request.guarded or not rejected.body_kept):
+    if kind is not Rejection.DOCUMENTED and (traits.guarded or not rejected.body_kept):
         yield Renew(token, needed=False)
         return Deliver(retried)
     renewed = yield Renew(token, needed=True)
     if isinstance(renewed, Failed):
-        if kind is Rejection.BARE or (kind is Rejection.VARIANT and not request.safe):
+        if kind is Rejection.BARE or (kind is Rejection.VARIANT and not traits.safe):
             return Deliver(retried)
         raise renewed.error.after(_worse(earlier, kind))
     assert isinstance(renewed, Renewed)  # noqa: S101
@@ -275,14 +275,14 @@ def _after_rejection(
     return None
 
 
-def _is_worth_another(failed: Failed, request: Request) -> bool:
+def _is_worth_another(failed: Failed, traits: Traits) -> bool:
     """Say whether an attempt without an answer is made once more: provably nothing was sent, or the request is safe."""
     error = failed.error
     if not failed.body_kept:
         return False
     if isinstance(error, UpstreamUnreachable):
         return not error.sent and error.kind in _WORTH_A_SECOND_CONNECT
-    return isinstance(error, UpstreamReset) and error.kind == "reset_before_head" and (request.safe or not error.sent)
+    return isinstance(error, UpstreamReset) and error.kind == "reset_before_head" and (traits.safe or not error.sent)
 
 
 def _proof(kind: Rejection) -> Earlier:

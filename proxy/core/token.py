@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, TypeGuard
 
-#: Lifetime in seconds when nothing tells one (CONTRACT "Sessions", Lifetime).
+#: Lifetime in seconds when nothing tells one.
 DEFAULT_LIFETIME: Final = 600.0
-#: Lifetimes outside these bounds (seconds) count as absent: 1 s … 7 days (CONTRACT "Sessions", Lifetime).
+#: Lifetimes outside these bounds (seconds) count as absent: 1 s … 7 days.
 SHORTEST_LIFETIME: Final = 1.0
 LONGEST_LIFETIME: Final = 7 * 86400.0
 #: A token counts as expired min(5 s, a tenth of its life) early, so that it does not expire on the way.
@@ -72,10 +72,16 @@ class Token:
     marks: Mapping[str, Any] = field(default_factory=dict)
     #: It is anonymous because the login of a caller was lost, and nobody has logged in since.
     login_lost: bool = False
+    #: What nobody may be told in an answer's head: its value and its application id, in lower case.
+    private: tuple[bytes, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        private = tuple(text.lower().encode() for text in (self.value, self.app_id) if text)
+        object.__setattr__(self, "private", private)
 
     @property
     def bearer(self) -> bytes:
-        """The value of `Authorization` for requests (API.md 2)."""
+        """The value of `Authorization` for requests."""
         return b"Bearer " + self.value.encode("ascii")
 
     @property

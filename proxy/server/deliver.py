@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
-from proxy.core.answer_fields import Rewrite, for_client, scrubbed
+from proxy.core.answer_fields import for_client, scrubbed
 from proxy.core.errors import CallerGone, ProxyError, UpstreamError
 from proxy.core.token import Token
 from proxy.server.answers import NAME, connection_lines, date_line
@@ -77,8 +77,8 @@ async def deliver(
     record: Record,
     *,
     host: bytes | None,
-    rewrite: Rewrite,
-    secrets: Collection[bytes],
+    origins: Iterable[bytes],
+    private: Iterable[bytes],
 ) -> None:
     """Hand an answer down: one write when all of it is here, else piece by piece with back-pressure.
 
@@ -90,7 +90,7 @@ async def deliver(
         complete = answer.complete
         pieces = answer.take() if response.has_body else []
         start = b"HTTP/1.1 %d %b" % (answer.status, response.reason)
-        lines = scrubbed([start, *for_client(response.fields, host=host, rewrite=rewrite)], secrets)
+        lines = scrubbed([start, *for_client(response.fields, host=host, origins=origins)], private)
         lines.append(b"X-Request-ID: " + record.request_id.encode("ascii"))
         if not response.fields.dated:
             lines.append(date_line())

@@ -95,8 +95,8 @@ class Forwarder:
         finally:
             body.release()
         try:
-            rewrite, secrets = self._injected.rewrite, self._sender.known_by(answer)
-            await deliver(exchange, answer, record, host=fields.host, rewrite=rewrite, secrets=secrets)
+            origins, private = self._injected.origins, self._sender.private(answer)
+            await deliver(exchange, answer, record, host=fields.host, origins=origins, private=private)
         except UpstreamError as error:
             self._metrics.upstream_errors.labels(error.kind).inc()
             raise

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 
+from proxy.core.attempts import Traits
 from proxy.core.dialect import buys, may_repeat
 from proxy.core.errors import BadRequest, Denied, HostNotAllowed, Overloaded
 from proxy.core.own_calls import check_own_call
@@ -60,12 +61,8 @@ class Admitted(NamedTuple):
     route: Route
     #: What may be logged of the query.
     query: tuple[str, ...]
-    #: Sending it twice could buy twice: below `orders` and no read, or its method is overridden by a header.
-    guarded: bool
-    #: It may be sent twice even though it may have been processed.
-    repeatable: bool
-    #: Names method and route, for pauses after rejections.
-    key: str
+    #: What decides how often it may be sent.
+    traits: Traits
     #: It is about somebody's account: never to be answered as somebody else, or as nobody when somebody is logged in.
     account: bool
 
@@ -234,9 +231,12 @@ def _read(method: str, target: str, overridden: bool, base_path: str) -> tuple[s
         f"{method} {text} HTTP/1.1\r\n".encode("ascii"),
         route,
         query_keys(query) if query else (),
-        overridden or buys(method, route.path),
-        may_repeat(method, route.path, overridden=overridden),
-        f"{method} {route.key}",
+        Traits(
+            route=f"{method} {route.key}",
+            safe=may_repeat(method, route.path, overridden=overridden),
+            guarded=overridden or buys(method, route.path),
+            logs_in=route.is_login and method == "POST" and not overridden,
+        ),
         route.needs_login("" if overridden else method),
     )
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from proxy.clock import Clock
 from proxy.core import dialect
-from proxy.core.answer_fields import Rewrite
 from proxy.core.attempts import (
     Answered,
     Deliver,
@@ -25,10 +23,8 @@ from proxy.core.attempts import (
     Rejected,
     Renew,
     Renewed,
-    Request,
     Result,
     Send,
-    Step,
     attempts,
 )
 from proxy.core.content_coding import decode
@@ -60,7 +56,8 @@ class Injected:
     user_agent: bytes
     #: The application id of a token that does not say for which it was made.
     app_id: Callable[[], str]
-    rewrite: Rewrite
+    #: The upstream's own, as they stand in a `Location`; lower case.
+    origins: tuple[bytes, ...] = ()
 
 
 @dataclass(slots=True)
@@ -109,43 +106,38 @@ class Sender:
         self._metrics = metrics
         self._clock = clock
         self._history = RejectionHistory()
-        self._written_for: tuple[Token | None, str] = (None, "")
-        self._written = b""
-        self._known_for: tuple[Token | None, Token | None, str] = (None, None, "")
-        self._known_by: tuple[bytes, ...] = ()
 
     async def answer(self, request: Outgoing) -> Answer:
         """Walk the request through its attempts. Raises `UpstreamError` or `Unavailable`, true of all of them together."""
-        way, logs_in = request.way, request.login_as is not None
-        flow = attempts(Request(way.key, way.repeatable, way.guarded, logs_in), self._history)
+        flow = attempts(request.way.traits, self._history)
         try:
             step = next(flow)
             while True:
-                step = flow.send(await self._carry_out(step, request))
+                if isinstance(step, Send):
+                    result = await self._send(request, fresh=step.fresh)
+                elif isinstance(step, Renew):
+                    result = await self._renew(step, request)
+                else:
+                    result = await self._probe(step)
+                step = flow.send(result)
         except StopIteration as end:
-            delivery: Deliver = end.value
-            return self._annotated(request, delivery)
+            return self._annotated(request, end.value)
         except BaseException as error:
             request.answered(None)
             if isinstance(error, NotRepeatable):
                 self._metrics.retries.labels("not_repeatable").inc()
             raise
 
-    async def _carry_out(self, step: Step, request: Outgoing) -> Result:
-        if isinstance(step, Send):
-            return await self._send(request, fresh=step.fresh)
-        if isinstance(step, Renew):
-            return await self._renew(step, request)
-        return await self._probe(step)
-
     async def _send(self, request: Outgoing, *, fresh: bool) -> Result:
         request.answered(None)  # it may still hold the only connection
+        answer = None
         try:
-            while True:
+            while answer is None:
                 token = await self._token(request)
-                with suppress(_TokenEnded):
+                try:
                     answer = await self._attempt(request, token, fresh=fresh)
-                    break
+                except _TokenEnded:
+                    request.record.attempts -= 1
         except (UpstreamError, Unavailable) as error:
             if isinstance(error, UpstreamError):
                 self._metrics.upstream_errors.labels(error.kind).inc()
@@ -163,7 +155,7 @@ class Sender:
         """Get the token to send with; None for a TRACE, whose answer repeats what was sent (RFC 9110, 9.3.8)."""
         if request.method == "TRACE":
             return None
-        patient = not request.body.kept or request.way.guarded
+        patient = not request.body.kept or request.way.traits.guarded
         token = await self._keeper.token(patient=patient, account=request.way.account)
         if self._keeper.identity_lost and request.way.account:
             raise SessionUnavailable(
@@ -184,7 +176,9 @@ class Sender:
                 return request.head + b"\r\n"
             if waited:
                 token = self._token_at_send(request, token)
-            return request.head + self._credentials(token)
+            # The id goes with the token it made: while the id rotates, requests go on with the old pair.
+            app_id = (token.app_id or self._injected.app_id()).encode("ascii")
+            return b"%bx-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (request.head, app_id, token.bearer)
 
         try:
             response = await self._upstream.send(
@@ -193,11 +187,8 @@ class Sender:
                 body=request.body.content(),
                 chunked=request.body.chunked,
                 fresh=fresh,
-                repeatable=request.way.repeatable,
+                repeatable=request.way.traits.safe,
             )
-        except _TokenEnded:
-            record.attempts -= 1
-            raise
         finally:
             record.upstream_seconds = time.perf_counter() - started
         if token is not None and (response.fields.private or request.login_as is not None):
@@ -211,23 +202,15 @@ class Sender:
             raise _TokenEnded
         return current
 
-    def _credentials(self, token: Token) -> bytes:
-        """Write the end of a request head: what CardCash knows us by. The same as long as token and id are."""
-        # The id goes with the token it made: while the id rotates, requests go on with the old pair.
-        app_id = token.app_id or self._injected.app_id()
-        if self._written_for != (token, app_id):
-            self._written_for = (token, app_id)
-            self._written = b"x-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (app_id.encode("ascii"), token.bearer)
-        return self._written
-
-    def known_by(self, answer: Answer) -> Collection[bytes]:
+    def private(self, answer: Answer) -> Iterable[bytes]:
         """List what CardCash knows us by, in lower case: nothing of it may come down in the answer's head."""
-        key = (answer.token, self._keeper.held, self._injected.app_id())
-        if self._known_for != key:
-            tokens = [token for token in key[:2] if token is not None]
-            names = {key[2], *(token.value for token in tokens), *(token.app_id for token in tokens)}
-            self._known_for, self._known_by = key, tuple(name.lower().encode() for name in names if name)
-        return self._known_by
+        token, held = answer.token, self._keeper.held
+        private = {self._injected.app_id().lower().encode()}
+        if token is not None:
+            private.update(token.private)
+        if held is not None and held is not token:
+            private.update(held.private)
+        return private
 
     def _harvest(self, headers: dialect.RawHeaders, status: int, request: Outgoing, token: Token) -> None:
         wall = self._clock.now().wall
@@ -239,9 +222,11 @@ class Sender:
 
     async def _renew(self, step: Renew, request: Outgoing) -> Result:
         if not step.needed:
-            with suppress(Unavailable, TimeoutError):
+            try:
                 async with asyncio.timeout(_COURTESY):
                     await self._keeper.renew(rejected=step.rejected)
+            except (Unavailable, TimeoutError):
+                pass  # its answer is delivered anyway
             return Renewed(step.rejected)
         try:
             token = await self._keeper.renew(rejected=step.rejected)

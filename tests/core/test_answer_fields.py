@@ -6,15 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core import answer_fields
-from proxy.core.answer_fields import AnswerFields, Rewrite, for_client
+from proxy.core.answer_fields import AnswerFields, for_client
 
-REWRITE = Rewrite((b"https://api.example", b"https://api.example:443"))
+ORIGINS = (b"https://api.example", b"https://api.example:443")
 
 
 def down(*headers: tuple[bytes, bytes], host: bytes | None = b"localhost:8080") -> list[bytes]:
     fields = AnswerFields([b"%b: %b" % field for field in headers])
-    return list(for_client(fields, host=host, rewrite=REWRITE))
+    return list(for_client(fields, host=host, origins=ORIGINS))
 
 
 def location(value: bytes, *, host: bytes | None = b"localhost:8080") -> bytes:
@@ -175,13 +174,3 @@ def test_a_line_means_the_same_however_often_it_comes() -> None:
         (b"Content-Length", b"7"),
     )
     assert down(*headers) == down(*headers) == [b"A: 1", b"Location: /a"]
-
-
-def test_only_so_many_lines_are_remembered_and_none_that_could_hold_a_secret() -> None:
-    for name in (b"authorization", b"Set-Cookie", b"set-cookie2", b"x-session-id", b"Location"):
-        down((name, b"secret"))
-    for number in range(3000):
-        down((b"X-Number", b"%d" % number))
-    down((b"X-Long", b"x" * 500))
-    assert 0 < len(answer_fields._known) <= 1024
-    assert not [line for line in answer_fields._known if b"secret" in line or len(line) > 128]

@@ -19,10 +19,10 @@ from proxy.core.attempts import (
     Rejected,
     Renew,
     Renewed,
-    Request,
     Result,
     Send,
     Step,
+    Traits,
     Verdict,
     attempts,
 )
@@ -42,9 +42,9 @@ from proxy.core.rejections import RejectionHistory
 from proxy.core.token import Moment, Source, Token
 
 DOCUMENTED, VARIANT, BARE = Rejection.DOCUMENTED, Rejection.VARIANT, Rejection.BARE
-SAFE = Request("GET /v3/carts", safe=True, guarded=False)
-UNSAFE = Request("PUT /v3/carts/:cartId/cards/:cardId", safe=False, guarded=False)
-ORDER = Request("POST /v3/orders", safe=False, guarded=True)
+SAFE = Traits("GET /v3/carts", safe=True, guarded=False)
+UNSAFE = Traits("PUT /v3/carts/:cartId/cards/:cardId", safe=False, guarded=False)
+ORDER = Traits("POST /v3/orders", safe=False, guarded=True)
 EVERY = (SAFE, UNSAFE, ORDER)
 
 
@@ -56,7 +56,7 @@ def token(value: str = "a", *, own_login: bool = False, source: Source = Source.
 class Walk:
     """One request on its way: `.step` is what it wants, `.end` what became of it."""
 
-    request: Request
+    request: Traits
     history: RejectionHistory = field(default_factory=RejectionHistory)
     end: Deliver | ProxyError | None = None
 
@@ -105,7 +105,7 @@ OUTAGE = SessionUnavailable("No session with CardCash.")
 
 
 @pytest.mark.parametrize("request_", EVERY)
-def test_an_answer_is_delivered(request_: Request) -> None:
+def test_an_answer_is_delivered(request_: Traits) -> None:
     walk = Walk(request_).told(Answered(token()))
     assert (walk.end, walk.sends) == (Deliver(), 1)
 
@@ -119,7 +119,7 @@ def test_an_answer_to_a_request_without_a_token_is_delivered() -> None:
 
 @pytest.mark.parametrize("kind", ["refused", "dns", "unreachable"])
 @pytest.mark.parametrize("request_", EVERY)
-def test_a_connection_that_was_not_made_is_tried_once_more_whatever_the_request(kind: str, request_: Request) -> None:
+def test_a_connection_that_was_not_made_is_tried_once_more_whatever_the_request(kind: str, request_: Traits) -> None:
     assert Walk(request_).failed(unreachable(kind)).step == Send(fresh=True)
 
 
@@ -134,13 +134,13 @@ def test_an_unreachable_upstream_that_may_have_got_something_is_not_asked_again(
 
 
 @pytest.mark.parametrize("request_", EVERY)
-def test_a_reset_before_the_answer_repeats_only_what_is_safe(request_: Request) -> None:
+def test_a_reset_before_the_answer_repeats_only_what_is_safe(request_: Traits) -> None:
     walk = Walk(request_).failed(reset())
     assert walk.step == (Send(fresh=True) if request_.safe else None)
 
 
 @pytest.mark.parametrize("request_", EVERY)
-def test_a_reset_before_anything_was_sent_repeats_every_request(request_: Request) -> None:
+def test_a_reset_before_anything_was_sent_repeats_every_request(request_: Traits) -> None:
     assert Walk(request_).failed(reset(sent=False)).step == Send(fresh=True)
 
 
@@ -155,7 +155,7 @@ BEGUN = (
 @pytest.mark.parametrize("error", BEGUN, ids=lambda error: error.kind)
 @pytest.mark.parametrize("request_", EVERY)
 def test_an_answer_that_began_or_never_came_in_time_is_not_asked_for_again(
-    error: UpstreamError, request_: Request
+    error: UpstreamError, request_: Traits
 ) -> None:
     assert Walk(request_).failed(error).end is error
 
@@ -197,7 +197,7 @@ def test_an_error_before_anything_was_sent_says_so(error: SessionUnavailable | O
 
 
 @pytest.mark.parametrize("request_", EVERY)
-def test_the_documented_rejection_is_renewed_and_sent_once_more_whatever_the_request(request_: Request) -> None:
+def test_the_documented_rejection_is_renewed_and_sent_once_more_whatever_the_request(request_: Traits) -> None:
     walk = Walk(request_).rejected()
     assert walk.step == Renew(walk.step.rejected, needed=True)  # type: ignore[union-attr]
     assert walk.told(Renewed(token("b"))).step == Send(fresh=False)
@@ -205,14 +205,14 @@ def test_the_documented_rejection_is_renewed_and_sent_once_more_whatever_the_req
 
 
 @pytest.mark.parametrize("request_", EVERY)
-def test_the_documented_rejection_of_a_body_that_is_gone_asks_the_caller_to_send_it_again(request_: Request) -> None:
+def test_the_documented_rejection_of_a_body_that_is_gone_asks_the_caller_to_send_it_again(request_: Traits) -> None:
     walk = Walk(request_).rejected(kept=False).told(Renewed(token("b")))
     assert isinstance(walk.end, NotRepeatable)
     assert "nothing was processed" in walk.sentence
 
 
 @pytest.mark.parametrize("request_", EVERY)
-def test_an_outage_after_the_documented_rejection_says_that_nothing_was_processed(request_: Request) -> None:
+def test_an_outage_after_the_documented_rejection_says_that_nothing_was_processed(request_: Traits) -> None:
     walk = Walk(request_).rejected().failed(OUTAGE)
     assert isinstance(walk.end, SessionUnavailable)
     assert "nothing was processed" in walk.sentence
@@ -222,7 +222,7 @@ def test_an_outage_after_the_documented_rejection_says_that_nothing_was_processe
 @pytest.mark.parametrize("kind", [VARIANT, BARE])
 @pytest.mark.parametrize("request_", [SAFE, UNSAFE])
 def test_an_undocumented_rejection_renews_and_repeats_what_cannot_spend_money(
-    kind: Rejection, request_: Request
+    kind: Rejection, request_: Traits
 ) -> None:
     walk = Walk(request_).rejected(kind)
     assert isinstance(walk.step, Renew)
@@ -236,7 +236,7 @@ def test_an_undocumented_rejection_renews_and_repeats_what_cannot_spend_money(
     "renewal", [Renewed(token("b")), Renewed(token()), Failed(OUTAGE)], ids=["new", "same", "outage"]
 )
 def test_an_undocumented_rejection_that_may_not_be_repeated_is_delivered_whatever_becomes_of_the_renewal(
-    kind: Rejection, request_: Request, kept: bool, renewal: Result
+    kind: Rejection, request_: Traits, kept: bool, renewal: Result
 ) -> None:
     walk = Walk(request_).rejected(kind, kept=kept)
     assert isinstance(walk.step, Renew)
@@ -250,7 +250,7 @@ def test_an_undocumented_rejection_that_may_not_be_repeated_is_delivered_whateve
     [(VARIANT, SAFE, False), (VARIANT, UNSAFE, True), (BARE, SAFE, True), (BARE, UNSAFE, True)],
 )
 def test_an_outage_after_an_undocumented_rejection_is_told_of_only_where_sending_again_is_harmless(
-    kind: Rejection, request_: Request, delivered: bool
+    kind: Rejection, request_: Traits, delivered: bool
 ) -> None:
     walk = Walk(request_).rejected(kind).failed(OUTAGE)
     assert isinstance(walk.end, Deliver if delivered else SessionUnavailable)
@@ -321,7 +321,7 @@ def test_a_found_token_that_died_with_the_one_before_is_replaced_too(source: Sou
 def test_beyond_the_bound_over_all_routes_a_rejection_is_delivered() -> None:
     history = RejectionHistory()
     for number in range(20):
-        assert isinstance(Walk(Request(f"GET /{number % 2}", safe=True, guarded=False), history).rejected().step, Renew)
+        assert isinstance(Walk(Traits(f"GET /{number % 2}", safe=True, guarded=False), history).rejected().step, Renew)
     assert Walk(SAFE, history).rejected().told(Probed(Verdict.REJECTED, replaced=False)).end == Deliver(
         counted="rejected"
     )
@@ -379,7 +379,7 @@ def test_a_doubtful_rejection_of_a_callers_own_login_is_probed_even_where_it_was
 
 
 def test_a_rejected_login_of_a_caller_needs_no_probe_since_it_logs_in_again() -> None:
-    login = Request("POST /v3/customers/login", safe=False, guarded=False, logs_in=True)
+    login = Traits("POST /v3/customers/login", safe=False, guarded=False, logs_in=True)
     assert isinstance(Walk(login).rejected(DOCUMENTED, OWN).step, Renew)
 
 
@@ -396,7 +396,7 @@ def test_a_token_that_is_being_replaced_is_not_probed() -> None:
 
 
 @pytest.mark.parametrize("request_", EVERY)
-def test_a_probe_that_is_accepted_delivers_the_answer_and_pauses_the_route(request_: Request) -> None:
+def test_a_probe_that_is_accepted_delivers_the_answer_and_pauses_the_route(request_: Traits) -> None:
     walk = Walk(request_).rejected(VARIANT, OWN).told(Probed(Verdict.ACCEPTED, replaced=False))
     assert walk.end == Deliver(counted="probed")
     assert walk.history.pauses.paused(request_.route, 0.5)
@@ -458,7 +458,7 @@ answers_to: dict[type[Step], Callable[[], st.SearchStrategy[Result]]] = {
 
 
 @given(st.data(), st.sampled_from(EVERY))
-def test_no_walk_sends_twice_without_a_proof_and_every_sentence_is_true(data: st.DataObject, request_: Request) -> None:
+def test_no_walk_sends_twice_without_a_proof_and_every_sentence_is_true(data: st.DataObject, request_: Traits) -> None:
     walk = Walk(request_)
     lost_route(walk)
     in_doubt = was_sent = answered = False

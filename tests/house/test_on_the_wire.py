@@ -7,7 +7,7 @@ import re
 import pytest
 
 from proxy.core import answer_fields, request_fields
-from proxy.core.attempts import Failed, Request, Send, attempts
+from proxy.core.attempts import Failed, Send, Traits, attempts
 from proxy.core.errors import UpstreamError, UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
 from proxy.core.rejections import RejectionHistory
 from tests.house.pages import ROOT, readme
@@ -34,7 +34,7 @@ def test_every_kind_of_failure_has_its_row_and_no_other() -> None:
 
 
 def _is_sent_again(error: UpstreamError, *, safe: bool) -> bool:
-    flow = attempts(Request("GET /a", safe=safe, guarded=False), RejectionHistory())
+    flow = attempts(Traits("GET /a", safe=safe, guarded=False), RejectionHistory())
     next(flow)
     try:
         return isinstance(flow.send(Failed(error)), Send)
