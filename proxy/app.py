@@ -26,11 +26,11 @@ from proxy.policy import guard_policy
 from proxy.server.accounts import Accounts
 from proxy.server.admin import Admin, Lifecycle
 from proxy.server.bodies import Bodies, ReplayBudget
-from proxy.server.callers import ProxyServer
 from proxy.server.forward import Forwarder
 from proxy.server.guard import Everywhere, Guard
 from proxy.server.listener import Listener
 from proxy.server.outgoing import Injected, Sender
+from proxy.server.proxy_port import ProxyServer
 from proxy.session import keeper as session
 from proxy.session.cardcash_calls import Credentials, SessionCalls
 from proxy.session.keeper import SessionKeeper

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from proxy.core.errors import CallerGone, ProxyError
 from proxy.core.request_fields import RequestFields
-from proxy.server.chunks import ChunkedBody
+from proxy.http.bounded_chunks import ChunkedBody
 
 #: Bytes of a body kept here; above them reading of the socket stops until they are taken.
 _HIGH: Final = 128 * 1024

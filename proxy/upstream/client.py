@@ -110,7 +110,7 @@ class Upstream:
         length = check_framing(head, body, chunked=chunked) if isinstance(head, bytes) else None
         loop = self._loop = self._loop or asyncio.get_running_loop()
         now = loop.time()
-        connection = None if fresh else self._pool.take(now, inf if repeatable else self._pool.lapses.trusted(now))
+        connection = None if fresh else self._pool.take(now, inf if repeatable else self._pool.endings.trusted(now))
         waited = connection is None
         if connection is None:
             connection = await self._pool.acquire(fresh=fresh)

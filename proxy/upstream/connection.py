@@ -22,9 +22,9 @@ from math import inf
 from typing import Protocol, cast
 
 from proxy.core.errors import CallerGone
-from proxy.http1 import Chunks, InvalidMessage
+from proxy.http.answer_head import Head, check_partial
+from proxy.http.chunks import Chunks, InvalidMessage
 from proxy.upstream import failures
-from proxy.upstream.head import Head, check_partial
 from proxy.upstream.response import Response
 
 # Bytes of interim answers to one request: any number may come (RFC 9110, section 15.2), but not for ever.
@@ -64,7 +64,7 @@ class Owner(Protocol):
     def released(self, connection: Connection) -> None:
         """The exchange is over and the connection is clean."""
 
-    def lapsed(self, idle: float) -> None:
+    def ended_idle(self, idle: float) -> None:
         """The upstream has ended a used connection, after `idle` seconds without a request."""
 
     def dropped(self, connection: Connection) -> None:
@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
             self._salvage(transport)
         self._failed_by_end()
         self._wake_upload()
-        self._lapse()
+        self._tell_idle_end()
         self.abort()
         self._owner.ended(self)
 
@@ -219,16 +219,16 @@ class Connection(asyncio.Protocol):
         if response is self._response and (self._uploading or self._mode != _SENDING):
             self.fail(RuntimeError("the response was closed before its end"))
 
-    def _lapse(self) -> None:
+    def _tell_idle_end(self) -> None:
         """Tell of an end by the upstream while nothing was asked of it."""
         if self._mode == _IDLE and self.used:
-            self._owner.lapsed(self.clock() - self.idle_since)
+            self._owner.ended_idle(self.clock() - self.idle_since)
 
     def _failed_by_end(self) -> None:
         if self._response is None:
             return
         if self._mode == _HEAD and not self._partial and self._rested is not None:
-            self._owner.lapsed(self._rested)
+            self._owner.ended_idle(self._rested)
         if self._mode != _HEAD:
             self.fail(failures.reset("reset_in_body"))
         else:
@@ -326,7 +326,7 @@ class Connection(asyncio.Protocol):
         """Take the next bytes; anything that comes when no answer is due ends the connection."""
         response = self._response
         if response is None:
-            self._lapse()
+            self._tell_idle_end()
             self.abort()
             return
         if self._mode == _SENDING:
@@ -474,7 +474,7 @@ class Connection(asyncio.Protocol):
         """The upstream will send no more; the transport closes by itself after this."""
         response = self._response
         if response is None:
-            self._lapse()
+            self._tell_idle_end()
             self.abort()
         elif self._mode == _UNTIL_CLOSE and self._ended_cleanly():
             self._complete(response, extra=True)

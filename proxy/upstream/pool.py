@@ -18,7 +18,7 @@ from random import SystemRandom
 from proxy.core.errors import NOTHING_SENT, Draining, Overloaded
 from proxy.upstream import failures
 from proxy.upstream.connection import Connection
-from proxy.upstream.lapses import Lapses
+from proxy.upstream.idle_endings import IdleEndings
 
 # Part of `max_age` by which connections differ, so that those made together do not end together.
 JITTER = 0.1
@@ -63,7 +63,7 @@ class Pool:
         self._closed = False
         self._empty: asyncio.Future[None] | None = None
         self.opened = 0
-        self.lapses = Lapses()
+        self.endings = IdleEndings()
         # The last look found a caller that did not move.
         self._stalling = False
 
@@ -91,7 +91,7 @@ class Pool:
                 if connection.usable():
                     return connection
                 if connection.used:
-                    self.lapsed(now - connection.idle_since)
+                    self.ended_idle(now - connection.idle_since)
             connection.abort()
         return None
 
@@ -203,9 +203,9 @@ class Pool:
                 return
         self._idle.append(connection)
 
-    def lapsed(self, idle: float) -> None:
+    def ended_idle(self, idle: float) -> None:
         """Learn how long the upstream keeps a connection that is idle."""
-        self.lapses.note(asyncio.get_running_loop().time(), idle)
+        self.endings.note(asyncio.get_running_loop().time(), idle)
 
     def dropped(self, connection: Connection) -> None:
         """Free the slot of a connection that is closing."""

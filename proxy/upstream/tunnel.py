@@ -12,9 +12,9 @@ import socket
 from dataclasses import dataclass, field
 
 from proxy.core.errors import UpstreamUnreachable
-from proxy.http1 import InvalidMessage
+from proxy.http.answer_head import Head, check_partial
+from proxy.http.chunks import InvalidMessage
 from proxy.upstream import failures
-from proxy.upstream.head import Head, check_partial
 from proxy.upstream.origin import Origin
 
 _MAX_HEAD = 64 * 1024

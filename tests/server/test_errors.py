@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.server import wire
+from proxy.server import connection
 from tests.conftest import StartProxy
 from tests.server.harness import OK, Peer, RawUpstream, Running, answer, until
 
@@ -398,7 +398,7 @@ async def test_a_bug_is_answered_500_without_its_text(
 async def test_a_caller_that_stops_inside_its_body_is_let_go(
     upstream: RawUpstream, proxy: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "CALLER_IDLE", 0.1)
+    monkeypatch.setattr(connection, "CALLER_IDLE", 0.1)
     caller = await proxy.caller()
     await caller.send(proxy.request("POST /a", b"Content-Length: 5") + b"ab")
     await until(lambda: proxy.proxy.server.look() or caller.reader.at_eof() or caller.reader._buffer)  # type: ignore[attr-defined, func-returns-value]

@@ -111,7 +111,7 @@ async def test_a_request_that_must_not_be_repeated_takes_a_young_connection(
     await up.send(method="POST", head=GET)
     await up.send(method="POST", head=GET, repeatable=False)
     assert up.opened_total == 1
-    monkeypatch.setattr("proxy.upstream.lapses.YOUNG", -1.0)
+    monkeypatch.setattr("proxy.upstream.idle_endings.YOUNG", -1.0)
     await up.send(method="POST", head=GET)
     assert up.opened_total == 1
     await up.send(method="POST", head=GET, repeatable=False)

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from proxy import app, loops
-from proxy.server.callers import ProxyServer
+from proxy.server.proxy_port import ProxyServer
 from proxy.session.background_renewal import Upkeep
 from proxy.session.neighbours import Neighbours
 from proxy.watched_files import SecretsWatch

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from httptools import HttpResponseParser
 
-from proxy.http1 import Chunks, InvalidMessage
-from proxy.upstream.head import Head, check_partial
+from proxy.http.answer_head import Head, check_partial
+from proxy.http.chunks import Chunks, InvalidMessage
 
 ODD = Path(__file__).parents[3] / "shared" / "data" / "odd-responses.json"
 START = b"HTTP/1.1 200 OK\r\n"

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final, cast
 
 from proxy.core.errors import BadRequest, CallerGone, ProxyError
 from proxy.core.request_fields import RequestFields
+from proxy.http.request_head import RequestHead, check_partial
 from proxy.server import tcp
 from proxy.server.exchange import Exchange
-from proxy.server.head import RequestHead, check_partial
 
 if TYPE_CHECKING:
-    from proxy.server.callers import ProxyServer
+    from proxy.server.proxy_port import ProxyServer
 
 #: Seconds: longer than most load balancers keep theirs, so that they close first (AIOHTTP.md 2.6).
 KEEPALIVE_TIMEOUT: Final = 75.0

@@ -11,9 +11,9 @@ import pytest
 
 from proxy.core.errors import CallerGone, ProxyError
 from proxy.listening import CannotListen
-from proxy.server import callers, wire
-from proxy.server.callers import ProxyServer
+from proxy.server import connection, proxy_port
 from proxy.server.exchange import Exchange
+from proxy.server.proxy_port import ProxyServer
 from tests.conftest import StartProxy
 from tests.server.harness import OK, Caller, Peer, RawUpstream, Running, running_proxy, until
 
@@ -46,7 +46,7 @@ class BothWays:
 
     def late(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let the time for either wait pass, and look."""
-        then = self.server.time() + wire.CALLER_IDLE + 1
+        then = self.server.time() + connection.CALLER_IDLE + 1
         monkeypatch.setattr(self.server, "time", lambda: then)
         self.server.look()
 
@@ -141,7 +141,7 @@ async def test_a_stranger_that_sends_all_the_same_can_read_his_refusal(start_pro
 async def test_strangers_take_no_place_of_a_good_caller(
     upstream: RawUpstream, start_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callers, "IDLE_ENOUGH", 0.0)
+    monkeypatch.setattr(proxy_port, "IDLE_ENOUGH", 0.0)
     proxy = await start_proxy(CALLERS__ALLOWED_NETWORKS="127.0.0.2/32", LIMITS__CONNECTIONS="2")
     good = [await from_address(proxy, "127.0.0.2") for _ in range(2)]
     for caller in good:
@@ -183,7 +183,7 @@ async def test_more_callers_than_there_may_be_are_told(
     assert (await silent.answer()).code == "overloaded"
     assert proxy.sample("request_errors_total", code="overloaded") == 4
     assert capsys.readouterr().out.count("too_many_callers") == 1
-    monkeypatch.setattr(callers, "_WARN_EVERY", 0.0)
+    monkeypatch.setattr(proxy_port, "_WARN_EVERY", 0.0)
     proxy.proxy.server.look()
     assert "turned_away=3" in capsys.readouterr().out  # and of the others, once, some time later
     proxy.proxy.server.look()
@@ -200,7 +200,7 @@ async def test_a_caller_between_two_requests_keeps_its_place_and_one_that_is_idl
     await half.send(b"GET /a HTTP/1.1\r\nX-")
     assert (await idle.ask(proxy.request("GET /a"))).status == 200
     assert (await proxy.ask("GET /a")).code == "overloaded"
-    monkeypatch.setattr(callers, "IDLE_ENOUGH", 0.0)
+    monkeypatch.setattr(proxy_port, "IDLE_ENOUGH", 0.0)
     await until(lambda: len(proxy.proxy.server.connections) == 2)
     await asyncio.sleep(0.1)  # it is not asked again at once whether somebody can make room
     first = await proxy.caller()

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from proxy.server import wire
+from proxy.server import connection
 from tests.conftest import StartProxy
 from tests.server.harness import OK, Caller, Peer, RawUpstream, Running, Truncated, answer, until
 
@@ -151,7 +151,7 @@ async def _looked_after(proxy: Running) -> None:
 
 
 async def test_an_idle_connection_ends_after_its_time(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "KEEPALIVE_TIMEOUT", 0.0)
+    monkeypatch.setattr(connection, "KEEPALIVE_TIMEOUT", 0.0)
     caller = await proxy.caller()
     assert (await caller.ask(proxy.request("GET /a"))).status == 200
     await _looked_after(proxy)
@@ -161,7 +161,7 @@ async def test_an_idle_connection_ends_after_its_time(proxy: Running, monkeypatc
 async def test_half_a_head_is_not_waited_for_longer_than_its_time(
     upstream: RawUpstream, proxy: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "HEAD_TIMEOUT", -1.0)
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT", -1.0)
     caller = await proxy.caller()
     await caller.send(b"GET /a HTTP/1.1\r\n")
     await until(lambda: any(c.deadline < c._server.time() for c in proxy.proxy.server.connections))
@@ -276,7 +276,7 @@ async def test_an_answer_that_breaks_off_leaves_the_one_before_it_whole(upstream
 async def test_a_caller_that_is_told_of_the_end_and_stays_is_let_go(
     proxy: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "LINGERING_TIME", -1.0)
+    monkeypatch.setattr(connection, "LINGERING_TIME", -1.0)
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     writer.write(proxy.request("GET /a", b"Connection: close"))
     await reader.readuntil(b"{}")
@@ -316,7 +316,7 @@ async def test_whoever_asks_on_without_reading_is_made_to_wait(upstream: RawUpst
 async def test_a_reader_that_stops_is_cut_off(
     upstream: RawUpstream, proxy: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "CALLER_IDLE", -1.0)
+    monkeypatch.setattr(connection, "CALLER_IDLE", -1.0)
     upstream.answers.append(answer(200, bytes(20_000_000)))
     caller = await proxy.caller()
     caller.writer.transport.pause_reading()  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.core.errors import BadRequest, HeadersTooLarge, ProxyError, TargetTooLong
 from proxy.core.target import METHODS
-from proxy.server.head import MAX_FIELD, MAX_FIELDS, MAX_TARGET, RequestHead, check_partial
+from proxy.http.request_head import MAX_FIELD, MAX_FIELDS, MAX_TARGET, RequestHead, check_partial
 
 
 def head(start: bytes = b"GET /a HTTP/1.1", *fields: bytes) -> RequestHead:

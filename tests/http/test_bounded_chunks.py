@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import BadRequest, BodyTooLarge, ProxyError
-from proxy.server.chunks import ChunkedBody
+from proxy.http.bounded_chunks import ChunkedBody
 
 
 def decoded(*segments: bytes) -> tuple[bytes, bytes, bool]:

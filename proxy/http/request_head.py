@@ -15,7 +15,7 @@ from httptools import HttpRequestParser
 from proxy.core.errors import BadRequest, HeadersTooLarge, TargetTooLong
 from proxy.core.request_fields import LARGEST_HEAD, RequestFields, read_request
 from proxy.core.target import METHODS
-from proxy.http1 import InvalidMessage, Sink, judged
+from proxy.http.chunks import InvalidMessage, Sink, judged
 
 #: Bytes of a request target, and of one field line.
 MAX_TARGET: Final = 16 * 1024

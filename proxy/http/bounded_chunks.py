@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from proxy.core.errors import BadRequest, BodyTooLarge
-from proxy.http1 import Chunks, InvalidMessage, NoSize
+from proxy.http.chunks import Chunks, InvalidMessage, NoSize
 
 #: Bytes of all extensions and trailers of a body, besides what its content allows.
 _MOST_EXTRAS: Final = 64 * 1024

@@ -12,7 +12,7 @@ import re
 from httptools import HttpResponseParser
 
 from proxy.core.answer_fields import AnswerFields
-from proxy.http1 import InvalidMessage, Sink, judged
+from proxy.http.chunks import InvalidMessage, Sink, judged
 
 _VERSIONS = {b"HTTP/1.1 ": b"1.1", b"HTTP/1.0 ": b"1.0"}
 _LATER_VERSION = re.compile(rb"\AHTTP/1\.[2-9] ")

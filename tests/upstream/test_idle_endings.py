@@ -7,37 +7,37 @@ import asyncio
 import pytest
 
 from proxy.core.errors import UpstreamReset
-from proxy.upstream.lapses import MEMORY, YOUNG, Lapses
+from proxy.upstream.idle_endings import MEMORY, YOUNG, IdleEndings
 from tests.upstream.conftest import Connect
 from tests.upstream.wire import GET, OK, Peer, answers, until
 
 
 def test_nothing_seen_is_one_second() -> None:
-    assert Lapses().trusted(0.0) == YOUNG == 1.0
+    assert IdleEndings().trusted(0.0) == YOUNG == 1.0
 
 
 def test_half_of_the_shortest_is_trusted() -> None:
-    lapses = Lapses()
+    endings = IdleEndings()
     for idle in (1.2, 0.3, 0.7):
-        lapses.note(0.0, idle)
-    assert lapses.trusted(0.0) == 0.15
+        endings.note(0.0, idle)
+    assert endings.trusted(0.0) == 0.15
 
 
 def test_an_end_is_forgotten_after_ten_minutes() -> None:
-    lapses = Lapses()
-    lapses.note(0.0, 0.3)
-    lapses.note(60.0, 0.7)
-    assert lapses.trusted(MEMORY) == 0.15
-    assert lapses.trusted(MEMORY + 1) == 0.35
-    assert lapses.trusted(MEMORY + 61) == YOUNG
+    endings = IdleEndings()
+    endings.note(0.0, 0.3)
+    endings.note(60.0, 0.7)
+    assert endings.trusted(MEMORY) == 0.15
+    assert endings.trusted(MEMORY + 1) == 0.35
+    assert endings.trusted(MEMORY + 61) == YOUNG
 
 
 def test_long_times_change_nothing_and_cost_nothing() -> None:
-    lapses = Lapses()
+    endings = IdleEndings()
     for idle in range(2, 1000):
-        lapses.note(0.0, float(idle))
-    assert lapses.trusted(0.0) == YOUNG
-    assert not lapses._ends
+        endings.note(0.0, float(idle))
+    assert endings.trusted(0.0) == YOUNG
+    assert not endings._ends
 
 
 @pytest.mark.parametrize("end", ["fin", "reset", "stray"])
@@ -58,7 +58,7 @@ async def test_an_idle_connection_that_ends_teaches_how_long_it_is_kept(connect:
     go.set()
     await until(lambda: up.idle_connections == 0)
     now = asyncio.get_running_loop().time()
-    assert 0 <= up._pool.lapses.shortest(now) <= now - began + 0.01
+    assert 0 <= up._pool.endings.shortest(now) <= now - began + 0.01
 
 
 async def test_an_end_that_is_found_before_the_loop_sees_it_teaches_too(connect: Connect) -> None:
@@ -79,7 +79,7 @@ async def test_an_end_that_is_found_before_the_loop_sees_it_teaches_too(connect:
     go.set()
     await gone.wait()
     await up.send(method="GET", head=GET)
-    assert up._pool.lapses.shortest(asyncio.get_running_loop().time()) < 1.0
+    assert up._pool.endings.shortest(asyncio.get_running_loop().time()) < 1.0
 
 
 async def test_a_reset_before_the_head_on_a_used_connection_teaches(connect: Connect) -> None:
@@ -93,7 +93,7 @@ async def test_a_reset_before_the_head_on_a_used_connection_teaches(connect: Con
     await up.send(method="GET", head=GET)
     with pytest.raises(UpstreamReset):
         await up.send(method="GET", head=GET)
-    assert up._pool.lapses.shortest(asyncio.get_running_loop().time()) < 1.0
+    assert up._pool.endings.shortest(asyncio.get_running_loop().time()) < 1.0
 
 
 async def test_a_reset_before_the_head_on_a_new_connection_teaches_nothing(connect: Connect) -> None:
@@ -104,14 +104,14 @@ async def test_a_reset_before_the_head_on_a_new_connection_teaches_nothing(conne
     _, up = await connect(script)
     with pytest.raises(UpstreamReset):
         await up.send(method="GET", head=GET)
-    assert up._pool.lapses.trusted(asyncio.get_running_loop().time()) == YOUNG
+    assert up._pool.endings.trusted(asyncio.get_running_loop().time()) == YOUNG
 
 
 async def test_what_we_end_ourselves_teaches_nothing(connect: Connect) -> None:
     wire, up = await connect(answers(OK), idle_timeout=0.02)
     await up.send(method="GET", head=GET)
     await wire.ended.wait()
-    assert up._pool.lapses.trusted(asyncio.get_running_loop().time()) == YOUNG
+    assert up._pool.endings.trusted(asyncio.get_running_loop().time()) == YOUNG
 
 
 async def test_an_order_takes_a_new_connection_once_the_others_are_older_than_half_of_that(connect: Connect) -> None:
@@ -120,7 +120,7 @@ async def test_an_order_takes_a_new_connection_once_the_others_are_older_than_ha
     await up.send(method="POST", head=GET, repeatable=False)
     assert up.opened_total == 1
     loop = asyncio.get_running_loop()
-    up._pool.lapses.note(loop.time(), 0.02)
+    up._pool.endings.note(loop.time(), 0.02)
     rested = loop.create_future()
     loop.call_later(0.02, rested.set_result, None)
     await rested

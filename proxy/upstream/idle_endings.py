@@ -16,7 +16,7 @@ YOUNG: Final = 1.0
 MEMORY: Final = 600.0
 
 
-class Lapses:
+class IdleEndings:
     """The shortest idle times that ended a connection lately. Times are the loop's seconds."""
 
     __slots__ = ("_ends",)

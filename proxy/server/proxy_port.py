@@ -12,8 +12,8 @@ from math import inf
 from typing import Final
 
 from proxy.core.errors import Denied, Overloaded, ProxyError
+from proxy.server.connection import CallerConnection
 from proxy.server.exchange import Exchange
-from proxy.server.wire import CallerConnection
 from proxy.telemetry.logs import log
 
 #: Seconds without a request after which a caller makes room for another; in less it may be between two of them.
