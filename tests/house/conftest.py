@@ -1,4 +1,4 @@
-"""A simulator and a proxy as processes of their own, the way the README starts them."""
+"""A simulator and a proxy as processes of their own, the way the pages start them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 @dataclass(frozen=True)
 class Playground:
-    """Running processes; the README's ports stand for these."""
+    """Running processes; the ports of the pages stand for these."""
 
     proxy: str
     admin: str
@@ -26,7 +26,7 @@ class Playground:
     log: Path
 
     def adapted(self, text: str) -> str:
-        """Put the real addresses where the README has its own."""
+        """Put the real addresses where the pages have their own."""
         for port, address in (("8080", self.proxy), ("8081", self.admin), ("8090", self.simulator)):
             text = text.replace(f"127.0.0.1:{port}", address)
         return text

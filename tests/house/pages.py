@@ -1,4 +1,4 @@
-"""What the house tests read: the project's files, and the README's tables and code blocks."""
+"""What the house tests read: the project's files, and the tables and code blocks of its pages."""
 
 from __future__ import annotations
 
@@ -18,8 +18,20 @@ def text_of(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def readme() -> str:
-    return text_of("README.md")
+#: The documents: for users, operators, maintainers (the house, CardCash's API), for who writes a test, who measures.
+PAGES = (
+    "README.md",
+    "config/README.md",
+    "proxy/README.md",
+    "proxy/core/README.md",
+    "tests/README.md",
+    "bench/README.md",
+)
+
+
+def documents() -> dict[str, str]:
+    """Return the text of each page by its name."""
+    return {name: text_of(name) for name in PAGES if (ROOT / name).is_file()}
 
 
 @cache
@@ -55,9 +67,9 @@ def literals(call: ast.Call) -> list[str]:
 
 
 def table(first_cell: str) -> list[list[str]]:
-    """Read the rows of the README's table whose head begins with `first_cell`."""
+    """Read the rows of the table, on whichever page, whose head begins with `first_cell`."""
     rows: list[list[str]] | None = None
-    for line in readme().splitlines():
+    for line in "\n\n".join(documents().values()).splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")] if line.startswith("|") else None
         if rows is None:
             rows = [] if cells is not None and cells[0] == first_cell else None
@@ -65,7 +77,7 @@ def table(first_cell: str) -> list[list[str]]:
             break
         elif not line.startswith("|---"):
             rows.append(cells)
-    assert rows, f"the README has no table that begins with {first_cell!r}"
+    assert rows, f"no page has a table that begins with {first_cell!r}"
     return rows
 
 
@@ -78,6 +90,7 @@ def ticked(cell: str) -> list[str]:
 class Block:
     """A fenced code block; `not_run` is the reason of `<!-- not run: … -->` before it, or None."""
 
+    page: str
     language: str
     content: str
     line: int
@@ -85,8 +98,12 @@ class Block:
 
 
 def blocks() -> list[Block]:
+    return [block for name in documents() for block in _blocks_of(name)]
+
+
+def _blocks_of(page: str) -> list[Block]:
     found: list[Block] = []
-    lines = readme().splitlines()
+    lines = text_of(page).splitlines()
     start: int | None = None
     for number, line in enumerate(lines):
         if not line.startswith("```"):
@@ -97,11 +114,11 @@ def blocks() -> list[Block]:
         before = lines[start - 1] if start else ""
         reason = re.fullmatch(r"<!-- not run: (.+) -->", before)
         content = "\n".join(lines[start + 1 : number])
-        found.append(Block(lines[start][3:], content, start + 1, reason[1] if reason else None))
+        found.append(Block(page, lines[start][3:], content, start + 1, reason[1] if reason else None))
         start = None
     return found
 
 
 def prose() -> str:
-    """The README without its console blocks, which show wrong settings on purpose and are run anyway."""
-    return re.sub(r"^```console\n.*?^```$", "", readme(), flags=re.DOTALL | re.MULTILINE)
+    """All pages without their console blocks, which show wrong settings on purpose and are run anyway."""
+    return re.sub(r"^```console\n.*?^```$", "", "\n".join(documents().values()), flags=re.DOTALL | re.MULTILINE)

@@ -1,4 +1,4 @@
-"""README "On the wire" is held to the code's own tables, both ways."""
+"""What config/README.md says of the wire is held to the code's own tables, both ways."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from proxy.core import answer_fields, request_fields
 from proxy.core.attempts import Failed, Send, Traits, attempts
 from proxy.core.errors import UpstreamError, UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
 from proxy.core.rejections import RejectionHistory
-from tests.house.pages import ROOT, readme
+from tests.house.pages import ROOT, text_of
 
-SECTION = readme().partition("\n## On the wire\n")[2].partition("\n## ")[0]
+SECTION = text_of("config/README.md").partition("\n## On the wire\n")[2].partition("\n## ")[0]
 ROWS = {
     cells[1].strip("` "): cells for line in SECTION.splitlines() if (cells := line.split("|"))[0] == "" and "`" in line
 }

@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its examples are run, and print what it says they print."""
+"""What the pages show is what happens: its examples are run, and print what it says they print."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONSOLE = [block for block in blocks() if block.language == "console" and block.
 
 
 def _id(block: Block) -> str:
-    return f"line-{block.line}"
+    return f"{block.page}-line-{block.line}"
 
 
 def _steps(block: Block) -> list[tuple[str, str]]:

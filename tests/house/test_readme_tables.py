@@ -1,4 +1,4 @@
-"""The README names all there is, and nothing that is not."""
+"""The pages name all there is, and nothing that is not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proxy.core.errors import ProxyError
 from proxy.settings.catalogue import CONFIG_VARIABLE, Leaf, groups, leaves
 from proxy.settings.describe import readable
 from proxy.telemetry.metrics import Answered, Metrics
-from tests.house.pages import ROOT, calls, literals, prose, readme, table, ticked
+from tests.house.pages import ROOT, calls, documents, literals, prose, table, ticked
 
 
 def _default(leaf: Leaf) -> str:
@@ -76,7 +76,7 @@ def test_every_metric_stands_in_the_table_with_its_type_and_labels() -> None:
 
 
 def test_every_metric_that_is_spoken_of_exists() -> None:
-    assert set(re.findall(r"\bcardcash_proxy_\w+", readme())) <= {name for name, *_ in _metrics()}
+    assert set(re.findall(r"\bcardcash_proxy_\w+", prose())) <= {name for name, *_ in _metrics()}
 
 
 def _codes() -> set[tuple[int, str]]:
@@ -134,7 +134,12 @@ def test_every_log_event_stands_in_the_table() -> None:
 
 
 def test_every_file_that_is_spoken_of_exists() -> None:
-    spoken_of = set(re.findall(r"(?<![\w/.])((?:proxy|tests|config)/[\w/.-]*\w)", readme()))
-    spoken_of |= set(re.findall(r"\]\((?!#|https?:)([^)]+)\)", readme()))
+    spoken_of = set(re.findall(r"(?<![\w/.])((?:proxy|tests|config)/[\w/.-]*\w)", prose()))
     assert len(spoken_of) > 10
     assert {name for name in spoken_of if not (ROOT / name).exists()} == set()
+
+
+@pytest.mark.parametrize("page", documents())
+def test_every_link_leads_somewhere(page: str) -> None:
+    links = re.findall(r"\]\((?!#|https?:)([^)#]+)", documents()[page])
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []

@@ -1,4 +1,4 @@
-"""The README's table on the life of a session: each row names tests, and they exist.
+"""The table of tests/README.md on the life of a session: each row names tests, and they exist.
 
 Also the tests of those rows that have no better place: the proxy as a whole against the simulator, and secrets in files.
 """

@@ -24,7 +24,7 @@ EXPRESSIONS = {
     **{f"alert {rule['alert']}": rule["expr"] for rule in ALERTS},
     **{f"panel {panel['title']} {t['refId']}": t["expr"] for panel in PANELS for t in panel["targets"]},
 }
-# What the README's tables say is held against the code by test_readme_tables.py.
+# What the tables of config/README.md say is held against the code by test_readme_tables.py.
 LABELS = {ticked(name)[0]: set(ticked(labels)) for name, _, labels, _ in table("metric")}
 CODES = {ticked(code)[0] for _, code, _ in table("status")}
 VALUES = {

@@ -1,4 +1,4 @@
-"""The README's table "What happens when…", row by row, with a real proxy and the simulator.
+"""The table "What happens when…", row by row, with a real proxy and the simulator.
 
 Each row has exactly one test here, named by the row's first cell.
 """

@@ -18,7 +18,7 @@ from tests.whole.processes import ProxyProcess, fetch, is_ready, serving
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
 WAYS = pytest.mark.parametrize("workers", ["1", "2"])
 ROUTES = {*KNOWN_ROUTES, "other"}
-#: Label values that README names beside a metric.
+#: Label values that config/README.md names beside a metric.
 CODES = {ticked(code)[0] for _, code, _ in table("status")}
 
 
