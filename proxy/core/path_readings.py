@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -35,8 +34,6 @@ _UNREADABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u2
 #: What has lenient readings: segments that begin or end with a space or end with a dot, a decoded ? or #, and characters
 #: that fold to others.
 _LENIENT: Final = re.compile(r"[. ](?:/|\\|;|\Z)|[/\\] |[?#]|[^\x00-\x7f]")
-#: Only short paths are remembered, so that callers cannot fill the memory: 1024 of them with their views are 1-30 MB.
-_LONGEST_REMEMBERED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +68,7 @@ class Route:
 
 
 def classify(path: str, base_path: str = "/v3") -> Route:
-    """Judge an upstream path (no query). Cached: the same few paths come again and again.
-
-    Raises `BadRequest` for a long path that can be read in very many ways.
-    """
-    if len(path) > _LONGEST_REMEMBERED:
-        return _judged.__wrapped__(path, base_path)
-    return _judged(path, base_path)
-
-
-@lru_cache(maxsize=1024)
-def _judged(path: str, base_path: str) -> Route:
+    """Judge an upstream path (no query). Raises `BadRequest` for a long path that can be read in very many ways."""
     views, lenient, unfathomed = _views(path)
     base = base_path.casefold()
     plain = tuple(_plain(view, base) for view in views)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from proxy.core.request_fields import read_request
 from proxy.listening import CannotListen
+from proxy.server.exchange import Exchange
+from proxy.server.guard import Guard, GuardSettings
 from tests.conftest import StartProxy
 from tests.server.harness import APP_ID, RawUpstream, Running, running_proxy
 
@@ -233,3 +238,22 @@ async def test_no_error_names_the_application_id(upstream: RawUpstream, proxy: R
     for line in ("FOO /", "GET /" + APP_ID, "GET http://evil.example/"):
         got = await proxy.ask(line, b"x-cc-app: " + APP_ID.encode())
         assert APP_ID.encode() not in got.head + got.body
+
+
+async def test_many_long_targets_do_not_fill_the_memory() -> None:
+    guard, fields = Guard(GuardSettings()), read_request([(b"Host", b"localhost")])
+
+    def ask(numbers: range) -> None:
+        for number in numbers:
+            target = f"/v3/{number}/{'a' * 4000}?{'b' * 4000}"
+            guard.admit(
+                Exchange(Mock(peer=None, local=None), method="GET", target=target, http_10=False, fields=fields), fields
+            )
+
+    ask(range(20))  # whatever the first ones make once
+    tracemalloc.start()
+    try:
+        ask(range(20, 220))
+        assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()
