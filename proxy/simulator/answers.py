@@ -1,4 +1,4 @@
-"""How answers look: CardCash's envelope and its undocumented variants (API.md 3), codings, and broken answers.
+"""How answers look: CardCash's envelope and its variants (core/README.md, "Errors"), codings, and broken answers.
 
 Owns the bytes of an answer. Knows neither tokens nor state.
 """
@@ -29,7 +29,7 @@ else:
 JSON_TYPE = "application/json; charset=utf-8"
 # Key of a response that must go out without Content-Type; aiohttp would add one (app.py removes it again).
 BARE = web.ResponseKey("no_content_type", bool)
-# The page an edge in front of CardCash shows; nothing in it is JSON (API.md 1).
+# The page an edge in front of CardCash shows; nothing in it is JSON (core/README.md, "Origins, versions, times").
 EDGE_PAGE = b"<!DOCTYPE html><html><head><title>Attention Required!</title></head><body><h1>Error</h1></body></html>"
 
 _CAUSES = {

@@ -1,6 +1,6 @@
 """The gate every call passes: faults, application id, token, login, handler, refresh, compression.
 
-Owns the order of these steps (API.md 2 and 3). What each of them decides is elsewhere.
+Owns the order of these steps (core/README.md, "Sessions and tokens" and "Errors"). What each of them decides is elsewhere.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Gate:
         if fault.html:
             body, kind = EDGE_PAGE, "text/html; charset=UTF-8"
         elif fault.body is None:
-            # API.md 1: a server-side time-out is a 500 with no body.
+            # core/README.md, "Origins, versions, times": a server-side time-out is a 500 with no body.
             body, kind = b"", ""
         elif isinstance(fault.body, str):
             body, kind = fault.body.encode(), "text/plain; charset=utf-8"

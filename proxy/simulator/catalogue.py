@@ -1,4 +1,4 @@
-"""The merchants, their inventory and the lists made of them (API.md 5), the same for the same seed.
+"""The merchants, their inventory and the lists made of them (core/README.md, "Endpoints"), the same for the same seed.
 
 Owns what is for sale and how much of it is left. The lists are serialised once: 330 kB an answer is no work.
 """

@@ -1,4 +1,4 @@
-"""Orders, their payments and the wallet they fill (API.md 5).
+"""Orders, their payments and the wallet they fill (core/README.md, "Endpoints").
 
 Owns what happens from POST /orders on: stock and balance go down, the order is listed, later its cards are in
 the wallet.
@@ -128,7 +128,7 @@ class Orders:
         return self._shapes.status(account, self._find(account, order_id, "no order status found"))
 
     def pay(self, account: Account, order_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer PUT /orders/:id: one more payment each time it is called, as API.md 4 warns."""
+        """Answer PUT /orders/:id: one more payment each time it is called, as CardCash's documentation warns."""
         order = self._find(account, order_id, "no order was found")
         method = self._method(body)
         if method == "DRAWDOWN_ACCOUNT":

@@ -1,4 +1,4 @@
-"""The endpoints of API.md 5: which there are, who may call them, and the thin way from a request to the state.
+"""CardCash's endpoints (core/README.md): which there are, who may call them, and the thin way from a request to the state.
 
 Owns paths and bodies. The gate (app.py) has judged the token before any handler here runs.
 """

@@ -49,7 +49,7 @@ class LoginRefusedError(Exception):
 
 
 class Sessions:
-    """Issue, judge, refresh and end tokens (API.md 2)."""
+    """Issue, judge, refresh and end tokens (core/README.md, "Sessions and tokens")."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -205,7 +205,7 @@ class Sessions:
     # -- refresh -----------------------------------------------------------------------------------------
 
     def refresh(self, old: Issued, method: str, status: int, customer_id: int | None) -> Issued | None:
-        """Return the token to put on an answer to a request that carried `old`, or None (API.md 2 and 6)."""
+        """Return the token to put on an answer to a request that carried `old`, or None (open questions 1 and 2)."""
         settings, now = self._context.settings, self._context.clock()
         if old.ended in ("revoked", "expired") or old.expires_at - now > settings.refresh_window:
             return None

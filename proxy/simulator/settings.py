@@ -1,4 +1,6 @@
-"""Settings of the simulator: one name for each thing a test may choose, with every answer to API.md 6.
+"""Settings of the simulator: one name for each thing a test may choose.
+
+With every answer to the open questions of core/README.md.
 
 Owns names, defaults, allowed values and their checks. Knows nothing of HTTP.
 """
@@ -14,11 +16,11 @@ from typing import Any
 SHAPES = ("array", "string", "plain", "html", "empty")
 CODINGS = ("identity", "gzip", "deflate", "deflate-raw", "br", "zstd")
 
-# Allowed answers of the settings that are a choice; API.md 6 numbers in comments.
+# Allowed answers of the settings that are a choice; in comments the numbers of core/README.md's open questions.
 CHOICES: dict[str, tuple[str, ...]] = {
     "delivery": ("both", "header", "cookie"),  # 5
     "credential_precedence": ("header", "cookie", "header_only"),  # 5
-    "session_answer": ("new", "existing", "last"),  # API.md 2, [INF]
+    "session_answer": ("new", "existing", "last"),  # 6
     "session_limit_action": ("refuse", "evict"),  # 4
     "old_after_refresh": ("valid", "revoked", "latest_only"),  # 1
     "old_after_login": ("valid", "revoked"),  # 1
@@ -46,7 +48,7 @@ FIXED = ("seed", "merchants", "inventory_qty")
 
 @dataclass(frozen=True, slots=True)
 class SimulatorSettings:
-    """What the stand-in answers. Times in seconds, money in dollars; API.md is the source of every default.
+    """What the stand-in answers. Times in seconds, money in dollars; core/README.md is the source of every default.
 
     Raises ValueError, naming the setting, for a value of the wrong type or outside its choices.
     """

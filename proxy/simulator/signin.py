@@ -1,4 +1,6 @@
-"""The calls that make tokens, session and login, and the way a token travels on an answer (API.md 2).
+"""The calls that make tokens, session and login, and the way a token travels on an answer.
+
+As core/README.md, "Sessions and tokens", tells them.
 
 Owns headers, cookie and body of a new token. Which tokens there are is decided in sessions.py.
 """
@@ -32,7 +34,7 @@ class SignIn:
         self._records = records
 
     def refresh(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Put a new token on the answer when the one it was asked with is near its end (API.md 2)."""
+        """Put a new token on the answer when the one it was asked with is near its end."""
         old = request.get(TOKEN)
         if old is None or request.get(DONE):
             return

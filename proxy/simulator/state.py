@@ -1,6 +1,6 @@
 """The accounts of the simulator and what they own: carts, coupons, payment options, money, sell side.
 
-Owns the business rules of API.md 5 up to the order; orders.py has the rest. Knows nothing of HTTP but a status.
+Owns the business rules (core/README.md) up to the order; orders.py has the rest. Knows nothing of HTTP but a status.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What CardCash's answers mean: rejected tokens, refusals, outages (API.md 2, 3)."""
+"""What CardCash's answers mean: rejected tokens, refusals, outages (core/README.md, "Errors")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where tokens hide in answers, and how long they live (API.md 2)."""
+"""Where tokens hide in answers, and how long they live (core/README.md, "Sessions and tokens")."""
 
 from __future__ import annotations
 

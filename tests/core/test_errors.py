@@ -1,4 +1,4 @@
-"""The table of errors of CONTRACT "What a caller sees"."""
+"""The table "Error codes" of config/README.md: statuses and codes stay."""
 
 from __future__ import annotations
 

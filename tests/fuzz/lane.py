@@ -28,7 +28,7 @@ _PROBE = b"/v3/probe/"
 _HANGS = 8.0
 #: Seconds in which a request that takes a new connection up is overtaken by probes: the proxy listens to those first.
 _SETTLES = 0.01
-#: Fields that may never go up (CONTRACT "What a caller sees").
+#: Fields that may never go up (config/README.md, "On the wire").
 _NEVER_UP = {
     *(
         b"connection",

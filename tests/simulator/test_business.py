@@ -1,4 +1,4 @@
-"""The buy flow and its neighbours (API.md 5): state persists through it, and the business says no as documented."""
+"""The buy flow and its neighbours (core/README.md): state persists through it, and the business says no as documented."""
 
 from __future__ import annotations
 

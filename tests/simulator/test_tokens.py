@@ -1,4 +1,4 @@
-"""Sessions, login, refresh and rejection as API.md 2 and 3 tell them, and each answer to API.md 6."""
+"""Sessions, login, refresh and rejection as core/README.md tells them, and each answer to its open questions."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from proxy import __version__
 from tests.conftest import StartProxy
 from tests.server.harness import OK, REJECTION, Peer, RawUpstream, Running, answer, until
 
-#: CONTRACT "Admin port", word for word.
+#: What is open on the admin port.
 PROMISED = {
     "requests_total": {"method", "route", "status"},
     "request_duration_seconds_bucket": {"route", "le"},
