@@ -31,8 +31,8 @@ from proxy.process import (
 
 if TYPE_CHECKING:
     from proxy.app import Proxy
+    from proxy.processes.supervisor import Supervisor
     from proxy.settings import Settings
-    from proxy.workers.supervisor import Supervisor
 
 
 #: Without any caller: for the process itself, and for each worker at its supervisor.
@@ -211,9 +211,9 @@ def _serve(options: argparse.Namespace) -> int:
 async def _served(settings: Settings) -> int:
     from proxy.listening import CannotListen
     from proxy.memory import settle
+    from proxy.processes import WorkerFailed
     from proxy.session.stores import StoreUnusable
     from proxy.telemetry import logs
-    from proxy.workers import WorkerFailed
 
     writer = logs.configure(settings.log.level, settings.log.format)
     running = _one_process(settings) if settings.workers == 1 else _several(settings, writer.share)
@@ -245,7 +245,7 @@ def _one_process(settings: Settings) -> Proxy:
 
 def _several(settings: Settings, share_log: Callable[[Path], None]) -> Supervisor:
     """Leave out all that proxies: it runs in processes of its own."""
-    from proxy.workers.supervisor import Supervisor
+    from proxy.processes.supervisor import Supervisor
 
     supervisor = Supervisor(settings, share_log=share_log)
     _on_signals(supervisor.request_stop, supervisor.end_at_once, reread=supervisor.read_again)

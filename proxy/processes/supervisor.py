@@ -18,17 +18,17 @@ from proxy import __version__
 from proxy.listening import admin_port
 from proxy.loops import Loops
 from proxy.policy import guard_policy
+from proxy.processes import WorkerFailed
+from proxy.processes.admin import WorkersAdmin
+from proxy.processes.board import Board
+from proxy.processes.child import Child, End, Pauses
+from proxy.processes.doors import Doors
+from proxy.processes.folder import Folder
+from proxy.processes.orders import Orders
 from proxy.server.guard import Guard
 from proxy.session.stores.factory import check_store
 from proxy.settings import ListenAddress, Settings
 from proxy.telemetry.logs import log
-from proxy.workers import WorkerFailed
-from proxy.workers.admin import WorkersAdmin
-from proxy.workers.board import Board
-from proxy.workers.child import Child, End, Pauses
-from proxy.workers.doors import Doors
-from proxy.workers.folder import Folder
-from proxy.workers.orders import Orders
 
 #: Seconds over `drain.*` in which a worker closes what it has, and a slow reader gets its log; then it is killed.
 _GRACE: Final = 10.0

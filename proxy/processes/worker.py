@@ -15,14 +15,14 @@ from proxy.app import Proxy, Shared
 from proxy.listening import CannotListen
 from proxy.memory import settle
 from proxy.process import STOP_SIGNALS, begin_with_signals
+from proxy.processes.board import Board
+from proxy.processes.child import tell
+from proxy.processes.folder import Folder
+from proxy.processes.orders import Orders, read
 from proxy.session.renewal import Pause
 from proxy.session.stores import StoreUnusable
 from proxy.tasks import Tasks
 from proxy.telemetry import logs
-from proxy.workers.board import Board
-from proxy.workers.child import tell
-from proxy.workers.folder import Folder
-from proxy.workers.orders import Orders, read
 
 #: Seconds in which the supervisor answers a worker that wants to end.
 _ANSWER: Final = 0.5

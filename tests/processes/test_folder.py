@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.workers.folder import Folder
+from proxy.processes.folder import Folder
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def leave_behind(base: Path) -> Path:
     """Make a folder in a process that is killed."""
-    code = "import os; from proxy.workers.folder import Folder; print(Folder.make().path, flush=True); os.abort()"
+    code = "import os; from proxy.processes.folder import Folder; print(Folder.make().path, flush=True); os.abort()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
     left = Path(done.stdout.strip())
     assert left.parent == base and left.is_dir()

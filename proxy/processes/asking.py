@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from proxy.workers.child import Child
+from proxy.processes.child import Child
 
 #: Seconds. A worker that takes longer is stuck, and `health` itself waits no longer than 3.
 PATIENCE: Final = 2.0

@@ -13,13 +13,13 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
 
 from proxy.core.errors import SessionUnavailable
+from proxy.processes import picture
+from proxy.processes.asking import Reply, ask
+from proxy.processes.child import Child
+from proxy.processes.totals import Families, Ledger, parsed, session_counts, total, workers_gauge
 from proxy.server.admin_port import AdminPort, in_json
 from proxy.server.guard import Guard
 from proxy.telemetry.metrics import errors_counter, process_registry
-from proxy.workers import picture
-from proxy.workers.asking import Reply, ask
-from proxy.workers.child import Child
-from proxy.workers.totals import Families, Ledger, parsed, session_counts, total, workers_gauge
 
 #: Seconds for a renewal at a worker: the command that asks for it waits for 25.
 _RENEWAL: Final = 24.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.workers.child import End, Pauses
+from proxy.processes.child import End, Pauses
 
 
 def died(served: float | None) -> End:

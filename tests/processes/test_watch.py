@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
+from proxy.processes import supervisor
 from proxy.settings import load_settings
-from proxy.workers import supervisor
 from tests.server.harness import APP_ID, RawUpstream, until
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.workers import picture
+from proxy.processes import picture
 
 
 def status(**session: Any) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from proxy.processes.board import Board
 from proxy.session.renewal import Pause
-from proxy.workers.board import Board
 
 
 def boards(path: Path, workers: int = 3) -> list[Board]:

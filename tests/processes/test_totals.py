@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 from prometheus_client import generate_latest
 
+from proxy.processes.totals import Families, Ledger, parsed, session_counts, total, workers_gauge
 from proxy.telemetry.metrics import Metrics
-from proxy.workers.totals import Families, Ledger, parsed, session_counts, total, workers_gauge
 
 
 def scraped(*requests: tuple[str, float], expiry: float = 0.0, in_flight: int = 0) -> Families:

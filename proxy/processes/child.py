@@ -21,13 +21,13 @@ from typing import Any, Final
 
 import proxy
 from proxy.process import told
-from proxy.workers.orders import Orders, packed
+from proxy.processes.orders import Orders, packed
 
 DRAIN: Final = b"drain\n"
 #: A worker imports the package that the supervisor runs, wherever both were started; nothing else is taken from there.
 _MAIN: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); import proxy; del sys.path[0]; "
-    "from proxy.workers.worker import main; sys.exit(main())"
+    "from proxy.processes.worker import main; sys.exit(main())"
 )
 _ROOT: Final = str(Path(proxy.__file__).parents[1])
 #: Bytes of what a worker says at a time: all of its metrics, with every label that there can be.

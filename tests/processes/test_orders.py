@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from proxy.processes.orders import Orders, packed, read
 from proxy.settings import describe, load_settings
-from proxy.workers.orders import Orders, packed, read
 
 SETTINGS = {
     "CARDCASH_APP_ID": "app-zebra",
