@@ -33,6 +33,19 @@ def test_every_setting_stands_in_the_table_with_its_variable_and_default() -> No
     assert documented == [[f"`{leaf.path}`", f"`{leaf.variable}`", _default(leaf)] for leaf in leaves().values()]
 
 
+def test_the_ten_settings_of_the_users_page_have_their_defaults() -> None:
+    by_variable = {f"`{leaf.variable}`": _default(leaf) for leaf in leaves().values()}
+    told = {row[0]: row[1] for row in table("setting")}
+    assert len(told) == 10
+    assert told == {variable: by_variable[variable] for variable in told}
+
+
+def test_the_users_page_is_short() -> None:
+    lines = documents()["README.md"].splitlines()
+    assert len(documents()["README.md"].encode()) <= 8 * 1024
+    assert [line for line in lines if len(line) > 120] == []
+
+
 def test_every_setting_has_a_meaning() -> None:
     assert [row[0] for row in table("key") if len(row) != 4 or len(row[3]) < 10] == []
 
@@ -141,5 +154,13 @@ def test_every_file_that_is_spoken_of_exists() -> None:
 
 @pytest.mark.parametrize("page", documents())
 def test_every_link_leads_somewhere(page: str) -> None:
-    links = re.findall(r"\]\((?!#|https?:)([^)#]+)", documents()[page])
-    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+    for link, _, heading in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]+))?\)", documents()[page]):
+        file = (ROOT / page).parent.joinpath(link) if link else ROOT / page
+        assert file.exists(), link
+        assert not heading or heading in _anchors(file.read_text(encoding="utf-8")), heading
+
+
+def _anchors(text: str) -> set[str]:
+    """List the anchors that GitHub gives the headings of a page."""
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
