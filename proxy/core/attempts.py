@@ -23,11 +23,14 @@ The cases. "Guarded" is a request that can spend money (below `orders`, and no r
     a rejection, in the documented wording         renewed, sent once more whatever it is: it was refused unprocessed
       … and its body is gone                       renewed, 503 not_repeatable: nothing was processed
       … and the renewal fails                      503: nothing was processed
+      … and the renewal brings the same token      delivered, the route pauses
     a variant of it                                renewed, sent once more unless guarded or its body is gone
     a bare 400 to a HEAD                           likewise
       … guarded, or its body is gone               delivered as it came, whatever becomes of the renewal
       … and the renewal fails                      delivered; a variant's safe request: 503
     a rejection on a route that pauses             delivered
+    a rejection of the token of a renewal that this
+    very route has just begun, in another request  delivered, the route pauses, unless it was rejected elsewhere too
     a rejection after a renewal                    delivered, the route pauses; one more renewal if the token was good on
                                                    this very route; up to `MOST_REJECTIONS` if it has died elsewhere too
     a rejection when rejections on all routes
@@ -208,17 +211,18 @@ def attempts(traits: Traits, history: RejectionHistory) -> Generator[Step, Resul
             continue
         assert isinstance(result, Rejected)  # noqa: S101
         rejections += 1
+        if earlier is not Earlier.DOUBT:
+            # Only the documented wording proves that nothing was processed.
+            earlier = Earlier.REFUSED if result.kind is Rejection.DOCUMENTED else Earlier.DOUBT
         delivery = yield from _after_rejection(traits, history, result, rejections, earlier)
         if delivery is not None:
             return delivery
-        if earlier is not Earlier.DOUBT:
-            earlier = _proof(result.kind)
 
 
 def _after_rejection(
     traits: Traits, history: RejectionHistory, rejected: Rejected, rejections: int, earlier: Earlier
 ) -> Generator[Step, Result, Deliver | None]:
-    """Decide after a rejection; None: the request is to be sent once more. `rejections` includes this one."""
+    """Decide after a rejection; None: the request is to be sent once more. `rejections` and `earlier` include this one."""
     kind, token, now, route = rejected.kind, rejected.token, rejected.now, traits.route
     retried = rejections > 1
     was_good = history.was_accepted(token, route)
@@ -230,8 +234,7 @@ def _after_rejection(
         if not was_good:  # else it is not the route that is odd
             history.pauses.rejected_again(route, now)
         return Deliver(retried, "rejected")
-    if not (dead or elsewhere) and history.is_successor(token, route, now):
-        # Sent with the new token at once, since it had waited for a connection: it is rejected again all the same.
+    if not (rejected.replaced or elsewhere) and history.just_renewed(token, route, now):
         history.pauses.rejected_again(route, now)
     if not dead and history.pauses.paused(route, now):
         return Deliver(retried)
@@ -251,8 +254,8 @@ def _after_rejection(
                 return Deliver(retried, "probed")
             raise SessionUnavailable(
                 "CardCash rejected the token of a caller's own login and could not be asked whether that is lost."
-            ).after(_worse(earlier, kind))
-    if not replaced and not history.may_begin_renewal(route, now, token):
+            ).after(earlier)
+    if not replaced and not history.may_begin_renewal(token, route, now):
         return Deliver(retried, "rejected")
 
     if kind is not Rejection.DOCUMENTED and (traits.guarded or not rejected.body_kept):
@@ -262,7 +265,7 @@ def _after_rejection(
     if isinstance(renewed, Failed):
         if kind is Rejection.BARE or (kind is Rejection.VARIANT and not traits.safe):
             return Deliver(retried)
-        raise renewed.error.after(_worse(earlier, kind))
+        raise renewed.error.after(earlier)
     assert isinstance(renewed, Renewed)  # noqa: S101
     if renewed.token.value == token.value:
         history.pauses.rejected_again(route, now)
@@ -271,7 +274,7 @@ def _after_rejection(
         raise NotRepeatable(
             "The session had ended and the request body was too large to keep; the session has been renewed: send the "
             "request again."
-        ).after(_worse(earlier, kind))
+        ).after(earlier)
     return None
 
 
@@ -283,12 +286,3 @@ def _is_worth_another(failed: Failed, traits: Traits) -> bool:
     if isinstance(error, UpstreamUnreachable):
         return not error.sent and error.kind in _WORTH_A_SECOND_CONNECT
     return isinstance(error, UpstreamReset) and error.kind == "reset_before_head" and (traits.safe or not error.sent)
-
-
-def _proof(kind: Rejection) -> Earlier:
-    """Say what a rejection proves of the attempt it answered: only the documented wording that nothing was processed."""
-    return Earlier.REFUSED if kind is Rejection.DOCUMENTED else Earlier.DOUBT
-
-
-def _worse(earlier: Earlier, kind: Rejection) -> Earlier:
-    return Earlier.DOUBT if earlier is Earlier.DOUBT else _proof(kind)

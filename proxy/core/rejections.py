@@ -31,18 +31,15 @@ class RejectionHistory:
         self._accepted_on = _TokenRoutes()
         self._allowance = self.BURST
         self._counted_at = 0.0
-        #: Routes whose rejections began the last renewals, and when.
-        self._began: OrderedDict[str, float] = OrderedDict()
-        #: Routes that began a renewal and have accepted nothing since, and the token they rejected then.
-        self._unproven: dict[str, Token | None] = {}
+        #: The last renewal that a rejection on each of these routes began.
+        self._began: OrderedDict[str, _Began] = OrderedDict()
 
     def accepted(self, token: Token, route: str) -> None:
         """Note an answer that accepted the token on the route; ends the route's pause."""
         self._accepted_on.add(token, route)
-        if self._unproven:
-            self._unproven.pop(route, None)
-        if self.pauses.known:
-            self.pauses.accepted(route)
+        if (began := self._began.get(route)) is not None:
+            began.rejected = None
+        self.pauses.accepted(route)
 
     def was_accepted(self, token: Token, route: str) -> bool:
         """Say whether this very token was accepted on this very route."""
@@ -52,29 +49,40 @@ class RejectionHistory:
         """Note a rejection; returns whether the token was rejected on another route too."""
         return self._rejected_on.add(token, route) > 1
 
-    def may_begin_renewal(self, route: str, now: float, token: Token | None = None) -> bool:
+    def may_begin_renewal(self, token: Token, route: str, now: float) -> bool:
         """Take one of the renewals that rejections on all routes together may begin; False: none is left."""
         self._allowance = min(self.BURST, self._allowance + max(0.0, now - self._counted_at) * self.PER_SECOND)
         self._counted_at = now
         if self._allowance < 1.0:
             return False
         self._allowance -= 1.0
-        self._began[route] = now
+        self._began[route] = _Began(now, token)
         self._began.move_to_end(route)
-        self._unproven[route] = token
         if len(self._began) > self.BURST:
-            self._unproven.pop(self._began.popitem(last=False)[0], None)
+            self._began.popitem(last=False)
         return True
 
-    def is_successor(self, token: Token, route: str, now: float) -> bool:
-        """Say whether the route began a renewal lately with another token, and has accepted nothing since."""
-        before = self._unproven.get(route)
-        return before is not None and before.value != token.value and now - self._began[route] < RoutePauses.FIRST
+    def just_renewed(self, token: Token, route: str, now: float) -> bool:
+        """Say whether a rejection on the route has just begun the renewal after which `token` is held, and nothing was
+        accepted there since: then another request is told already that a new token does not help."""
+        began = self._began.get(route)
+        if began is None or began.rejected is None or began.rejected.value == token.value:
+            return False
+        return now - began.at < RoutePauses.FIRST
 
     def comes_from_many_routes(self, route: str, now: float) -> bool:
         """Say whether several other routes began renewals lately."""
-        lately = sum(other != route and now - began < self.LATELY for other, began in self._began.items())
+        lately = sum(other != route and now - began.at < self.LATELY for other, began in self._began.items())
         return lately >= self.MANY_ROUTES
+
+
+@dataclass(slots=True)
+class _Began:
+    """A renewal that a rejection began."""
+
+    at: float
+    #: The token that was rejected; None: the route has accepted one since.
+    rejected: Token | None
 
 
 class _TokenRoutes:
@@ -122,33 +130,33 @@ class RoutePauses:
 
     def __init__(self) -> None:
         #: The pauses there are, some of them over.
-        self.known: OrderedDict[str, _Pause] = OrderedDict()
+        self._pauses: OrderedDict[str, _Pause] = OrderedDict()
         self._unknown: set[str] = set()
 
     def __len__(self) -> int:
-        return len(self.known)
+        return len(self._pauses)
 
     def paused(self, route: str, now: float) -> bool:
         """Say whether rejections on the route renew nothing at present."""
-        pause = self.known.get(self._key(route))
+        pause = self._pauses.get(self._key(route))
         return pause is not None and now < pause.until
 
     def rejected_again(self, route: str, now: float) -> None:
         """Begin or lengthen the pause; many callers rejected at once lengthen it only once."""
         route = self._key(route)
-        pause = self.known.get(route)
+        pause = self._pauses.get(route)
         failures = 1 if pause is None else pause.failures + 1
         if pause is not None and now < pause.until:
             return
-        self.known[route] = _Pause(now + backoff(failures, first=self.FIRST, cap=self.CAP), failures)
-        self.known.move_to_end(route)
-        if len(self.known) > self.MOST:
-            self.known.popitem(last=False)
+        self._pauses[route] = _Pause(now + backoff(failures, first=self.FIRST, cap=self.CAP), failures)
+        self._pauses.move_to_end(route)
+        if len(self._pauses) > self.MOST:
+            self._pauses.popitem(last=False)
 
     def accepted(self, route: str) -> None:
         """End the pause."""
-        if self.known:
-            self.known.pop(self._key(route), None)
+        if self._pauses:
+            self._pauses.pop(self._key(route), None)
 
     def _key(self, route: str) -> str:
         """Name the pause of a route; `other …` is how `Route.key` calls what it does not know."""

@@ -353,8 +353,8 @@ def test_a_renewal_that_others_began_counts_for_nobody_else() -> None:
 
 def lost_route(walk: Walk) -> None:
     """Let two other routes begin renewals."""
-    walk.history.may_begin_renewal("GET /x", 0.0)
-    walk.history.may_begin_renewal("GET /y", 0.0)
+    walk.history.may_begin_renewal(token(), "GET /x", 0.0)
+    walk.history.may_begin_renewal(token(), "GET /y", 0.0)
 
 
 OWN = token(own_login=True)

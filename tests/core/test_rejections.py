@@ -10,26 +10,28 @@ TOKEN = Token("a.b.c", Moment(0.0, 0.0))
 
 def test_rejections_on_all_routes_together_begin_twenty_renewals_at_once() -> None:
     history = RejectionHistory()
-    assert [history.may_begin_renewal(f"GET /{number}", 5.0) for number in range(25)] == [True] * 20 + [False] * 5
+    assert [history.may_begin_renewal(TOKEN, f"GET /{number}", 5.0) for number in range(25)] == [True] * 20 + [
+        False
+    ] * 5
 
 
 def test_one_more_renewal_may_begin_every_second() -> None:
     history = RejectionHistory()
-    begun = sum(history.may_begin_renewal("GET /a", 100.0 + tick / 10) for tick in range(301))
+    begun = sum(history.may_begin_renewal(TOKEN, "GET /a", 100.0 + tick / 10) for tick in range(301))
     assert begun == 20 + 30
 
 
 def test_the_allowance_does_not_grow_beyond_its_burst() -> None:
     history = RejectionHistory()
-    history.may_begin_renewal("GET /a", 0.0)
-    assert sum(history.may_begin_renewal("GET /a", 10_000.0) for _ in range(50)) == 20
+    history.may_begin_renewal(TOKEN, "GET /a", 0.0)
+    assert sum(history.may_begin_renewal(TOKEN, "GET /a", 10_000.0) for _ in range(50)) == 20
 
 
 def test_renewals_begun_by_two_other_routes_lately_are_many() -> None:
     history = RejectionHistory()
-    history.may_begin_renewal("GET /a", 0.0)
+    history.may_begin_renewal(TOKEN, "GET /a", 0.0)
     assert not history.comes_from_many_routes("GET /c", 1.0)
-    history.may_begin_renewal("GET /b", 1.0)
+    history.may_begin_renewal(TOKEN, "GET /b", 1.0)
     assert history.comes_from_many_routes("GET /c", 2.0)
     assert not history.comes_from_many_routes("GET /b", 2.0)
     assert not history.comes_from_many_routes("GET /c", 10.5)
