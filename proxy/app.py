@@ -17,7 +17,6 @@ from functools import partial
 from typing import TypeVar
 
 from proxy import __version__
-from proxy.ca_watch import CaWatch
 from proxy.clock import Clock, TurnClock
 from proxy.core.errors import Draining
 from proxy.listening import LAST_SECONDS, Budget, admin_port, budget, descriptors, listening
@@ -42,7 +41,7 @@ from proxy.telemetry.logs import log
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.watch import SessionWatch
 from proxy.upstream import Origin, ProxyTunnel, Upstream
-from proxy.watched_files import POLL_EVERY, SecretsWatch
+from proxy.watched_files import POLL_EVERY, CaWatch, SecretsWatch
 
 T = TypeVar("T")
 

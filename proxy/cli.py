@@ -32,7 +32,7 @@ from proxy.process import (
 if TYPE_CHECKING:
     from proxy.app import Proxy
     from proxy.processes.supervisor import Supervisor
-    from proxy.settings import Settings
+    from proxy.settings import Loaded, Settings
 
 
 #: Without any caller: for the process itself, and for each worker at its supervisor.
@@ -151,14 +151,15 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _add_setting_flags(parser: argparse.ArgumentParser, *, only: str | None) -> None:
-    from proxy.settings import setting_flags
+    from proxy.settings.describe import help_of
+    from proxy.settings.model import leaves
 
     group = parser.add_argument_group("settings", "each also as an environment variable, say CARDCASH_UPSTREAM__ORIGIN")
-    for flag in setting_flags():
-        if flag.secret or (only is not None and flag.path != only):
+    for flag in leaves().values():
+        if flag.kind.hidden or (only is not None and flag.path != only):
             continue
         names = dict.fromkeys((f"--{flag.path}", f"--{flag.path.replace('.', '-')}", "--" + dashed(flag.path)))
-        group.add_argument(*names, metavar="VALUE", dest=f"setting:{flag.path}", help=flag.help.replace("%", "%%"))
+        group.add_argument(*names, metavar="VALUE", dest=f"setting:{flag.path}", help=help_of(flag).replace("%", "%%"))
 
 
 def _host_port(text: str) -> str:
@@ -168,9 +169,9 @@ def _host_port(text: str) -> str:
     return text
 
 
-def _settings(options: argparse.Namespace) -> Settings | None:
+def _settings(options: argparse.Namespace) -> Loaded | None:
     """Load the settings; None after the faults were told, one line each."""
-    from proxy.settings import SettingsError, load_settings
+    from proxy.settings import SettingsError, load
 
     flags = {
         name.removeprefix("setting:"): value
@@ -178,7 +179,7 @@ def _settings(options: argparse.Namespace) -> Settings | None:
         if name.startswith("setting:") and value is not None
     }
     try:
-        return load_settings(config=options.config, flags=flags)
+        return load(config=options.config, flags=flags)
     except SettingsError as error:
         for fault in error.faults:
             complain(fault)
@@ -198,9 +199,10 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
 def _serve(options: argparse.Namespace) -> int:
     from proxy.listening import descriptors
 
-    settings = _settings(options)
-    if settings is None:
+    loaded = _settings(options)
+    if loaded is None:
         return BAD_USAGE
+    settings = loaded.settings
     there, needed = descriptors(), _DESCRIPTORS + _DESCRIPTORS_OF_A_WORKER * settings.workers
     if there < needed:
         complain(f"the limit of open files is {there}, and this needs {needed}: raise it (ulimit -n)")
@@ -277,9 +279,10 @@ def _on_signals(
 
 
 def _check(options: argparse.Namespace) -> int:
-    settings = _settings(options)
-    if settings is None:
+    loaded = _settings(options)
+    if loaded is None:
         return BAD_USAGE
+    settings = loaded.settings
     from proxy.session.stores import StoreUnusable
     from proxy.session.stores.factory import check_store
     from proxy.settings import describe
@@ -289,12 +292,12 @@ def _check(options: argparse.Namespace) -> int:
     except StoreUnusable as error:
         complain(str(error))
         return BAD_USAGE
-    print(describe(settings), end="")
+    print(describe(settings, loaded.where), end="")
     return OK
 
 
 def _seconds(text: str) -> float:
-    from proxy.settings.parsing import duration
+    from proxy.core.values import duration
 
     try:
         return duration(text)

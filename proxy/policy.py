@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.core.rules import Rule
 from proxy.server.guard import GuardSettings
 from proxy.settings import Settings
 
@@ -23,9 +22,7 @@ def guard_policy(settings: Settings, *, required_value: Callable[[], str]) -> Gu
         networks=callers.allowed_networks,
         required_name=header.name.lower().encode("ascii") if header else None,
         required_value=required_value,
-        rules=tuple(
-            Rule.of(allow=rule.action == "allow", methods=rule.methods, path=rule.path) for rule in settings.rules
-        ),
+        rules=settings.rules,
         in_flight=settings.limits.in_flight,
         base_path=settings.upstream.base_path,
     )

@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         """Name the flags that are slips of the pen; what is like no flag, and any value, may be a secret."""
         import difflib
 
-        from proxy.settings.parsing import repeatable
+        from proxy.core.spelling import repeatable
 
         known = [flag for action in _all_actions(self) for flag in action.option_strings]
         told = []

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -139,17 +140,15 @@ class Supervisor:
         assert folder is not None  # noqa: S101
         session, admin = settings.session, ListenAddress("unix", path=str(child.admin))
         if session.store == "memory://":
-            session = session.model_copy(update={"store": f"file://{folder.session}"})
-        changed = {
+            session = replace(session, store=f"file://{folder.session}")
+        changed: dict[str, Any] = {
             "session": session,
-            "admin": settings.admin.model_copy(update={"listen": (admin,)}),
-            "upstream": settings.upstream.model_copy(update={"max_connections": self._connections_of(child)}),
-            "limits": settings.limits.model_copy(
-                update={"replay_total": settings.limits.replay_total // settings.workers}
-            ),
+            "admin": replace(settings.admin, listen=(admin,)),
+            "upstream": replace(settings.upstream, max_connections=self._connections_of(child)),
+            "limits": replace(settings.limits, replay_total=settings.limits.replay_total // settings.workers),
         }
         sockets = tuple(sock.fileno() for sock in self._doors.of(child.worker))
-        return Orders(child.worker, settings.model_copy(update=changed), sockets, folder.path, settings.workers)
+        return Orders(child.worker, replace(settings, **changed), sockets, folder.path, settings.workers)
 
     def _connections_of(self, child: Child) -> int:
         """Give a worker its share of `upstream.max_connections`."""

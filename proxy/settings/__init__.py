@@ -1,53 +1,35 @@
 """The frozen settings of the proxy, from file, environment and flags; all faults at once.
 
-model: names, types, defaults · parsing, network, guards: text to values · proxy_variables: HTTPS_PROXY and its kin ·
-secret: holding and reading secrets · catalogue: the list of all settings · sources: file, environment, flags · loading:
-the way to Settings · describe: the way back to text. Knows nothing of the rest of the proxy, but which header names the
-core needs.
+model: names, types, defaults, the list of all · parsing, network, guards: text to values, with `core/values.py` ·
+proxy_variables: HTTPS_PROXY and its kin · files: reading them, secrets among them · sources, yaml_file: file,
+environment, flags · loading: the way to Settings · describe: the way back to text. Knows nothing of the rest of the proxy
+but its core.
 """
 
 from proxy.core.secret import REDACTED, Secret
-from proxy.settings.catalogue import FlagInfo, flag_name, variable_name
-from proxy.settings.describe import describe, setting_flags
-from proxy.settings.guards import RequiredHeader, Rule
-from proxy.settings.loading import SettingsError, load_settings, secret_files
-from proxy.settings.model import Admin, Callers, Drain, Limits, Log, Login, Session, Settings, Upstream
-from proxy.settings.network import ListenAddress, Network
+from proxy.core.values import ListenAddress
+from proxy.settings.describe import describe
+from proxy.settings.files import SecretForm, read_secret_file
+from proxy.settings.guards import RequiredHeader
+from proxy.settings.loading import Loaded, SettingsError, load, load_settings, secret_files
+from proxy.settings.model import Settings
+from proxy.settings.network import Network
 from proxy.settings.proxy_variables import proxy_variables
-from proxy.settings.secret import (
-    SecretFileError,
-    SecretForm,
-    read_secret_file,
-    read_secret_file_again,
-)
 
 __all__ = [
     "REDACTED",
-    "Admin",
-    "Callers",
-    "Drain",
-    "FlagInfo",
-    "Limits",
     "ListenAddress",
-    "Log",
-    "Login",
+    "Loaded",
     "Network",
     "RequiredHeader",
-    "Rule",
     "Secret",
-    "SecretFileError",
     "SecretForm",
-    "Session",
     "Settings",
     "SettingsError",
-    "Upstream",
     "describe",
-    "flag_name",
+    "load",
     "load_settings",
     "proxy_variables",
     "read_secret_file",
-    "read_secret_file_again",
     "secret_files",
-    "setting_flags",
-    "variable_name",
 ]

@@ -1,35 +1,47 @@
-"""Owns how settings are shown to people: as YAML without secrets, and as the list of flags."""
+"""Owns how settings are shown to people: as YAML without secrets, with where each comes from, and as help of flags."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import MISSING
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from proxy.core.rules import Rule
 from proxy.core.secret import REDACTED, Secret
-from proxy.settings.catalogue import FlagInfo, Leaf, leaves
-from proxy.settings.guards import RequiredHeader, Rule
-from proxy.settings.model import KIB, Kind, Settings
-from proxy.settings.parsing import duration
+from proxy.core.values import ListenAddress, duration
+from proxy.settings.guards import RequiredHeader
+from proxy.settings.model import DURATION, KIB, POSITIVE, SIZE, Kind, Leaf, Settings, leaves
+
+#: Column of the notes where the lines are short enough.
+_NOTES_AT: Final = 44
 
 
-def describe(settings: Settings) -> str:
-    """Return the effective settings as YAML: every key, defaults included, every secret as "********"."""
+def describe(settings: Settings, where: Mapping[str, str] | None = None) -> str:
+    """Return the effective settings as YAML: every key, defaults included, every secret as "********".
+
+    `where`: a note beside each says where it comes from.
+    """
     import yaml  # noqa: PLC0415 - only `check` needs it
 
-    root: dict[str, Any] = {}
+    lines: list[str] = []
+    group = ""
     for path, leaf in leaves().items():
-        value: Any = settings
-        target = root
-        *parents, name = path.split(".")
-        for parent in parents:
-            value = getattr(value, parent)
-            target = target.setdefault(parent, {})
-        target[name] = readable(getattr(value, name), leaf.kinds)
-    return yaml.safe_dump(root, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000)
+        above, _, name = path.rpartition(".")
+        if above and above != group:
+            lines.append(f"{above}:")
+        group = above
+        shown = {name: readable(leaf.value_in(settings), leaf.kind)}
+        first, *rest = yaml.safe_dump(shown, allow_unicode=True, default_flow_style=False, width=1000).splitlines()
+        indent = "  " if above else ""
+        note = "" if where is None else f"  # {where[path]}"
+        lines.append(f"{indent + first:<{_NOTES_AT if note else 0}}{note}")
+        lines += [indent + line for line in rest]
+    return "\n".join(lines) + "\n"
 
 
-def readable(value: object, kinds: frozenset[Kind] = frozenset()) -> object:
+def readable(value: object, kind: Kind | None = None) -> object:
     """Return a setting's value as YAML can hold it: 5m for 300.0, 10MiB for 10485760, ******** for a secret."""
     match value:
         case None | bool():
@@ -39,15 +51,15 @@ def readable(value: object, kinds: frozenset[Kind] = frozenset()) -> object:
         case RequiredHeader():
             return f"{value.name}: {REDACTED if value.file is None else f'file:{value.file}'}"
         case Rule():
-            methods: dict[str, object] = {"methods": list(value.methods)} if value.methods else {}
-            return {value.action: value.path, **methods}
-        case Path():
+            methods: dict[str, object] = {"methods": sorted(value.methods)} if value.methods else {}
+            return {"allow" if value.allow else "deny": value.path, **methods}
+        case Path() | ListenAddress():
             return str(value)
         case tuple():
             return [readable(item) for item in value]
-        case int() | float() if Kind.DURATION in kinds:
-            return readable_duration(float(value))
-        case int() if Kind.SIZE in kinds:
+        case int() | float() if kind in (DURATION, POSITIVE):
+            return readable_duration(value)
+        case int() if kind is SIZE:
             return readable_size(value)
         case int():
             return value
@@ -77,18 +89,16 @@ def without_credentials(text: str) -> str:
     return re.sub(r"(://)[^/?#]*@", rf"\1{REDACTED}@", text)
 
 
-def setting_flags() -> list[FlagInfo]:
-    """Return all settings in order, with the help text of their flags."""
-    return [FlagInfo(path, leaf.description + _default(leaf), leaf.secret) for path, leaf in leaves().items()]
+def help_of(leaf: Leaf) -> str:
+    """Return the help text of a setting's flag."""
+    return leaf.meaning + (f" (default: {default})" if (default := default_of(leaf)) else "")
 
 
-def _default(leaf: Leaf) -> str:
-    value = leaf.default
-    if "default:" in leaf.description:  # it depends on other settings, and the description says how
+def default_of(leaf: Leaf) -> str:
+    """Return the default of a setting as people write it; empty where there is none, or it depends on others."""
+    if "default:" in leaf.meaning or leaf.default in (None, MISSING):  # the meaning says how
         return ""
-    shown = readable(value, leaf.kinds) if isinstance(value, bool | int | float | str | tuple) else None
-    if isinstance(shown, bool):
-        shown = str(shown).lower()
+    shown: Any = readable(leaf.default, leaf.kind)
     if isinstance(shown, list):
-        shown = ", ".join(map(str, shown))
-    return f" (default: {shown})" if shown not in {None, ""} else ""
+        return ", ".join(map(str, shown))
+    return str(shown).lower() if isinstance(shown, bool) else str(shown)

@@ -1,4 +1,4 @@
-"""How files that people name are read: regular files only, so much and no more, and never longer than a deadline.
+"""How files that settings name are read: regular files only, so much and no more, and never longer than a deadline.
 
 A FIFO or a device need not have an end, and a mount that hangs does not answer, whatever was asked of it. So a thread of
 its own reads each file, and is left behind when it does not come back: neither the event loop nor a command waits for it.
@@ -6,28 +6,33 @@ its own reads each file, and is left behind when it does not come back: neither 
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import enum
 import os
-import ssl
+import re
 import stat
 import threading
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
+from proxy.core.secret import Secret
+from proxy.core.values import Bad
+
 #: Seconds a file may take when nothing goes on without it, and when a value that was good is still there.
 AT_START: Final = 5.0
 AGAIN: Final = 2.0
 
-#: Bytes of a bundle of certificates; those of whole systems have some 300 kB.
+#: Bytes of a bundle of certificates (those of whole systems have some 300 kB), and of a secret: far above any token.
 LARGEST_BUNDLE: Final = 16 * 1024 * 1024
+LARGEST_SECRET: Final = 64 * 1024
 
 #: Files whose last reader has not come back: no second thread is spent on them.
 _hanging: dict[Path, Future[bytes]] = {}
 
 
 class Unreadable(Exception):
-    """A file cannot be read; the text says why, and goes on after the file's name: "cannot be read: …"."""
+    """A file cannot be used; the text says why, and goes on after the file's name: "cannot be read: …"."""
 
 
 def read(path: Path, *, most: int) -> bytes:
@@ -41,6 +46,8 @@ def read(path: Path, *, most: int) -> bytes:
 
 async def read_again(path: Path, *, most: int) -> bytes:
     """Read a file of at most `most` bytes while the event loop goes on, for at most `AGAIN` seconds. Raises `Unreadable`."""
+    import asyncio  # noqa: PLC0415 - `check` does without
+
     reading = _begin(path, most)
     try:
         async with asyncio.timeout(AGAIN):
@@ -49,13 +56,10 @@ async def read_again(path: Path, *, most: int) -> bytes:
         raise _gave_up(path, reading, AGAIN) from None
 
 
-def certificates(path: Path) -> str:
-    """Read a PEM bundle with at least one certificate, blocking like `read`; for `ssl` as `cadata`. Raises `Unreadable`."""
-    return bundle(read(path, most=LARGEST_BUNDLE))
-
-
 def bundle(content: bytes) -> str:
     """Return the content of a PEM bundle as `ssl` wants it for `cadata`. Raises `Unreadable` without a certificate in it."""
+    import ssl  # noqa: PLC0415 - only `upstream.ca_file` needs it
+
     # What stands between the certificates is a comment, in any encoding; `ssl` wants ASCII.
     text = "".join(chr(byte) if byte < 0x80 else "?" for byte in content)
     try:
@@ -63,6 +67,56 @@ def bundle(content: bytes) -> str:
     except (ssl.SSLError, ValueError):  # ValueError: empty
         raise Unreadable("holds no certificates in PEM form") from None
     return text
+
+
+class SecretForm(enum.Enum):
+    """What a secret may be made of: a pattern, and what is said of a text that does not fit it."""
+
+    ANY = r".*", ""
+    #: RFC 9110 5.5: blanks at the ends of a header's value are none of it.
+    HEADER_VALUE = r"[!-~](?:[ -~]*[!-~])?", "has more than visible ASCII with blanks between"
+    VISIBLE = r"[!-~]+", "has blanks or characters beyond ASCII"
+
+    def problem(self, text: str) -> str | None:
+        """Say what is wrong with a secret; None if nothing is. The text is not repeated."""
+        pattern, problem = self.value
+        if not text:
+            return "is empty"
+        if has_control_characters(text):
+            return "has more than one line or control characters"
+        return None if re.fullmatch(pattern, text) else problem
+
+
+def has_control_characters(text: str) -> bool:
+    """Tell whether a text has a character that could end or split a header line (C0, DEL, C1, line separators)."""
+    return any(c < " " or "\x7f" <= c <= "\x9f" or c in "\u2028\u2029" or "\ud800" <= c <= "\udfff" for c in text)
+
+
+def secret(content: bytes, form: SecretForm) -> Secret:
+    """Return the secret that a file holds: UTF-8 on one line. Raises `Unreadable`, which repeats nothing of it.
+
+    One newline at its end (which editors and `echo` add) is not part of the secret.
+    """
+    text = None
+    # Raised outside the except block: the decoder's exception carries the bytes.
+    with contextlib.suppress(UnicodeDecodeError):
+        text = content.decode("utf-8-sig")  # Windows editors put a byte order mark in front
+    if text is None:
+        raise Unreadable("is not UTF-8 text")
+    text = text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+    problem = form.problem(text)
+    if problem:
+        raise Unreadable(f"{problem}; it must hold the secret and nothing else")
+    return Secret(text)
+
+
+def read_secret_file(path: Path, form: SecretForm = SecretForm.ANY) -> Secret:
+    """Read a secret, blocking like `read`; raise `Bad`, which repeats neither name (it may be the secret) nor content."""
+    try:
+        return secret(read(path, most=LARGEST_SECRET), form)
+    except Unreadable as error:
+        problem = str(error)
+    raise Bad(f"the file {problem}")
 
 
 def _begin(path: Path, most: int) -> Future[bytes]:

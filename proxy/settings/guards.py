@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Final
 
+from proxy.core import target
 from proxy.core.request_fields import is_ours
+from proxy.core.rules import Rule
 from proxy.core.secret import Secret
-from proxy.settings.parsing import Bad, as_text, did_you_mean, each, json_value, repeatable, shown
-from proxy.settings.secret import SecretFileError, SecretForm, has_control_characters, read_secret_file
+from proxy.core.spelling import did_you_mean, repeatable
+from proxy.core.values import Bad, as_text, json_value, shown
+from proxy.settings.files import SecretForm, has_control_characters, read_secret_file
+from proxy.settings.parsing import each
 
 #: RFC 9110 5.6.2
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
-#: The IANA registry (RFC 9110 16.1.1): a rule for any other method would silently match nothing.
-_REGISTERED: Final = """
-    ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK MERGE MKACTIVITY
-    MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH POST PRI PROPFIND PROPPATCH PUT QUERY
-    REBIND REPORT SEARCH TRACE UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF VERSION-CONTROL
-"""
-METHODS: Final = frozenset(_REGISTERED.split())
+#: All that are registered (RFC 9110 16.1.1): a rule for any other method would silently match nothing.
+METHODS: Final = target.METHODS | {"CONNECT", "PRI"}
 
-Action = Literal["allow", "deny"]
 _ACTIONS: Final = ("allow", "deny")
 _EXAMPLE: Final = "write {deny: /path/**, methods: [GET]} or {allow: …}"
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One line of `rules`: what to do with requests of these methods (none named: any) to paths of this glob."""
-
-    action: Action
-    methods: tuple[str, ...] = ()
-    path: str = "/**"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,41 +43,46 @@ def rules(value: object) -> tuple[Rule, ...]:
             return ()
         if value.lstrip()[0] in "[{":
             value = json_value(value)
-    return each(rule, value if isinstance(value, list | tuple) else [value])
+    return each(rule, value if isinstance(value, list) else [value])
 
 
 def rule(value: object) -> Rule:
-    """Parse one rule: a mapping with `action`, `allow` or `deny`, or a text like `deny GET,POST /v3/wallets/**`."""
-    if isinstance(value, Rule):
-        return value
+    """Parse one rule: a mapping with `action`, `allow` or `deny`, or a text like `deny GET,POST /v3/wallets/**`.
+
+    A part that is not there stands for all, one without a value is an error: it would match too much.
+    """
     if isinstance(value, str):
-        return _rule_of_text(value)
+        value = _in_words(value)
     if not isinstance(value, Mapping):
         raise Bad(f"is not a rule; {_EXAMPLE}")
     given = {str(key): part for key, part in value.items()}
-    _check_keys(given, _RULE_KEYS)
+    _check_keys(given, ("action", *_ACTIONS, "methods", "path"))
     chosen = [key for key in ("action", *_ACTIONS) if key in given]
     if len(chosen) != 1:
         raise Bad(f"must have exactly one of allow and deny; {_EXAMPLE}")
-    key = chosen[0]
-    subject = given.pop(key)
-    if key == "action":
-        return _rule(as_text(subject).lower(), given)
-    if isinstance(subject, Mapping):
+    action: str = chosen[0]
+    subject = given.pop(action)
+    if action == "action":
+        action = as_text(subject).lower()
+        if action not in _ACTIONS:
+            raise Bad(f"{shown(action)} is neither allow nor deny")
+    elif isinstance(subject, Mapping):
         if given:
-            raise Bad(f"methods and path stand either inside {key} or beside it, not both; {_EXAMPLE}")
-        return _rule(key, {str(k): part for k, part in subject.items()})
+            raise Bad(f"methods and path stand either inside {action} or beside it, not both; {_EXAMPLE}")
+        given = {str(key): part for key, part in subject.items()}
+        _check_keys(given, ("methods", "path"))
+    elif subject is False:
+        raise Bad(f"{action}: false says nothing; {_EXAMPLE}")
     # `deny:` with its path below it instead of inside it says what is meant; without one nothing does.
-    if subject is True or (subject is None and "path" in given):
-        return _rule(key, given)
-    if subject is False:
-        raise Bad(f"{key}: false says nothing; {_EXAMPLE}")
-    if "path" in given:
-        raise Bad(f"names two paths, one after {key} and one after path; {_EXAMPLE}")
-    return _rule(key, {**given, "path": subject})
-
-
-_RULE_KEYS: Final = ("action", "allow", "deny", "methods", "path")
+    elif subject is not True and not (subject is None and "path" in given):
+        if "path" in given:
+            raise Bad(f"names two paths, one after {action} and one after path; {_EXAMPLE}")
+        given["path"] = subject
+    return Rule.of(
+        allow=action == "allow",
+        methods=_methods(given["methods"]) if "methods" in given else (),
+        path=_glob(given["path"]) if "path" in given else "/**",
+    )
 
 
 def _check_keys(given: Mapping[str, object], known: tuple[str, ...]) -> None:
@@ -98,30 +92,18 @@ def _check_keys(given: Mapping[str, object], known: tuple[str, ...]) -> None:
         raise Bad(*(f"{n} not known in a rule{did_you_mean(k, known)}" for n, k in zip(named, unknown, strict=True)))
 
 
-def _rule(action: str, parts: Mapping[str, object]) -> Rule:
-    """Make a rule; a part that is not there stands for all, one without a value is an error: it would match too much."""
-    _check_keys(parts, ("methods", "path"))
-    if action not in _ACTIONS:
-        raise Bad(f"{shown(action)} is neither allow nor deny")
-    return Rule(
-        cast("Action", action),
-        _methods(parts["methods"]) if "methods" in parts else (),
-        _glob(parts["path"]) if "path" in parts else "/**",
-    )
-
-
-def _rule_of_text(text: str) -> Rule:
+def _in_words(text: str) -> dict[str, object]:
+    """Take a rule in words apart."""
     action, _, rest = text.strip().partition(" ")
     if action.lower() not in _ACTIONS:
         raise Bad(f"{shown(text)} does not begin with allow or deny; write it like: deny GET,POST /v3/wallets/**")
     # The path begins with the first word that has a slash, and may hold blanks: globs match decoded paths.
     path = re.search(r"(?<!\S)[^\s/]*/.*", rest)
-    methods = rest[: path.start()] if path else rest
-    parts = {"methods": methods.strip(), "path": path[0] if path else ""}
-    return _rule(action.lower(), {name: part for name, part in parts.items() if part})
+    parts = {"methods": (rest[: path.start()] if path else rest).strip(), "path": path[0] if path else ""}
+    return {"action": action, **{name: part for name, part in parts.items() if part}}
 
 
-def _methods(value: object) -> tuple[str, ...]:
+def _methods(value: object) -> Iterable[str]:
     if value is None:
         raise Bad("methods has no value; leave methods out to match any")
     names = value if isinstance(value, list | tuple) else re.split(r"[,\s]+", as_text(value))
@@ -134,7 +116,7 @@ def _methods(value: object) -> tuple[str, ...]:
             raise Bad(f"{shown(name)} is not an HTTP method{did_you_mean(name, sorted(METHODS))}")
     if not methods:
         raise Bad("has an empty list of methods, which would match nothing; leave methods out to match any")
-    return tuple(dict.fromkeys(methods))
+    return methods
 
 
 def _glob(value: object) -> str:
@@ -155,9 +137,7 @@ def required_header(value: object) -> RequiredHeader:
     Neither value nor file name is ever repeated: a value that begins with "/" by chance is taken for a file's name,
     and a fault must not print it.
     """
-    if isinstance(value, RequiredHeader):
-        return value
-    if isinstance(value, bool | list | tuple | Mapping):
+    if isinstance(value, bool | list | Mapping):
         raise Bad('must be one text; write it in quotes: "Name: value"')
     name, separator, rest = as_text(value).partition(":")
     rest = rest.strip()
@@ -170,15 +150,18 @@ def required_header(value: object) -> RequiredHeader:
             "the name before the colon stands for something that HTTP or the proxy itself needs; "
             "choose one of your own, such as X-Proxy-Key"
         )
-    if rest.startswith(("/", "file:")):
+    if is_file(rest):
         file = Path(re.sub(r"^file:(?://(?=/))?", "", rest))
         try:
-            secret = read_secret_file(file, SecretForm.HEADER_VALUE)
-        except SecretFileError as error:
-            problem = f'{error} (what begins with "/" or "file:" after the colon is the name of a file)'
-        else:
-            return RequiredHeader(name, secret, file)
+            return RequiredHeader(name, read_secret_file(file, SecretForm.HEADER_VALUE), file)
+        except Bad as bad:
+            problem = f'{bad} (what begins with "/" or "file:" after the colon is the name of a file)'
         raise Bad(problem)
     if SecretForm.HEADER_VALUE.problem(rest):
         raise Bad("the value after the colon holds more than visible ASCII and blanks")
     return RequiredHeader(name, Secret(rest))
+
+
+def is_file(rest: str) -> bool:
+    """Say whether what stands after the name of a required header is the name of a file."""
+    return rest.startswith(("/", "file:"))

@@ -1,24 +1,30 @@
-"""Owns the shape of the settings: their names, types and defaults, frozen. Reads nothing by itself.
+"""Owns the shape of the settings: their names, kinds, defaults and meanings, frozen; and the list of all of them.
 
-The contract's dotted keys are the attributes: `settings.upstream.origin`. Durations are float seconds, sizes int bytes.
-None stands for "not set" or "the default that depends on others", as each description says.
+The dotted keys are the attributes: `settings.upstream.origin`. Durations are float seconds, sizes int bytes. None stands
+for "not set" or "the default that depends on others", as each description says. One line here makes a setting: file,
+variable, flag, faults and `check` follow from it.
 """
 
 from __future__ import annotations
 
-import enum
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from typing import Any, Final, Literal
 
 import proxy
+from proxy.core.rules import Rule
 from proxy.core.secret import Secret
+from proxy.core.values import ListenAddress, duration, size
 from proxy.settings import guards, network, parsing
-from proxy.settings.guards import RequiredHeader, Rule
-from proxy.settings.network import ListenAddress, Network
-from proxy.settings.secret import SecretForm
+from proxy.settings.files import SecretForm
+from proxy.settings.guards import RequiredHeader
+from proxy.settings.network import Network
 
+PREFIX: Final = "CARDCASH_"
+#: Names the configuration file; not a setting itself.
+CONFIG_VARIABLE: Final = "CARDCASH_CONFIG"
 ORIGINS: Final = {
     "sandbox": "https://sandbox-api.cardcash.com",
     "production": "https://production-api.cardcash.com",
@@ -27,72 +33,84 @@ KIB: Final = 1024
 MIB: Final = 1024 * 1024
 
 
-class Kind(enum.Enum):
-    """What the sources and `describe` must know about a leaf beyond its parser."""
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How the value of a setting is written: its parser, and what sources and `describe` must know beyond it."""
 
-    DURATION = enum.auto()
-    SIZE = enum.auto()
-    SECRET = enum.auto()  # no flag; has a `_file` form; never shown
-    LIST = enum.auto()  # an empty environment variable is the empty list
-    EMPTY = enum.auto()  # a text for which empty is a value
-    HEADER = enum.auto()  # name shown, value not; as a flag only with a file
-
-
-Duration = Annotated[float, Kind.DURATION, PlainValidator(parsing.duration)]
-PositiveDuration = Annotated[float, Kind.DURATION, PlainValidator(parsing.positive_duration)]
-Size = Annotated[int, Kind.SIZE, PlainValidator(parsing.size)]
-Count = Annotated[int, PlainValidator(parsing.count)]
-#: More would be a typing error: each is a process with its own 60 MB and its own share of the callers.
-Processes = Annotated[int, PlainValidator(lambda value: parsing.count(value, most=64))]
-Bool = Annotated[bool, PlainValidator(parsing.boolean)]
-File = Annotated[Path | None, PlainValidator(parsing.optional(parsing.file_path))]
-Addresses = Annotated[tuple[ListenAddress, ...], Kind.LIST, PlainValidator(network.listen_addresses)]
+    parse: Callable[[object], Any]
+    #: What an empty environment variable means: nothing was set, or the empty value (lists, a path that may be none).
+    empty_counts: bool = False
+    #: Who forgot the value of a list or of a guard in the file meant to close a door.
+    guards: bool = False
+    #: What the secret that the value is, or holds, may be made of.
+    secret: SecretForm | None = None
+    #: The value as a whole is a secret: it has no flag and a `_file` form, and is never shown.
+    hidden: bool = False
 
 
-class Group(BaseModel):
-    """Base of all groups: frozen, and without inputs in pydantic's own messages, which would print secrets."""
+DURATION: Final = Kind(duration)
+POSITIVE: Final = Kind(parsing.positive_duration)
+SIZE: Final = Kind(size)
+COUNT: Final = Kind(parsing.count)
+BOOLEAN: Final = Kind(parsing.boolean)
+FILE: Final = Kind(parsing.file_path)
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+def words(*allowed: str) -> Kind:
+    """Make the kind of a setting that is one of a few words."""
+    return Kind(parsing.one_of(*allowed))
 
 
-class Upstream(Group):
+def listed(parse: Callable[[object], tuple[Any, ...]]) -> Kind:
+    """Make the kind of a list."""
+    return Kind(parse, empty_counts=True, guards=True)
+
+
+def setting(kind: Kind, default: Any, meaning: str) -> Any:
+    """Declare a setting. Where the default is None, an empty text un-sets it; without one (MISSING) it is needed."""
+    return field(default=default, metadata={"kind": kind, "meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
     """How CardCash is reached."""
 
-    origin: Annotated[str, PlainValidator(network.origin)] = Field(
-        ORIGINS["sandbox"], description="scheme://host[:port] of CardCash; default: picked by environment"
+    origin: str = setting(
+        Kind(network.origin),
+        ORIGINS["sandbox"],
+        "scheme://host[:port] of CardCash; default: picked by environment",
     )
-    allow_plain_http: Bool = Field(False, description="allow an http:// origin that is not loopback")
-    base_path: Annotated[str, Kind.EMPTY, PlainValidator(parsing.url_path)] = Field(
-        "/v3", description="put before client paths without a version segment; empty for none"
+    allow_plain_http: bool = setting(BOOLEAN, False, "allow an http:// origin that is not loopback")
+    base_path: str = setting(
+        Kind(parsing.url_path, empty_counts=True),
+        "/v3",
+        "put before client paths without a version segment; empty for none",
     )
-    user_agent: Annotated[str, PlainValidator(parsing.user_agent)] = Field(
-        f"cardcash-proxy/{proxy.__version__}", description="User-Agent sent when the client sent none"
+    user_agent: str = setting(
+        Kind(parsing.user_agent), f"cardcash-proxy/{proxy.__version__}", "User-Agent sent when the client sent none"
     )
-    ca_file: Annotated[Path | None, PlainValidator(parsing.optional(parsing.ca_file))] = Field(
-        None, description="PEM bundle of the certificate authorities to trust instead of the system's"
+    ca_file: Path | None = setting(
+        Kind(parsing.ca_file), None, "PEM bundle of the certificate authorities to trust instead of the system's"
     )
-    trust_env: Bool = Field(False, description="honour HTTPS_PROXY and NO_PROXY")
-    connect_timeout: PositiveDuration = Field(5.0, description="longest time to connect")
-    response_timeout: PositiveDuration = Field(
-        120.0, description="longest wait for response headers, and between chunks of a body"
+    trust_env: bool = setting(BOOLEAN, False, "honour HTTPS_PROXY and NO_PROXY")
+    connect_timeout: float = setting(POSITIVE, 5.0, "longest time to connect")
+    response_timeout: float = setting(
+        POSITIVE, 120.0, "longest wait for response headers, and between chunks of a body"
     )
-    max_connections: Count = Field(100, description="most connections to CardCash at a time")
-    idle_timeout: Duration = Field(30.0, description="idle connections are closed after this time")
-    max_age: PositiveDuration = Field(
-        300.0, description="no connection takes a new request after this time, give or take a tenth"
-    )
+    max_connections: int = setting(COUNT, 100, "most connections to CardCash at a time")
+    idle_timeout: float = setting(DURATION, 30.0, "idle connections are closed after this time")
+    max_age: float = setting(POSITIVE, 300.0, "no connection takes a new request after this time, give or take a tenth")
 
 
-class Login(Group):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
     """The customer account the proxy logs in to; nothing set: none."""
 
-    email: Annotated[str | None, PlainValidator(parsing.optional(parsing.email))] = Field(
-        None, description="e-mail of the account to log in to after every new session"
+    email: str | None = setting(Kind(parsing.email), None, "e-mail of the account to log in to after every new session")
+    password: Secret | None = setting(
+        Kind(parsing.password, secret=SecretForm.ANY, hidden=True), None, "password of the account"
     )
-    password: Annotated[Secret | None, Kind.SECRET, SecretForm.ANY, PlainValidator(parsing.password)] = Field(
-        None, description="password of the account"
-    )
-    password_file: File = Field(None, description="file that holds the password, read again when it changes")
+    password_file: Path | None = setting(FILE, None, "file that holds the password, read again when it changes")
 
     @property
     def configured(self) -> bool:
@@ -100,119 +118,190 @@ class Login(Group):
         return self.email is not None and self.password is not None
 
 
-class Session(Group):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
     """The shared session's life."""
 
-    renew_ahead: Duration = Field(300.0, description="the session is renewed this long before it expires")
-    eager: Bool = Field(True, description="make the session at start instead of with the first request")
-    keepalive_path: Annotated[str, PlainValidator(parsing.keepalive_path)] = Field(
-        "/v3/carts", description="GET that keeps alive a session in which a caller logged in"
+    renew_ahead: float = setting(DURATION, 300.0, "the session is renewed this long before it expires")
+    eager: bool = setting(BOOLEAN, True, "make the session at start instead of with the first request")
+    keepalive_path: str = setting(
+        Kind(parsing.keepalive_path), "/v3/carts", "GET that keeps alive a session in which a caller logged in"
     )
-    idle_after: PositiveDuration = Field(
-        3600.0, description="without traffic for this long the session is left to lapse"
-    )
-    store: Annotated[str, PlainValidator(parsing.store)] = Field(
-        "memory://", description="where the session is kept: memory:// or file:///path"
-    )
+    idle_after: float = setting(POSITIVE, 3600.0, "without traffic for this long the session is left to lapse")
+    store: str = setting(Kind(parsing.store), "memory://", "where the session is kept: memory:// or file:///path")
 
 
-class Admin(Group):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admin:
     """The port for operators."""
 
-    listen: Addresses = Field(
-        (ListenAddress("tcp", "127.0.0.1", 8081),), description="where health, metrics and status are served"
+    listen: tuple[ListenAddress, ...] = setting(
+        listed(network.listen_addresses),
+        (ListenAddress("tcp", "127.0.0.1", 8081),),
+        "where health, metrics and status are served",
     )
 
 
-class Callers(Group):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callers:
     """Who may use the proxy."""
 
-    allowed_hosts: Annotated[
-        tuple[str, ...] | None, Kind.LIST, PlainValidator(parsing.optional_list(network.allowed_hosts))
-    ] = Field(
+    allowed_hosts: tuple[str, ...] | None = setting(
+        listed(network.allowed_hosts),
         None,
-        description="Host values served, *.suffix too, no others; default: localhost, loopback, the listen addresses",
+        "Host values served, *.suffix too, no others; default: localhost, loopback, the listen addresses",
     )
-    allowed_origins: Annotated[tuple[str, ...], Kind.LIST, PlainValidator(network.allowed_origins)] = Field(
-        (), description="browser origins allowed, scheme://host[:port]"
+    allowed_origins: tuple[str, ...] = setting(
+        listed(network.allowed_origins), (), "browser origins allowed, scheme://host[:port]"
     )
-    allowed_networks: Annotated[
-        tuple[Network, ...] | None, Kind.LIST, PlainValidator(parsing.optional_list(network.allowed_networks))
-    ] = Field(None, description="client addresses served; default: loopback")
-    require_header: Annotated[
-        RequiredHeader | None,
-        Kind.HEADER,
-        SecretForm.HEADER_VALUE,
-        PlainValidator(parsing.optional(guards.required_header)),
-    ] = Field(None, description='"Name: value" or "Name: /file" that every caller must send')
+    allowed_networks: tuple[Network, ...] | None = setting(
+        listed(network.allowed_networks), None, "client addresses served; default: loopback"
+    )
+    require_header: RequiredHeader | None = setting(
+        Kind(guards.required_header, guards=True, secret=SecretForm.HEADER_VALUE),
+        None,
+        '"Name: value" or "Name: /file" that every caller must send',
+    )
 
 
-class Limits(Group):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
     """Bounds on what callers may take."""
 
-    request_body: Size = Field(10 * MIB, description="larger request bodies are refused")
-    replay_body: Size = Field(1 * MIB, description="request bodies up to this are kept to be sent again")
-    replay_total: Size = Field(
-        64 * MIB, description="most bytes of request bodies kept at a time, by all workers together"
-    )
-    in_flight: Count = Field(1000, description="more requests at a time are refused")
-    connections: Annotated[int | None, PlainValidator(parsing.optional(parsing.count))] = Field(
-        None, description="more callers' connections to a process are refused; default: what its descriptors allow"
+    request_body: int = setting(SIZE, 10 * MIB, "larger request bodies are refused")
+    replay_body: int = setting(SIZE, 1 * MIB, "request bodies up to this are kept to be sent again")
+    replay_total: int = setting(SIZE, 64 * MIB, "most bytes of request bodies kept at a time, by all workers together")
+    in_flight: int = setting(COUNT, 1000, "more requests at a time are refused")
+    connections: int | None = setting(
+        COUNT, None, "more callers' connections to a process are refused; default: what its descriptors allow"
     )
 
 
-class Drain(Group):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
     """How the proxy stops."""
 
-    delay: Duration = Field(0.0, description="after SIGTERM: go on accepting for this long, not ready")
-    timeout: Duration = Field(100.0, description="then finish what is in flight for up to this long")
+    delay: float = setting(DURATION, 0.0, "after SIGTERM: go on accepting for this long, not ready")
+    timeout: float = setting(DURATION, 100.0, "then finish what is in flight for up to this long")
 
 
-class Log(Group):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
     """What is logged, and how."""
 
-    level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        PlainValidator(parsing.one_of("debug", "info", "warning", "error")),
-    ] = Field("info", description="debug, info, warning or error")
-    format: Annotated[
-        Literal["json", "console"] | None, PlainValidator(parsing.optional(parsing.one_of("json", "console")))
-    ] = Field(None, description="json or console; default: json, console on a terminal")
-
-
-class Settings(Group):
-    """All settings. Made by `load_settings`; built in code it reads neither environment nor files."""
-
-    app_id: Annotated[Secret, Kind.SECRET, SecretForm.VISIBLE, PlainValidator(parsing.app_id)] = Field(
-        description="application id given by CardCash, sent as x-cc-app"
+    level: Literal["debug", "info", "warning", "error"] = setting(
+        words("debug", "info", "warning", "error"), "info", "debug, info, warning or error"
     )
-    app_id_file: File = Field(None, description="file that holds the application id, read again when it changes")
-    environment: Annotated[
-        Literal["sandbox", "production"], PlainValidator(parsing.one_of("sandbox", "production"))
-    ] = Field("sandbox", description="sandbox or production: picks upstream.origin")
+    format: Literal["json", "console"] | None = setting(
+        words("json", "console"), None, "json or console; default: json, console on a terminal"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings. Made by `load_settings`; built in code it reads neither environment nor files, and checks nothing."""
+
+    app_id: Secret = setting(
+        Kind(parsing.app_id, secret=SecretForm.VISIBLE, hidden=True),
+        MISSING,
+        "application id given by CardCash, sent as x-cc-app",
+    )
+    app_id_file: Path | None = setting(FILE, None, "file that holds the application id, read again when it changes")
+    environment: Literal["sandbox", "production"] = setting(
+        words("sandbox", "production"), "sandbox", "sandbox or production: picks upstream.origin"
+    )
     upstream: Upstream = Upstream()
     login: Login = Login()
     session: Session = Session()
-    listen: Addresses = Field(
+    listen: tuple[ListenAddress, ...] = setting(
+        listed(network.listen_addresses),
         (ListenAddress("tcp", "127.0.0.1", 8080),),
-        description="where callers connect: HOST:PORT, [v6]:PORT or unix:/path",
+        "where callers connect: HOST:PORT, [v6]:PORT or unix:/path",
     )
-    workers: Processes = Field(1, description="processes that serve callers, on one session and one admin port")
+    #: More than 64 would be a typing error: each is a process with its own 50 MB and its own share of the callers.
+    workers: int = setting(
+        Kind(partial(parsing.count, most=64)), 1, "processes that serve callers, on one session and one admin port"
+    )
     admin: Admin = Admin()
     callers: Callers = Callers()
-    rules: Annotated[tuple[Rule, ...], Kind.LIST, PlainValidator(guards.rules)] = Field(
-        (), description="ordered list of {allow|deny, methods, path}; the first match wins; in text: JSON"
+    rules: tuple[Rule, ...] = setting(
+        listed(guards.rules),
+        (),
+        "ordered list of {allow|deny, methods, path}; the first match wins; in text: JSON",
     )
     limits: Limits = Limits()
     drain: Drain = Drain()
     log: Log = Log()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _pick_origin(cls, data: Any) -> Any:
-        """Let `environment` pick the origin where none is given."""
-        upstream = data.get("upstream", {}) if isinstance(data, dict) else None
-        picked = str(data.get("environment", "")).strip().lower() if isinstance(data, dict) else ""
-        if isinstance(upstream, dict) and "origin" not in upstream and picked in ORIGINS:
-            return {**data, "upstream": {**upstream, "origin": ORIGINS[picked]}}
-        return data
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One setting; None as its default: not set, or given by other settings; MISSING: it has none."""
+
+    path: str
+    meaning: str
+    kind: Kind
+    default: Any
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return PREFIX + self.path.upper().replace(".", "__")
+
+    @property
+    def flag(self) -> str:
+        """The flag that sets it."""
+        return flag_name(self.path)
+
+    def read(self, given: object) -> Any:
+        """Parse what was given for it. Raises `Bad`."""
+        if isinstance(given, Secret):  # from its file
+            return given
+        unset = given == "" and self.default is None and not self.kind.empty_counts
+        return None if unset else self.kind.parse(given)
+
+    def value_in(self, settings: Settings) -> Any:
+        """Return what it is set to."""
+        value: Any = settings
+        for name in self.path.split("."):
+            value = getattr(value, name)
+        return value
+
+
+def flag_name(path: str) -> str:
+    """Return the flag of a dotted path."""
+    return "--" + path.replace(".", "-").replace("_", "-")
+
+
+@cache
+def leaves() -> dict[str, Leaf]:
+    """Return all settings by path, in the model's order."""
+    return {leaf.path: leaf for leaf in _walk(Settings, "")}
+
+
+@cache
+def groups() -> frozenset[str]:
+    """Return the paths of all groups."""
+    return frozenset(path.rpartition(".")[0] for path in leaves() if "." in path)
+
+
+def _walk(shape: Any, prefix: str) -> Iterator[Leaf]:
+    for each in fields(shape):
+        if "kind" in each.metadata:
+            yield Leaf(prefix + each.name, each.metadata["meaning"], each.metadata["kind"], each.default)
+        else:
+            yield from _walk(each.default, f"{prefix}{each.name}.")
+
+
+def built(values: dict[str, Any]) -> Settings:
+    """Return settings with these values by path, defaults for the others."""
+    inside: dict[str, dict[str, Any]] = {group: {} for group in groups()}
+    for path, value in values.items():
+        above, _, name = path.rpartition(".")
+        inside.setdefault(above, {})[name] = value
+    top = inside.pop("", {})
+    for each in fields(Settings):
+        if each.name in inside:
+            group: Any = each.default
+            top[each.name] = replace(group, **inside[each.name])
+    return Settings(**top)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
+from proxy.core.values import Bad, bracketed
 from proxy.settings import network
-from proxy.settings.parsing import Bad
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def _bypassed(target: SplitResult, no_proxy: str) -> bool:
     host = target.hostname or ""
     port = target.port or {"http": 80, "https": 443}[target.scheme]
     for entry in no_proxy.replace(",", " ").lower().split():
-        if entry in {"*", f"{network.bracketed(host)}:{port}"}:
+        if entry in {"*", f"{bracketed(host)}:{port}"}:
             return True
         name, colon, entry_port = entry.rpartition(":") if entry.count(":") == 1 else (entry, "", "")
         name = name.removeprefix("*").strip(".").strip("[]")

@@ -14,7 +14,7 @@ import yaml
 
 import proxy
 from proxy.settings import Settings, load_settings
-from proxy.settings.catalogue import leaves
+from proxy.settings.model import leaves
 from tests.house.pages import ROOT, text_of
 
 Steps = list[tuple[str, str]]
@@ -204,7 +204,7 @@ def test_the_environment_of_the_sidecar_is_a_valid_configuration(tmp_path: Path)
 
 
 def test_no_secret_stands_in_the_manifest() -> None:
-    secret = {leaf.variable for leaf in leaves().values() if leaf.secret}
+    secret = {leaf.variable for leaf in leaves().values() if leaf.kind.hidden}
     assert secret & {item["name"] for item in CONTAINER["env"]} == set()
 
 

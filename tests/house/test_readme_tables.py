@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,19 +14,15 @@ from prometheus_client.metrics import MetricWrapperBase
 import proxy
 from proxy.cli import _parser
 from proxy.core.errors import ProxyError
-from proxy.settings.catalogue import CONFIG_VARIABLE, Leaf, groups, leaves
-from proxy.settings.describe import readable
+from proxy.settings.describe import default_of
+from proxy.settings.model import CONFIG_VARIABLE, Leaf, groups, leaves
 from proxy.telemetry.metrics import Answered, Metrics
 from tests.house.pages import ROOT, calls, documents, literals, prose, table, ticked
 
 
 def _default(leaf: Leaf) -> str:
-    shown = readable(leaf.default, leaf.kinds) if isinstance(leaf.default, bool | int | float | str | tuple) else None
-    if isinstance(shown, bool):
-        shown = str(shown).lower()
-    if isinstance(shown, list):
-        shown = ", ".join(map(str, shown))
-    return f"`{shown}`".replace(proxy.__version__, "<version>") if shown not in {None, ""} else "–"
+    default = default_of(leaf) or default_of(replace(leaf, meaning=""))
+    return f"`{default}`".replace(proxy.__version__, "<version>") if default else "–"
 
 
 def test_every_setting_stands_in_the_table_with_its_variable_and_default() -> None:

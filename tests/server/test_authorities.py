@@ -11,7 +11,7 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
-from proxy.ca_watch import CaWatch
+from proxy.watched_files import CaWatch
 from tests.conftest import StartProxy
 from tests.server.harness import Running, answer, jwt, until
 from tests.session.raw_server import RawServer, serving

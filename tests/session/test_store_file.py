@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.token import Moment, Source, Token
+from proxy.core.values import Bad
 from proxy.session.stores import Binding, Store, StoreUnusable, turns
 from proxy.session.stores import file as module
 from proxy.session.stores.factory import check_store, open_store
@@ -356,7 +357,7 @@ def test_every_kind_that_the_setting_takes_can_be_opened(tmp_path: Path, clock: 
     for kind in parsing.STORES:
         try:
             place = parsing.store(f"{kind}://" if kind == "memory" else f"{kind}://{tmp_path}/session")
-        except parsing.Bad:
+        except Bad:
             continue
         assert open_store(place, binding=lambda: MINE, clock=clock, warn=print) is not None
 

@@ -37,7 +37,7 @@ def faults(load: Load) -> Faults:
         with pytest.raises(SettingsError) as caught:
             load(*args, **environ)
         assert caught.value.__cause__ is None
-        assert caught.value.__context__ is None, "pydantic's error holds the inputs"
+        assert caught.value.__context__ is None, "what caused it may hold the inputs"
         assert str(caught.value) == "\n".join(caught.value.faults)
         assert not any("\n" in fault for fault in caught.value.faults)
         return caught.value.faults

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
-from proxy.settings import describe, load_settings, setting_flags, variable_name
-from proxy.settings.describe import readable, without_credentials
+from proxy.settings import describe, load_settings
+from proxy.settings.describe import help_of, readable, without_credentials
+from proxy.settings.model import leaves
 
 if TYPE_CHECKING:
     from tests.settings.conftest import Load, Write
@@ -34,7 +36,7 @@ def uncommented() -> str:
 
 
 def test_every_key_is_shown(load: Load) -> None:
-    assert list(leaf_paths(yaml.safe_load(describe(load())))) == [flag.path for flag in setting_flags()]
+    assert list(leaf_paths(yaml.safe_load(describe(load())))) == list(leaves())
 
 
 def test_durations_and_sizes_are_readable(load: Load) -> None:
@@ -83,19 +85,17 @@ session: {renew_ahead: 1.25s}
 
 
 def test_flags_cover_every_setting_and_explain_it() -> None:
-    flags = setting_flags()
-    assert {flag.path for flag in flags if flag.secret} == {"app_id", "login.password"}
-    assert all(flag.help for flag in flags)
-    assert flags[0].path == "app_id"
+    assert {path for path, leaf in leaves().items() if leaf.kind.hidden} == {"app_id", "login.password"}
+    assert all(help_of(leaf) for leaf in leaves().values())
+    assert next(iter(leaves())) == "app_id"
 
 
 def test_every_secret_has_a_file_form() -> None:
-    paths = {flag.path for flag in setting_flags()}
-    assert {f"{flag.path}_file" for flag in setting_flags() if flag.secret} <= paths
+    assert {f"{path}_file" for path, leaf in leaves().items() if leaf.kind.hidden} <= set(leaves())
 
 
 def test_variables_follow_the_paths() -> None:
-    assert variable_name("upstream.ca_file") == "CARDCASH_UPSTREAM__CA_FILE"
+    assert leaves()["upstream.ca_file"].variable == "CARDCASH_UPSTREAM__CA_FILE"
 
 
 def test_the_example_loads_as_it_is(load: Load) -> None:
@@ -106,12 +106,12 @@ def test_the_example_uncommented_loads_and_is_the_default(load: Load, write: Wri
     path = write("an-app-id")
     settings = load(uncommented().replace("/run/secrets/cardcash-app-id", str(path)))
     assert settings.app_id_file == path
-    assert settings.model_copy(update={"app_id_file": None}) == load()
+    assert replace(settings, app_id_file=None) == load()
 
 
 def test_the_example_has_every_setting_and_no_other() -> None:
     paths = list(leaf_paths(yaml.safe_load(uncommented())))
-    assert [flag.path for flag in setting_flags() if flag.path not in IN_NOTES] == paths
+    assert [path for path in leaves() if path not in IN_NOTES] == paths
     for path in IN_NOTES:
         assert f"(instead of {path.rpartition('.')[2]}_file)  {path.rpartition('.')[2]}:" in EXAMPLE.read_text()
 

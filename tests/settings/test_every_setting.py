@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from proxy.settings import SettingsError
-from proxy.settings.catalogue import leaves
+from proxy.settings.model import leaves
 from tests.server.harness import APP_ID, REJECTION, Peer, Truncated
 from tests.settings.scene import KEY, Scene, around, customer, scene
 from tests.whole.processes import TERM

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from proxy.core import values
+from proxy.core.values import Bad
 from proxy.settings import describe, network, parsing
-from proxy.settings.catalogue import leaves
 from proxy.settings.guards import rule
-from proxy.settings.model import Kind
-from proxy.settings.parsing import Bad
+from proxy.settings.model import leaves
 from tests.whole.processes import run
 
 if TYPE_CHECKING:
     from tests.settings.conftest import Faults, Load, Write
 
-LISTS = [path for path, leaf in leaves().items() if leaf.kinds & {Kind.LIST, Kind.HEADER}]
+LISTS = [path for path, leaf in leaves().items() if leaf.kind.guards]
 
 
 def _yaml(path: str, value: str) -> str:
@@ -50,7 +50,7 @@ def test_null_is_the_default_where_that_is_what_check_shows_for_it(load: Load, p
     assert load(_yaml(path, "null")) == load()
 
 
-@pytest.mark.parametrize("path", [path for path in LISTS if Kind.LIST in leaves()[path].kinds])
+@pytest.mark.parametrize("path", [path for path in LISTS if leaves()[path].kind.empty_counts])
 @pytest.mark.parametrize("null", ["[null]", "[]", "['']", "[{}]", "{}"])
 def test_nothing_inside_a_list_is_an_error_or_an_empty_list(load: Load, faults: Faults, path: str, null: str) -> None:
     if null == "[]" and not path.endswith("listen"):
@@ -126,7 +126,7 @@ def test_numbers_are_written_in_ascii_digits(faults: Faults, path: str, text: st
 @pytest.mark.parametrize("text", ["127.0.0.1:٨٠٨٠", "127.0.0.1:8_080", "١.0.0.1:80", "[::１]:80"])
 def test_addresses_are_written_in_ascii_digits(text: str) -> None:
     with pytest.raises(Bad):
-        network.listen_address(text)
+        values.listen_address(text)
 
 
 @pytest.mark.parametrize("parse", [network.origin, network.browser_origin])

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.settings.guards import Rule, required_header, rule, rules
-from proxy.settings.parsing import Bad
+from proxy.core.rules import Rule
+from proxy.core.values import Bad
+from proxy.settings.guards import required_header, rule, rules
 
 if TYPE_CHECKING:
     from tests.settings.conftest import Faults, Load, Write
 
-WALLETS = Rule("deny", ("GET", "POST"), "/v3/wallets/**")
+WALLETS = Rule.of(allow=False, methods=("GET", "POST"), path="/v3/wallets/**")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_spellings_of_one_rule(spelling: object) -> None:
     ],
 )
 def test_without_methods_and_path_a_rule_matches_all(spelling: object) -> None:
-    assert rule(spelling) == Rule("allow", (), "/**")
+    assert rule(spelling) == Rule.of(allow=True, methods=(), path="/**")
 
 
 @pytest.mark.parametrize(
@@ -73,15 +74,15 @@ def test_a_glob_gets_its_missing_slash(spelling: object) -> None:
 
 
 def test_a_glob_may_begin_with_a_star() -> None:
-    assert rule("deny GET **/secure-data") == Rule("deny", ("GET",), "**/secure-data")
+    assert rule("deny GET **/secure-data") == Rule.of(allow=False, methods=("GET",), path="**/secure-data")
 
 
 def test_rules_keep_their_order(load: Load) -> None:
     loaded = load("app_id: x\nrules:\n  - {allow: /v3/carts}\n  - deny GET /v3/**\n  - deny: true\n    methods: PUT\n")
     assert loaded.rules == (
-        Rule("allow", (), "/v3/carts"),
-        Rule("deny", ("GET",), "/v3/**"),
-        Rule("deny", ("PUT",), "/**"),
+        Rule.of(allow=True, methods=(), path="/v3/carts"),
+        Rule.of(allow=False, methods=("GET",), path="/v3/**"),
+        Rule.of(allow=False, methods=("PUT",), path="/**"),
     )
 
 
@@ -94,7 +95,12 @@ def test_no_rules_from_an_empty_variable(load: Load) -> None:
 
 
 def test_a_single_rule_needs_no_list() -> None:
-    assert rules({"deny": "/a"}) == rules("deny /a") == rules('{"deny": "/a"}') == (Rule("deny", (), "/a"),)
+    assert (
+        rules({"deny": "/a"})
+        == rules("deny /a")
+        == rules('{"deny": "/a"}')
+        == (Rule.of(allow=False, methods=(), path="/a"),)
+    )
 
 
 def test_every_wrong_rule_is_named_by_its_index(faults: Faults) -> None:

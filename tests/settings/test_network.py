@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.core import values
+from proxy.core.values import Bad
 from proxy.settings import network
-from proxy.settings.parsing import Bad
 
 
 @pytest.mark.parametrize(
@@ -95,9 +96,9 @@ def test_plain_http_to_elsewhere(origin: str, plain: bool) -> None:
     ],
 )
 def test_listen_addresses(text: str, shown: str) -> None:
-    address = network.listen_address(text)
+    address = values.listen_address(text)
     assert str(address) == shown
-    assert network.listen_address(str(address)) == address
+    assert values.listen_address(str(address)) == address
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_listen_addresses(text: str, shown: str) -> None:
 )
 def test_listen_addresses_refused(text: str) -> None:
     with pytest.raises(Bad):
-        network.listen_address(text)
+        values.listen_address(text)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_listen_addresses_refused(text: str) -> None:
     ],
 )
 def test_loopback_addresses(text: str, loopback: bool) -> None:
-    assert network.listen_address(text).loopback is loopback
+    assert values.listen_address(text).loopback is loopback
 
 
 def test_the_same_address_twice_is_refused() -> None:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.core import values
+from proxy.core.values import Bad
 from proxy.settings import parsing
 from proxy.settings.describe import readable_duration, readable_size
-from proxy.settings.parsing import Bad
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from proxy.settings.parsing import Bad
     ],
 )
 def test_durations(text: object, seconds: float) -> None:
-    assert parsing.duration(text) == seconds
+    assert values.duration(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -30,18 +31,18 @@ def test_durations(text: object, seconds: float) -> None:
 )
 def test_durations_refused(text: object) -> None:
     with pytest.raises(Bad):
-        parsing.duration(text)
+        values.duration(text)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, -1.0])
 def test_odd_floats_are_no_durations(number: float) -> None:
     with pytest.raises(Bad):
-        parsing.duration(number)
+        values.duration(number)
 
 
 def test_duration_above_a_year_is_a_slip() -> None:
     with pytest.raises(Bad, match="longer than 366d"):
-        parsing.duration("9000h")
+        values.duration("9000h")
 
 
 def test_zero_is_no_positive_duration() -> None:
@@ -57,31 +58,31 @@ def test_zero_is_no_positive_duration() -> None:
     ],
 )
 def test_sizes(text: object, size: int) -> None:
-    assert parsing.size(text) == size
+    assert values.size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "big", "10M", "10 apples", "-1", "-1KiB", "nan", "1.5", "99999GiB", True])
 def test_sizes_refused(text: object) -> None:
     with pytest.raises(Bad):
-        parsing.size(text)
+        values.size(text)
 
 
 @settings(deadline=None)
-@given(st.floats(min_value=0, max_value=parsing.LONGEST))
+@given(st.floats(min_value=0, max_value=values.LONGEST))
 def test_a_readable_duration_is_exact(seconds: float) -> None:
-    assert parsing.duration(readable_duration(seconds)) == seconds
+    assert values.duration(readable_duration(seconds)) == seconds
 
 
 @settings(deadline=None)
-@given(st.integers(min_value=0, max_value=parsing.LARGEST))
+@given(st.integers(min_value=0, max_value=values.LARGEST))
 def test_a_readable_size_is_exact(size: int) -> None:
-    assert parsing.size(readable_size(size)) == size
+    assert values.size(readable_size(size)) == size
 
 
 @settings(deadline=None)
 @given(st.text())
 def test_parsers_refuse_any_text_with_bad_only(text: str) -> None:
-    for parse in (parsing.duration, parsing.size, parsing.count, parsing.boolean, parsing.url_path, parsing.store):
+    for parse in (values.duration, values.size, parsing.count, parsing.boolean, parsing.url_path, parsing.store):
         try:
             parse(text)
         except Bad as bad:
@@ -166,9 +167,9 @@ def test_application_ids_refused(text: str) -> None:
     ],
 )
 def test_lists_are_json_or_have_commas(value: object, found: list[str]) -> None:
-    assert parsing.items(value) == found
+    assert values.each_part(value) == found
 
 
 def test_broken_json_is_named_as_such() -> None:
     with pytest.raises(Bad, match="is not valid JSON at line 1 column 6"):
-        parsing.items('["a",')
+        values.each_part('["a",')

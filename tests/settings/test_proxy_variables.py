@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.core.values import Bad
 from proxy.settings import SettingsError, load_settings
-from proxy.settings.parsing import Bad
 from proxy.settings.proxy_variables import proxy_variables
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from proxy.core.values import Bad
 from proxy.settings.guards import required_header
-from proxy.settings.parsing import Bad
 from tests.conftest import StartProxy
 
 
