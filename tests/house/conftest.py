@@ -29,7 +29,7 @@ class Playground:
         """Put the real addresses where the pages have their own."""
         for port, address in (("8080", self.proxy), ("8081", self.admin), ("8090", self.simulator)):
             text = text.replace(f"127.0.0.1:{port}", address)
-        return text
+        return text.replace("proxy.log", str(self.log))
 
     def environment(self) -> dict[str, str]:
         """The environment of a terminal that has the commands on its path."""

@@ -10,12 +10,10 @@ from proxy.core import answer_fields, request_fields
 from proxy.core.attempts import Failed, Send, Traits, attempts
 from proxy.core.errors import UpstreamError, UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
 from proxy.core.rejections import RejectionHistory
-from tests.house.pages import ROOT, text_of
+from tests.house.pages import ROOT, table, text_of, ticked
 
 SECTION = text_of("config/README.md").partition("\n## On the wire\n")[2].partition("\n## ")[0]
-ROWS = {
-    cells[1].strip("` "): cells for line in SECTION.splitlines() if (cells := line.split("|"))[0] == "" and "`" in line
-}
+ROWS = {ticked(row[0])[0]: row for row in table("kind")}
 
 
 def _text(name: str) -> str:
@@ -51,10 +49,10 @@ def test_a_row_says_whether_the_proxy_tries_again_as_the_code_decides(kind: str)
     elif kind.endswith("_timeout") and not unsent:
         family = UpstreamTimeout
     again = {safe: _is_sent_again(family("", kind=kind, sent=not unsent), safe=safe) for safe in (True, False)}
-    says = ROWS[kind][4].strip()
+    says = ROWS[kind][3]
     assert says == ("any request" if again[False] else "no" if not again[True] else says)
     assert (says not in ("any request", "no")) == (again[True] and not again[False])
-    assert f"{family.status} `{family.code}`" in ROWS[kind][5] or "visibly broken" in ROWS[kind][5]
+    assert f"{family.status} `{family.code}`" in ROWS[kind][4] or "visibly broken" in ROWS[kind][4]
 
 
 @pytest.mark.parametrize("name", sorted(request_fields._NOT_UP))

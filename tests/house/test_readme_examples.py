@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.settings import load_settings
 from tests.house.conftest import Playground
 from tests.house.pages import ROOT, Block, blocks, table, ticked
 
@@ -76,21 +77,20 @@ def test_there_are_console_examples() -> None:
 
 def test_examples_that_are_not_run_say_why() -> None:
     kinds = {block.language for block in blocks()}
-    assert kinds == {"console", "python", "js", "text"}  # text: nothing to run
+    assert kinds == {"console", "python", "js", "yaml", "ini", "text"}  # text: nothing to run
     assert [block.line for block in blocks() if block.not_run is not None and len(block.not_run) < 10] == []
 
 
-def _code(language: str) -> Block:
-    (block,) = [block for block in blocks() if block.language == language]
-    return block
+def _code(language: str) -> list[Block]:
+    return [block for block in blocks() if block.language == language and block.not_run is None]
 
 
 def _promised(block: Block) -> str:
     return "\n".join(re.findall(r"^(?:#|//) prints: (.*)$", block.content, re.MULTILINE))
 
 
-def test_the_python_example_prints_what_it_says(playground: Playground) -> None:
-    block = _code("python")
+@pytest.mark.parametrize("block", _code("python"), ids=_id)
+def test_python_examples_print_what_they_say(block: Block, playground: Playground) -> None:
     printed = _run([sys.executable, "-"], playground, playground.adapted(block.content))
     assert _promised(block)
     assert printed.strip() == _promised(block)
@@ -104,11 +104,44 @@ def _node() -> int:
 
 
 @pytest.mark.skipif(_node() < 18, reason="Node 18 or newer is not installed")
-def test_the_node_example_prints_what_it_says(playground: Playground) -> None:
-    block = _code("js")
+@pytest.mark.parametrize("block", _code("js"), ids=_id)
+def test_node_examples_print_what_they_say(block: Block, playground: Playground) -> None:
     printed = _run(["node", "--input-type=module", "-"], playground, playground.adapted(block.content))
     assert _promised(block)
     assert printed.strip() == _promised(block)
+
+
+def _with_files_of(text: str, folder: Path) -> str:
+    """Put the files that a configuration names into `folder`."""
+    for name in re.findall(r"(?:/run/secrets|%d|/var/lib)/[\w/.-]+", text):
+        file = folder / Path(name).name
+        if not name.startswith("/var/lib"):
+            file.write_text("a-secret\n")
+        text = text.replace(name, str(file))
+    return text
+
+
+@pytest.mark.parametrize("block", _code("yaml"), ids=_id)
+def test_configuration_files_are_valid(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "proxy.yaml"
+    file.write_text(_with_files_of(block.content, tmp_path))
+    settings = load_settings(config=file, environ={})
+    assert settings.app_id is not None
+    assert settings.login.configured
+
+
+@pytest.mark.parametrize("block", _code("ini"), ids=_id)
+def test_the_unit_of_systemd_starts_the_proxy_with_valid_settings_and_waits_for_its_drain(
+    block: Block, tmp_path: Path
+) -> None:
+    lines = [line.partition("=")[::2] for line in _with_files_of(block.content, tmp_path).splitlines() if "=" in line]
+    only = dict(lines)
+    settings = load_settings(environ=dict(value.partition("=")[::2] for name, value in lines if name == "Environment"))
+    assert settings.login.configured
+    assert only["ExecStart"].split()[1:] == ["serve"]
+    assert int(only["TimeoutStopSec"]) >= settings.drain.delay + settings.drain.timeout + 16
+    credentials = {value.partition(":")[0] for name, value in lines if name == "LoadCredential"}
+    assert credentials == set(re.findall(r"%d/([\w-]+)", block.content))
 
 
 def _get(playground: Playground, path: str, **headers: str) -> None:

@@ -76,6 +76,12 @@ def test_every_alert_says_what_to_do(rule: dict[str, Any]) -> None:
     assert set(rule["annotations"]) == {"summary", "action"}
 
 
+def test_the_table_of_alerts_names_each_with_its_severity_and_what_to_do() -> None:
+    rows = table("alert")
+    assert {ticked(row[0])[0]: row[1] for row in rows} == {rule["alert"]: rule["labels"]["severity"] for rule in ALERTS}
+    assert [row[0] for row in rows if len(row) != 4 or min(len(cell) for cell in row[2:]) < 15] == []
+
+
 def test_prometheus_scrapes_the_admin_port_of_the_proxy_in_compose() -> None:
     config = yaml.safe_load(text_of("config/prometheus/prometheus.yml"))
     (job,) = config["scrape_configs"]
