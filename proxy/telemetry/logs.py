@@ -1,4 +1,4 @@
-"""Log lines: one JSON object each on stdout (CONTRACT "Logs"), written without ever blocking the event loop.
+"""Log lines: one JSON object each on stdout, written without ever blocking the event loop.
 
 Lines carry only what the caller of `log` gives them; nothing here formats a request, a header or an exception's text,
 because those are where tokens and card numbers hide.
@@ -7,43 +7,26 @@ because those are where tokens and card numbers hide.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
-import select
 import sys
-import time
-from collections import deque
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
 
+from proxy.telemetry.writer import LogWriter
+
 # structlog imports rich where it finds it (development tools bring it along): a tenth of the start-up time and 5 MB,
 # for tracebacks that are never printed here.
-_found = sys.modules.get("rich")
-sys.modules["rich"] = None  # type: ignore[assignment]
-try:
-    import structlog
-finally:
-    if _found is None:
-        del sys.modules["rich"]
-    else:
-        sys.modules["rich"] = _found
+sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+import structlog
 
-#: Bytes kept while stdout does not take them; then new lines are dropped and counted.
-_MOST_BUFFERED: Final = 1024 * 1024
-#: Seconds between a line and its write: many lines share one system call.
-_FLUSH_AFTER: Final = 0.02
-#: POSIX: a pipe that polls writable takes this much without blocking (PIPE_BUF on Linux).
-_SURE_WRITE: Final = 4096
-#: At the end: seconds between two tries to write, in which a slow reader gets what is kept, and then in which it is told how
-#: much it did not get.
-_NEXT_TRY: Final = 0.005
-LAST_SECONDS: Final = 5.0
-_LAST_WORD: Final = 1.0
+if not sys.modules.get("rich"):
+    del sys.modules["rich"]
+
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 #: Keys whose values never reach a line, whoever logs them.
 _SECRET_KEYS: Final = frozenset(
@@ -56,142 +39,6 @@ _SECRET_KEYS: Final = frozenset(
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
-class NonBlockingWriter:
-    """A binary stream over a file descriptor that never waits for its reader.
-
-    Written to from the event loop's thread. While the reader (a full pipe, a stopped terminal) takes nothing, up to
-    1 MiB is kept; then lines are dropped, counted, and the count is written as a line of its own when there is room again.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._lines: deque[bytes] = deque()
-        self._bytes = 0
-        self.dropped = 0
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
-        self._timer: asyncio.TimerHandle | None = None
-        self._turn: int | None = None
-        self._has_turn = False
-        #: The last write ended inside a line.
-        self._torn = False
-
-    def share(self, lock: Path) -> None:
-        """Take turns with other processes that write to the same place and lock the same file (flock).
-
-        Without that, room in a pipe that one process has seen may be filled by another, and the write would wait; and
-        lines longer than a pipe takes at once could get mixed up.
-        """
-        self._turn = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def write(self, line: bytes) -> int:
-        """Take a whole line; never blocks."""
-        if self._bytes + len(line) > _MOST_BUFFERED:
-            self.dropped += 1
-            return len(line)
-        self._lines.append(line)
-        self._bytes += len(line)
-        if self._timer is None:
-            self._schedule()
-        return len(line)
-
-    def flush(self) -> None:
-        """Do nothing: structlog flushes after every line, and lines are written in batches."""
-
-    def _schedule(self) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self.drain()
-        else:
-            self._timer = loop.call_later(_FLUSH_AFTER, self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        self.drain()
-        if self._lines:
-            self._schedule()
-
-    async def finish(self, seconds: float = LAST_SECONDS) -> None:
-        """Write what is kept, waiting for a slow reader at most `seconds`; then say how many lines are missing.
-
-        The loop goes on meanwhile: a second signal still ends the process at once.
-        """
-        if await self._written(within=seconds):
-            return
-        begun = [self._lines[0]] if self._torn else []
-        lost, self.dropped = self.dropped + len(self._lines) - len(begun), 0
-        self._lines = deque([*begun, _line("log_lines_dropped", lines=lost)])
-        self._bytes = sum(map(len, self._lines))
-        await self._written(within=_LAST_WORD)
-
-    async def _written(self, *, within: float) -> bool:
-        end = time.monotonic() + within
-        while True:
-            self.drain()
-            if not self._lines or time.monotonic() >= end:
-                return not self._lines
-            await asyncio.sleep(_NEXT_TRY)
-
-    def drain(self) -> None:
-        """Write what is kept, as much of it as goes without waiting."""
-        try:
-            while self._lines:
-                if not self._take_turn():
-                    return
-                ready = self._poll.poll(0)
-                if not ready or not ready[0][1] & select.POLLOUT:
-                    if ready:  # the reader is gone: nobody will ever read these
-                        self._lines.clear()
-                        self._bytes = 0
-                        self._torn = False
-                    return
-                if self.dropped and self._bytes < _MOST_BUFFERED // 2:
-                    note, self.dropped = self.dropped, 0
-                    self._lines.append(_line("log_lines_dropped", lines=note))
-                    self._bytes += len(self._lines[-1])
-                self._write_some()
-        finally:
-            if not self._torn:  # the rest of a line comes before anybody else's
-                self._end_turn()
-
-    def _take_turn(self) -> bool:
-        if self._turn is not None and not self._has_turn:
-            try:
-                fcntl.flock(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            self._has_turn = True
-        return True
-
-    def _end_turn(self) -> None:
-        if self._turn is not None and self._has_turn:
-            self._has_turn = False
-            fcntl.flock(self._turn, fcntl.LOCK_UN)
-
-    def _write_some(self) -> None:
-        """Write as many whole lines as surely go, or a piece of one that is longer."""
-        batch = self._lines.popleft()
-        if len(batch) < _SURE_WRITE:
-            more = [batch]
-            size = len(batch)
-            while self._lines and size + len(self._lines[0]) <= _SURE_WRITE:
-                more.append(self._lines.popleft())
-                size += len(more[-1])
-            batch = b"".join(more)
-        try:
-            done = os.write(self._fd, batch[:_SURE_WRITE])
-        except OSError:
-            self._lines.clear()
-            self._bytes = 0
-            self._torn = False
-            return
-        self._bytes -= done
-        self._torn = not batch.endswith(b"\n", 0, done)
-        if done < len(batch):
-            self._lines.appendleft(batch[done:])
-
-
 class RequestLog:
     """Writes the line of a request: keys and bytes as structlog would write them, at a sixth of its cost.
 
@@ -199,12 +46,10 @@ class RequestLog:
     """
 
     def __init__(self) -> None:
-        self._writer: NonBlockingWriter | None = None
+        self._writer: LogWriter | None = None
         self._common: dict[str, Any] = {}
-        self._second = 0
-        self._prefix = ""
 
-    def use(self, writer: NonBlockingWriter | None, **common: Any) -> None:
+    def use(self, writer: LogWriter | None, **common: Any) -> None:
         """Write to `writer` from now on, with the fields that all lines have; None: through structlog."""
         self._writer = writer
         self._common = common
@@ -214,25 +59,12 @@ class RequestLog:
         if self._writer is None:
             log.info("request", **fields)
             return
-        now = time.time()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        fields |= self._common
-        fields["event"] = "request"
-        fields["level"] = "info"
-        fields["timestamp"] = f"{self._prefix}.{int((now - second) * 1e6):06d}Z"
-        self._writer.write(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+        line = {**fields, **self._common, "event": "request", "level": "info", "timestamp": datetime.now(UTC)}
+        self._writer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
 
 
 #: One for the process, like structlog's own configuration.
 request_log: Final = RequestLog()
-
-
-def _line(event: str, **fields: Any) -> bytes:
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return orjson.dumps({"event": event, "level": "warning", "timestamp": now, **fields}) + b"\n"
 
 
 def _redacted(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -241,12 +73,12 @@ def _redacted(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
     return event
 
 
-def configure(level: str, fmt: str | None, *, fd: int = 1, worker: int | None = None) -> NonBlockingWriter:
+def configure(level: str, fmt: str | None, *, fd: int = 1, worker: int | None = None) -> LogWriter:
     """Send all logging, structlog's and the standard library's, to `fd`; returns the writer, to `finish` at the end.
 
     `fmt` is json or console; None: console on a terminal, else json. `worker`: one of several, in every line.
     """
-    writer = NonBlockingWriter(fd)
+    writer = LogWriter(fd)
     threshold = _LEVELS[level]
     console = fmt == "console" or (fmt is None and os.isatty(fd))
     renderer: Any

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.telemetry.logs import NonBlockingWriter
+from proxy.telemetry.writer import LogWriter
 
 
 class Pipe:
@@ -21,8 +21,12 @@ class Pipe:
         self.reader, self.writer = os.pipe()
         fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, 4096)
 
-    def read(self) -> bytes:
-        return os.read(self.reader, 1 << 20)
+    async def read(self, size: int = 0) -> bytes:
+        """Read what comes next; with `size` that much."""
+        got = await asyncio.to_thread(os.read, self.reader, 1 << 20)
+        while len(got) < size:
+            got += await asyncio.to_thread(os.read, self.reader, 1 << 20)
+        return got
 
     def close(self) -> None:
         os.close(self.reader)
@@ -36,104 +40,107 @@ def pipe() -> Iterator[Pipe]:
     pipe.close()
 
 
-def kept(fd: int, *lines: bytes) -> NonBlockingWriter:
-    """Make a writer with lines that it has not written yet."""
-    writer = NonBlockingWriter(fd)
-    writer._lines.extend(lines)
-    writer._bytes = sum(map(len, lines))
+def told(fd: int, *lines: bytes, lock: Path | None = None) -> LogWriter:
+    writer = LogWriter(fd)
+    if lock is not None:
+        writer.share(lock)
+    for line in lines:
+        assert writer.write(line) == len(line)
     return writer
 
 
-def test_a_write_ends_with_a_line(pipe: Pipe) -> None:
+async def test_what_was_written_is_read(pipe: Pipe) -> None:
+    await told(pipe.writer, b"one\n", b"two\n").finish()
+    assert await pipe.read() == b"one\ntwo\n"
+
+
+async def test_a_write_ends_with_a_line(pipe: Pipe) -> None:
     lines = [bytes([65 + n]) * 1499 + b"\n" for n in range(4)]
-    writer = kept(pipe.writer, *lines)
-    got = []
-    while writer._lines:
-        writer.drain()
-        got.append(pipe.read())
-    assert got == [lines[0] + lines[1], lines[2] + lines[3]]
+    writer = told(pipe.writer, *lines)
+    assert [await pipe.read(), await pipe.read()] == [lines[0] + lines[1], lines[2] + lines[3]]
+    await writer.finish()
 
 
-def test_a_line_longer_than_a_pipe_takes_at_once_arrives_whole(pipe: Pipe) -> None:
+async def test_a_line_longer_than_a_pipe_takes_at_once_arrives_whole(pipe: Pipe) -> None:
     line = b"x" * 9999 + b"\n"
-    writer = kept(pipe.writer, line, b"next\n")
+    told(pipe.writer, line, b"next\n")
+    assert await pipe.read(10_005) == line + b"next\n"
+
+
+async def test_nobody_else_writes_in_the_middle_of_a_line(pipe: Pipe, tmp_path: Path) -> None:
+    lines = {bytes([65 + n]) * 5999 + b"\n" for n in range(8)}
+    for line in lines:
+        told(pipe.writer, line, lock=tmp_path / "lock")
+    assert set((await pipe.read(48_000)).splitlines(keepends=True)) == lines
+
+
+async def test_between_lines_others_have_their_turn(pipe: Pipe, tmp_path: Path) -> None:
+    told(pipe.writer, *[b"1" * 2999 + b"\n"] * 100, lock=tmp_path / "lock")
+    told(pipe.writer, b"other\n", lock=tmp_path / "lock")
+    lines = (await pipe.read(300_006)).splitlines()
+    assert sorted(set(lines)) == [b"1" * 2999, b"other"]
+    assert lines[-1] != b"other"
+
+
+async def test_a_full_pipe_holds_nobody_up_however_many_write(pipe: Pipe, tmp_path: Path) -> None:
+    for _ in range(3):
+        told(pipe.writer, *[b"y" * 999 + b"\n"] * 20, lock=tmp_path / "lock")
+    assert (await pipe.read(60_000)).count(b"\n") == 60
+
+
+async def test_a_reader_that_took_nothing_is_told_how_many_lines_it_did_not_get(pipe: Pipe) -> None:
+    told(pipe.writer, *[b"z" * 9999 + b"\n"] * 200)
     got = b""
-    while writer._lines:
-        writer.drain()
-        got += pipe.read()
-    assert got == line + b"next\n"
-
-
-def test_nobody_else_writes_in_the_middle_of_a_line(pipe: Pipe, tmp_path: Path) -> None:
-    long = b"x" * 5999 + b"\n"
-    one, other = kept(pipe.writer, long), kept(pipe.writer, b"other\n")
-    for writer in (one, other):
-        writer.share(tmp_path / "lock")
-    one.drain()
-    other.drain()
-    got = pipe.read()
-    other.drain()  # there is room, but it is not its turn
-    one.drain()
-    got += pipe.read()
-    other.drain()
-    assert got + pipe.read() == long + b"other\n"
-
-
-def test_between_lines_others_have_their_turn(pipe: Pipe, tmp_path: Path) -> None:
-    one, other = kept(pipe.writer, b"1" * 2999 + b"\n", b"1" * 2999 + b"\n"), kept(pipe.writer, b"other\n")
-    for writer in (one, other):
-        writer.share(tmp_path / "lock")
-    one.drain()
-    pipe.read()
-    other.drain()
-    assert pipe.read() == b"other\n"
-
-
-def test_a_full_pipe_holds_nobody_up_however_many_write(pipe: Pipe, tmp_path: Path) -> None:
-    writers = [kept(pipe.writer, *[b"y" * 999 + b"\n"] * 20) for _ in range(3)]
-    for writer in writers:
-        writer.share(tmp_path / "lock")
-    for _ in range(10):
-        for writer in writers:
-            writer.drain()
-    got = b""
-    while any(writer._lines for writer in writers):
-        got += pipe.read()
-        for writer in writers:
-            writer.drain()
-    assert got.count(b"\n") + pipe.read().count(b"\n") == 60
+    while b"log_lines_dropped" not in got or not got.endswith(b"\n"):
+        got += await pipe.read()
+    whole = got.count(b"z" * 9999 + b"\n")
+    (note,) = [json.loads(line) for line in got.splitlines() if b"dropped" in line]
+    assert whole + note["lines"] == 200
 
 
 async def test_at_the_end_the_turn_is_waited_for(pipe: Pipe, tmp_path: Path) -> None:
     lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    writer = kept(pipe.writer, b"last\n")
-    writer.share(tmp_path / "lock")
-    ending = asyncio.create_task(writer.finish())
-    await asyncio.sleep(0.01)
+    ending = asyncio.create_task(told(pipe.writer, b"last\n", lock=tmp_path / "lock").finish())
+    await asyncio.sleep(0.05)
     assert not ending.done()
     os.close(lock)
     await ending
-    assert pipe.read() == b"last\n"
+    assert await pipe.read() == b"last\n"
 
 
 async def test_at_the_end_a_reader_is_told_how_many_lines_it_did_not_get(pipe: Pipe) -> None:
-    writer = kept(pipe.writer, *[b"z" * 3999 + b"\n"] * 9)
-    ending = asyncio.create_task(writer.finish(0.01))
-    await asyncio.sleep(0.05)
-    got = pipe.read()
+    ending = asyncio.create_task(told(pipe.writer, *[b"z" * 3999 + b"\n"] * 9).finish(0.1))
+    await asyncio.sleep(0.2)
+    got = b""
+    while b"log_lines_dropped" not in got:
+        got += await pipe.read()
     await ending
-    (*whole, last) = (got + pipe.read()).splitlines()
-    assert whole == [b"z" * 3999]
-    assert json.loads(last)["event"] == "log_lines_dropped"
-    assert json.loads(last)["lines"] == 8
+    (*whole, last) = got.splitlines()
+    assert whole
+    assert set(whole) == {b"z" * 3999}
+    assert json.loads(last)["lines"] == 9 - len(whole)
 
 
 async def test_at_the_end_a_line_that_was_begun_is_ended(pipe: Pipe) -> None:
-    writer = kept(pipe.writer, b"z" * 5999 + b"\n", *[b"z" * 3999 + b"\n"] * 3)
-    ending = asyncio.create_task(writer.finish(0.01))
-    await asyncio.sleep(0.05)
-    got = pipe.read()
+    ending = asyncio.create_task(told(pipe.writer, b"z" * 5999 + b"\n", *[b"z" * 3999 + b"\n"] * 3).finish(0.1))
+    await asyncio.sleep(0.2)
+    got = b""
+    while b"log_lines_dropped" not in got:
+        got += await pipe.read()
     await ending
-    (first, last) = (got + pipe.read()).splitlines()
+    (first, last) = got.splitlines()
     assert (first, json.loads(last)["lines"]) == (b"z" * 5999, 3)
+
+
+async def test_a_descriptor_that_somebody_made_non_blocking_gets_everything(pipe: Pipe) -> None:
+    os.set_blocking(pipe.writer, False)
+    told(pipe.writer, *[b"y" * 2999 + b"\n"] * 20)
+    assert (await pipe.read(60_000)).count(b"\n") == 20
+
+
+async def test_what_nobody_will_ever_read_is_not_waited_for() -> None:
+    reader, fd = os.pipe()
+    os.close(reader)
+    await asyncio.wait_for(told(fd, *[b"x" * 999 + b"\n"] * 50).finish(), 1.0)
+    os.close(fd)
