@@ -1,76 +1,121 @@
-"""How the commands talk to a running proxy: its admin port, over TCP or a unix socket, with the standard library only."""
+"""How the commands talk to a running proxy: its admin port, over TCP or a unix socket, by one raw socket.
+
+Imports neither settings nor a client: starting fast is a feature of `health`.
+"""
 
 from __future__ import annotations
 
-import http.client
+import argparse
 import json
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from proxy.settings import ListenAddress, SettingsError, load_settings
-from proxy.settings.sources import from_file
+from proxy.core.values import ADMIN_LISTEN, Bad, ListenAddress, bracketed, each_part, ip_address, listen_address, shown
+from proxy.process import BAD_USAGE, FAILED, complain
+
+#: Bytes of an answer that are read.
+_MOST: Final = 1024 * 1024
+_ADVICE: Final = "is it running, and is admin.listen the same?"
 
 
 class NoAnswer(Exception):
     """No proxy answers at the admin address; the sentence names it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """An answer of the admin port; `body` is its JSON, {} when it was none."""
 
     status: int
     body: Mapping[str, Any]
 
 
+def asked(options: argparse.Namespace, method: str, path: str, *, timeout: float, quiet: bool = False) -> Reply | int:
+    """Ask the running proxy; an exit code after the fault was told (unless `quiet`)."""
+    try:
+        return ask(admin_address(options.config, options.admin_listen), method, path, timeout=timeout)
+    except Bad as bad:
+        for _, fault in bad.problems:
+            complain(fault)
+        return BAD_USAGE
+    except NoAnswer as error:
+        if not quiet:
+            complain(str(error))
+        return FAILED
+
+
+def refused(reply: Reply) -> int:
+    """Tell why an answer is none that was asked for."""
+    complain(" ".join(map(str, reply.body.get("message", [f"the proxy answered {reply.status}"]))))
+    return FAILED
+
+
 def admin_address(config: Path | None, flag: str | None) -> ListenAddress:
-    """Find the first address of `admin.listen`; raises `SettingsError`.
+    """Find the first address of `admin.listen`; raises `Bad`.
 
     Nothing else of the settings is looked at: a secret file that is just being written must not fail a health check.
     """
-    listen = flag or os.environ.get("CARDCASH_ADMIN__LISTEN") or _in_file(config or os.environ.get("CARDCASH_CONFIG"))
-    settings = load_settings(environ={"CARDCASH_APP_ID": "unused"}, flags={"admin.listen": listen} if listen else {})
-    return settings.admin.listen[0]
+    where, listen = "flag --admin-listen", flag
+    if not listen:
+        where, listen = "environment variable CARDCASH_ADMIN__LISTEN", os.environ.get("CARDCASH_ADMIN__LISTEN")
+    file = config or os.environ.get("CARDCASH_CONFIG")
+    given: object = listen
+    if not listen and file:
+        from proxy.settings.sources import admin_listen
 
-
-def _in_file(config: Path | str | None) -> str | None:
-    """Read `admin.listen` of a configuration file; None where it is not set. Raises `SettingsError`."""
-    if not config:
-        return None
-    layer = from_file(Path(config), "--config")
-    if layer.unusable:
-        raise SettingsError(layer.faults)
-    if "admin.listen" in layer.broken:
-        raise SettingsError([fault for fault in layer.faults if fault.startswith("admin.listen")])
-    given = layer.given.get("admin.listen")
-    listen = None if given is None else given.value
-    return ",".join(map(str, listen)) if isinstance(listen, list) else None if listen is None else str(listen)
+        where, given = admin_listen(Path(file))
+    if not given:
+        return ADMIN_LISTEN
+    try:
+        parts = each_part(given)
+        return listen_address(parts[0] if parts else "")
+    except Bad as bad:
+        problem = f"admin.listen ({where}): {bad}"
+    raise Bad(problem)
 
 
 def ask(address: ListenAddress, method: str, path: str, *, timeout: float) -> Reply:
     """Send one request; `timeout` in seconds. Raises `NoAnswer`."""
+    host = "localhost" if address.kind == "unix" else f"{bracketed(address.host)}:{address.port}"
+    head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    try:
+        with _connected(address, timeout) as sock, sock.makefile("rb") as answer:
+            sock.sendall(head.encode())
+            first = answer.readline(_MOST)
+            fields = {}
+            while line := answer.readline(_MOST).strip():
+                name, _, value = line.partition(b":")
+                fields[name.lower()] = value.strip()
+            length = fields.get(b"content-length", b"")
+            body = answer.read(min(int(length), _MOST) if length.isdigit() else _MOST)
+    except OSError as error:
+        why = error.strerror or f"nothing came within {timeout:g} s"
+        raise NoAnswer(f"no proxy answers at {address} ({why}); {_ADVICE}") from None
+    words = first.split(None, 2)
+    if not first.startswith(b"HTTP/1.") or len(words) < 2 or not words[1].isdigit():
+        said = shown(first.decode("latin-1").strip()) if first.strip() else "nothing"
+        raise NoAnswer(f"what answers at {address} is no admin port, it says {said}; {_ADVICE}")
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = {}
+    return Reply(int(words[1]), found if isinstance(found, dict) else {})
+
+
+def _connected(address: ListenAddress, timeout: float) -> socket.socket:
     # An address that means "all of this machine's" is reached by its loopback.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104  # compared, not bound
-    connection = http.client.HTTPConnection(host or "localhost", address.port or None, timeout=timeout)
+    literal = ip_address(host)
+    if address.kind == "tcp" and literal is None:
+        return socket.create_connection((host, address.port), timeout)
+    family = socket.AF_UNIX if literal is None else socket.AF_INET6 if literal.version == 6 else socket.AF_INET
+    sock = socket.socket(family)
+    sock.settimeout(timeout)
     try:
-        if address.kind == "unix":
-            connection.sock = socket.socket(socket.AF_UNIX)
-            connection.sock.settimeout(timeout)
-            connection.sock.connect(address.path)
-        connection.request(method, path)
-        answer = connection.getresponse()
-        raw = answer.read(1024 * 1024)
-    except (OSError, http.client.HTTPException) as error:
-        why = getattr(error, "strerror", None) or type(error).__name__
-        raise NoAnswer(f"no proxy answers at {address} ({why}); is it running, and is admin.listen the same?") from None
-    finally:
-        connection.close()
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        body = {}
-    return Reply(answer.status, body if isinstance(body, dict) else {})
+        sock.connect(address.path if address.kind == "unix" else (host, address.port))
+    except OSError:
+        sock.close()
+        raise
+    return sock

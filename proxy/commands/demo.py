@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
 
 from proxy.app import Proxy
+from proxy.commands.flags import host_port
+from proxy.commands.running import run_loop, until_signal
 from proxy.listening import CannotListen
-from proxy.settings import Settings, load_settings
+from proxy.process import BAD_USAGE, complain
+from proxy.settings import Settings, SettingsError, load_settings
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.tasks import Tasks
+from proxy.telemetry import logs
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.watch import SessionWatch
 
@@ -31,13 +35,38 @@ EMAIL: Final = "partner@example.com"
 PASSWORD: Final = "demo-password"  # noqa: S105  # of the simulator
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Where the demo listens; 0 for any free port."""
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what `demo` takes: where it listens; port 0 for any free one."""
+    for flag, port in (("--listen", 8080), ("--admin-listen", 8081), ("--simulator-listen", 8090)):
+        parser.add_argument(flag, metavar="HOST:PORT", type=host_port, default=f"127.0.0.1:{port}")
 
-    listen: str = "127.0.0.1:8080"
-    admin: str = "127.0.0.1:8081"
-    simulator: str = "127.0.0.1:8090"
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demo until a signal."""
+    return run_loop(_told(options))
+
+
+async def _told(options: argparse.Namespace) -> int:
+    logs.configure("error", "console", fd=2)
+    lost: list[OSError] = []
+
+    def tell(line: str) -> None:
+        try:
+            print(line, flush=True)
+        except OSError as error:  # what it tells is all that it is for
+            lost.append(error)
+            running.cancel()
+
+    running = asyncio.ensure_future(_demo(options, tell))
+    try:
+        code = await until_signal(running)
+    except SettingsError as error:
+        for fault in error.faults:
+            complain(fault)
+        return BAD_USAGE
+    if lost:
+        raise lost[0]
+    return code
 
 
 class Story:
@@ -84,7 +113,7 @@ class _Watch(SessionWatch):
             self._story.say("proxy:    harvested that token; no extra call was needed")
 
 
-async def run(ports: Ports, tell: Callable[[str], None]) -> None:
+async def _demo(options: argparse.Namespace, tell: Callable[[str], None]) -> None:
     """Run until cancelled; `tell` prints a line."""
     story = Story(tell)
     simulator = Simulator(
@@ -93,14 +122,14 @@ async def run(ports: Ports, tell: Callable[[str], None]) -> None:
         )
     )
     simulator.on_event = story.simulator
-    host, _, port = ports.simulator.rpartition(":")
+    host, _, port = options.simulator_listen.rpartition(":")
     try:
         await simulator.start(host or "127.0.0.1", int(port))
     except OSError:
         await simulator.start("127.0.0.1", 0)
     tasks = Tasks()
     try:
-        proxy = await _started(ports, simulator.url, story)
+        proxy = await _started(options, simulator.url, story)
         async with proxy:
             base, admin = f"http://{proxy.addresses[0]}", f"http://{proxy.admin_addresses[0]}"
             tell(_paste(base, admin, simulator.url))
@@ -112,9 +141,9 @@ async def run(ports: Ports, tell: Callable[[str], None]) -> None:
         await simulator.stop()
 
 
-async def _started(ports: Ports, origin: str, story: Story) -> Proxy:
+async def _started(options: argparse.Namespace, origin: str, story: Story) -> Proxy:
     """Start on the ports that were asked for; on free ones when those are taken."""
-    for listen, admin in ((ports.listen, ports.admin), ("127.0.0.1:0", "127.0.0.1:0")):
+    for listen, admin in ((options.listen, options.admin_listen), ("127.0.0.1:0", "127.0.0.1:0")):
         proxy = Proxy(_settings(listen, admin, origin), observer=lambda metrics: _Watch(metrics, story))
         try:
             await proxy.start()

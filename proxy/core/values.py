@@ -159,6 +159,10 @@ class ListenAddress(NamedTuple):
         return f"unix:{self.path}" if self.kind == "unix" else f"{bracketed(self.host)}:{self.port}"
 
 
+#: Where the admin port is unless it is set.
+ADMIN_LISTEN: Final = ListenAddress("tcp", "127.0.0.1", 8081)
+
+
 def listen_address(value: object) -> ListenAddress:
     """Parse HOST:PORT, [v6]:PORT or unix:/path."""
     text = as_text(value)

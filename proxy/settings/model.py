@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import proxy
 from proxy.core.rules import Rule
 from proxy.core.secret import Secret
-from proxy.core.values import ListenAddress, duration, size
+from proxy.core.values import ADMIN_LISTEN, ListenAddress, duration, size
 from proxy.settings import guards, network, parsing
 from proxy.settings.files import SecretForm
 from proxy.settings.guards import RequiredHeader
@@ -137,7 +137,7 @@ class Admin:
 
     listen: tuple[ListenAddress, ...] = setting(
         listed(network.listen_addresses),
-        (ListenAddress("tcp", "127.0.0.1", 8081),),
+        (ADMIN_LISTEN,),
         "where health, metrics and status are served",
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxy.core.spelling import did_you_mean, repeatable
+from proxy.core.values import Bad
 from proxy.settings.guards import is_file
 from proxy.settings.model import CONFIG_VARIABLE, PREFIX, flag_name, groups, leaves
 
@@ -162,6 +163,15 @@ def from_file(path: Path, named_by: str) -> Layer:
         if root is not None:
             read_group(root, "")
     return layer
+
+
+def admin_listen(path: Path) -> tuple[str, object]:
+    """Return where `admin.listen` stands in a file, and its value; None where it is not set. Raises `Bad`."""
+    layer = from_file(path, "--config")
+    if layer.unusable or "admin.listen" in layer.broken:
+        raise Bad(*(fault for fault in layer.faults if layer.unusable or fault.startswith("admin.listen")))
+    given = layer.given.get("admin.listen", Given(None, ""))
+    return given.where, given.value
 
 
 def _unknown_key(name: str, prefix: str, where: str) -> str:

@@ -28,7 +28,6 @@ async def test_every_command_has_help(command: str) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["nonsense"],
         ["serve", "--nonsense"],
         ["serve", "positional"],
@@ -48,6 +47,30 @@ async def test_bad_usage_is_one_line_and_exit_code_2(arguments: list[str]) -> No
     assert done.out == b""
     assert len(done.err.decode().splitlines()) == 1
     assert "Traceback" not in done.text
+
+
+async def test_a_bare_call_prints_the_help_and_is_no_success() -> None:
+    done = await run()
+    assert await done.ended() == 2
+    assert done.out == (await run("--help")).out
+    assert done.err == b""
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"), [(["sevre"], "serve"), (["healht"], "health"), (["session", "statsu"], "status")]
+)
+async def test_a_misspelt_command_gets_a_did_you_mean(words: list[str], meant: str) -> None:
+    done = await run(*words)
+    assert await done.ended() == 2
+    assert f"did you mean {meant}?" in done.err.decode()
+    assert len(done.err.splitlines()) == 1
+
+
+async def test_help_has_one_spelling_for_each_flag() -> None:
+    done = await run("serve", "--help")
+    flags = re.findall(r"^  (--.+?) ", done.out.decode(), re.MULTILINE)
+    assert "--upstream-connect-timeout" in flags
+    assert [flag for flag in flags if "," in flag or "." in flag or "_" in flag] == []
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])

@@ -1,0 +1,29 @@
+"""`cardcash-proxy check`: whether the configuration can be used, and what is in effect."""
+
+from __future__ import annotations
+
+import argparse
+
+from proxy.commands.flags import add_settings as add_flags
+from proxy.commands.flags import load
+from proxy.process import BAD_USAGE, OK, complain
+
+__all__ = ["add_flags", "run"]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Load the settings, look at the store, print them with where each comes from."""
+    loaded = load(options)
+    if loaded is None:
+        return BAD_USAGE
+    from proxy.session.stores import StoreUnusable
+    from proxy.session.stores.factory import check_store
+    from proxy.settings import describe
+
+    try:
+        check_store(loaded.settings.session.store)
+    except StoreUnusable as error:
+        complain(str(error))
+        return BAD_USAGE
+    print(describe(loaded.settings, loaded.where), end="")
+    return OK

@@ -1,0 +1,134 @@
+"""Reading the words of a command line: one line per fault, and nothing in it that may be a secret."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from proxy.core.values import ADMIN_LISTEN, Bad, duration
+from proxy.process import BAD_USAGE, complain
+
+if TYPE_CHECKING:
+    from proxy.settings import Loaded
+
+T = TypeVar("T")
+
+#: What the names of options begin with that are settings'.
+_SETTING = "setting:"
+
+
+class Parser(argparse.ArgumentParser):
+    """One line per fault, without the usage around it."""
+
+    def __init__(self, **about: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **about)
+
+    def error(self, message: str) -> NoReturn:
+        """Tell the fault and exit."""
+        if message.startswith("unrecognized arguments: "):
+            message = self._unknown(message.removeprefix("unrecognized arguments: ").split(" "))
+        self.exit(BAD_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def refuse_word(self, kind: str, word: str, known: Iterable[str]) -> NoReturn:
+        """Tell of a word that is none of those that are known, and exit; it may be a secret, so it is not repeated."""
+        from proxy.core.spelling import nearest
+
+        near = nearest(word, known)
+        self.error(f"there is no such {kind}" + (f", did you mean {near}?" if near else f": {', '.join(known)}"))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As argparse does, but a help text that is lost is not passed over."""
+        if file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
+    def _unknown(self, words: Sequence[str]) -> str:
+        """Name the flags that are slips of the pen; what is like no flag, and any value, may be a secret."""
+        from proxy.core.spelling import nearest, repeatable
+
+        known = [flag for action in self._actions for flag in action.option_strings]
+        said = []
+        for flag in (word.partition("=")[0] for word in words if word.startswith("-")):
+            if flag in ("--app-id", "--login-password"):
+                said.append(f"{flag}: a secret on a command line can be read by others; use {flag}-file")
+                continue
+            near = nearest(flag, known)
+            shown = flag if repeatable(flag, known) else "a flag"
+            said.append(f"{shown} is unknown" + (f", did you mean {near}?" if near else ""))
+        return "; ".join(said) or "an argument too many"
+
+
+def spelt(words: Sequence[str]) -> list[str]:
+    """Spell flags in the one way there is: who types the path of a setting, `--admin.listen`, means `--admin-listen`."""
+    return [
+        re.sub(r"[._]", "-", word.partition("=")[0]) + word[len(word.partition("=")[0]) :]
+        if word.startswith("--")
+        else word
+        for word in words
+    ]
+
+
+def value_of(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Make a parser of values that argparse knows how to tell the faults of."""
+
+    def parsed(text: str) -> T:
+        try:
+            return parse(text)
+        except Bad as bad:
+            raise argparse.ArgumentTypeError(str(bad)) from None
+
+    return parsed
+
+
+seconds = value_of(duration)
+
+
+@value_of
+def host_port(text: str) -> str:
+    """Take HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise Bad(f"{text!r} is not HOST:PORT")
+    return text
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that names the configuration file."""
+    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file (default: $CARDCASH_CONFIG)")
+
+
+def add_admin(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where the admin port of the running proxy is."""
+    add_config(parser)
+    parser.add_argument("--admin-listen", metavar="ADDRESS", help=f"its admin port, as set there ({ADMIN_LISTEN})")
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for each setting that is no secret."""
+    from proxy.settings.describe import help_of
+    from proxy.settings.model import leaves
+
+    add_config(parser)
+    group = parser.add_argument_group("settings", "each also as an environment variable, say CARDCASH_UPSTREAM__ORIGIN")
+    for leaf in leaves().values():
+        if not leaf.kind.hidden:
+            text = help_of(leaf).replace("%", "%%")
+            group.add_argument(leaf.flag, metavar="VALUE", dest=_SETTING + leaf.path, help=text)
+
+
+def load(options: argparse.Namespace) -> Loaded | None:
+    """Load the settings; None after the faults were told, one line each."""
+    from proxy.settings import SettingsError, load
+
+    given = {name: value for name, value in vars(options).items() if name.startswith(_SETTING) and value is not None}
+    try:
+        return load(config=options.config, flags={name.removeprefix(_SETTING): value for name, value in given.items()})
+    except SettingsError as error:
+        for fault in error.faults:
+            complain(fault)
+        return None

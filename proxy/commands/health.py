@@ -1,0 +1,25 @@
+"""`cardcash-proxy health`: whether the running proxy and its loops are alive."""
+
+from __future__ import annotations
+
+import argparse
+
+from proxy.commands.admin_client import asked
+from proxy.commands.flags import add_admin as add_flags
+from proxy.process import FAILED, OK, complain
+
+__all__ = ["add_flags", "run"]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask /healthz."""
+    reply = asked(options, "GET", "/healthz", timeout=3)
+    if isinstance(reply, int):
+        return reply
+    if "status" not in reply.body:
+        complain(
+            f"what answers is no admin port of cardcash-proxy: it answered {reply.status}; is admin.listen the same?"
+        )
+        return FAILED
+    print("ok" if reply.status == 200 else f"not healthy: {reply.status}")
+    return OK if reply.status == 200 else FAILED

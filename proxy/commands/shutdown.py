@@ -1,0 +1,22 @@
+"""`cardcash-proxy shutdown`: asks the running proxy to drain and stop."""
+
+from __future__ import annotations
+
+import argparse
+
+from proxy.commands.admin_client import asked, refused
+from proxy.commands.flags import add_admin as add_flags
+from proxy.process import OK
+
+__all__ = ["add_flags", "run"]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask for the drain; it goes on when this returns."""
+    reply = asked(options, "POST", "/shutdown", timeout=5)
+    if isinstance(reply, int):
+        return reply
+    if reply.status != 202:
+        return refused(reply)
+    print("draining")
+    return OK
