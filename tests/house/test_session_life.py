@@ -1,4 +1,4 @@
-"""The table of tests/README.md on the life of a session: each row names tests, and they exist.
+"""The tables "rule → test" of tests/README.md: each row names tests, and they exist.
 
 Also the tests of those rows that have no better place: the proxy as a whole against the simulator, and secrets in files.
 """
@@ -23,8 +23,8 @@ from proxy.watched_files import SecretsWatch
 from tests.house.pages import ROOT, table, text_of, ticked
 from tests.house.test_what_happens import World, world
 
-HEAD = "in the life of a session"
-ROWS = {row[0]: row for row in table(HEAD)}
+HEADS = ("in the life of a session", "where money is at stake", "on the wire", "who may call")
+ROWS = {row[0]: row for head in HEADS for row in table(head)}
 
 
 @cache
@@ -41,7 +41,7 @@ def _tests_of(file: str) -> set[str]:
 
 
 def test_no_row_stands_there_twice() -> None:
-    assert len(ROWS) == len(table(HEAD))
+    assert len(ROWS) == sum(len(table(head)) for head in HEADS)
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
