@@ -83,7 +83,7 @@ def configure(level: str, fmt: str | None, *, fd: int = 1, worker: int | None = 
     console = fmt == "console" or (fmt is None and os.isatty(fd))
     renderer: Any
     if console:
-        pretty = structlog.dev.ConsoleRenderer(colors=os.isatty(fd))
+        pretty = structlog.dev.ConsoleRenderer(colors=os.isatty(fd) and not os.environ.get("NO_COLOR"))
 
         def renderer(logger: Any, name: str, event: MutableMapping[str, Any]) -> bytes:
             return pretty(logger, name, event).encode("utf-8", "replace")

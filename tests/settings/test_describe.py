@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from proxy.settings import describe, load_settings
+from proxy.settings import load as load_with_origins
 from proxy.settings.describe import help_of, readable, without_credentials
 from proxy.settings.model import leaves
 
@@ -82,6 +83,25 @@ session: {renew_ahead: 1.25s}
 """
     first = describe(load(text))
     assert describe(load(first)) == first
+
+
+def test_beside_each_value_stands_where_it_comes_from(write: Write) -> None:
+    config, secret = write("limits: {in_flight: 7}\nsession:\n  eager: false\n", "proxy.yaml"), write("hunter2")
+    environ = {"CARDCASH_APP_ID_FILE": str(secret), "CARDCASH_ENVIRONMENT": "production"}
+    loaded = load_with_origins(config=config, environ=environ, flags={"limits.in_flight": "8"})
+    shown = describe(loaded.settings, loaded.where)
+    notes = dict(re.split(r":? .*# |: *# ", line.strip(), maxsplit=1) for line in shown.splitlines() if "#" in line)
+    assert {notes.pop(name) for name in ("app_id", "app_id_file")} == {
+        "secret file, environment variable CARDCASH_APP_ID_FILE",
+        "environment variable CARDCASH_APP_ID_FILE",
+    }
+    assert notes.pop("environment") == "environment variable CARDCASH_ENVIRONMENT"
+    assert notes.pop("origin") == "picked by environment"
+    assert notes.pop("eager") == f"{config} line 3"
+    assert notes.pop("in_flight") == "flag --limits-in-flight"
+    assert set(notes.values()) == {"default"}
+    assert list(leaf_paths(yaml.safe_load(shown))) == list(leaves())
+    assert "hunter2" not in shown
 
 
 def test_flags_cover_every_setting_and_explain_it() -> None:

@@ -146,6 +146,59 @@ async def test_health_is_0_when_the_proxy_lives_and_1_when_none_answers(upstream
     assert len(done.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", '"SSH-2.0-OpenSSH_9.2"'),
+        (b"", "it says nothing"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 6\r\n\r\n<html>", "it answered 404"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "it answered 200"),
+    ],
+)
+async def test_health_of_what_is_no_admin_port_says_what_answered(answer: bytes, said: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        address = "{}:{}".format(*server.sockets[0].getsockname())
+        done = await run("health", "--admin-listen", address)
+        assert await done.ended() == 1
+        assert done.out == b""
+        assert said in done.err.decode() and len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", ["health", "wait --timeout 0", "shutdown", "session status"])
+async def test_what_asks_the_running_proxy_loads_neither_settings_nor_an_event_loop(words: str) -> None:
+    program = (
+        "import sys\n"
+        "from proxy.cli import main\n"
+        "main(sys.argv[1:])\n"
+        "found = {name.partition('.')[2] or name for name in sys.modules} & {'settings', 'aiohttp', 'asyncio', 'yaml'}\n"
+        "print(sorted(found))\n"
+    )
+    done = await Process.run_program(program, *words.split(), CARDCASH_ADMIN__LISTEN="127.0.0.1:9")
+    assert await done.ended() == 0
+    assert done.out == b"[]\n"
+
+
+@pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+async def test_no_color_is_respected_on_a_terminal(variables: dict[str, str], coloured: bool) -> None:
+    program = (
+        "import os\n"
+        "master, terminal = os.openpty()\n"
+        "from proxy.telemetry import logs\n"
+        "logs.configure('info', 'console', fd=terminal)\n"
+        "logs.log.info('an_event')\n"
+        "os.write(1, os.read(master, 1000))\n"
+    )
+    done = await Process.run_program(program, **variables)
+    assert await done.ended() == 0
+    assert b"an_event" in done.out
+    assert (b"\x1b[" in done.out) is coloured
+
+
 async def test_the_version_is_told() -> None:
     done = await run("--version")
     assert await done.ended() == 0
