@@ -93,10 +93,8 @@ class LogWriter:
         self._bytes += len(line)
 
     def _tell_dropped(self) -> None:
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        fields = {"event": "log_lines_dropped", "level": "warning", "timestamp": now, "lines": self._dropped}
+        self._keep(_line("log_lines_dropped", lines=self._dropped))
         self._dropped = 0
-        self._keep(orjson.dumps(fields) + b"\n")
 
     # In the thread
 
@@ -140,3 +138,8 @@ class LogWriter:
         finally:
             if self._turn is not None:
                 fcntl.flock(self._turn, fcntl.LOCK_UN)
+
+
+def _line(event: str, **fields: int) -> bytes:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return orjson.dumps({"event": event, "level": "warning", "timestamp": now, **fields}) + b"\n"
