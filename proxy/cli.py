@@ -28,6 +28,7 @@ from proxy.process import (
 COMMANDS: Final = {
     "serve": "run the proxy",
     "check": "validate the configuration; print the effective one, where it comes from, secrets redacted",
+    "doctor": "try the way to CardCash step by step, and say what to do where it fails",
     "health": "exit 0 when the running proxy is alive, else 1 (for a container HEALTHCHECK)",
     "wait": "return when the running proxy is ready (for init containers and scripts)",
     "shutdown": "ask the running proxy to drain and stop (for Kubernetes Jobs)",

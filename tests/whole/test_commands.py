@@ -17,7 +17,7 @@ from tests.server.harness import RawUpstream
 from tests.whole.processes import INT, TERM, Process, fetch, run, serving
 
 
-@pytest.mark.parametrize("command", ["", "serve", "check", "health", "demo", "simulate"])
+@pytest.mark.parametrize("command", ["", "serve", "check", "doctor", "health", "demo", "simulate"])
 async def test_every_command_has_help(command: str) -> None:
     done = await run(*command.split(), "--help")
     assert await done.ended() == 0

@@ -1,0 +1,366 @@
+"""`doctor`: the way to CardCash, step by step, each with the time it took and what to do when it fails.
+
+Owns the steps and how they are told. It makes connections of its own, shares nothing with a running proxy, and stores
+nothing; a refused login counts towards a lock-out, so it is tried once, and `--no-login` leaves it out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, replace
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from typing import Any, Final, cast
+
+from proxy.clock import SystemClock
+from proxy.commands.flags import add_settings, load
+from proxy.core.dialect import RawHeaders, header_value
+from proxy.core.errors import UpstreamUnreachable
+from proxy.core.token import Token
+from proxy.process import BAD_USAGE, FAILED, OK
+from proxy.session.cardcash_calls import Credentials, SessionCalls, SessionOutage, SessionRefused, SessionTokenRejected
+from proxy.session.stores import StoreUnusable
+from proxy.session.stores.factory import check_store
+from proxy.settings import Settings, proxy_variables
+from proxy.upstream import Origin, ProxyTunnel, Response, Upstream, failures
+from proxy.upstream.tunnel import open_tunnel
+from proxy.watched_files import CaWatch
+
+#: Seconds of difference to CardCash's clock that are told of; tokens live for minutes.
+_CLOCK_OFF: Final = 30.0
+#: Days before its end from which a certificate is told of.
+_FEW_DAYS: Final = 14
+_DAY: Final = 86400.0
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    parser.add_argument(
+        "--no-login", dest="login", action="store_false", help="leave the login out: a refused one counts"
+    )
+    parser.add_argument("--json", dest="as_json", action="store_true", help="as JSON")
+    add_settings(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make all steps; exit code 0: none failed."""
+    loaded = load(options)
+    if loaded is None:
+        return BAD_USAGE
+
+    def tell(line: str) -> None:
+        print(line, flush=True)
+
+    good = asyncio.run(succeeds(loaded.settings, login=options.login, as_json=options.as_json, tell=tell))
+    return OK if good else FAILED
+
+
+class Outcome(Enum):
+    """How a step ended; only `FAILED` makes the command fail."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step as it is told; holds no secret. `seconds` is None where nothing was timed."""
+
+    name: str
+    outcome: Outcome
+    detail: str
+    advice: str = ""
+    seconds: float | None = None
+
+
+async def diagnose(settings: Settings, *, login: bool) -> AsyncIterator[Step]:
+    """Make one step after the other; those that need a failed one are skipped. `login`: try the configured login."""
+    patient = _Patient(settings)
+    for name, work in (
+        ("dns", patient.names),
+        ("tcp", patient.connections),
+        ("tls", patient.certificate),
+        ("session", patient.session),
+        ("clock", patient.compare_clocks),
+        ("login", patient.login if login else _left_out),
+        ("store", patient.store),
+    ):
+        yield await _timed(name, work)
+
+
+async def _timed(name: str, work: Callable[[], Awaitable[Step]]) -> Step:
+    began = time.perf_counter()
+    step = await work()
+    seconds = None if step.outcome is Outcome.SKIPPED else round(time.perf_counter() - began, 4)
+    return replace(step, name=name, seconds=seconds)
+
+
+def _ok(detail: str) -> Step:
+    return Step("", Outcome.OK, detail)
+
+
+def _warning(detail: str, advice: str) -> Step:
+    return Step("", Outcome.WARNING, detail, advice)
+
+
+def _failed(detail: str, advice: str) -> Step:
+    return Step("", Outcome.FAILED, detail, advice)
+
+
+def _skipped(why: str) -> Step:
+    return Step("", Outcome.SKIPPED, why)
+
+
+async def _left_out() -> Step:
+    return _skipped("left out by --no-login")
+
+
+class _Patient:
+    """What the steps have found so far."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._origin = Origin.parse(settings.upstream.origin)
+        found = proxy_variables(settings.upstream.origin, os.environ) if settings.upstream.trust_env else None
+        self._tunnel = ProxyTunnel(found.host, found.port, found.authorization) if found else None
+        self._host, self._port = (found.host, found.port) if found else (self._origin.host, self._origin.port)
+        self._addresses: list[tuple[str, int]] = []
+        self._reached: str | None = None
+        self._secured = False
+        self._answered: RawHeaders | None = None
+        self._session: Token | None = None
+
+    async def names(self) -> Step:
+        """Resolve the name of CardCash, or of the proxy of HTTPS_PROXY."""
+        what = self._host if self._tunnel is None else f"the proxy of HTTPS_PROXY, {self._host}"
+        try:
+            async with asyncio.timeout(self._settings.upstream.connect_timeout):
+                found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            return _failed(
+                f"{what} could not be resolved", "check DNS on this machine, and upstream.origin or HTTPS_PROXY"
+            )
+        self._addresses = list(dict.fromkeys((str(entry[4][0]), int(entry[4][1])) for entry in found))
+        return _ok(f"{what} is {', '.join(address for address, _ in self._addresses)}")
+
+    async def connections(self) -> Step:
+        """Connect to each address, of IPv4 and IPv6."""
+        if not self._addresses:
+            return _skipped("no address")
+        failed, seconds = [], {}
+        for address, port in self._addresses:
+            began = time.perf_counter()
+            try:
+                async with asyncio.timeout(self._settings.upstream.connect_timeout):
+                    _, writer = await asyncio.open_connection(address, port)
+            except OSError as error:
+                why = failures.connecting(error, address)
+                failed.append(f"{address}: {why.kind.replace('_', ' ')}")
+                continue
+            seconds[address] = time.perf_counter() - began
+            self._reached = self._reached or address
+            writer.close()
+        good = ", ".join(f"{address} port {self._port} in {took * 1000:.0f} ms" for address, took in seconds.items())
+        if not seconds:
+            return _failed(
+                "; ".join(failed), f"let this machine connect to port {self._port}: firewall, egress policy, route"
+            )
+        if failed:
+            advice = "fine while the others answer; else mend the route of that family"
+            return _warning(f"{good}; not {'; '.join(failed)}", advice)
+        return _ok(good)
+
+    async def certificate(self) -> Step:
+        """Make a TLS handshake as the proxy does, and read the certificate."""
+        address = self._reached
+        if address is None:
+            return _skipped("no connection")
+        if self._origin.scheme == "http":
+            self._secured = True
+            return _skipped("upstream.origin is plain http")
+        try:
+            context = CaWatch(self._settings.upstream.ca_file).context
+            async with asyncio.timeout(self._settings.upstream.connect_timeout):
+                tls = await self._handshake(address, context)
+        except ValueError as error:
+            return _failed(str(error).rstrip("."), "check upstream.ca_file")
+        except UpstreamUnreachable as error:
+            return _failed(_cause(error), "check HTTPS_PROXY, or set upstream.trust_env to false")
+        except OSError as error:
+            why = _cause(failures.connecting(error, self._origin.host))
+            return _failed(
+                why, "check upstream.origin; behind a proxy that looks into TLS, name its CA in upstream.ca_file"
+            )
+        self._secured = True
+        return _described(tls)
+
+    async def _handshake(self, address: str, context: ssl.SSLContext) -> ssl.SSLObject:
+        loop = asyncio.get_running_loop()
+        if self._tunnel is None:
+            transport, _ = await loop.create_connection(
+                asyncio.Protocol, address, self._port, ssl=context, server_hostname=self._origin.host
+            )
+        else:
+            sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+            sock.setblocking(False)
+            await loop.sock_connect(sock, (address, self._port))
+            plain = await open_tunnel(sock, self._tunnel, self._origin)
+            upgraded = await loop.start_tls(plain, asyncio.Protocol(), context, server_hostname=self._origin.host)
+            transport = cast("asyncio.Transport", upgraded)
+        tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        transport.abort()
+        return tls
+
+    def _calls(self, upstream: Upstream) -> SessionCalls:
+        settings = self._settings
+        password = settings.login.password
+        return SessionCalls(
+            Credentials(settings.app_id.reveal(), settings.login.email, password.reveal() if password else None),
+            _Noting(upstream, self),
+            host=self._origin.host_header,
+            base_path=settings.upstream.base_path,
+            user_agent=settings.upstream.user_agent,
+            clock=SystemClock(),
+        )
+
+    def _upstream(self) -> Upstream:
+        settings = self._settings.upstream
+        secure = self._origin.scheme == "https"
+        return Upstream(
+            self._origin,
+            ssl_context=CaWatch(settings.ca_file).context if secure else None,
+            connect_timeout=settings.connect_timeout,
+            response_timeout=settings.response_timeout,
+            idle_timeout=0.0,
+            proxy=self._tunnel,
+        )
+
+    def noted(self, headers: RawHeaders) -> None:
+        """Keep the head of an answer, for its Date."""
+        self._answered = headers
+
+    async def session(self) -> Step:
+        """Make a session."""
+        if not self._secured:
+            return _skipped("no connection")
+        async with _closing(self._upstream()) as upstream:
+            try:
+                self._session = await self._calls(upstream).session(attempts=1)
+            except SessionRefused as refused:
+                return _failed(*_parted(str(refused)))
+            except SessionOutage as outage:
+                return _failed(*_parted(str(outage), "CardCash may be down, or something on the way answers for it"))
+        return _ok(f"a session that lives for {self._session.lifetime:.0f} s")
+
+    async def compare_clocks(self) -> Step:
+        """Compare this machine's clock with the answer's Date (RFC 9110, 6.6.1)."""
+        value = None if self._answered is None else header_value(self._answered, b"date")
+        if value is None:
+            return _skipped("no answer with a Date")
+        try:
+            off = time.time() - parsedate_to_datetime(value.decode("latin-1")).timestamp()
+        except (ValueError, TypeError):
+            return _skipped("the answer's Date cannot be read")
+        if abs(off) > _CLOCK_OFF:
+            where = "ahead of" if off > 0 else "behind"
+            return _warning(f"this machine's clock is {abs(off):.0f} s {where} CardCash's", "set the clock (NTP)")
+        return _ok(f"{abs(off):.0f} s apart")
+
+    async def login(self) -> Step:
+        """Log the session in, once."""
+        if not self._settings.login.configured:
+            return _skipped("no login is configured")
+        if self._session is None:
+            return _skipped("no session")
+        async with _closing(self._upstream()) as upstream:
+            try:
+                await self._calls(upstream).login(self._session, attempts=1)
+            except SessionRefused as refused:
+                return _failed(*_parted(str(refused)))
+            except (SessionOutage, SessionTokenRejected) as outage:
+                return _failed(*_parted(str(outage), "try again later"))
+        return _ok("logged in")
+
+    async def store(self) -> Step:
+        """Look whether the session store can be used."""
+        place = self._settings.session.store
+        kind = place.partition("://")[0]
+        if kind == "memory":
+            return _skipped("the session is kept in memory")
+        try:
+            await asyncio.to_thread(check_store, place)
+        except StoreUnusable as error:
+            return _failed(*_parted(str(error)))
+        return _ok(f"{kind} can be used")
+
+
+class _Noting:
+    """Sends session calls, and keeps the heads of their answers."""
+
+    def __init__(self, upstream: Upstream, patient: _Patient) -> None:
+        self._upstream = upstream
+        self._patient = patient
+
+    async def send(self, *, method: str, head: bytes, body: bytes | None) -> Response:
+        response = await self._upstream.send(method=method, head=head, body=body)
+        self._patient.noted(response.headers)
+        return response
+
+
+def _closing(upstream: Upstream) -> aclosing[Any]:
+    return aclosing(upstream)
+
+
+def _described(tls: ssl.SSLObject) -> Step:
+    certificate = cast("dict[str, Any]", tls.getpeercert() or {})
+    names = [value for kind, value in certificate.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
+    issuer = next((value for part in certificate.get("issuer", ()) for key, value in part if key == "commonName"), "?")
+    days = (
+        (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / _DAY if "notAfter" in certificate else 0.0
+    )
+    detail = f"{tls.version()}, certificate for {', '.join(names[:3])} by {issuer}, {days:.0f} days left"
+    if days < _FEW_DAYS:
+        return _warning(detail, "whoever runs that server has to renew its certificate soon")
+    return _ok(detail)
+
+
+def _cause(error: UpstreamUnreachable) -> str:
+    return str(error).partition(";")[0].rstrip(".")
+
+
+def _parted(sentence: str, advice: str = "") -> tuple[str, str]:
+    """Part a sentence into what happened and what to do."""
+    what, _, more = sentence.partition(";") if ";" in sentence else sentence.partition(": ")
+    return what.strip().rstrip("."), more.strip().rstrip(".") or advice
+
+
+async def succeeds(settings: Settings, *, login: bool, as_json: bool, tell: Callable[[str], None]) -> bool:
+    """Make all steps and tell of each; returns whether none failed."""
+    steps = []
+    if not as_json:
+        tell(f"from here to {settings.upstream.origin} ({settings.environment})")
+    async for step in diagnose(settings, login=login):
+        steps.append(step)
+        if not as_json:
+            tell(_line(step))
+    good = all(step.outcome is not Outcome.FAILED for step in steps)
+    if as_json:
+        told = [asdict(step) | {"outcome": step.outcome.value} for step in steps]
+        tell(json.dumps({"ok": good, "origin": settings.upstream.origin, "steps": told}, indent=2))
+    return good
+
+
+def _line(step: Step) -> str:
+    took = "" if step.seconds is None else f"{step.seconds * 1000:.0f} ms"
+    line = f"{step.outcome.value:8} {step.name:8} {took:>8}  {step.detail}"
+    return f"{line}\n{'':27}→ {step.advice}" if step.advice else line
