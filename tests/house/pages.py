@@ -62,6 +62,16 @@ def calls() -> Iterator[tuple[str, ast.Call]]:
                 yield node.func.id if isinstance(node.func, ast.Name) else node.func.attr, node
 
 
+def values_of(key: str) -> Iterator[str]:
+    """Yield the texts that the telemetry writes under a key of its own."""
+    for tree in modules("proxy/telemetry").values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Dict):
+                for name, value in zip(node.keys, node.values, strict=True):
+                    if isinstance(name, ast.Constant) and name.value == key and isinstance(value, ast.Constant):
+                        yield str(value.value)
+
+
 def literals(call: ast.Call) -> list[str]:
     return [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
 

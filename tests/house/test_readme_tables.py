@@ -14,7 +14,7 @@ from proxy.core.errors import ProxyError
 from proxy.settings.describe import default_of
 from proxy.settings.model import CONFIG_VARIABLE, Leaf, groups, leaves
 from proxy.telemetry.metrics import Metrics
-from tests.house.pages import ROOT, calls, documents, literals, prose, table, text_of, ticked
+from tests.house.pages import ROOT, calls, documents, literals, prose, table, text_of, ticked, values_of
 
 
 def _default(leaf: Leaf) -> str:
@@ -133,6 +133,7 @@ def test_every_log_event_stands_in_the_table() -> None:
         for name, call in calls()
         if name in levels and literals(call) and re.fullmatch(r"[a-z][a-z_]+", literals(call)[0])
     }
+    there_are |= set(values_of("event"))
     assert {event for row in table("event") for event in ticked(row[0])} == there_are
 
 
