@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -113,6 +114,17 @@ async def world(settings: SimulatorSettings | None = None, *, login: bool = True
         await simulator.stop()
 
 
+@contextlib.asynccontextmanager
+async def down(simulator: Simulator) -> AsyncIterator[None]:
+    """Stop it and keep its port, so that no other test's simulator answers in its place."""
+    host, _, port = simulator.url.rpartition("/")[2].partition(":")
+    await simulator.stop()
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((host, int(port)))
+        yield
+
+
 async def until(condition: Callable[[], object], seconds: float = 10) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -212,8 +224,7 @@ async def app_id_refused(_: Path) -> None:
 
 @row("CardCash is down, and no session is held")
 async def down_without_session(_: Path) -> None:
-    async with world(SESSION__EAGER="false") as w:
-        await w.simulator.stop()
+    async with world(SESSION__EAGER="false") as w, down(w.simulator):
         first = await w.get()
         assert (first.status, first.code) == (503, "session_unavailable")
         began = time.monotonic()
@@ -224,8 +235,7 @@ async def down_without_session(_: Path) -> None:
 
 @row("CardCash is down, and a session is held")
 async def down_with_session(_: Path) -> None:
-    async with world() as w:
-        await w.simulator.stop()
+    async with world() as w, down(w.simulator):
         answer = await w.order()
         assert (answer.status, answer.code) == (502, "upstream_unreachable")
         assert "nothing was sent" in answer.sentence
