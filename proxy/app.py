@@ -33,7 +33,6 @@ from proxy.server.proxy_port import ProxyServer
 from proxy.session import keeper as session
 from proxy.session.cardcash_calls import Credentials, SessionCalls
 from proxy.session.keeper import SessionKeeper
-from proxy.session.renewal import Pause
 from proxy.session.stores import Binding
 from proxy.session.stores.factory import open_store
 from proxy.settings import Settings, proxy_variables
@@ -58,13 +57,11 @@ SESSION_CONNECTIONS = 8
 class Shared:
     """What one of several worker processes has in common with the others.
 
-    `sockets` are bound to `settings.listen` by the supervisor; `in_flight` counts requests for `limits.in_flight`, and
-    `outage` is the pause after session calls that failed.
+    `sockets` are bound to `settings.listen` by the supervisor; `in_flight` counts requests for `limits.in_flight`.
     """
 
     sockets: Sequence[socket.socket]
     in_flight: Everywhere
-    outage: Pause
 
 
 class Proxy:
@@ -181,7 +178,6 @@ class Proxy:
                         idle_after=settings.session.idle_after,
                         keepalive_path=settings.session.keepalive_path,
                     ),
-                    outage=None if self._shared is None else self._shared.outage,
                 ),
                 SessionKeeper.close,
             )

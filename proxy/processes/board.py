@@ -32,7 +32,7 @@ class Board:
             os.close(descriptor)
         cells = memoryview(page).cast("d")
         self._in_flight = cells[:workers]
-        #: The pause after session calls that failed, see `session.renewal.Pause`.
+        #: No longer used: the pause is in the store.
         self.pause = cells[workers:]
 
     def in_flight(self, worker: int) -> InFlight:

@@ -19,7 +19,6 @@ from proxy.processes.board import Board
 from proxy.processes.child import tell
 from proxy.processes.folder import Folder
 from proxy.processes.orders import Orders, read
-from proxy.session.renewal import Pause
 from proxy.session.stores import StoreUnusable
 from proxy.tasks import Tasks
 from proxy.telemetry import logs
@@ -53,7 +52,7 @@ async def _work(orders: Orders, line: socket.socket) -> int:
     writer.share(folder.log_lock)
     sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
     board = Board(folder.board, orders.workers)
-    shared = Shared(sockets, board.in_flight(orders.worker), Pause(board.pause))
+    shared = Shared(sockets, board.in_flight(orders.worker))
     proxy = Proxy(settings, shared=shared)
     reader, answers = await asyncio.open_unix_connection(sock=line)
     orphaned = False

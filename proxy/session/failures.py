@@ -1,51 +1,66 @@
-"""Why no renewal may begin now: the application id is refused, or the last tries failed and a pause lasts.
-
-Owns the pauses after failed renewals. Whoever needs a token meanwhile is told so at once.
-"""
+"""How a renewal failed, and the pause after failures in a row. No clock: callers pass the time, in steady seconds."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Final
 
-from proxy.clock import Clock
-from proxy.session.ports import Observer
-from proxy.session.refusals import Latches
-from proxy.session.renewal import ELSEWHERE, LONGEST_PAUSE, Failure, Flight, Pause
+from proxy.core.errors import Draining, SessionUnavailable, Unavailable
+from proxy.core.retry import backoff
+
+#: The pause after a failed renewal, in seconds: 1 doubling to 30.
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 30.0
 
 
-class Obstacles:
-    """What stands against a renewal. `outage` is the pause between renewals that fail; workers share it."""
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a renewal failed; a value, so that every waiter raises an exception of its own."""
 
-    def __init__(self, latched: Latches, outage: Pause, *, clock: Clock, observer: Observer) -> None:
-        self.outage = outage
-        self._latched = latched
-        self._clock = clock
-        self._observer = observer
-        self._last_failure = ELSEWHERE
+    result: str
+    sentence: str
+    retry_after: float | None = None
+    #: Its pause has begun, and the observer knows of it.
+    already_reported: bool = False
 
-    def now(self) -> Failure | None:
-        """Say what stands against one at this moment."""
-        if (sentence := self._latched.get("app_id")) is not None:
-            return Failure("refused", sentence, LONGEST_PAUSE, told=True)
-        left = self.outage.left(self._clock.now().steady)
-        return replace(self._last_failure, retry_after=left, told=True) if left > 0 else None
+    def error(self) -> Unavailable:
+        """Make the exception of one waiter."""
+        if self is STOPPING:
+            return Draining(self.sentence)
+        return SessionUnavailable(self.sentence, retry_after=self.retry_after or 1.0)
 
-    def failed(self, failure: Failure, flight: Flight, *, lull: Pause) -> Failure:
-        """Begin a pause: of background tries (`lull`) when the held token is merely given again, else of all renewals."""
-        if failure.told:
-            return failure
-        if failure.latch is not None:
-            self._latched[failure.latch] = failure.sentence
-        harmless = failure.result == "same_token" and not flight.rejected
-        pause = lull if harmless else self.outage
-        seconds = pause.failed(self._clock.now().steady, at_least=failure.retry_after or 0.0)
-        self._observer.renewal(flight.reason, failure.result, {"sentence": failure.sentence, "pause": seconds})
-        failure = replace(failure, retry_after=seconds)
-        if not harmless:
-            self._last_failure = failure
-        return failure
 
-    def end(self, lull: Pause) -> None:
-        """End all pauses: an operator asks, or the secrets are others."""
-        self.outage.end()
-        lull.end()
+#: What is known of an outage of which another process has told.
+ELSEWHERE: Final = Failure("failed", "No session with CardCash: the last tries failed.")
+#: Something went wrong at the end of a renewal that CardCash has no part in.
+BUG: Final = Failure("failed", "No session: the proxy failed at the end of a renewal; its log says where.")
+#: Nobody can wait any longer: `drain.timeout` is over.
+STOPPING: Final = Failure("failed", "The proxy is stopping.")
+
+
+class Pause:
+    """A growing pause after failures in a row."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.until = float("-inf")
+
+    def failed(self, now: float, *, at_least: float = 0.0) -> float:
+        """Begin the next, longer pause, at most `LONGEST_PAUSE`; returns its seconds."""
+        self.failures += 1
+        pause = backoff(self.failures, first=FIRST_PAUSE, cap=LONGEST_PAUSE)
+        pause = max(pause, min(at_least, LONGEST_PAUSE))
+        self.until = now + pause
+        return pause
+
+    def is_everybodys(self, now: float, *, failures: int, left: float) -> None:
+        """Take over the pause of all who share the store."""
+        self.failures, self.until = failures, now + left
+
+    def left(self, now: float) -> float:
+        """Seconds still to wait, 0 when it is over."""
+        return max(0.0, self.until - now)
+
+    def end(self) -> None:
+        """Forget the failures."""
+        self.failures, self.until = 0, float("-inf")

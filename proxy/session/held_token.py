@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from proxy.core.dialect import Candidate
 from proxy.core.identity import contradicts, has_lost_login, marks_of_login, shows_another
 from proxy.core.token import Freshness, Moment, Source, Token, Windows
-from proxy.session.ports import Status
-from proxy.session.renewal import Failure, Flight
+from proxy.session.failures import Failure
+from proxy.session.renewal import Renewal
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Stays:
     """The held token stays, although a renewal brought another; `result` says why, for the observer."""
 
     result: str
@@ -52,7 +52,21 @@ def refreshed(found: Candidate, *, sent_with: Token, login_as: str | None, now: 
     return replace(sent_with, value=found.value, born=now, lifetime=found.lifetime, source=Source.HARVEST)
 
 
-class Holding:
+def outranks(theirs: Token, ours: Token | None, now: Moment) -> bool:
+    """Say whether another process's token is the better one: a login beats none, then the younger wins."""
+    if is_over(theirs, now):
+        return False
+    if ours is None:
+        return True
+    if theirs.login_lost and ours.own_login:
+        # It is anonymous because that very login was found to be gone.
+        return theirs.born.wall > ours.born.wall
+    if (theirs.identity is None) != (ours.identity is None):
+        return theirs.identity is not None
+    return theirs.value != ours.value and theirs.born.wall > ours.born.wall
+
+
+class HeldToken:
     """Which token is held, if any. Compared by identity (`is`), save where CardCash gives the same value twice."""
 
     def __init__(self, renew_ahead: float) -> None:
@@ -61,14 +75,12 @@ class Holding:
         self.windows: Windows | None = None
         #: CardCash rejected it.
         self.is_rejected = False
-        #: It was made with an application id that is no longer ours.
-        self.is_foreign = False
 
     def adopt(self, token: Token) -> None:
         """Hold this one from now on."""
         self.token = token
         self.windows = Windows.of(token, self._renew_ahead)
-        self.is_rejected = self.is_foreign = False
+        self.is_rejected = False
 
     def usable(self, now: Moment) -> Token | None:
         """Return the held token if it has not expired."""
@@ -81,59 +93,30 @@ class Holding:
             return False
         return held is None or (shared.value != held.value and shared.born.wall > held.born.wall)
 
-    def was_asked_too_early(self, token: Token, flight: Flight) -> bool:
+    def was_asked_too_early(self, token: Token, renewal: Renewal) -> bool:
         """Say whether the held token was rejected only after CardCash gave it again: it must be asked once more."""
         held = self.token
-        return held is not None and self.is_rejected and not flight.rejected and token.value == held.value
+        return held is not None and self.is_rejected and not renewal.rejected and token.value == held.value
 
-    def weigh(self, token: Token, flight: Flight, *, login_refused: bool, now: Moment) -> Token | Kept | Failure:
-        """Decide what a renewal's token is worth, against what happened while it was made."""
-        base = flight.base
-        held = None if self.is_rejected or self.is_foreign else self.usable(now)
+    def weigh(
+        self, token: Token, renewal: Renewal, *, is_foreign: bool, login_refused: bool, now: Moment
+    ) -> Token | Stays | Failure:
+        """Decide what a renewal's token is worth, against what happened while it was made.
+
+        `is_foreign`: the held one is another application id's.
+        """
+        base = renewal.base
+        held = None if self.is_rejected or is_foreign else self.usable(now)
         if held is not None:
             if held.identity is not None and token.identity is None and (held is not base or login_refused):
                 # A login that raced with us, or the account whose login is refused by now: anonymous would be less.
-                return Kept("login_refused" if held is base else "superseded")
+                return Stays("login_refused" if held is base else "superseded")
             if held is not base and base is not None and token.value == base.value:
-                return Kept("superseded")
+                return Stays("superseded")
             if token.value == held.value:
                 return Failure("same_token", "CardCash gave the held token again.")
-        if flight.rejected and base is not None and token.value == base.value:
+        if renewal.rejected and base is not None and token.value == base.value:
             return Failure("same_token", "CardCash gave the rejected token again.")
         if is_over(token, now):
             return Failure("failed", "No session with CardCash: its token had expired when it arrived.")
         return token
-
-    def describe(
-        self,
-        now: Moment,
-        *,
-        identity_lost: bool,
-        latched: tuple[str, str] | None,
-        paused_for: float,
-        failures: int,
-        renewals: int,
-        harvests: int,
-        renewing: bool,
-        waiters: int,
-    ) -> Status:
-        """Put everything there is to know into one snapshot."""
-        held, windows = self.token, self.windows
-        return Status(
-            state="none" if windows is None else windows.freshness(now).value,
-            expires_wall=windows.expires_wall if windows else None,
-            expires_in=windows.expires_at - now.steady if windows else None,
-            renews_in=windows.renew_at - now.steady if windows else None,
-            source=held.source.value if held else None,
-            identity=held.identity if held and not identity_lost else None,
-            own_login=held.own_login if held else False,
-            identity_lost=identity_lost,
-            latched=latched[0] if latched else None,
-            latch_sentence=latched[1] if latched else None,
-            paused_for=paused_for,
-            failures=failures,
-            renewals=renewals,
-            harvests=harvests,
-            renewing=renewing,
-            waiters=waiters,
-        )

@@ -9,12 +9,12 @@ from typing import Final, Protocol
 from proxy.core.token import Token
 from proxy.session.cardcash_calls import Credentials
 
-#: A renewal, retries and login included, ends after this many seconds (CONTRACT "Sessions").
+#: A renewal, retries and login included, ends after this many seconds.
 RENEWAL_DEADLINE: Final = 10.0
 
 
 class Calls(Protocol):
-    """What the keeper needs of `login.SessionCalls`."""
+    """What the keeper needs of `cardcash_calls.SessionCalls`."""
 
     credentials: Credentials
 
@@ -55,7 +55,10 @@ class Observer(Protocol):
         ...
 
     def store(self, operation: str, result: str, why: str = "") -> None:
-        """The store was used: load or latch (ok, empty, failed), save (ok, lost, failed) or lease (ok, failed).
+        """The store was used.
+
+        That is load or latch (ok, empty, failed), save (ok, lost, failed), enter (granted, news, paused, failed), extend
+        (lost, failed) or lease (ok, failed).
 
         `why` is a sentence about a failure; it holds nothing secret.
         """

@@ -1,38 +1,44 @@
-"""A probe of the held token: is it the token that CardCash does not take, or only one of its routes?
+"""One harmless call with the held token: is it taken, and does the answer bring a newer one?
 
-Owns that there is one at a time for all who ask. What follows from its verdict is decided by `core/attempts.py`.
+Asked by requests (is it the token that CardCash does not take, or only one of its routes?) and in the renewal window of a
+caller's login. Owns that there is one at a time for all who ask; what follows is decided by them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from proxy.core.attempts import Verdict
 from proxy.core.token import Token
 from proxy.session.cardcash_calls import SessionOutage, SessionTokenRejected
-from proxy.session.ports import Calls
+from proxy.session.ports import Calls, Policy
 from proxy.tasks import Tasks
 
 
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a probe has shown."""
+
+    verdict: Verdict
+    newer: Token | None = None
+
+
 class Probes:
-    """Tries tokens on `path`; `refreshed(token, newer)` is told of a newer one that came in the answer."""
+    """Tries tokens on `session.keepalive_path`."""
 
-    def __init__(self, calls: Calls, *, path: str, deadline: float, refreshed: Callable[[Token, Token], None]) -> None:
-        self._calls = calls
-        self._path = path
-        self._deadline = deadline
-        self._refreshed = refreshed
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
         self._tasks = Tasks()
-        self._running: tuple[Token, asyncio.Task[Verdict]] | None = None
+        self._running: tuple[Token, asyncio.Task[Probed]] | None = None
 
-    async def of(self, token: Token) -> Verdict:
+    async def of(self, token: Token, calls: Calls) -> Probed:
         """Try the token, or wait for the try that runs; a caller that leaves cancels nothing."""
         if self._running is None or self._running[0] is not token or self._running[1].done():
-            self._running = (token, self._tasks.spawn(self._try(token), name="session-probe"))
+            self._running = (token, self._tasks.spawn(self._try(token, calls), name="session-probe"))
         task = self._running[1]
         await asyncio.wait({task})
-        return Verdict.UNKNOWN if task.cancelled() or task.exception() is not None else task.result()
+        return Probed(Verdict.UNKNOWN) if task.cancelled() or task.exception() is not None else task.result()
 
     def stop(self) -> None:
         """Let nobody wait any longer for the probe that runs."""
@@ -43,14 +49,12 @@ class Probes:
         """Stop a probe that runs, and wait for its end."""
         await self._tasks.close()
 
-    async def _try(self, token: Token) -> Verdict:
+    async def _try(self, token: Token, calls: Calls) -> Probed:
         try:
-            async with asyncio.timeout(self._deadline):
-                newer = await self._calls.keep_alive(token, self._path)
+            async with asyncio.timeout(self._policy.deadline):
+                newer = await calls.keep_alive(token, self._policy.keepalive_path)
         except SessionTokenRejected:
-            return Verdict.REJECTED
+            return Probed(Verdict.REJECTED)
         except (SessionOutage, TimeoutError):
-            return Verdict.UNKNOWN
-        if newer is not None:
-            self._refreshed(token, newer)
-        return Verdict.ACCEPTED
+            return Probed(Verdict.UNKNOWN)
+        return Probed(Verdict.ACCEPTED, newer)

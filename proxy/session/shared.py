@@ -1,252 +1,249 @@
 """The store as the keeper uses it: bounded in time, counted, and never a reason for a request to fail.
 
-Owns the compare-and-set against other processes. A store that raises or hangs is a store that is empty: the token in
-memory is what counts.
+Owns what was last seen in the store, the compare-and-set against other processes, and the waiting for rights. A store that
+does not answer is told apart from an empty one by None; the token in memory is what counts then.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
-from typing import Final
+import random
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
 
 from proxy.clock import Clock
-from proxy.core.token import Source, Token
-from proxy.session.cardcash_calls import Credentials
-from proxy.session.held_token import is_over
+from proxy.core.token import Token
+from proxy.session.held_token import outranks
 from proxy.session.ports import Observer
-from proxy.session.stores import Store, StoreUnusable
+from proxy.session.stores import (
+    EXTEND_EVERY,
+    Entered,
+    Right,
+    SharedStore,
+    Stored,
+    StoreUnreachable,
+    StoreUnusable,
+    Turn,
+)
 from proxy.tasks import Tasks
 
-#: Seconds for one read or write; the lease may take as long as another process's renewal, so the keeper bounds it.
+T = TypeVar("T")
+
+#: Seconds for one use of the store.
 STORE_DEADLINE: Final = 2.0
 #: Seconds that a request waits for a look into the store; after one that failed none waits for a while.
 GLANCE_DEADLINE: Final = 0.5
 _BLIND_FOR: Final = 5.0
 #: Writes of one token: against what was read last, then against what another process wrote meanwhile.
 _TRIES: Final = 3
+#: Seconds between two tries to get a right that another has, doubling; each is made longer or shorter by half.
+_FIRST_WAIT: Final = 0.02
+_LONGEST_WAIT: Final = 0.25
 
 
-class Shelf:
+class Shared:
     """Wraps one store for one keeper. None of its methods raises, but for cancellation."""
 
-    def __init__(self, store: Store, *, clock: Clock, observer: Observer, deadline: float = STORE_DEADLINE) -> None:
+    def __init__(self, store: SharedStore, *, clock: Clock, observer: Observer) -> None:
         self._store = store
         self._clock = clock
         self._observer = observer
-        self._deadline = deadline
-        # What the store held when we last looked or wrote; the base of the next compare-and-set.
+        self._tasks = Tasks()
+        # What the store held when we last looked or wrote, the base of the next compare-and-set; and what of ours it had.
         self._kept: Token | None = None
-        # Guards `_kept` against two writers of this process. Held over one store operation, each with a deadline.
-        self._writing = asyncio.Lock()
+        self._saved: Token | None = None
+        # Guards `_kept` against two of this process. Held over one use of the store, each with a deadline.
+        self._using = asyncio.Lock()
+        # Guards the turn to handle a login within this process; held over that call, as the turn is.
+        self._one_login = asyncio.Lock()
+        # The right to renew: kept while a renewal runs, and given back behind the backs of those who waited for that.
+        self._extending: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[object] | None = None
         # The look for whoever asks before it begins, and when looks are worth while again (steady seconds).
-        self._next_glance: asyncio.Task[Token | None] | None = None
+        self._next_glance: asyncio.Task[Stored | None] | None = None
         self._glancing = asyncio.Lock()
         self._blind_until = float("-inf")
-        self._tasks = Tasks()
 
-    async def load(self) -> Token | None:
-        """Return what the store holds; None when it is empty or cannot be read."""
-        async with self._writing:
-            return await self._read()
+    @property
+    def has_others(self) -> bool:
+        """Say whether other processes use the store too."""
+        return self._store.shared
 
-    async def glance(self) -> Token | None:
-        """Return what the store holds at this moment, for a request that waits for it; None also when it takes too long.
+    # What it holds
+
+    async def look(self, secrets: str) -> Stored | None:
+        """Return what the store holds."""
+        async with self._using:
+            return await self._look(secrets)
+
+    async def glance(self, secrets: str) -> Stored | None:
+        """Return what the store holds at this moment, for a request that waits; None also when it takes too long.
 
         However many ask, one look at a time is made: all who ask while one runs share the next.
         """
         if self._clock.now().steady < self._blind_until:
             return None
         if self._next_glance is None:
-            self._next_glance = self._tasks.spawn(self._glance(), name="session-glance")
+            self._next_glance = self._tasks.spawn(self._glance(secrets), name="session-glance")
         return await asyncio.shield(self._next_glance)
 
-    async def _glance(self) -> Token | None:
+    async def keep(self, token: Token, secrets: str, *, yields: bool) -> Token | None:
+        """Write `token`, and return the one to use; None: it could not be written.
+
+        That is `token`, unless another process wrote a better one since we last looked and `yields` allows to take it.
+        """
+        async with self._using:
+            for _ in range(_TRIES):
+                saved = await self._do("save", self._store.save(token, replaces=self._kept))
+                if saved is None:
+                    return None
+                self._observer.store("save", "ok" if saved else "lost")
+                if saved:
+                    self._kept = self._saved = token
+                    return token
+                theirs = await self._look(secrets)
+                if theirs is None:
+                    return None
+                if yields and theirs.token is not None and outranks(theirs.token, token, self._clock.now()):
+                    return theirs.token
+        return None
+
+    def has(self, token: Token) -> bool:
+        """Say whether the store has, or had, this token, and holds any."""
+        kept = self._kept
+        if kept is not None and _shown(kept) == _shown(token):
+            self._saved = token
+        return self._saved is token and kept is not None
+
+    async def refuse(self, refusals: Mapping[str, str], secrets: str) -> bool:
+        """Remember what CardCash refused of these secrets, for restarts and other processes; say whether it is."""
+        done = await self._do("latch", _done(self._store.refuse(refusals, secrets)))
+        if done:
+            self._observer.store("latch", "ok" if refusals else "empty")
+        return done is not None
+
+    async def end_pause(self) -> None:
+        """Let all who share the store renew again."""
+        await self._do("lease", self._store.end_pause())
+
+    # Rights
+
+    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, fresh: bool) -> Entered | None:
+        """Ask for the right to renew, until there is news, a pause, or it is ours; None: go on alone. Then call `end`."""
+        if self._ending is not None:
+            await asyncio.wait({self._ending})
+        loop = asyncio.get_running_loop()
+        patient_until = loop.time() + self._store.patience
+        wait = _FIRST_WAIT
+        while True:
+            entered = await self._do(
+                "enter", self._store.enter(secrets, known=known, needs_login=needs_login, fresh=fresh)
+            )
+            if entered is not None:
+                self._kept = entered.stored.token
+                if entered.turn is not Turn.BUSY:
+                    self._observer.store("enter", entered.turn.value)
+                    break
+            elif loop.time() >= patient_until:
+                break
+            await asyncio.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311
+            wait = min(wait * 2, _LONGEST_WAIT)
+        if entered is not None and entered.turn is Turn.GRANTED:
+            self._extending = self._tasks.spawn(self._extend(Right.RENEWAL), name="session-store-extend")
+        return entered
+
+    def end(self, *, failed_for: float | None = None, recovered: bool = False) -> None:
+        """Give the right to renew back, without waiting; the renewal failed and begins a pause, or all is well again."""
+        if self._extending is not None:
+            self._extending.cancel()
+        before, now = self._ending, self._clock.now().steady
+
+        async def in_turn() -> None:
+            if before is not None:
+                await asyncio.wait({before})
+            if failed_for is None:
+                await self._do("lease", self._store.leave(Right.RENEWAL, recovered=recovered))
+            else:
+                # The pause has begun already, for those who were told of it.
+                passed = self._clock.now().steady - now
+                await self._do("lease", self._store.failed(max(0.0, failed_for - passed)))
+
+        self._ending = self._tasks.spawn(in_turn(), name="session-store-end")
+
+    @asynccontextmanager
+    async def login_turn(self) -> AsyncIterator[None]:
+        """Hold the turn to handle a caller's login; go on without it when the store cannot give one."""
+        async with self._one_login:
+            extending: asyncio.Task[None] | None = None
+            wait = _FIRST_WAIT
+            try:
+                while busy := await self._do("lease", self._store.take_login_turn()):
+                    await asyncio.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311
+                    wait = min(wait * 2, _LONGEST_WAIT)
+                if busy is not None:
+                    self._observer.store("lease", "ok")
+                    extending = self._tasks.spawn(self._extend(Right.LOGIN), name="session-store-extend")
+                yield
+            finally:
+                if extending is not None:
+                    extending.cancel()
+                await self._do("lease", self._store.leave(Right.LOGIN))
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        if self._ending is not None:
+            await asyncio.wait({self._ending})
+        await self._tasks.close()
+        await self._do("lease", self._store.close())
+
+    async def _extend(self, right: Right) -> None:
+        while True:
+            await asyncio.sleep(EXTEND_EVERY)
+            if await self._do("extend", self._store.extend(right)) is False:
+                # A second session call is harmless; the compare-and-set of the save decides.
+                self._observer.store("extend", "lost")
+                return
+
+    async def _glance(self, secrets: str) -> Stored | None:
         async with self._glancing:
             self._next_glance = None  # who asks from now on may have been told of something that this look does not see
             try:
                 async with asyncio.timeout(GLANCE_DEADLINE):
-                    return await self.load()
+                    return await self.look(secrets)
             except TimeoutError:
                 self._blind_until = self._clock.now().steady + _BLIND_FOR
                 return None
 
-    async def keep(self, token: Token, *, yields: bool) -> Token:
-        """Write `token`, and return the one to use.
+    async def _look(self, secrets: str) -> Stored | None:
+        stored = await self._do("load", self._store.look(secrets))
+        if stored is not None:
+            self._observer.store("load", "empty" if stored.token is None else "ok")
+            self._kept = stored.token
+        return stored
 
-        That is `token`, unless another process wrote a better one since we last looked and `yields` allows to take it.
-        """
-        async with self._writing:
-            for _ in range(_TRIES):
-                try:
-                    async with asyncio.timeout(self._deadline):
-                        saved = await self._store.save(token, replaces=self._kept)
-                except Exception as error:
-                    self._observer.store("save", "failed", _why(error))
-                    return token
-                self._observer.store("save", "ok" if saved else "lost")
-                if saved:
-                    self._kept = token
-                    return token
-                theirs = await self._read()
-                if yields and theirs is not None and self.outranks(theirs, token):
-                    return theirs
-        return token
-
-    async def latches(self, credentials: Credentials) -> Mapping[str, str]:
-        """Return what CardCash refused of these credentials, before a restart or to another process."""
+    async def _do(self, operation: str, work: Awaitable[T]) -> T | None:
         try:
-            async with asyncio.timeout(self._deadline):
-                found = await self._store.load_latches(_secrets(credentials))
+            async with asyncio.timeout(STORE_DEADLINE):
+                return await work
         except Exception as error:
-            self._observer.store("latch", "failed", _why(error))
-            return {}
-        self._observer.store("latch", "ok" if found else "empty")
-        return found
-
-    async def latch(self, latches: Mapping[str, str], credentials: Credentials) -> None:
-        """Remember what CardCash refused of these credentials, for restarts and other processes; empty: forget it."""
-        try:
-            async with asyncio.timeout(self._deadline):
-                await self._store.save_latches(latches, _secrets(credentials))
-        except Exception as error:
-            self._observer.store("latch", "failed", _why(error))
-        else:
-            self._observer.store("latch", "ok")
-
-    def holds(self, token: Token) -> bool:
-        """Say whether the store held this token when we last looked or wrote."""
-        kept = self._kept
-        if kept is None:
-            return False
-        return (kept.value, kept.identity, kept.login_lost) == (token.value, token.identity, token.login_lost)
-
-    def lease(self) -> AbstractAsyncContextManager[None]:
-        """Hold the right to make a session call; go on without it when the store cannot give one."""
-        return self._held(self._store.lease)
-
-    def login_turn(self) -> AbstractAsyncContextManager[None]:
-        """Hold the turn to handle a caller's login; go on without it when the store cannot give one."""
-        return self._held(self._store.login_turn)
-
-    @asynccontextmanager
-    async def _held(self, right: Callable[[], AbstractAsyncContextManager[None]]) -> AsyncIterator[None]:
-        stack = AsyncExitStack()
-        try:
-            await stack.enter_async_context(right())
-        except Exception as error:
-            self._observer.store("lease", "failed", _why(error))
-        else:
-            self._observer.store("lease", "ok")
-        try:
-            yield
-        finally:
-            # One that cannot be given back runs out by itself; the token just made must not be lost over it.
-            with suppress(Exception):
-                await stack.aclose()
-
-    async def close(self) -> None:
-        """Let go of the store."""
-        await self._tasks.close()
-        with suppress(Exception):
-            async with asyncio.timeout(self._deadline):
-                await self._store.close()
-
-    async def _read(self) -> Token | None:
-        try:
-            async with asyncio.timeout(self._deadline):
-                self._kept = await self._store.load()
-        except Exception as error:
-            self._observer.store("load", "failed", _why(error))
+            self._observer.store(operation, "failed", _why(error))
             return None
-        self._observer.store("load", "empty" if self._kept is None else "ok")
-        return self._kept
-
-    @property
-    def shared(self) -> bool:
-        """Say whether other processes use the store too."""
-        return self._store.shared
-
-    def outranks(self, theirs: Token, ours: Token | None) -> bool:
-        """Say whether another process's token is the better one: a login beats none, then the younger wins."""
-        if is_over(theirs, self._clock.now()):
-            return False
-        if ours is None:
-            return True
-        if theirs.login_lost and ours.own_login:
-            # It is anonymous because that very login was found to be gone.
-            return theirs.born.wall > ours.born.wall
-        if (theirs.identity is None) != (ours.identity is None):
-            return theirs.identity is not None
-        return theirs.value != ours.value and theirs.born.wall > ours.born.wall
 
 
-def _secrets(credentials: Credentials) -> str:
-    """Everything a refusal may be about, as one text."""
-    return json.dumps([credentials.app_id, credentials.email, credentials.password])
+async def _done(work: Awaitable[None]) -> bool:
+    await work
+    return True
+
+
+def _shown(token: Token) -> tuple[str, str | None, bool]:
+    return token.value, token.identity, token.login_lost
 
 
 def _why(error: Exception) -> str:
     """A sentence for the log without anything that came from elsewhere: not every library minds what it repeats."""
-    if isinstance(error, StoreUnusable):
+    if isinstance(error, StoreUnusable | StoreUnreachable):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (isinstance(error, TimeoutError) and str(error)) or f"{type(error).__name__} in the store"
-
-
-class Saver:
-    """Writes the held token in the background: one writer, which always ends with the newest.
-
-    `held` reads what is held; `adopt` is given another process's token when that is the better one.
-    """
-
-    def __init__(self, shelf: Shelf, *, held: Callable[[], Token | None], adopt: Callable[[Token], None]) -> None:
-        self._shelf = shelf
-        self._held = held
-        self._adopt = adopt
-        self._tasks = Tasks()
-        self._writer: asyncio.Task[None] | None = None
-        self._saved: Token | None = None
-
-    def check(self) -> None:
-        """After a renewal, which writes by itself: write again only if a harvest has got in between since."""
-        held = self._held()
-        if held is not None and self._shelf.holds(held):
-            self._saved = held
-        self.save()
-
-    def save(self, *, anew: bool = False) -> None:
-        """See to it that the held token gets into the store; `anew`: even if it was written before."""
-        if anew:
-            self._saved = None
-        if self._writer is None and self._held() is not self._saved:
-            self._writer = self._tasks.spawn(self._write(), name="session-save")
-
-    async def close(self) -> None:
-        """Give the last token a moment: a caller's login cannot be made again after a restart."""
-        await self.settled()
-        await self._tasks.close()
-
-    async def settled(self) -> None:
-        """Wait until what is held was written, or could not be in time."""
-        if self._writer is not None:
-            await asyncio.wait({self._writer}, timeout=STORE_DEADLINE)
-
-    async def _write(self) -> None:
-        try:
-            while (held := self._held()) is not None and held is not self._saved:
-                winner = await self._shelf.keep(held, yields=True)
-                if self._held() is not held:
-                    # Replaced while it was written, perhaps by one that a renewal wrote before this: write once more.
-                    self._saved = None
-                elif winner is held:
-                    self._saved = held
-                else:
-                    self._saved = replace(winner, source=Source.STORE)
-                    self._adopt(self._saved)
-        finally:
-            self._writer = None

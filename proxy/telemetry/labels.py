@@ -34,6 +34,8 @@ STORE_OPERATIONS: Final = (
     *(("save", "ok"), ("save", "lost"), ("save", "failed")),
     *(("latch", "ok"), ("latch", "empty"), ("latch", "failed")),
     *(("lease", "ok"), ("lease", "failed")),
+    *(("enter", "granted"), ("enter", "news"), ("enter", "paused"), ("enter", "failed")),
+    *(("extend", "lost"), ("extend", "failed")),
 )
 
 #: Codes of one class of error, told apart by who raises it.

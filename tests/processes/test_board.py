@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from proxy.processes.board import Board
-from proxy.session.renewal import Pause
 
 
 def boards(path: Path, workers: int = 3) -> list[Board]:
@@ -27,18 +26,6 @@ def test_what_a_worker_that_has_ended_did_is_forgotten(tmp_path: Path) -> None:
     other.in_flight(2).here(3)
     supervisor.ended(1)
     assert other.in_flight(2).total() == 3
-
-
-def test_a_pause_is_everybodys(tmp_path: Path) -> None:
-    _, one, other = boards(tmp_path)
-    here, there = Pause(one.pause), Pause(other.pause)
-    assert (here.failures, here.left(1.0)) == (0, 0.0)
-    assert here.failed(100.0) == 1.0
-    assert (there.failures, there.left(100.25)) == (1, 0.75)
-    assert there.failed(101.0) == 2.0
-    assert (here.failures, here.until) == (2, 103.0)
-    here.end()
-    assert (there.failures, there.left(101.0)) == (0, 0.0)
 
 
 def test_the_page_is_nobody_elses(tmp_path: Path) -> None:

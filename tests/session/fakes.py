@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from proxy.core.token import Moment, Source, Token
 from proxy.session.cardcash_calls import Credentials, SessionOutage
 from proxy.session.keeper import Policy, SessionKeeper
-from proxy.session.stores import Store
+from proxy.session.stores import Entered, Right, SharedStore, Stored
 from proxy.session.stores.memory import MemoryStore
 
 ME = "partner@example.com"
@@ -75,7 +75,7 @@ class FakeCalls:
             if self.down:
                 raise self.down
             value = self._next(self.on_session, f"session-of-{credentials.app_id}")
-            return Token(value, born, self.lifetime, Source.SESSION)
+            return Token(value, born, self.lifetime, Source.SESSION, app_id=credentials.app_id)
         finally:
             self.busy -= 1
 
@@ -83,7 +83,7 @@ class FakeCalls:
         credentials = self.credentials
         self.logins.append(credentials)
         value = self._next(self.on_login, "login")
-        return Token(value, self.clock.now(), self.lifetime, Source.LOGIN, credentials.email)
+        return replace(session, value=value, born=self.clock.now(), source=Source.LOGIN, identity=credentials.email)
 
     async def keep_alive(self, token: Token, path: str) -> Token | None:
         self.keep_alives += 1
@@ -92,7 +92,7 @@ class FakeCalls:
                 self.on_keep_alive.popleft()
             return None
         value = self._next(self.on_keep_alive, "")
-        return Token(value, self.clock.now(), self.lifetime, Source.HARVEST, token.identity, token.own_login)
+        return replace(token, value=value, born=self.clock.now(), lifetime=self.lifetime, source=Source.HARVEST)
 
     def _next(self, script: deque[Step], name: str) -> str:
         step = script.popleft() if script else None
@@ -132,39 +132,36 @@ class Recorder:
         self.stores[operation, result] += 1
 
 
-class BrokenStore:
-    """Raises at whatever is in `broken`; else a memory store."""
+class BrokenStore(MemoryStore):
+    """Raises at whatever is in `broken`."""
 
-    def __init__(self, *broken: str) -> None:
+    def __init__(self, clock: FakeClock, *broken: str) -> None:
+        super().__init__(clock)
         self.broken = broken
-        self.inner = MemoryStore()
 
-    async def load(self) -> Token | None:
+    async def look(self, secrets: str) -> Stored:
         self._check("load")
-        return await self.inner.load()
+        return await super().look(secrets)
+
+    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, fresh: bool = False) -> Entered:
+        self._check("enter")
+        return await super().enter(secrets, known=known, needs_login=needs_login, fresh=fresh)
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
         self._check("save")
-        return await self.inner.save(token, replaces=replaces)
+        return await super().save(token, replaces=replaces)
 
-    async def load_latches(self, secrets: str) -> Mapping[str, str]:
+    async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
         self._check("latch")
-        return await self.inner.load_latches(secrets)
+        await super().refuse(refusals, secrets)
 
-    async def save_latches(self, latches: Mapping[str, str], secrets: str) -> None:
-        self._check("latch")
-        await self.inner.save_latches(latches, secrets)
-
-    @asynccontextmanager
-    async def lease(self) -> AsyncIterator[None]:
+    async def failed(self, seconds: float) -> None:
         self._check("lease")
-        yield
-        self._check("release")
+        await super().failed(seconds)
 
-    @asynccontextmanager
-    async def login_turn(self) -> AsyncIterator[None]:
+    async def leave(self, right: Right, *, recovered: bool = False) -> None:
         self._check("lease")
-        yield
+        await super().leave(right, recovered=recovered)
 
     async def close(self) -> None:
         self._check("close")
@@ -181,7 +178,7 @@ class House:
         self,
         *,
         credentials: Credentials = ANONYMOUS,
-        store: Store | None = None,
+        store: SharedStore | None = None,
         clock: FakeClock | None = None,
         deadline: float = 10.0,
         idle_after: float = 3600.0,
@@ -189,7 +186,7 @@ class House:
         self.clock = clock or FakeClock()
         self.calls = FakeCalls(self.clock, credentials)
         self.seen = Recorder()
-        self.store: Store = store or MemoryStore()
+        self.store: SharedStore = store or MemoryStore(self.clock)
         self.keeper = SessionKeeper(
             self.calls,
             store=self.store,
@@ -207,14 +204,14 @@ class House:
         return self.keeper.held
 
     def tick(self) -> None:
-        """Let the timer fire."""
-        self.keeper._upkeep.tick()
+        """Let a second go by in which the keeper looks at what is due."""
+        self.keeper.look()
 
     def to_the_window(self) -> None:
         """Go to the half of the renewal window in which the background renewal acts."""
-        windows = self.keeper._holding.windows
-        assert windows is not None
-        self.clock.advance(windows.renew_at - self.clock.steady + 1)
+        renews_in = self.keeper.status().renews_in
+        assert renews_in is not None
+        self.clock.advance(renews_in + 1)
 
 
 async def settle() -> None:

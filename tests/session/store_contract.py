@@ -1,8 +1,7 @@
 """The one contract of all stores. A kind of store passes it by subclassing `StoreContract` with a `make` of its own.
 
-`make()` returns a new handle on the *same* place each time, as a second process would have; a kind that lives in one
-process (`memory://`) returns the same object. Import the class as a whole module (`from tests.session import
-store_contract`), so that pytest does not collect it by itself.
+`make()` returns a new participant at the *same* place each time, as a second process would be one. Import the class
+as a whole module (`from tests.session import store_contract`), so that pytest does not collect it by itself.
 """
 
 from __future__ import annotations
@@ -11,17 +10,50 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from proxy.core.token import Moment, Source, Token
-from proxy.session.stores import Binding, Store
+from proxy.session.stores import FAILURES_LAST, LEASE, Binding, Entered, Right, SharedStore, Turn
 from tests.session.fakes import APP, FakeClock, settle
 
-Make = Callable[[], Store]
+Make = Callable[[], SharedStore]
+RIGHTS = pytest.mark.parametrize("right", Right)
+
+
+async def load(store: SharedStore) -> Token | None:
+    return (await store.look("secrets")).token
+
+
+async def refusals(store: SharedStore, secrets: str = "secrets") -> Mapping[str, str]:
+    return (await store.look(secrets)).refusals
+
+
+async def enter(
+    store: SharedStore, known: Token | None = None, *, logs_in: bool = False, fresh: bool = False
+) -> Entered:
+    return await store.enter("secrets", known=known, needs_login=logs_in, fresh=fresh)
+
+
+async def take(store: SharedStore, right: Right) -> bool:
+    """Ask for a right once; say whether it is ours."""
+    if right is Right.LOGIN:
+        return await store.take_login_turn() == 0
+    return (await enter(store, fresh=True)).turn is Turn.GRANTED
+
+
+@contextlib.asynccontextmanager
+async def held(store: SharedStore, right: Right = Right.RENEWAL) -> AsyncIterator[None]:
+    """Ask for a right until it is ours, and hold it."""
+    while not await take(store, right):
+        await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        await store.leave(right)
 
 
 class StoreContract:
@@ -40,11 +72,11 @@ class StoreContract:
         return Token(value, clock.now(), 600, **more)  # type: ignore[arg-type]
 
     async def test_a_new_store_is_empty(self, make: Make) -> None:
-        assert await make().load() is None
+        assert await load(make()) is None
 
     async def test_what_was_saved_is_loaded_by_whoever_shares_the_place(self, make: Make, clock: FakeClock) -> None:
         assert await make().save(self.token(clock), replaces=None)
-        loaded = await make().load()
+        loaded = await load(make())
         assert loaded is not None
         assert loaded.value == "one.token."
 
@@ -60,7 +92,7 @@ class StoreContract:
             login_lost=True,
         )
         await make().save(token, replaces=None)
-        loaded = await make().load()
+        loaded = await load(make())
         assert loaded is not None
         assert (loaded.identity, loaded.own_login, loaded.lifetime) == ("é@example.com", True, 600)
         assert (loaded.app_id, loaded.marks, loaded.login_lost) == (APP, marks, True)
@@ -71,14 +103,14 @@ class StoreContract:
         token = self.token(clock)
         await make().save(token, replaces=None)
         clock.advance(100)
-        loaded = await make().load()
+        loaded = await load(make())
         assert loaded is not None
         assert loaded.expires_at == pytest.approx(token.expires_at, abs=0.001)
 
     async def test_a_wall_clock_set_back_does_not_lengthen_a_life(self, make: Make, clock: FakeClock) -> None:
         await make().save(self.token(clock), replaces=None)
         clock.wall -= 86_400
-        loaded = await make().load()
+        loaded = await load(make())
         assert loaded is None or loaded.expires_at - clock.steady <= 600
 
     async def test_a_save_that_replaces_what_is_kept_succeeds(self, make: Make, clock: FakeClock) -> None:
@@ -97,13 +129,13 @@ class StoreContract:
         await make().save(second, replaces=first)
         assert not await make().save(self.token(clock, "three.token."), replaces=first)
         assert not await make().save(self.token(clock, "three.token."), replaces=None)
-        loaded = await make().load()
+        loaded = await load(make())
         assert loaded is not None
         assert loaded.value == "two.token."
 
     async def test_a_save_onto_nothing_that_expects_something_is_lost(self, make: Make, clock: FakeClock) -> None:
         assert not await make().save(self.token(clock), replaces=self.token(clock, "gone.token."))
-        assert await make().load() is None
+        assert await load(make()) is None
 
     async def test_of_concurrent_saves_on_one_base_one_wins(self, make: Make, clock: FakeClock) -> None:
         base = self.token(clock)
@@ -111,103 +143,282 @@ class StoreContract:
         names = [f"{number}.token." for number in range(20)]
         saved = await asyncio.gather(*(make().save(self.token(clock, name), replaces=base) for name in names))
         assert saved.count(True) == 1
-        loaded = await make().load()
+        loaded = await load(make())
         assert loaded is not None
         assert loaded.value == names[saved.index(True)]
 
-    async def test_one_at_a_time_holds_the_lease(self, make: Make) -> None:
-        inside, most, turns = 0, 0, 0
+    # Rights
 
-        async def work() -> None:
-            nonlocal inside, most, turns
-            async with make().lease():
-                inside += 1
-                most = max(most, inside)
-                await settle()
-                inside -= 1
-                turns += 1
+    @RIGHTS
+    async def test_one_at_a_time_has_a_right(self, make: Make, right: Right) -> None:
+        first, second = make(), make()
+        assert await take(first, right)
+        assert not await take(second, right)
+        await first.leave(right)
+        assert await take(second, right)
+        assert not await take(first, right)
 
-        await asyncio.gather(*(work() for _ in range(5)))
-        assert (most, turns) == (1, 5)
+    @RIGHTS
+    async def test_of_many_who_ask_at_once_one_has_the_right(self, make: Make, right: Right) -> None:
+        stores = [make() for _ in range(10)]
+        for _ in range(3):
+            taken = await asyncio.gather(*(take(store, right) for store in stores))
+            assert taken.count(True) == 1
+            await stores[taken.index(True)].leave(right)
 
-    async def test_a_lease_is_given_back_when_its_work_fails(self, make: Make) -> None:
-        with pytest.raises(ZeroDivisionError):
-            async with make().lease():
-                raise ZeroDivisionError
-        async with asyncio.timeout(5), make().lease():
+    @RIGHTS
+    async def test_who_has_a_right_is_granted_it_again(self, make: Make, right: Right) -> None:
+        store = make()
+        assert [await take(store, right) for _ in range(2)] == [True, True]
+        await store.leave(right)
+        assert await take(make(), right)
+
+    @RIGHTS
+    async def test_giving_back_what_one_does_not_have_frees_nothing(self, make: Make, right: Right) -> None:
+        first, second = make(), make()
+        assert await take(first, right)
+        await second.leave(right)
+        assert not await take(second, right)
+
+    @RIGHTS
+    async def test_closing_gives_the_rights_back(self, make: Make, right: Right) -> None:
+        store = make()
+        assert await take(store, right)
+        await store.close()
+        async with asyncio.timeout(5), held(make(), right):
             pass
 
-    async def test_who_waits_for_the_lease_may_leave(self, make: Make) -> None:
-        async def wait() -> None:
-            async with make().lease():
-                raise AssertionError("the lease was held")
+    @RIGHTS
+    async def test_a_right_that_is_not_extended_is_anybodys_after_its_time(
+        self, make: Make, clock: FakeClock, right: Right
+    ) -> None:
+        first, second = make(), make()
+        assert await take(first, right)
+        assert not await take(second, right)
+        clock.advance(LEASE - 0.5)
+        assert not await take(second, right)
+        clock.advance(0.5)
+        assert await take(second, right)
+        assert not await first.extend(right)
+        assert await second.extend(right)
+        assert not await take(first, right)
 
-        async with make().lease():
-            waiting = asyncio.create_task(wait())
-            await settle()
-            waiting.cancel()
-            await asyncio.wait({waiting})
-        async with asyncio.timeout(5), make().lease():
+    @RIGHTS
+    async def test_a_right_that_is_extended_stays_ours(self, make: Make, clock: FakeClock, right: Right) -> None:
+        first, second = make(), make()
+        assert await take(first, right)
+        for _ in range(5):
+            assert not await take(second, right)
+            clock.advance(LEASE / 2)
+            assert await first.extend(right)
+        assert not await take(second, right)
+
+    @RIGHTS
+    async def test_what_is_not_ours_is_not_extended(self, make: Make, right: Right) -> None:
+        first, second = make(), make()
+        assert not await first.extend(right)
+        assert await take(second, right)
+        assert not await first.extend(right)
+        await second.leave(right)
+        assert not await second.extend(right)
+
+    @RIGHTS
+    async def test_one_who_lost_his_right_takes_nothing_from_who_has_it(
+        self, make: Make, clock: FakeClock, right: Right
+    ) -> None:
+        first, second, third = make(), make(), make()
+        assert await take(first, right)
+        assert not await take(second, right)
+        clock.advance(LEASE)
+        assert await take(second, right)
+        await first.leave(right)
+        assert not await take(third, right)
+
+    async def test_the_two_rights_do_not_wait_for_each_other(self, make: Make) -> None:
+        async with asyncio.timeout(5), held(make(), Right.LOGIN), held(make(), Right.RENEWAL):
             pass
-        assert waiting.cancelled()
-
-    async def test_one_at_a_time_has_the_turn_to_log_in(self, make: Make) -> None:
-        inside, most, turns = 0, 0, 0
-
-        async def work() -> None:
-            nonlocal inside, most, turns
-            async with make().login_turn():
-                inside += 1
-                most = max(most, inside)
-                await settle()
-                inside -= 1
-                turns += 1
-
-        await asyncio.gather(*(work() for _ in range(3)))
-        assert (most, turns) == (1, 3)
-
-    async def test_the_turn_to_log_in_and_the_lease_do_not_wait_for_each_other(self, make: Make) -> None:
-        async with asyncio.timeout(5), make().login_turn(), make().lease():
-            pass
-        async with asyncio.timeout(5), make().lease(), make().login_turn():
+        async with asyncio.timeout(5), held(make(), Right.RENEWAL), held(make(), Right.LOGIN):
             pass
 
-    async def test_load_and_save_need_no_lease(self, make: Make, clock: FakeClock) -> None:
-        async with make().lease():
+    async def test_looking_and_saving_need_no_right(self, make: Make, clock: FakeClock) -> None:
+        async with held(make()):
             assert await make().save(self.token(clock), replaces=None)
-            assert await make().load() is not None
+            assert await load(make()) is not None
 
-    async def test_a_new_store_has_no_latches(self, make: Make) -> None:
-        assert await make().load_latches("secrets") == {}
+    async def test_who_is_busy_is_said_for_how_long_at_most(self, make: Make) -> None:
+        async with held(make()):
+            entered = await enter(make())
+            assert entered.turn is Turn.BUSY
+            assert 0 < entered.seconds <= LEASE
 
-    async def test_latches_are_found_by_whoever_has_the_refused_secrets(self, make: Make) -> None:
-        await make().save_latches({"login": "Check it."}, "secrets")
-        assert await make().load_latches("secrets") == {"login": "Check it."}
+    # News
 
-    async def test_latches_do_not_hold_for_other_secrets(self, make: Make) -> None:
-        await make().save_latches({"login": "Check it."}, "secrets")
-        assert await make().load_latches("other secrets") == {}
-        assert await make().load_latches("secrets") == {"login": "Check it."}
+    async def test_whoever_asks_to_renew_is_told_of_a_token_that_is_not_his(self, make: Make, clock: FakeClock) -> None:
+        mine, theirs = self.token(clock), self.token(clock, "two.token.")
+        await make().save(theirs, replaces=None)
+        for known in (None, mine):
+            entered = await enter(make(), known)
+            assert entered.turn is Turn.NEWS
+            assert entered.stored.token is not None
+            assert entered.stored.token.value == "two.token."
+        assert (await enter(make(), theirs)).turn is Turn.GRANTED
 
-    async def test_latches_are_replaced_as_a_whole(self, make: Make) -> None:
-        await make().save_latches({"login": "Check it."}, "secrets")
-        await make().save_latches({"app_id": "And that."}, "other secrets")
-        assert await make().load_latches("secrets") == {}
-        assert await make().load_latches("other secrets") == {"app_id": "And that."}
+    async def test_news_comes_before_the_right_and_without_it(self, make: Make, clock: FakeClock) -> None:
+        async with held(make()):
+            await make().save(self.token(clock), replaces=None)
+            store = make()
+            assert (await enter(store)).turn is Turn.NEWS
+        assert await take(make(), Right.LOGIN)
+        assert (await enter(make(), self.token(clock))).turn is Turn.GRANTED
 
-    async def test_no_latches_at_all_can_be_saved(self, make: Make) -> None:
-        await make().save_latches({}, "secrets")
-        await make().save_latches({"login": "Check it."}, "secrets")
-        await make().save_latches({}, "secrets")
-        assert await make().load_latches("secrets") == {}
+    async def test_whoever_gets_news_or_a_pause_has_the_right_no_longer(self, make: Make, clock: FakeClock) -> None:
+        token, store, other = self.token(clock), make(), make()
+        await other.save(token, replaces=None)
+        assert (await enter(store, token)).turn is Turn.GRANTED
+        assert (await enter(store)).turn is Turn.NEWS
+        assert (await enter(other, token)).turn is Turn.GRANTED
+        await other.leave(Right.RENEWAL)
+        assert (await enter(store, token)).turn is Turn.GRANTED
+        await other.failed(5)
+        assert (await enter(store, token)).turn is Turn.PAUSED
+        assert (await enter(other, fresh=True)).turn is Turn.GRANTED
 
-    async def test_token_and_latches_leave_each_other_alone(self, make: Make, clock: FakeClock) -> None:
-        await make().save_latches({"login": "Check it."}, "secrets")
+    async def test_an_expired_token_is_no_news(self, make: Make, clock: FakeClock) -> None:
+        await make().save(self.token(clock), replaces=None)
+        clock.advance(600)
+        assert (await enter(make())).turn is Turn.GRANTED
+
+    async def test_an_anonymous_token_is_no_news_to_whoever_can_log_in(self, make: Make, clock: FakeClock) -> None:
+        anonymous = self.token(clock)
+        await make().save(anonymous, replaces=None)
+        store = make()
+        assert (await enter(store, logs_in=True)).turn is Turn.GRANTED
+        await store.leave(Right.RENEWAL)
+        await store.refuse({"login": "Check it."}, "other secrets")
+        assert (await enter(store, logs_in=True)).turn is Turn.GRANTED
+        await store.leave(Right.RENEWAL)
+        await store.refuse({"login": "Check it."}, "secrets")
+        assert (await enter(store, logs_in=True)).turn is Turn.NEWS
+        await store.refuse({}, "secrets")
+        await store.save(self.token(clock, "two.token.", identity="a@example.com"), replaces=anonymous)
+        assert (await enter(store, logs_in=True)).turn is Turn.NEWS
+
+    async def test_an_operator_gets_neither_news_nor_a_pause_but_waits_for_the_right(
+        self, make: Make, clock: FakeClock
+    ) -> None:
+        await make().save(self.token(clock), replaces=None)
+        await make().failed(5)
+        store = make()
+        assert (await enter(store, fresh=True)).turn is Turn.GRANTED
+        assert (await enter(make(), fresh=True)).turn is Turn.BUSY
+
+    async def test_whoever_is_granted_the_right_has_seen_what_its_last_holder_saved(
+        self, make: Make, clock: FakeClock
+    ) -> None:
+        calls = 0
+
+        async def renew() -> None:
+            nonlocal calls
+            store = make()
+            while (entered := await enter(store)).turn is Turn.BUSY:
+                await asyncio.sleep(0)
+            if entered.turn is Turn.GRANTED:
+                calls += 1
+                await settle()
+                assert await store.save(self.token(clock), replaces=None)
+                await store.leave(Right.RENEWAL, recovered=True)
+
+        await asyncio.gather(*(renew() for _ in range(20)))
+        assert calls == 1
+
+    # The pause
+
+    async def test_a_failure_pauses_the_renewals_of_all_and_gives_the_right_back(
+        self, make: Make, clock: FakeClock
+    ) -> None:
+        store = make()
+        assert await take(store, Right.RENEWAL)
+        await store.failed(4)
+        clock.advance(1)
+        entered = await enter(make())
+        assert (entered.turn, entered.stored.failures) == (Turn.PAUSED, 1)
+        assert entered.stored.paused_for == pytest.approx(3, abs=0.01)
+        clock.advance(3)
+        entered = await enter(make())
+        assert (entered.turn, entered.stored.failures, entered.stored.paused_for) == (Turn.GRANTED, 1, 0)
+
+    async def test_failures_in_a_row_are_counted(self, make: Make, clock: FakeClock) -> None:
+        for failures in (1, 2, 3):
+            await make().failed(2)
+            assert (await make().look("secrets")).failures == failures
+            clock.advance(2)
+
+    async def test_a_recovery_ends_the_pause_of_all(self, make: Make, clock: FakeClock) -> None:
+        store = make()
+        await store.failed(5)
+        await store.leave(Right.RENEWAL, recovered=True)
+        stored = await make().look("secrets")
+        assert (stored.failures, stored.paused_for) == (0, 0)
+
+    async def test_giving_the_right_back_without_a_recovery_ends_no_pause(self, make: Make) -> None:
+        store = make()
+        await store.failed(5)
+        await store.leave(Right.RENEWAL)
+        assert (await make().look("secrets")).failures == 1
+
+    async def test_an_operator_ends_the_pause_of_all(self, make: Make) -> None:
+        await make().failed(5)
+        await make().end_pause()
+        assert (await enter(make())).turn is Turn.GRANTED
+        assert (await make().look("secrets")).failures == 0
+
+    async def test_failures_of_long_ago_are_forgotten(self, make: Make, clock: FakeClock) -> None:
+        await make().failed(5)
+        clock.advance(FAILURES_LAST)
+        assert (await make().look("secrets")).failures == 1
+        clock.advance(86_400)
+        assert (await make().look("secrets")).failures == 0
+
+    async def test_a_wall_clock_that_is_set_makes_no_pause_longer(self, make: Make, clock: FakeClock) -> None:
+        await make().failed(5)
+        clock.wall -= 86_400
+        assert (await make().look("secrets")).paused_for <= 5
+
+    # Refusals
+
+    async def test_a_new_store_has_no_refusals(self, make: Make) -> None:
+        assert await refusals(make(), "secrets") == {}
+
+    async def test_refusals_are_found_by_whoever_has_the_refused_secrets(self, make: Make) -> None:
+        await make().refuse({"login": "Check it."}, "secrets")
+        assert await refusals(make(), "secrets") == {"login": "Check it."}
+
+    async def test_refusals_do_not_hold_for_other_secrets(self, make: Make) -> None:
+        await make().refuse({"login": "Check it."}, "secrets")
+        assert await refusals(make(), "other secrets") == {}
+        assert await refusals(make(), "secrets") == {"login": "Check it."}
+
+    async def test_refusals_are_replaced_as_a_whole(self, make: Make) -> None:
+        await make().refuse({"login": "Check it."}, "secrets")
+        await make().refuse({"app_id": "And that."}, "other secrets")
+        assert await refusals(make(), "secrets") == {}
+        assert await refusals(make(), "other secrets") == {"app_id": "And that."}
+
+    async def test_no_refusals_at_all_can_be_saved(self, make: Make) -> None:
+        await make().refuse({}, "secrets")
+        await make().refuse({"login": "Check it."}, "secrets")
+        await make().refuse({}, "secrets")
+        assert await refusals(make(), "secrets") == {}
+
+    async def test_token_refusals_and_pause_leave_each_other_alone(self, make: Make, clock: FakeClock) -> None:
+        await make().refuse({"login": "Check it."}, "secrets")
         token = self.token(clock)
         assert await make().save(token, replaces=None)
-        await make().save_latches({"login": "Again."}, "secrets")
-        assert await make().load() is not None
-        assert await make().load_latches("secrets") == {"login": "Again."}
+        await make().failed(5)
+        await make().refuse({"login": "Again."}, "secrets")
+        assert (await make().look("secrets")).failures == 1
+        assert await load(make()) is not None
+        assert await refusals(make(), "secrets") == {"login": "Again."}
 
     async def test_no_token_shows_in_the_repr_of_a_store(self, make: Make, clock: FakeClock) -> None:
         store = make()
@@ -232,24 +443,26 @@ OTHERS = [
 HOLDER = f"""
 import asyncio, sys
 from proxy.clock import SystemClock
-from proxy.session.stores import Binding
+from proxy.session.stores import EXTEND_EVERY, Binding, Right
 from proxy.session.stores.factory import open_store
+from tests.session import store_contract
 binding = Binding({MINE.origin!r}, {MINE.app_id!r}, {MINE.email!r})
 store = open_store(sys.argv[1], binding=lambda: binding, clock=SystemClock(), warn=sys.exit)
 async def main():
-    async with getattr(store, sys.argv[2])():
+    async with store_contract.held(store, Right(sys.argv[2])):
         print("held", flush=True)
-        await asyncio.sleep(60)
+        for _ in range(60):
+            await asyncio.sleep(EXTEND_EVERY)
+            await store.extend(Right(sys.argv[2]))
 asyncio.run(main())
 """
-RIGHTS = pytest.mark.parametrize("right", ["lease", "login_turn"])
 
 
 @contextlib.asynccontextmanager
-async def holder(place: str, right: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def holder(place: str, right: Right) -> AsyncIterator[asyncio.subprocess.Process]:
     """Another process, which holds the right."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", HOLDER, place, right, cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", HOLDER, place, right.value, cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE
     )
     try:
         assert process.stdout is not None
@@ -269,11 +482,11 @@ class SharedStoreContract(StoreContract):
         raise NotImplementedError
 
     @pytest.fixture
-    def make_for(self) -> Callable[[Binding], Store]:
+    def make_for(self) -> Callable[[Binding], SharedStore]:
         raise NotImplementedError
 
     @pytest.fixture
-    def make(self, make_for: Callable[[Binding], Store]) -> Make:
+    def make(self, make_for: Callable[[Binding], SharedStore]) -> Make:
         return lambda: make_for(MINE)
 
     def test_it_says_that_others_use_it(self, make: Make) -> None:
@@ -281,39 +494,46 @@ class SharedStoreContract(StoreContract):
 
     @pytest.mark.parametrize("other", OTHERS)
     async def test_anothers_token_is_neither_found_nor_destroyed(
-        self, make_for: Callable[[Binding], Store], clock: FakeClock, other: Binding
+        self, make_for: Callable[[Binding], SharedStore], clock: FakeClock, other: Binding
     ) -> None:
         mine, theirs = make_for(MINE), make_for(other)
         assert await mine.save(self.token(clock), replaces=None)
-        assert await theirs.load() is None
+        assert await load(theirs) is None
         assert await theirs.save(self.token(clock, "their.token."), replaces=None)
-        found = [await store.load() for store in (mine, theirs)]
+        found = [await load(store) for store in (mine, theirs)]
         assert [token and token.value for token in found] == ["one.token.", "their.token."]
 
     @pytest.mark.parametrize("other", OTHERS)
-    async def test_anothers_latch_is_neither_found_nor_opened(
-        self, make_for: Callable[[Binding], Store], other: Binding
+    async def test_anothers_refusal_is_neither_found_nor_opened(
+        self, make_for: Callable[[Binding], SharedStore], other: Binding
     ) -> None:
         mine, theirs = make_for(MINE), make_for(other)
-        await mine.save_latches({"login": "x"}, "secrets")
-        assert await theirs.load_latches("secrets") == {}
-        await theirs.save_latches({}, "secrets")
-        assert await mine.load_latches("secrets") == {"login": "x"}
+        await mine.refuse({"login": "x"}, "secrets")
+        assert await refusals(theirs) == {}
+        await theirs.refuse({}, "secrets")
+        assert await refusals(mine) == {"login": "x"}
 
     async def test_the_case_of_ascii_letters_makes_no_other_binding(
-        self, make_for: Callable[[Binding], Store], clock: FakeClock
+        self, make_for: Callable[[Binding], SharedStore], clock: FakeClock
     ) -> None:
         assert await make_for(MINE).save(self.token(clock), replaces=None)
-        assert await make_for(replace(MINE, email="mE@EXAMPLE.com")).load() is not None
+        assert await load(make_for(replace(MINE, email="mE@EXAMPLE.com"))) is not None
+
+    @pytest.mark.parametrize("other", OTHERS)
+    async def test_anothers_pause_is_neither_kept_nor_ended(
+        self, make_for: Callable[[Binding], SharedStore], other: Binding
+    ) -> None:
+        await make_for(MINE).failed(5)
+        assert (await make_for(other).look("secrets")).failures == 0
+        await make_for(other).end_pause()
+        assert (await make_for(MINE).look("secrets")).failures == 1
 
     @RIGHTS
-    async def test_a_holder_that_dies_frees_its_right_at_once(self, make: Make, place: str, right: str) -> None:
+    async def test_a_holder_that_dies_frees_its_right_at_once(self, make: Make, place: str, right: Right) -> None:
         async with holder(place, right) as process:
             store = make()
-            waiting = asyncio.create_task(getattr(store, right)().__aenter__())
-            for _ in range(5):
-                await store.load()
-            assert not waiting.done()
+            assert not await take(store, right)
             process.send_signal(signal.SIGKILL)
-            async with asyncio.timeout(5):
-                await waiting
+            await process.wait()
+            async with asyncio.timeout(5), held(store, right):
+                pass

@@ -319,18 +319,6 @@ async def test_one_keep_alive_runs_at_a_time_and_again_only_after_a_growing_paus
     assert house.calls.keep_alives == 2
 
 
-async def test_after_a_keep_alive_that_brought_nothing_the_timer_is_set_for_the_next(house: House) -> None:
-    await own_login(house)
-    house.to_the_window()
-    before = house.keeper._upkeep._timer
-    house.tick()
-    await settle()
-    timer = house.keeper._upkeep._timer
-    assert timer is not None
-    assert timer is not before
-    assert 0 < timer.when() - asyncio.get_running_loop().time() <= 1
-
-
 async def test_a_keep_alive_that_brings_nothing_does_not_delay_the_renewal_of_a_rejected_token(house: House) -> None:
     token = await own_login(house)
     house.to_the_window()

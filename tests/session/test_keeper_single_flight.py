@@ -203,6 +203,7 @@ async def test_a_renewal_that_meets_a_bug_fails_like_an_outage(house: House) -> 
     with pytest.raises(SessionUnavailable, match="ZeroDivisionError in the renewal") as caught:
         await house.keeper.token()
     assert "secret" not in str(caught.value)
+    await settle()
     assert len(reported) == 1
 
 

@@ -10,6 +10,7 @@ import pytest
 from proxy.core.dialect import Candidate
 from proxy.core.token import Moment, Source, Token
 from proxy.session.shared import GLANCE_DEADLINE
+from proxy.session.stores import Entered, Stored
 from proxy.session.stores.memory import MemoryStore
 from tests.session.conftest import Build
 from tests.session.fakes import LOGIN, ME, BrokenStore, FakeClock, House, settle
@@ -18,8 +19,8 @@ from tests.session.fakes import LOGIN, ME, BrokenStore, FakeClock, House, settle
 class SlowStore(MemoryStore):
     """Holds back each save until it is let go."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
         self.go = asyncio.Event()
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
@@ -30,37 +31,51 @@ class SlowStore(MemoryStore):
 class UnhurriedStore(MemoryStore):
     """Lets others run while it is read, as a file does."""
 
-    async def load(self) -> Token | None:
+    async def look(self, secrets: str) -> Stored:
         await asyncio.sleep(0)
-        return await super().load()
+        return await super().look(secrets)
+
+    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, fresh: bool = False) -> Entered:
+        await asyncio.sleep(0)
+        return await super().enter(secrets, known=known, needs_login=needs_login, fresh=fresh)
 
 
-class SharedStore(MemoryStore):
+class OthersStore(MemoryStore):
     """Says that others use it; counts looks, and can hold them back."""
 
     shared = True
+    looks = 0
+    hangs = False
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.looks = 0
-        self.hangs = False
-
-    async def load(self) -> Token | None:
+    async def look(self, secrets: str) -> Stored:
         self.looks += 1
         await asyncio.sleep(0)
         while self.hangs:
             await asyncio.sleep(1)
-        return await super().load()
+        return await super().look(secrets)
+
+
+def another(house: House) -> MemoryStore:
+    """Another process at the house's store."""
+    assert isinstance(house.store, MemoryStore)
+    return house.store.another()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 async def kept(house: House) -> str | None:
-    token = await house.store.load()
+    token = (await house.store.look("")).token
     return None if token is None else token.value
 
 
-@pytest.mark.parametrize("operation", ["load", "save", "lease", "release", "close"])
-async def test_a_store_that_raises_loses_no_token_and_breaks_no_request(build: Build, operation: str) -> None:
-    house = build(store=BrokenStore(operation))
+@pytest.mark.parametrize("operation", ["load", "save", "enter", "lease", "close"])
+async def test_a_store_that_raises_loses_no_token_and_breaks_no_request(
+    build: Build, clock: FakeClock, operation: str
+) -> None:
+    house = build(store=BrokenStore(clock, operation), clock=clock)
     await house.keeper.start(eager=True)
     first = await house.keeper.token()
     assert await house.keeper.renew(rejected=first) is house.held
@@ -68,19 +83,20 @@ async def test_a_store_that_raises_loses_no_token_and_breaks_no_request(build: B
     await settle()
     assert await house.keeper.token() is harvested
     await house.keeper.close()
-    if operation in ("load", "save", "lease"):
+    if operation != "close":
         assert house.seen.stores[operation, "failed"] > 0
 
 
 async def test_a_store_that_hangs_does_not_take_the_token_that_was_made(build: Build) -> None:
-    house = build(store=SlowStore(), deadline=0.02)
+    clock = FakeClock()
+    house = build(store=SlowStore(clock), clock=clock, deadline=0.02)
     assert (await house.keeper.token()).value == "session-of-app-id.1."
 
 
 async def test_what_the_store_holds_is_taken_over_at_the_start(build: Build) -> None:
     first = build(credentials=LOGIN)
     token = await first.keeper.token()
-    second = build(store=first.store, clock=first.clock)
+    second = build(store=another(first), clock=first.clock)
     await second.keeper.start(eager=True)
     assert (second.held.value, second.held.source, second.held.identity) == (token.value, Source.STORE, ME)
     assert second.keeper.first_attempt_over.is_set()
@@ -88,9 +104,10 @@ async def test_what_the_store_holds_is_taken_over_at_the_start(build: Build) -> 
 
 
 async def test_a_caller_that_comes_while_the_store_is_read_at_the_start_costs_no_session(build: Build) -> None:
-    first = build(store=UnhurriedStore())
+    clock = FakeClock()
+    first = build(store=UnhurriedStore(clock), clock=clock)
     token = await first.keeper.token()
-    second = build(store=first.store, clock=first.clock)
+    second = build(store=another(first), clock=first.clock)
     _, got = await asyncio.gather(second.keeper.start(eager=True), second.keeper.token())
     assert (got.value, second.held.value) == (token.value, token.value)
     assert second.calls.sessions == []
@@ -101,7 +118,7 @@ async def test_an_expired_token_in_the_store_is_not_taken(build: Build) -> None:
     first = build()
     token = await first.keeper.token()
     first.clock.advance(token.lifetime)
-    second = build(store=first.store, clock=first.clock)
+    second = build(store=another(first), clock=first.clock)
     await second.keeper.start(eager=False)
     assert second.keeper.held is None
     await second.keeper.token()
@@ -109,8 +126,9 @@ async def test_an_expired_token_in_the_store_is_not_taken(build: Build) -> None:
 
 
 async def test_keepers_on_one_store_make_one_session_of_a_rejected_token(build: Build) -> None:
-    clock, store = FakeClock(), MemoryStore()
-    houses = [build(store=store, clock=clock) for _ in range(5)]
+    clock = FakeClock()
+    store = MemoryStore(clock)
+    houses = [build(store=store.another(), clock=clock) for _ in range(5)]
     for house in houses:
         await house.keeper.token()
     assert sum(len(house.calls.sessions) for house in houses) == 1
@@ -122,7 +140,7 @@ async def test_keepers_on_one_store_make_one_session_of_a_rejected_token(build: 
 
 async def test_an_operator_does_not_get_another_keepers_token(build: Build) -> None:
     first = build()
-    second = build(store=first.store, clock=first.clock)
+    second = build(store=another(first), clock=first.clock)
     await first.keeper.token()
     await second.keeper.token()
     first.clock.advance(10)
@@ -132,8 +150,9 @@ async def test_an_operator_does_not_get_another_keepers_token(build: Build) -> N
 
 
 async def test_harvests_that_race_with_slow_saves_leave_the_newest_in_the_store(build: Build) -> None:
-    store = SlowStore()
-    house = build(store=store)
+    clock = FakeClock()
+    store = SlowStore(clock)
+    house = build(store=store, clock=clock)
     first = asyncio.create_task(house.keeper.token())
     await settle()
     store.go.set()
@@ -149,8 +168,9 @@ async def test_harvests_that_race_with_slow_saves_leave_the_newest_in_the_store(
 
 
 async def test_a_harvest_during_a_renewals_save_does_not_stay_in_the_store(build: Build) -> None:
-    store = SlowStore()
-    house = build(store=store)
+    clock = FakeClock()
+    store = SlowStore(clock)
+    house = build(store=store, clock=clock)
     store.go.set()
     sent = await house.keeper.token()
     store.go.clear()
@@ -210,8 +230,9 @@ async def test_the_last_token_is_written_before_the_keeper_is_gone(build: Build)
             self.last = token
             return await super().save(token, replaces=replaces)
 
-    store = Spy()
-    house = build(store=store)
+    clock = FakeClock()
+    store = Spy(clock)
+    house = build(store=store, clock=clock)
     token = house.keeper.offer(Candidate("last.token.", 900, "header"), sent_with=await house.keeper.token())
     await house.keeper.close()
     assert store.last is token
@@ -220,7 +241,7 @@ async def test_the_last_token_is_written_before_the_keeper_is_gone(build: Build)
 async def test_a_token_of_the_store_counts_by_value_not_by_object(build: Build) -> None:
     first = build()
     token = await first.keeper.token()
-    copy = MemoryStore()
+    copy = MemoryStore(first.clock)
     await copy.save(replace(token), replaces=None)
     house = build(store=copy, clock=first.clock)
     await house.keeper.start(eager=False)
@@ -251,15 +272,14 @@ async def test_an_older_token_of_another_process_loses_against_a_harvest(build: 
 async def test_a_login_elsewhere_beats_an_anonymous_renewal_unless_an_operator_asked(
     build: Build, by_operator: bool
 ) -> None:
-    store = MemoryStore()
-    house = build(store=store)
+    house = build()
     theirs = Token("theirs.login.", house.clock.now(), 900, identity="a@example.com", own_login=True)
-
-    def log_in_elsewhere() -> None:
-        store._token = theirs
-
-    house.calls.meanwhile = log_in_elsewhere
-    token = await (house.keeper.renew_now() if by_operator else house.keeper.token())
+    house.calls.gate.clear()
+    renewal = asyncio.create_task(house.keeper.renew_now() if by_operator else house.keeper.token())
+    await settle()
+    assert await another(house).save(theirs, replaces=None)
+    house.calls.gate.set()
+    token = await renewal
     assert (token.value == "theirs.login.") is not by_operator
 
 
@@ -267,8 +287,9 @@ async def test_a_login_elsewhere_beats_an_anonymous_renewal_unless_an_operator_a
 
 
 async def test_however_many_requests_ask_whether_others_have_logged_in_two_looks_answer_them(build: Build) -> None:
-    store = SharedStore()
-    house = build(store=store)
+    clock = FakeClock()
+    store = OthersStore(clock)
+    house = build(store=store, clock=clock)
     await house.keeper.token()
     looks = store.looks
     tokens = await asyncio.gather(*(house.keeper.token(account=True) for _ in range(100)))
@@ -277,8 +298,9 @@ async def test_however_many_requests_ask_whether_others_have_logged_in_two_looks
 
 
 async def test_a_login_that_is_stored_while_a_look_is_made_is_seen_by_who_asks_after_it(build: Build) -> None:
-    store, clock = SharedStore(), FakeClock()
-    one, other = build(store=store, clock=clock), build(store=store, clock=clock)
+    clock = FakeClock()
+    store = OthersStore(clock)
+    one, other = build(store=store, clock=clock), build(store=store.another(), clock=clock)
     await one.keeper.start(eager=True)
     await settle()
     await other.keeper.start(eager=True)
@@ -291,8 +313,9 @@ async def test_a_login_that_is_stored_while_a_look_is_made_is_seen_by_who_asks_a
 
 
 async def test_only_anonymous_requests_about_an_account_look_into_a_shared_store(build: Build) -> None:
-    store = SharedStore()
-    house = build(store=store)
+    clock = FakeClock()
+    store = OthersStore(clock)
+    house = build(store=store, clock=clock)
     token = await house.keeper.token()
     looks = store.looks
     await house.keeper.token()
@@ -304,8 +327,9 @@ async def test_only_anonymous_requests_about_an_account_look_into_a_shared_store
 
 
 async def test_a_store_that_hangs_holds_requests_up_once_and_shortly(build: Build) -> None:
-    store = SharedStore()
-    house = build(store=store)
+    clock = FakeClock()
+    store = OthersStore(clock)
+    house = build(store=store, clock=clock)
     token = await house.keeper.token()
     store.hangs = True
     async with asyncio.timeout(GLANCE_DEADLINE * 4):
@@ -316,8 +340,9 @@ async def test_a_store_that_hangs_holds_requests_up_once_and_shortly(build: Buil
 
 
 async def test_a_login_in_the_store_is_taken_over_even_during_a_renewal(build: Build) -> None:
-    store, clock = SharedStore(), FakeClock()
-    one, other = build(store=store, clock=clock), build(store=store, clock=clock)
+    clock = FakeClock()
+    store = OthersStore(clock)
+    one, other = build(store=store, clock=clock), build(store=store.another(), clock=clock)
     await one.keeper.start(eager=True)
     await settle()
     await other.keeper.start(eager=True)

@@ -1,4 +1,4 @@
-"""The renewal window, the timer and the clocks."""
+"""The renewal window and the clocks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_the_first_half_of_the_window_is_left_to_in_band_refresh(house: Ho
     assert len(house.calls.sessions) == 1
 
 
-async def test_the_timer_renews_without_a_request_in_the_window(house: House) -> None:
+async def test_without_a_request_the_session_is_renewed_in_the_window(house: House) -> None:
     await house.keeper.token()
     house.to_the_window()
     house.tick()
@@ -58,34 +58,31 @@ async def test_a_lapsed_session_is_made_again_on_demand(build: Build) -> None:
     assert house.seen.renewals[-1] == ("expired", "ok")
 
 
-async def test_the_timer_is_set_to_the_middle_of_the_window(house: House) -> None:
+async def test_a_look_before_the_middle_of_the_window_renews_nothing(house: House) -> None:
     await house.keeper.token()
-    timer, windows = house.keeper._upkeep._timer, house.keeper._holding.windows
-    assert timer is not None
-    assert windows is not None
-    delay = timer.when() - asyncio.get_running_loop().time()
-    assert abs(delay - (windows.renew_at - house.clock.steady)) < 5
-
-
-async def test_a_timer_that_fires_early_is_set_again_and_renews_nothing(house: House) -> None:
-    await house.keeper.token()
-    before = house.keeper._upkeep._timer
+    house.to_the_window()
+    house.clock.advance(-2)
     house.tick()
-    assert house.keeper._upkeep._timer is not before
-    assert house.keeper._upkeep._timer is not None
     await settle()
     assert len(house.calls.sessions) == 1
+    house.clock.advance(2)
+    house.tick()
+    await settle()
+    assert len(house.calls.sessions) == 2
 
 
-async def test_after_a_failed_background_renewal_the_timer_waits_for_the_pause(house: House) -> None:
+async def test_after_a_failed_background_renewal_the_next_waits_for_the_pause(house: House) -> None:
     await house.keeper.token()
     house.to_the_window()
     house.outage(retry_after=20)
     house.tick()
     await settle()
-    timer = house.keeper._upkeep._timer
-    assert timer is not None
-    assert 15 < timer.when() - asyncio.get_running_loop().time() <= 20
+    calls = len(house.calls.sessions)
+    for seconds, more in ((19, 0), (1, 1)):
+        house.clock.advance(seconds)
+        house.tick()
+        await settle()
+        assert len(house.calls.sessions) == calls + more
 
 
 async def test_a_try_that_is_overdue_and_fails_does_not_spin(house: House) -> None:
@@ -98,7 +95,7 @@ async def test_a_try_that_is_overdue_and_fails_does_not_spin(house: House) -> No
     assert len(house.calls.sessions) == 1 + FIRST_ATTEMPTS
 
 
-async def test_a_harvest_sets_the_timer_anew(house: House) -> None:
+async def test_a_harvest_puts_the_background_renewal_off(house: House) -> None:
     token = await house.keeper.token()
     house.to_the_window()
     house.keeper.offer(Candidate("new.token.", 1200, "header"), sent_with=token)

@@ -382,7 +382,7 @@ async def test_a_hung_upstream_does_not_outlive_the_keepers_deadline(calls: Call
     async with serving(hung) as server:
         made = calls(server.url)
         keeper = SessionKeeper(
-            made, store=MemoryStore(), clock=FakeClock(), observer=Recorder(), policy=Policy(deadline=0.2)
+            made, store=MemoryStore(FakeClock()), clock=FakeClock(), observer=Recorder(), policy=Policy(deadline=0.2)
         )
         with pytest.raises(SessionUnavailable, match=r"within 0\.2 s"):
             await keeper.token()

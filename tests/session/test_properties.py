@@ -123,8 +123,14 @@ class Story(RuleBasedStateMachine):
             self.house = House(credentials=LOGIN if logs_in else ANONYMOUS, clock=self.clock)
             self.keeper = self.house.keeper
             calls = Calls(self.clock, self.house.calls.credentials)
-            self.house.calls = self.keeper.calls = self.keeper._upkeep._calls = calls
+            self.house.calls = self.keeper.calls = calls
             await self.keeper.start(eager=True)
+            self.looking = self.loop.create_task(look_every_second())
+
+        async def look_every_second() -> None:
+            while True:
+                await asyncio.sleep(1)
+                self.keeper.look()
 
         self.run(start)
 
@@ -269,6 +275,7 @@ class Story(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "keeper"):
             self.house.calls.gate.set()
+            self.looking.cancel()
             self.runner.run(self.keeper.close())
         self.runner.close()
 

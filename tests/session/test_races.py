@@ -16,7 +16,7 @@ from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Token
 from proxy.session.cardcash_calls import Credentials
 from proxy.session.keeper import Policy, SessionKeeper
-from proxy.session.stores import Store
+from proxy.session.stores import SharedStore
 from proxy.session.stores.memory import MemoryStore
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.session.calls import calls_to
@@ -32,10 +32,10 @@ class World:
     http: aiohttp.ClientSession
     stack: AsyncExitStack
 
-    def keeper(self, store: Store | None = None, credentials: Credentials | None = None) -> SessionKeeper:
+    def keeper(self, store: SharedStore | None = None, credentials: Credentials | None = None) -> SessionKeeper:
         calls = calls_to(self.sim.url, self.stack, credentials or Credentials(APP, ME, PASSWORD), clock=SystemClock())
         keeper = SessionKeeper(
-            calls, store=store or MemoryStore(), clock=SystemClock(), observer=Recorder(), policy=Policy()
+            calls, store=store or MemoryStore(SystemClock()), clock=SystemClock(), observer=Recorder(), policy=Policy()
         )
         self.stack.push_async_callback(keeper.close)
         return keeper
@@ -87,8 +87,8 @@ async def test_500_callers_on_a_revoked_token_cost_one_session_call_and_one_logi
 
 
 async def test_callers_of_five_keepers_on_one_store_cost_one_session_call(world: World) -> None:
-    store = MemoryStore()
-    keepers = [world.keeper(store) for _ in range(5)]
+    store = MemoryStore(SystemClock())
+    keepers = [world.keeper(store.another()) for _ in range(5)]
     for keeper in keepers:
         await keeper.token()
     world.sim.revoke_all()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.core.identity import has_lost_login, marks_of_login
 from proxy.core.token import Moment, Token
-from proxy.session.stores.entries import LARGEST, Entry, KeptToken, parse, render
+from proxy.session.stores.entries import LARGEST, Entry, KeptPause, KeptToken, parse, render
 
 NOW = 1_800_000_000.0
 
@@ -158,10 +158,10 @@ def test_what_is_over_is_not_written() -> None:
     assert parse(render({"key": Entry(token)}, NOW + 600)) == ({}, True)
 
 
-def test_a_latch_is_written_although_its_token_is_over() -> None:
+def test_a_refusal_is_written_although_its_token_is_over() -> None:
     token = KeptToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
     entries, _ = parse(render({"key": Entry(token, {"login": "x"})}, NOW + 600))
-    assert entries["key"].latches == {"login": "x"}
+    assert entries["key"].refusals == {"login": "x"}
 
 
 def test_only_the_last_bindings_are_kept() -> None:
@@ -187,3 +187,17 @@ def test_the_marks_of_a_login_still_work_when_they_come_back() -> None:
 def test_neither_token_nor_secret_shows_in_a_repr() -> None:
     kept = KeptToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
     assert "a.b.c" not in repr(kept) + repr(Entry(kept, {}, "fingerprint"))
+
+
+def test_a_pause_is_written_although_there_is_no_token() -> None:
+    entries, is_sound = parse(render({"key": Entry(pause=KeptPause(3, NOW - 2, 5))}, NOW))
+    assert is_sound
+    pause = entries["key"].pause
+    assert (pause.failures_at(NOW), pause.left(NOW)) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "pause", [None, [], [1, 2], [1, NOW, -1], [1, NOW, 1e9], [-1, NOW, 1], ["1", NOW, 1], [True, NOW, 1]]
+)
+def test_a_pause_that_is_unsound_is_none(pause: object) -> None:
+    assert KeptPause.read(pause) == KeptPause()

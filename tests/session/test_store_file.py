@@ -19,7 +19,7 @@ import pytest
 
 from proxy.core.token import Moment, Source, Token
 from proxy.core.values import Bad
-from proxy.session.stores import Binding, Store, StoreUnusable, turns
+from proxy.session.stores import Binding, SharedStore, StoreUnusable
 from proxy.session.stores import file as module
 from proxy.session.stores.factory import check_store, open_store
 from proxy.session.stores.file import FileStore
@@ -28,7 +28,7 @@ from proxy.settings import parsing
 from tests.session import store_contract
 from tests.session.conftest import Build
 from tests.session.fakes import APP, FakeClock, settle
-from tests.session.store_contract import MINE
+from tests.session.store_contract import MINE, enter, held, load, refusals
 
 
 class Shop:
@@ -79,12 +79,12 @@ class TestFileStore(store_contract.SharedStoreContract):
         return f"file://{shop.path}"
 
     @pytest.fixture
-    def make_for(self, shop: Shop) -> Callable[[Binding], Store]:
+    def make_for(self, shop: Shop) -> Callable[[Binding], SharedStore]:
         return shop.store
 
 
-async def value(store: Store) -> str | None:
-    token = await store.load()
+async def value(store: SharedStore) -> str | None:
+    token = await load(store)
     return None if token is None else token.value
 
 
@@ -95,7 +95,7 @@ async def test_a_token_survives_a_restart_and_its_life_goes_on(shop: Shop, clock
     await shop.store().save(shop.token(), replaces=None)
     clock.wall += 100
     clock.steady = 3.0  # the machine was started anew
-    token = await shop.store().load()
+    token = await load(shop.store())
     assert token is not None
     assert token.source is Source.STORE
     assert token.expires_wall == pytest.approx(clock.wall + 495)
@@ -106,7 +106,7 @@ async def test_a_token_that_expired_meanwhile_is_not_there(shop: Shop, clock: Fa
     await shop.store().save(shop.token(), replaces=None)
     clock.wall += 600
     clock.steady = 3.0
-    assert await shop.store().load() is None
+    assert await load(shop.store()) is None
     assert await shop.store().save(shop.token("two.token."), replaces=None)
 
 
@@ -121,7 +121,7 @@ async def test_an_expired_token_may_still_be_named_as_the_one_to_replace(shop: S
 async def test_a_token_from_the_far_future_is_not_there(shop: Shop, clock: FakeClock) -> None:
     await shop.store().save(shop.token(), replaces=None)
     clock.wall -= 3600
-    assert await shop.store().load() is None
+    assert await load(shop.store()) is None
     assert shop.warnings == []
 
 
@@ -145,7 +145,7 @@ async def test_the_binding_follows_rotated_secrets(shop: Shop) -> None:
     store = shop.store()
     await store.save(shop.token(), replaces=None)
     shop.binding = replace(MINE, app_id="new")
-    assert await store.load() is None
+    assert await load(store) is None
     shop.binding = MINE
     assert await value(store) == "one.token."
 
@@ -154,29 +154,29 @@ async def test_a_token_of_the_app_id_before_is_not_kept_as_one_of_the_new(shop: 
     store = shop.store()
     shop.binding = replace(MINE, app_id="new")
     await store.save(replace(shop.token(), app_id=APP), replaces=None)
-    assert await store.load() is None
+    assert await load(store) is None
 
 
 async def test_nothing_of_the_secrets_is_in_the_file(shop: Shop) -> None:
     secrets = "password-of-the-account"
     await shop.store().save(shop.token(), replaces=None)
-    await shop.store().save_latches({"login": "x"}, secrets)
+    await shop.store().refuse({"login": "x"}, secrets)
     for secret in (secrets, APP, "example.com", "cardcash.example"):
         assert secret not in shop.text
     assert APP not in repr(MINE)
 
 
 async def test_the_same_secrets_are_hashed_with_another_salt_each_time(shop: Shop) -> None:
-    await shop.store().save_latches({"login": "x"}, "secrets")
+    await shop.store().refuse({"login": "x"}, "secrets")
     first = shop.text
-    await shop.store().save_latches({"login": "x"}, "secrets")
+    await shop.store().refuse({"login": "x"}, "secrets")
     assert shop.text != first
 
 
 async def test_the_slow_hash_is_made_once_for_what_is_looked_at_again(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await shop.store().save_latches({"login": "x"}, "secrets")
+    await shop.store().refuse({"login": "x"}, "secrets")
     made = []
     hashed = module._hashed
 
@@ -187,7 +187,7 @@ async def test_the_slow_hash_is_made_once_for_what_is_looked_at_again(
     monkeypatch.setattr(module, "_hashed", counted)
     store = shop.store()
     for _ in range(3):
-        assert await store.load_latches("secrets")
+        assert await refusals(store)
     assert len(made) == 1
     assert made[0] is not threading.main_thread()
 
@@ -195,20 +195,20 @@ async def test_the_slow_hash_is_made_once_for_what_is_looked_at_again(
 async def test_without_a_latch_nothing_is_hashed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_hashed", None)
     store = shop.store()
-    await store.save_latches({}, "secrets")
+    await store.refuse({}, "secrets")
     await store.save(shop.token(), replaces=None)
-    await store.save_latches({}, "secrets")
-    assert await store.load_latches("secrets") == {}
+    await store.refuse({}, "secrets")
+    assert await refusals(store) == {}
 
 
 @pytest.mark.parametrize("fingerprint", ["", "zz:00", "00", ":", "é:"])
 async def test_a_fingerprint_that_is_none_opens_the_latch(shop: Shop, fingerprint: str) -> None:
     store = shop.store()
-    await store.save_latches({"login": "x"}, "secrets")
+    await store.refuse({"login": "x"}, "secrets")
     content = json.loads(shop.text)
     content["entries"][MINE.key]["fingerprint"] = fingerprint
     shop.write(json.dumps(content))
-    assert await store.load_latches("secrets") == {}
+    assert await refusals(store) == {}
 
 
 # Modes and owners
@@ -223,7 +223,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[None]:
 
 async def test_all_files_have_mode_0600_whatever_the_umask(shop: Shop, umask: None) -> None:
     store = shop.store()
-    async with store.lease():
+    async with held(store):
         await store.save(shop.token(), replaces=None)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in shop.path.parent.iterdir()}
     assert modes == dict.fromkeys(("session.json", "session.json.lock", "session.json.lease"), 0o600)
@@ -281,7 +281,11 @@ async def test_a_file_that_is_not_ours_alone_fails_each_operation_and_is_left_as
     before = shop.path.lstat()
     store = shop.store()
     errors = []
-    for operation in (store.load(), store.save(shop.token(), replaces=None), store.save_latches({"login": "x"}, "s")):
+    for operation in (
+        store.look("secrets"),
+        store.save(shop.token(), replaces=None),
+        store.refuse({"login": "x"}, "s"),
+    ):
         with pytest.raises((StoreUnusable, OSError)) as failed:
             await operation
         errors.append(failed.value)
@@ -294,7 +298,7 @@ async def test_a_keeper_goes_on_without_a_file_that_became_readable_by_others(bu
     first = await house.keeper.token()
     shop.path.chmod(0o644)
     assert await house.keeper.renew(rejected=first) is house.held
-    assert house.seen.stores["load", "failed"] == house.seen.stores["save", "failed"] == 1
+    assert house.seen.stores["enter", "failed"] == house.seen.stores["save", "failed"] == 1
     assert first.value in shop.text
 
 
@@ -331,7 +335,7 @@ def test_the_check_at_the_start_changes_nothing(tmp_path: Path) -> None:
 async def test_the_setting_picks_the_kind_of_store(tmp_path: Path, clock: FakeClock) -> None:
     warnings: list[str] = []
 
-    def opened(place: str) -> Store:
+    def opened(place: str) -> SharedStore:
         return open_store(place, binding=lambda: MINE, clock=clock, warn=warnings.append)
 
     assert isinstance(opened("memory://"), MemoryStore)
@@ -369,8 +373,8 @@ def test_every_kind_that_the_setting_takes_can_be_opened(tmp_path: Path, clock: 
 async def test_a_corrupt_file_is_empty_warned_of_once_and_overwritten(shop: Shop, content: bytes) -> None:
     shop.write(content)
     store = shop.store()
-    assert await store.load() is None
-    assert await store.load_latches("secrets") == {}
+    assert await load(store) is None
+    assert await refusals(store) == {}
     assert await store.save(shop.token(), replaces=None)
     assert await value(store) == "one.token."
     assert len(shop.warnings) == 1
@@ -381,7 +385,7 @@ async def test_a_file_that_is_corrupt_again_is_warned_of_again(shop: Shop) -> No
     for _ in range(2):
         shop.write("corrupt")
         await store.save(shop.token(), replaces=None)
-        await store.load()
+        await load(store)
     assert len(shop.warnings) == 2
 
 
@@ -395,7 +399,7 @@ async def test_a_warning_comes_in_the_event_loop(shop: Shop) -> None:
     )
     shop.stores.append(store)
     shop.write("corrupt")
-    await store.load()
+    await load(store)
     assert threads == [threading.main_thread()]
 
 
@@ -469,7 +473,7 @@ async def test_a_full_or_read_only_disk_costs_no_request(
     await house.keeper.start(eager=True)
     first = await house.keeper.token()
     assert await house.keeper.renew(rejected=first) is house.held
-    assert house.seen.stores["lease", "failed"] == 2
+    assert house.seen.stores["enter", "failed"] == 2
     assert house.seen.stores["save", "failed"] >= 2
 
 
@@ -481,30 +485,31 @@ async def test_a_folder_that_went_away_costs_no_request(build: Build, shop: Shop
     assert house.seen.stores["save", "failed"] > 0
 
 
-async def test_a_disk_that_hangs_holds_up_neither_the_loop_nor_a_lease_for_ever(
+async def test_a_disk_that_hangs_holds_up_neither_the_loop_nor_those_who_ask_for_ever(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go, hangs = threading.Event(), threading.Event()
+    opened = os.open
 
-    def hang(self: FileStore) -> object:
-        hangs.set()
-        go.wait(20)
-        return {}, True
+    def hang(path: str | Path, flags: int, *more: int) -> int:
+        if Path(path) == shop.path:
+            hangs.set()
+            go.wait(20)
+        return opened(path, flags, *more)
 
-    monkeypatch.setattr(FileStore, "_read", hang)
-    monkeypatch.setattr(turns, "_LONGEST_LOOK", 0.02)
+    monkeypatch.setattr(os, "open", hang)
     store = shop.store()
-    load = asyncio.create_task(store.load())
+    looking = asyncio.create_task(load(store))
     try:
         await asyncio.to_thread(hangs.wait, 5)
         await settle()  # the loop lives
         with pytest.raises(TimeoutError):
-            async with store.lease():
-                raise AssertionError
+            async with asyncio.timeout(0.02):
+                await enter(store)
     finally:
         go.set()
-    assert await load is None
-    async with store.lease():
+    assert await looking is None
+    async with held(store):
         pass
 
 
@@ -537,28 +542,20 @@ async def test_a_cancelled_waiter_leaves_no_descriptor_behind(shop: Shop, turns:
     holder, other = shop.store(), shop.store()
 
     async def wait() -> None:
-        async with other.lease():
+        async with held(other):
             raise AssertionError
 
-    async with holder.lease():
+    async with held(holder):
         for _ in range(10):
             waiting = asyncio.create_task(wait())
             for _ in range(turns):
                 await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.wait({waiting})
-        await other.load()  # behind all that its thread had to do
+        await load(other)  # behind all that its thread had to do
         assert open_leases(shop.path) == 1
-    await holder.load()
+    await load(holder)
     assert open_leases(shop.path) == 0
-
-
-async def test_a_store_that_was_closed_gives_its_lease_back(shop: Shop) -> None:
-    store = shop.store()
-    async with store.lease():
-        await store.close()
-    async with asyncio.timeout(5), shop.store().lease():
-        pass
 
 
 # Processes
@@ -578,7 +575,7 @@ COUNT = """
 async def main():
     for _ in range(25):
         while True:
-            kept = await store.load()
+            kept = (await store.look("")).token
             number = int(kept.value.split(".")[1]) if kept else 0
             if await store.save(Token(f"n.{number + 1}.", clock.now(), 600), replaces=kept):
                 break
@@ -602,6 +599,6 @@ async def test_no_save_of_several_processes_is_lost(shop: Shop) -> None:
 async def test_a_token_of_another_process_comes_with_its_age(shop: Shop) -> None:
     shop.clock.wall, shop.clock.steady = 1_800_000_000.0, 7.0
     await shop.store().save(Token("a.b.c", Moment(999_999.0, shop.clock.wall - 60), 600), replaces=None)
-    token = await shop.store().load()
+    token = await load(shop.store())
     assert token is not None
     assert token.born == Moment(7.0 - 60, shop.clock.wall - 60)

@@ -10,34 +10,34 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import SessionUnavailable
-from proxy.session import shared
 from proxy.session.cardcash_calls import Credentials, SessionRefused
-from proxy.session.stores import Binding, Store
+from proxy.session.refusals import secrets_of
+from proxy.session.stores import Binding, SharedStore, Stored
 from proxy.session.stores.file import FileStore
 from proxy.session.stores.memory import MemoryStore
 from tests.session.conftest import Build
 from tests.session.fakes import APP, LOGIN, ME, BrokenStore, FakeClock, House, settle
+from tests.session.store_contract import held
 
 OTHER_PASSWORD = replace(LOGIN, password="other")
-SECRETS = shared._secrets(LOGIN)
+BINDING = Binding("https://cardcash.example", APP, ME)
 NO_LOGIN = SessionRefused("login", "Check the login.")
 NO_APP = SessionRefused("app_id", "Check the application id.")
 
 
 @pytest.fixture(params=["memory", "file"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SharedStore]:
     """The store of all keepers of a test, so of a process and the one after its restart."""
     if request.param == "memory":
-        yield MemoryStore()
+        yield MemoryStore(FakeClock())
         return
-    binding = Binding("https://cardcash.example", APP, ME)
-    # A new thread for each handle: the keeper closes the store it was given.
-    yield FileStore(tmp_path / "session.json", binding=lambda: binding, clock=FakeClock(), warn=pytest.fail)
+    # A new thread for each participant: the keeper closes the store it was given.
+    yield FileStore(tmp_path / "session.json", binding=lambda: BINDING, clock=FakeClock(), warn=pytest.fail)
 
 
 @pytest.fixture
-async def world(build: Build, store: Store) -> AsyncIterator[World]:
-    world = World(build, store)
+async def world(build: Build, store: SharedStore, tmp_path: Path) -> AsyncIterator[World]:
+    world = World(build, store, tmp_path / "session.json")
     yield world
     for one in world.stores:
         await one.close()
@@ -46,16 +46,18 @@ async def world(build: Build, store: Store) -> AsyncIterator[World]:
 class World:
     """Houses on one store, each with a handle of its own where the store is a file."""
 
-    def __init__(self, build: Build, store: Store) -> None:
+    def __init__(self, build: Build, store: SharedStore, path: Path) -> None:
         self._build = build
         self._store = store
+        self._path = path
         self.clock = FakeClock()
-        self.stores = [store]
+        self.stores: list[SharedStore] = [store]
 
     def house(self, credentials: Credentials = LOGIN) -> House:
-        store = self._store
-        if isinstance(store, FileStore):
-            store = FileStore(store._path, binding=store._binding, clock=self.clock, warn=pytest.fail)
+        if isinstance(self._store, MemoryStore):
+            store: SharedStore = self._store.another()
+        else:
+            store = FileStore(self._path, binding=lambda: BINDING, clock=self.clock, warn=pytest.fail)
             self.stores.append(store)
         return self._build(credentials=credentials, store=store, clock=self.clock)
 
@@ -154,11 +156,11 @@ async def test_an_operator_opens_a_latch_that_a_renewal_under_way_would_have_fou
     first = await world.refused(NO_LOGIN)
     world.clock.advance(first.held.lifetime)
     house = world.house()
-    async with first.store.lease():
+    async with held(first.store):
         asking = asyncio.create_task(house.keeper.token())
         await settle()
         renewing = asyncio.create_task(house.keeper.renew_now())
-        while await house.store.load_latches(SECRETS):
+        while (await house.store.look(secrets_of(LOGIN))).refusals:
             await asyncio.sleep(0)
     await asyncio.gather(asking, renewing)
     assert (house.keeper.latched, house.held.identity) == ({}, ME)
@@ -202,7 +204,8 @@ async def test_an_anonymous_token_of_who_was_refused_does_not_do_for_whoever_can
 
 
 async def test_a_latch_that_cannot_be_written_holds_in_memory(build: Build) -> None:
-    house = build(credentials=LOGIN, store=BrokenStore("latch"))
+    clock = FakeClock()
+    house = build(credentials=LOGIN, store=BrokenStore(clock, "latch"), clock=clock)
     house.calls.on_login.append(NO_LOGIN)
     await house.keeper.start(eager=True)
     token = await house.keeper.token()
@@ -213,10 +216,11 @@ async def test_a_latch_that_cannot_be_written_holds_in_memory(build: Build) -> N
 
 async def test_a_refusal_whose_writing_takes_too_long_is_latched_all_the_same(build: Build) -> None:
     class Slow(MemoryStore):
-        async def save_latches(self, *_: object) -> None:
+        async def refuse(self, *_: object) -> None:
             await asyncio.Event().wait()
 
-    house = build(store=Slow(), deadline=0.02)
+    clock = FakeClock()
+    house = build(store=Slow(clock), clock=clock, deadline=0.02)
     house.calls.on_session.append(NO_APP)
     with pytest.raises(SessionUnavailable, match="Check the application id"):
         await house.keeper.token()
@@ -225,16 +229,15 @@ async def test_a_refusal_whose_writing_takes_too_long_is_latched_all_the_same(bu
 
 async def test_a_latch_that_is_opened_while_it_is_read_stays_open(build: Build) -> None:
     class Slow(MemoryStore):
-        def __init__(self) -> None:
-            super().__init__()
-            self.go = asyncio.Event()
+        go = asyncio.Event()
 
-        async def load_latches(self, secrets: str) -> dict[str, str]:
+        async def look(self, secrets: str) -> Stored:
             await self.go.wait()
-            return {"app_id": "read before"}
+            return Stored(refusals={"app_id": "read before"})
 
-    store = Slow()
-    house = build(store=store)
+    clock = FakeClock()
+    store = Slow(clock)
+    house = build(store=store, clock=clock)
     starting = asyncio.create_task(house.keeper.start(eager=False))
     await settle()
     renewing = asyncio.create_task(house.keeper.renew_now())

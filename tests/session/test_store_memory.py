@@ -12,5 +12,4 @@ from tests.session.fakes import FakeClock
 class TestMemoryStore(store_contract.StoreContract):
     @pytest.fixture
     def make(self, clock: FakeClock) -> store_contract.Make:
-        store = MemoryStore()
-        return lambda: store
+        return MemoryStore(clock).another

@@ -13,8 +13,8 @@ from structlog.typing import EventDict
 
 from proxy import app, loops
 from proxy.server.proxy_port import ProxyServer
-from proxy.session.background_renewal import Upkeep
-from proxy.session.neighbours import Neighbours
+from proxy.session import keeper
+from proxy.session.keeper import SessionKeeper
 from proxy.watched_files import SecretsWatch
 from tests.conftest import StartProxy
 from tests.server.harness import RawUpstream, until
@@ -30,7 +30,7 @@ def lines() -> Iterator[list[EventDict]]:
     ("owner", "method", "name"),
     [
         (SecretsWatch, "look", "secrets"),
-        (Neighbours, "catch_up", "store"),
+        (SessionKeeper, "catch_up", "store"),
         (ProxyServer, "look", "callers"),
     ],
 )
@@ -82,17 +82,15 @@ async def test_a_background_renewal_that_died_is_tried_again(
     upstream.lifetime = 2
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     proxy = await start_proxy(SESSION__EAGER="false")
-    acts = Upkeep.act
     with monkeypatch.context() as broken:
 
-        def breaks(_: Upkeep) -> None:
+        def breaks(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
-        broken.setattr(Upkeep, "act", breaks)
+        broken.setattr(keeper, "what_is_due", breaks)
         await proxy.ask("GET /a")
         await until(lambda: any(line.get("loop") == "keeper" for line in lines))
         assert (await proxy.admin("GET /healthz")).json["not_alive"] == ["keeper"]
-    assert Upkeep.act is acts
     await until(lambda: proxy.proxy.loops.not_alive() == [])
 
 

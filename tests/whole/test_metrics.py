@@ -57,7 +57,8 @@ async def test_every_series_of_a_closed_set_is_there_from_the_start(simulator: S
     assert values(found, "session_retries_total", "result") == set(ticked(meanings["session_retries_total"]))
     results = set(ticked(meanings["session_renewals_total"]))
     assert values(found, "session_renewals_total", "result") == results
-    assert {"load", "save", "latch", "lease"} == values(found, "store_operations_total", "operation")
+    operations = {"load", "save", "latch", "lease", "enter", "extend"}
+    assert operations == values(found, "store_operations_total", "operation")
     assert sum(found["cardcash_proxy_request_errors_total"].values()) == 0
 
 

@@ -1,15 +1,10 @@
-"""Where the token is kept between renewals: one small Protocol, one module per kind of store.
-
-A store holds at most one token for each `Binding`, and what CardCash refused of it. Every kind passes the one contract
-suite in `tests/session/store_contract.py`.
-"""
+"""What processes share that renew one session: one Protocol, `SharedStore`, and one module for each kind of store."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol
@@ -93,6 +88,17 @@ EXTEND_EVERY: Final = 1.0
 FAILURES_LAST: Final = 60.0
 
 
+def turned_away(stored: Stored, *, known: Token | None, needs_login: bool, fresh: bool) -> Turn | None:
+    """Say why a renewal need not or may not begin, whoever has the right: the first rules of `SharedStore.enter`."""
+    if fresh:
+        return None
+    token = stored.token
+    does = token is not None and (token.identity is not None or not needs_login or "login" in stored.refusals)
+    if does and (known is None or token is None or token.value != known.value):
+        return Turn.NEWS
+    return Turn.PAUSED if stored.paused_for > 0 else None
+
+
 class SharedStore(Protocol):
     """What the processes share that renew one session: its token, what was refused, the pause after failures, two rights.
 
@@ -120,7 +126,8 @@ class SharedStore(Protocol):
         """Ask to begin a renewal: the first that applies of news, paused, granted and busy; see `Turn`.
 
         News is a token that is not `known` (by value), has not expired, and is logged in if `needs_login`, unless the
-        login of these `secrets` was refused. With `fresh` there is no news. Whoever has the right is granted it again.
+        login of these `secrets` was refused. With `fresh` (an operator asks) neither news nor a pause counts. Whoever has
+        the right is granted it again.
         What is granted saw everything that earlier holders have saved, refused and failed at.
         """
         ...
@@ -165,39 +172,4 @@ class SharedStore(Protocol):
 
     async def close(self) -> None:
         """Let go of rights, files and connections; twice is once. Nothing else is called afterwards."""
-        ...
-
-
-class Store(Protocol):
-    """The place of the shared token. Safe for concurrent use by tasks; shared kinds also by processes."""
-
-    #: Other processes may use it at the same time.
-    shared: bool
-
-    async def load(self) -> Token | None:
-        """Return the token that is kept, or None."""
-        ...
-
-    async def save(self, token: Token, *, replaces: Token | None) -> bool:
-        """Keep `token` if what is kept is still `replaces` (by value; None: nothing kept); say whether it was."""
-        ...
-
-    async def load_latches(self, secrets: str) -> Mapping[str, str]:
-        """Return what CardCash refused (its name, and a sentence for people) of exactly these `secrets`."""
-        ...
-
-    async def save_latches(self, latches: Mapping[str, str], secrets: str) -> None:
-        """Remember what CardCash refused of `secrets`, instead of what was remembered; empty: forget it."""
-        ...
-
-    def lease(self) -> AbstractAsyncContextManager[None]:
-        """Hold the right to make a session call: one holder at a time among all who share the store."""
-        ...
-
-    def login_turn(self) -> AbstractAsyncContextManager[None]:
-        """Hold the turn to handle a caller's login: one holder at a time, as with the lease, and apart from it."""
-        ...
-
-    async def close(self) -> None:
-        """Let go of files and connections."""
         ...

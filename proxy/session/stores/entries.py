@@ -1,7 +1,7 @@
 """What is in the file of `file.py`: its format, and the reading of it with suspicion. No I/O, no clock.
 
-`{"version": 1, "entries": {<key of the binding>: {"written", "token", "latches", "fingerprint"}}}`. Times are Unix
-seconds: another process's steady clock means nothing here.
+`{"version": 1, "entries": {<key of the binding>: {"written", "token", "latches", "fingerprint", "pause"}}}`. Times are
+Unix seconds: another process's steady clock means nothing here. "latches" are the refusals of `Stored`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final, TypeGuard
 
 from proxy.core.dialect import well_formed
 from proxy.core.token import LONGEST_LIFETIME, SHORTEST_LIFETIME, Moment, Source, Token
+from proxy.session.stores import FAILURES_LAST
 
 #: Bytes; eight entries with the longest token that is taken from CardCash (8 KiB) and its claims need a fraction of it.
 LARGEST: Final = 1024 * 1024
@@ -22,8 +23,11 @@ _MOST_ENTRIES: Final = 8
 #: Seconds by which a token may come from the future: clocks are corrected in small steps all the time.
 _FUTURE: Final = 60.0
 _VERSION: Final = 1
-#: What can be refused, see `ports.Status.latched`.
-_LATCHES: Final = frozenset({"app_id", "login"})
+#: Far beyond what can be: the longest pause (seconds), and failures in a row.
+_LONGEST_PAUSE: Final = 3600.0
+_MOST_FAILURES: Final = 1_000_000_000
+#: What can be refused.
+_REFUSALS: Final = frozenset({"app_id", "login"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -91,14 +95,41 @@ class KeptToken:
 _TOKEN_KEYS: Final = frozenset(KeptToken.__slots__)
 
 
+@dataclass(frozen=True, slots=True)
+class KeptPause:
+    """The pause after failures in a row: when the last one was, and how many seconds none other may begin."""
+
+    failures: int = 0
+    began: float = 0.0
+    seconds: float = 0.0
+
+    @classmethod
+    def read(cls, content: object) -> KeptPause:
+        """Return the pause in `content`; none when there is anything unsound about it."""
+        if not isinstance(content, list) or len(content) != 3 or not all(map(_is_number, content)):
+            return cls()
+        failures, began, seconds = content
+        sound = 0 < failures < _MOST_FAILURES and 0 <= seconds <= _LONGEST_PAUSE
+        return cls(int(failures), float(began), float(seconds)) if sound else cls()
+
+    def left(self, wall: float) -> float:
+        """Seconds that are left of it; 0 also when the clock was set to before it began."""
+        return max(0.0, self.seconds - (wall - self.began)) if wall >= self.began - _FUTURE else 0.0
+
+    def failures_at(self, wall: float) -> int:
+        """Failures in a row, as long as they count."""
+        return self.failures if abs(wall - self.began) < self.seconds + FAILURES_LAST else 0
+
+
 @dataclass(slots=True, repr=False)
 class Entry:
-    """All that is kept for one binding. `fingerprint`: a slow salted hash of the secrets that `latches` are about."""
+    """All that is kept for one binding. `fingerprint`: a slow salted hash of the secrets that `refusals` are about."""
 
     token: KeptToken | None = None
-    latches: dict[str, str] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
     written: float = 0.0
+    pause: KeptPause = KeptPause()
 
     @classmethod
     def read(cls, content: object) -> Entry | None:
@@ -113,12 +144,12 @@ class Entry:
             entry.token = KeptToken.read(token)
             if entry.token is None:
                 return None
-        latches = content.get("latches", {})
-        if not isinstance(latches, dict) or not latches.keys() <= _LATCHES:
+        refusals = content.get("latches", {})
+        if not isinstance(refusals, dict) or not refusals.keys() <= _REFUSALS:
             return None
-        if not all(isinstance(sentence, str) and sentence.isprintable() for sentence in latches.values()):
+        if not all(isinstance(sentence, str) and sentence.isprintable() for sentence in refusals.values()):
             return None
-        entry.latches = latches
+        entry.refusals, entry.pause = refusals, KeptPause.read(content.get("pause"))
         return entry
 
     def content(self) -> dict[str, Any]:
@@ -126,8 +157,9 @@ class Entry:
         return {
             "written": self.written,
             "token": None if self.token is None else self.token.content(),
-            "latches": self.latches,
+            "latches": self.refusals,
             "fingerprint": self.fingerprint,
+            "pause": [self.pause.failures, self.pause.began, self.pause.seconds],
         }
 
 
@@ -154,7 +186,7 @@ def render(entries: Entries, wall: float) -> bytes:
     kept = {
         key: entry
         for key, entry in entries.items()
-        if entry.latches or (entry.token is not None and entry.token.is_alive(wall))
+        if entry.refusals or entry.pause.failures_at(wall) or (entry.token is not None and entry.token.is_alive(wall))
     }
     newest = sorted(kept, key=lambda key: kept[key].written)[-_MOST_ENTRIES:]
     content = {"version": _VERSION, "entries": {key: kept[key].content() for key in newest}}

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from proxy.clock import Clock
-from proxy.session.stores import Binding, Store, StoreUnusable
+from proxy.session.stores import Binding, SharedStore, StoreUnusable
 from proxy.session.stores.file import FileStore, check_file
 from proxy.session.stores.memory import MemoryStore
 
 
-def open_store(place: str, *, binding: Callable[[], Binding], clock: Clock, warn: Callable[[str], None]) -> Store:
+def open_store(place: str, *, binding: Callable[[], Binding], clock: Clock, warn: Callable[[str], None]) -> SharedStore:
     """Build the store. Raises `StoreUnusable` when its place cannot be used, or its kind is not one that is known."""
     check_store(place)
     match place.partition("://"):
         case "memory", "://", "":
-            return MemoryStore()
+            return MemoryStore(clock)
         case "file", "://", path:
             return FileStore(Path(path), binding=binding, clock=clock, warn=warn)
     raise _unknown()

@@ -1,8 +1,7 @@
 """`file:///path`: the token survives restarts and is shared by the processes of one host.
 
 One JSON file, mode 0600, replaced atomically; its content is `entries.py`'s affair. Lock files beside it: `.lock` for
-compare-and-set, held for one read and one write; `.lease` for the right to make a session call and `.login` for the turn
-to handle a caller's login, both held over that call and passed by when their holder is stopped (`turns.py`).
+compare-and-set, held for one read and one write, and one for each right (`file_right.py`), held as long as that is.
 
 Everything that touches the disk runs in one worker thread of the store's own: a disk that hangs holds up neither the event
 loop nor the threads that resolve names.
@@ -11,6 +10,7 @@ loop nor the threads that resolve names.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import hmac
 import os
@@ -18,22 +18,21 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from proxy.clock import Clock
-from proxy.core.token import Token
-from proxy.session.stores import Binding, StoreUnusable
-from proxy.session.stores.entries import LARGEST, Entries, Entry, KeptToken, parse, render
-from proxy.session.stores.turns import LockFile, Turn
+from proxy.core.token import Moment, Token
+from proxy.session.stores import Binding, Entered, Right, Stored, StoreUnusable, Turn, turned_away
+from proxy.session.stores.entries import LARGEST, Entries, Entry, KeptPause, KeptToken, parse, render
+from proxy.session.stores.file_right import FileRight, LockFile, Sign
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 #: The files beside the one with the entries.
-_BESIDE: Final = (".lock", ".lease", ".login")
+_BESIDE: Final = (".lock", *(f".{right.value}" for right in Right))
 #: Seconds to wait for another process's read and write, and between two looks.
 _PATIENCE: Final = 1.5
 _NEXT_TRY: Final = 0.002
@@ -47,6 +46,7 @@ class FileStore:
     """
 
     shared = True
+    patience = 0.0
 
     def __init__(
         self, path: Path, *, binding: Callable[[], Binding], clock: Clock, warn: Callable[[str], None]
@@ -58,93 +58,125 @@ class FileStore:
         self._is_sound = True
         # One thread: its queue is the lock that guards files and descriptors against each other within this process.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="session-store")
-        self._lease = Turn(self._beside(".lease"), self._worker, clock)
-        self._login = Turn(self._beside(".login"), self._worker, clock)
+        self._rights = {right: FileRight(self._beside(f".{right.value}")) for right in Right}
         #: The last fingerprint that was compared, with what, and the verdict: scrypt is slow on purpose.
         self._compared = ("", "", False)
 
-    async def load(self) -> Token | None:
-        """Return the token of this binding, its life counted from its absolute expiry."""
-        binding = self._binding()
-        entry = (await self._entries()).get(binding.key)
-        if entry is None or entry.token is None:
-            return None
-        return entry.token.at(self._clock.now(), app_id=binding.app_id)
+    async def look(self, secrets: str) -> Stored:
+        """Return all there is for this binding; a token's life is counted from its absolute expiry."""
+        return await self._run(self._looked, secrets, self._binding(), self._clock.now())
+
+    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, fresh: bool = False) -> Entered:
+        """Ask to begin a renewal."""
+        binding, now = self._binding(), self._clock.now()
+        right = self._rights[Right.RENEWAL]
+        silent = right.silent(now.steady)
+
+        def enter() -> tuple[tuple[Stored, Turn | None, Sign | None], bool]:
+            # First the right: what its last holder has left in the file is then seen.
+            sign = right.take(silent)
+            stored, is_sound = self._looked(secrets, binding, now)
+            turn = turned_away(stored, known=known, needs_login=needs_login, fresh=fresh)
+            if turn is not None:
+                right.leave()
+            return (stored, turn, sign), is_sound
+
+        stored, turn, sign = await self._run(enter)
+        seconds = right.seen(sign, self._clock.now().steady)
+        return Entered(turn or (Turn.BUSY if seconds else Turn.GRANTED), stored, seconds)
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
         """Compare and set under the lock; what is kept there by value decides, and what has expired is not there."""
         binding = self._binding()
         if token.app_id:
             # A token of the application id before the last change is not one of the new id.
-            binding = replace(binding, app_id=token.app_id)
+            binding = dataclasses.replace(binding, app_id=token.app_id)
         expected = None if replaces is None else replaces.value
         wall = self._clock.now().wall
 
-        def change(entries: Entries) -> bool:
-            kept = entries.get(binding.key, Entry()).token
-            if kept is None or kept.value != expected:
-                is_there = kept is not None and kept.is_alive(wall)
-                if is_there or expected is not None:
-                    return False
-            entry = entries.setdefault(binding.key, Entry())
-            entry.token, entry.written = KeptToken.of(token), wall
+        def change(entry: Entry) -> bool:
+            kept = entry.token
+            if (kept and kept.value) != expected and (expected is not None or (kept and kept.is_alive(wall))):
+                return False
+            entry.token = KeptToken.of(token)
             return True
 
-        return await self._change(change, wall)
+        return await self._change(binding, change)
 
-    async def load_latches(self, secrets: str) -> Mapping[str, str]:
-        """Return what CardCash refused, as long as the secrets are still the refused ones."""
-        entry = (await self._entries()).get(self._binding().key)
-        if entry is None or not entry.latches or not await self._run(self._is_about, entry.fingerprint, secrets):
-            return {}
-        return entry.latches
+    async def failed(self, seconds: float) -> None:
+        """Count a failure and begin its pause."""
+        wall = self._clock.now().wall
 
-    async def save_latches(self, latches: Mapping[str, str], secrets: str) -> None:
+        def change(entry: Entry) -> bool:
+            entry.pause = KeptPause(entry.pause.failures_at(wall) + 1, wall, seconds)
+            return True
+
+        try:
+            await self._change(self._binding(), change)
+        finally:
+            await self.leave(Right.RENEWAL)
+
+    async def leave(self, right: Right, *, recovered: bool = False) -> None:
+        """Give a right back."""
+        try:
+            if recovered:
+                await self.end_pause()
+        finally:
+            await self._in_thread(self._rights[right].leave)
+
+    async def extend(self, right: Right) -> bool:
+        """Give a sign of life."""
+        return await self._in_thread(self._rights[right].extend)
+
+    async def take_login_turn(self) -> float:
+        """Ask for the turn to handle a caller's login."""
+        right = self._rights[Right.LOGIN]
+        sign = await self._in_thread(right.take, right.silent(self._clock.now().steady))
+        return right.seen(sign, self._clock.now().steady)
+
+    async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
         """Remember what CardCash refused; of `secrets`, which hold the password, only a slow salted hash is kept."""
-        key, wall = self._binding().key, self._clock.now().wall
-        entry = (await self._entries()).get(key, Entry())
-        if not latches and not entry.latches:
-            return
-        fingerprint = await self._run(_hashed, secrets, os.urandom(16)) if latches else ""
 
-        def change(entries: Entries) -> bool:
-            entry = entries.setdefault(key, Entry())
-            entry.latches, entry.fingerprint, entry.written = dict(latches), fingerprint, wall
-            return True
+        binding = self._binding()
+        fingerprint = await self._in_thread(_hashed, secrets, os.urandom(16)) if refusals else ""
 
-        await self._change(change, wall)
+        def change(entry: Entry) -> bool:
+            had, entry.refusals, entry.fingerprint = entry.refusals, dict(refusals), fingerprint
+            return bool(had or refusals)
 
-    def lease(self) -> AbstractAsyncContextManager[None]:
-        """Wait for the right to make a session call, among all processes. Raises OSError when the disk fails."""
-        return self._lease.held()
+        await self._change(binding, change)
 
-    def login_turn(self) -> AbstractAsyncContextManager[None]:
-        """Wait for the turn to handle a caller's login, among all processes. Raises OSError when the disk fails."""
-        return self._login.held()
+    async def end_pause(self) -> None:
+        """Forget the failures."""
+
+        def change(entry: Entry) -> bool:
+            had, entry.pause = entry.pause, KeptPause()
+            return had.failures > 0
+
+        await self._change(self._binding(), change)
 
     async def close(self) -> None:
-        """Let the thread end after what it still has to do."""
+        """Give all rights back, and let the thread end after what it still has to do."""
+        with suppress(RuntimeError):  # it was closed before
+            for right in self._rights.values():
+                self._worker.submit(right.leave)
         self._worker.shutdown(wait=False)
 
-    async def _run(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    async def _in_thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._worker, lambda: work(*arguments, **named))
 
-    async def _entries(self) -> Entries:
-        entries, is_sound = await self._run(self._read)
-        self._tell(is_sound)
-        return entries
-
-    async def _change(self, change: Callable[[Entries], bool], wall: float) -> bool:
-        changed, was_sound = await self._run(self._read_and_write, change, wall)
-        self._tell(was_sound)
-        return changed
-
-    def _tell(self, is_sound: bool) -> None:
-        """Warn once, until the file was sound again."""
+    async def _run(self, work: Callable[P, tuple[T, bool]], *arguments: P.args, **named: P.kwargs) -> T:
+        """Do some work on the file; warn of one that is unsound, once, until it was sound again."""
+        result, is_sound = await self._in_thread(work, *arguments, **named)
         if self._is_sound and not is_sound:
             self._warn("the file of session.store is corrupt; what cannot be read of it counts as not there")
         self._is_sound = is_sound
+        return result
+
+    async def _change(self, binding: Binding, change: Callable[[Entry], bool]) -> bool:
+        """Change the entry of a binding under the lock, if `change` says that it did; returns what it says."""
+        return await self._run(self._read_and_write, binding.key, change, self._clock.now().wall)
 
     # In the worker thread from here on
 
@@ -159,11 +191,23 @@ class FileStore:
             _check_private(self._path, os.fstat(descriptor))
             return parse(file.read(LARGEST + 1))
 
-    def _read_and_write(self, change: Callable[[Entries], bool], wall: float) -> tuple[bool, bool]:
+    def _looked(self, secrets: str, binding: Binding, now: Moment) -> tuple[Stored, bool]:
+        entries, is_sound = self._read()
+        entry = entries.get(binding.key, Entry())
+        stored = Stored(
+            None if entry.token is None else entry.token.at(now, app_id=binding.app_id),
+            entry.refusals if entry.refusals and self._is_about(entry.fingerprint, secrets) else {},
+            entry.pause.failures_at(now.wall),
+            entry.pause.left(now.wall),
+        )
+        return stored, is_sound
+
+    def _read_and_write(self, key: str, change: Callable[[Entry], bool], wall: float) -> tuple[bool, bool]:
         with self._locked():
             entries, was_sound = self._read()
-            changed = change(entries)
-            if changed:
+            entry = entries.setdefault(key, Entry())
+            if changed := change(entry):
+                entry.written = wall
                 self._write(render(entries, wall))
             return changed, was_sound
 

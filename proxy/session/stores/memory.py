@@ -2,59 +2,119 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from proxy.clock import Clock
 from proxy.core.token import Token
+from proxy.session.stores import FAILURES_LAST, LEASE, Entered, Right, Stored, Turn, turned_away
+
+
+@dataclass(repr=False)
+class _Memory:
+    """What the participants share."""
+
+    token: Token | None = None
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    refused_secrets: str = ""
+    failures: int = 0
+    paused_until: float = float("-inf")
+    #: Who has a right, and until when (steady seconds).
+    holders: dict[Right, tuple[MemoryStore, float]] = field(default_factory=dict)
 
 
 class MemoryStore:
-    """A store for one process."""
+    """A store for one process. Nothing is awaited in it, so every operation is atomic."""
 
     shared = False
+    patience = 0.0
 
-    def __init__(self) -> None:
-        self._token: Token | None = None
-        self._latches: dict[str, str] = {}
-        self._refused_secrets = ""
-        # Guards session calls: one at a time. Held over the network on purpose, that is what a lease is.
-        self._lease = asyncio.Lock()
-        # Guards the account of the session: callers' logins are handled one at a time. Held over the login call.
-        self._login = asyncio.Lock()
+    def __init__(self, clock: Clock, memory: _Memory | None = None) -> None:
+        self._clock = clock
+        self._memory = memory or _Memory()
 
-    async def load(self) -> Token | None:
-        """Return the token that is kept."""
-        return self._token
+    def another(self) -> MemoryStore:
+        """Return another participant at the same memory, as another process is one elsewhere."""
+        return type(self)(self._clock, self._memory)
+
+    async def look(self, secrets: str) -> Stored:
+        """Return all there is."""
+        return self._stored(secrets)
+
+    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, fresh: bool = False) -> Entered:
+        """Ask to begin a renewal."""
+        stored = self._stored(secrets)
+        if (turn := turned_away(stored, known=known, needs_login=needs_login, fresh=fresh)) is not None:
+            await self.leave(Right.RENEWAL)
+            return Entered(turn, stored)
+        seconds = self._taken(Right.RENEWAL)
+        return Entered(Turn.BUSY if seconds else Turn.GRANTED, stored, seconds)
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
-        """Compare and set; nothing awaits between the two."""
-        kept = self._token
-        if (kept.value if kept else None) != (replaces.value if replaces else None):
+        """Compare and set."""
+        kept = self._memory.token
+        if (kept and kept.value) != (replaces and replaces.value) and (replaces or self._stored("").token):
             return False
-        self._token = token
+        self._memory.token = token
         return True
 
-    async def load_latches(self, secrets: str) -> Mapping[str, str]:
-        """Return what was refused of these secrets."""
-        return dict(self._latches) if secrets == self._refused_secrets else {}
+    async def failed(self, seconds: float) -> None:
+        """Count a failure and begin its pause."""
+        memory = self._memory
+        memory.failures = self._stored("").failures + 1
+        memory.paused_until = self._clock.now().steady + seconds
+        await self.leave(Right.RENEWAL)
 
-    async def save_latches(self, latches: Mapping[str, str], secrets: str) -> None:
+    async def leave(self, right: Right, *, recovered: bool = False) -> None:
+        """Give a right back."""
+        if self._holds(right):
+            del self._memory.holders[right]
+        if recovered:
+            await self.end_pause()
+
+    async def extend(self, right: Right) -> bool:
+        """Keep a right."""
+        return self._holds(right) and self._taken(right) == 0
+
+    async def take_login_turn(self) -> float:
+        """Ask for the turn to handle a login."""
+        return self._taken(Right.LOGIN)
+
+    async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
         """Remember what was refused, as long as the process lives."""
-        self._latches, self._refused_secrets = dict(latches), secrets
+        self._memory.refusals, self._memory.refused_secrets = dict(refusals), secrets
 
-    @asynccontextmanager
-    async def lease(self) -> AsyncIterator[None]:
-        """Wait for the right to make a session call."""
-        async with self._lease:
-            yield
-
-    @asynccontextmanager
-    async def login_turn(self) -> AsyncIterator[None]:
-        """Wait for the turn to handle a login."""
-        async with self._login:
-            yield
+    async def end_pause(self) -> None:
+        """Forget the failures."""
+        self._memory.failures, self._memory.paused_until = 0, float("-inf")
 
     async def close(self) -> None:
-        """Forget the token."""
-        self._token = None
+        """Let go of the rights."""
+        for right in Right:
+            await self.leave(right)
+
+    def _stored(self, secrets: str) -> Stored:
+        memory, now = self._memory, self._clock.now()
+        token = memory.token
+        if token is not None and now.steady - token.born.steady >= token.lifetime:
+            token = None
+        left = memory.paused_until - now.steady
+        return Stored(
+            token,
+            dict(memory.refusals) if secrets == memory.refused_secrets else {},
+            memory.failures if left > -FAILURES_LAST else 0,
+            max(0.0, left),
+        )
+
+    def _holds(self, right: Right) -> bool:
+        holder, until = self._memory.holders.get(right, (None, 0.0))
+        return holder is self and self._clock.now().steady < until
+
+    def _taken(self, right: Right) -> float:
+        """Take a right that nobody else has; returns for how long another may have it."""
+        now = self._clock.now().steady
+        holder, until = self._memory.holders.get(right, (self, 0.0))
+        if holder is not self and now < until:
+            return until - now
+        self._memory.holders[right] = self, now + LEASE
+        return 0.0

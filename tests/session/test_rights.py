@@ -12,14 +12,13 @@ import pytest
 
 from proxy.clock import SystemClock
 from proxy.session.ports import RENEWAL_DEADLINE
-from proxy.session.stores import Store
+from proxy.session.stores import LEASE, Right, SharedStore
 from proxy.session.stores.file import FileStore
-from proxy.session.stores.turns import LONGEST_SILENCE
 from tests.server.harness import until
 from tests.session.fakes import FakeClock
-from tests.session.store_contract import MINE, RIGHTS, holder
+from tests.session.store_contract import MINE, RIGHTS, held, holder, load
 
-Make = Callable[[], Store]
+Make = Callable[[], SharedStore]
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def clock() -> FakeClock:
 async def make(path: Path, clock: FakeClock) -> AsyncIterator[Make]:
     stores: list[FileStore] = []
 
-    def one() -> Store:
+    def one() -> SharedStore:
         stores.append(FileStore(path, binding=lambda: MINE, clock=clock, warn=print))
         return stores[-1]
 
@@ -48,15 +47,15 @@ async def make(path: Path, clock: FakeClock) -> AsyncIterator[Make]:
 class Waiters:
     """Several who wait for one right; each has it until it is told to go on."""
 
-    def __init__(self, make: Make, right: str, how_many: int) -> None:
+    def __init__(self, make: Make, right: Right, how_many: int) -> None:
         self.inside = 0
         self.most = 0
         self.turns = 0
         self.go = asyncio.Event()
         self.tasks = [asyncio.create_task(self._wait(make(), right)) for _ in range(how_many)]
 
-    async def _wait(self, store: Store, right: str) -> None:
-        async with getattr(store, right)():
+    async def _wait(self, store: SharedStore, right: Right) -> None:
+        async with held(store, right):
             self.inside += 1
             self.most = max(self.most, self.inside)
             await self.go.wait()
@@ -73,26 +72,26 @@ async def looked(make: Make) -> None:
     """Let those who wait look a few times."""
     store = make()
     for _ in range(20):
-        await store.load()
+        await load(store)
         await asyncio.sleep(0.01)
 
 
 def test_nobody_waits_for_a_stopped_holder_until_callers_give_up() -> None:
-    assert LONGEST_SILENCE < RENEWAL_DEADLINE / 2
+    assert LEASE < RENEWAL_DEADLINE / 2
 
 
 @RIGHTS
 async def test_exactly_one_passes_by_a_holder_that_is_stopped(
-    make: Make, clock: FakeClock, path: Path, right: str
+    make: Make, clock: FakeClock, path: Path, right: Right
 ) -> None:
     async with holder(f"file://{path}", right) as process:
         waiters = Waiters(make, right, 5)
         process.send_signal(signal.SIGSTOP)
         await looked(make)
         assert waiters.inside == 0
-        clock.advance(LONGEST_SILENCE)
+        clock.advance(LEASE)
         await until(lambda: waiters.inside)
-        clock.advance(LONGEST_SILENCE / 2)
+        clock.advance(LEASE / 2)
         await looked(make)
         assert waiters.inside == 1
         waiters.go.set()
@@ -107,11 +106,11 @@ async def test_one_who_passed_by_and_is_stopped_too_is_passed_by_in_its_turn(
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(2):
             # The second passes the first by, in its own time.
-            process = await stack.enter_async_context(holder(place, "lease"))
+            process = await stack.enter_async_context(holder(place, Right.RENEWAL))
             process.send_signal(signal.SIGSTOP)
-        waiters = Waiters(make, "lease", 2)
+        waiters = Waiters(make, Right.RENEWAL, 2)
         await looked(make)
-        clock.advance(LONGEST_SILENCE)
+        clock.advance(LEASE)
         await until(lambda: waiters.inside)
         waiters.go.set()
         await asyncio.gather(*waiters.tasks)
@@ -120,10 +119,10 @@ async def test_one_who_passed_by_and_is_stopped_too_is_passed_by_in_its_turn(
 
 async def test_a_holder_that_lives_is_waited_for_however_long_it_takes(make: Make, path: Path) -> None:
     real = SystemClock()
-    async with holder(f"file://{path}", "lease"):
+    async with holder(f"file://{path}", Right.RENEWAL):
         store = FileStore(path, binding=lambda: MINE, clock=real, warn=print)
-        waiting = asyncio.create_task(store.lease().__aenter__())
-        done, _ = await asyncio.wait({waiting}, timeout=LONGEST_SILENCE + 1.5)
+        waiting = asyncio.create_task(held(store).__aenter__())
+        done, _ = await asyncio.wait({waiting}, timeout=LEASE + 1.5)
         assert not done
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
@@ -133,16 +132,16 @@ async def test_a_holder_that_lives_is_waited_for_however_long_it_takes(make: Mak
 async def test_a_stopped_holder_that_goes_on_neither_frees_nor_takes_what_others_have(
     make: Make, clock: FakeClock, path: Path
 ) -> None:
-    async with holder(f"file://{path}", "lease") as process:
+    async with holder(f"file://{path}", Right.RENEWAL) as process:
         process.send_signal(signal.SIGSTOP)
-        waiters = Waiters(make, "lease", 1)
+        waiters = Waiters(make, Right.RENEWAL, 1)
         await looked(make)
-        clock.advance(LONGEST_SILENCE)
+        clock.advance(LEASE)
         await until(lambda: waiters.inside)
         process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGKILL)
         await process.wait()
-        late = Waiters(make, "lease", 1)
+        late = Waiters(make, Right.RENEWAL, 1)
         await looked(make)
         assert late.inside == 0
         waiters.go.set()
