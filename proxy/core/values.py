@@ -137,6 +137,53 @@ def port_number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[0-9]{1,5}", text) and int(text) <= 65535 else None
 
 
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_ORIGIN: Final = "write scheme://host[:port], such as https://sandbox-api.cardcash.com"
+
+
+class Origin(NamedTuple):
+    """Where a server is (RFC 6454, section 4: a path is no part of it); `host` is canonical and carries no brackets."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Origin:
+        """Read `scheme://host[:port]`; a lone trailing slash is tolerated. Raises `Bad`, which repeats no password."""
+        if "@" in text:
+            raise Bad(f"must not hold a user name or password; {_ORIGIN}")
+        if not re.fullmatch(r"[!-~]+", text):
+            raise Bad(f"{shown(text)} is not an origin (names beyond ASCII: in their xn-- form); {_ORIGIN}")
+        scheme, separator, rest = text.partition("://")
+        scheme = scheme.lower()
+        if not separator or scheme not in _DEFAULT_PORTS:
+            raise Bad(f"{shown(text)} is not an http or https origin; {_ORIGIN}")
+        rest = rest.removesuffix("/")
+        if re.search(r"[/?#\\]", rest):
+            raise Bad(f"{shown(text)} has more than an origin; {_ORIGIN} (a path belongs in upstream.base_path)")
+        match = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]+)(?::([0-9]+))?", rest)
+        host = host_name(match[1]) if match else None
+        port = port_number(match[2]) if match and match[2] else _DEFAULT_PORTS[scheme]
+        if host is None or not port:
+            raise Bad(f"{shown(text)} has no valid host and port; {_ORIGIN}")
+        return cls(scheme, host, port)
+
+    @property
+    def authority(self) -> str:
+        """`host:port`, the port always given (the target of CONNECT)."""
+        return f"{bracketed(self.host)}:{self.port}"
+
+    @property
+    def host_header(self) -> bytes:
+        """The value of `Host`: the default port is left out (RFC 9110, section 7.2)."""
+        text = bracketed(self.host) if self.port == _DEFAULT_PORTS[self.scheme] else self.authority
+        return text.encode("ascii")
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host_header.decode()}"
+
+
 class ListenAddress(NamedTuple):
     """One place to listen at: a TCP host and port (0: any free one), or the path of a unix socket."""
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import proxy
 from proxy.core.rules import Rule
 from proxy.core.secret import Secret
-from proxy.core.values import ADMIN_LISTEN, ListenAddress, duration, size
+from proxy.core.values import ADMIN_LISTEN, ListenAddress, duration, each_part, size
 from proxy.settings import guards, network, parsing
 from proxy.settings.files import SecretForm
 from proxy.settings.guards import RequiredHeader
@@ -64,6 +64,11 @@ def words(*allowed: str) -> Kind:
 def listed(parse: Callable[[object], tuple[Any, ...]]) -> Kind:
     """Make the kind of a list."""
     return Kind(parse, empty_counts=True, guards=True)
+
+
+def listed_each(parse: Callable[[object], Any]) -> Kind:
+    """Make the kind of a list whose elements do not depend on each other; what is named twice counts once."""
+    return listed(lambda value: tuple(dict.fromkeys(parsing.each(parse, each_part(value)))))
 
 
 def setting(kind: Kind, default: Any, meaning: str) -> Any:
@@ -147,15 +152,15 @@ class Callers:
     """Who may use the proxy."""
 
     allowed_hosts: tuple[str, ...] | None = setting(
-        listed(network.allowed_hosts),
+        listed_each(network.allowed_host),
         None,
         "Host values served, *.suffix too, no others; default: localhost, loopback, the listen addresses",
     )
     allowed_origins: tuple[str, ...] = setting(
-        listed(network.allowed_origins), (), "browser origins allowed, scheme://host[:port]"
+        listed_each(network.browser_origin), (), "browser origins allowed, scheme://host[:port]"
     )
     allowed_networks: tuple[Network, ...] | None = setting(
-        listed(network.allowed_networks), None, "client addresses served; default: loopback"
+        listed_each(network.network), None, "client addresses served; default: loopback"
     )
     require_header: RequiredHeader | None = setting(
         Kind(guards.required_header, guards=True, secret=SecretForm.HEADER_VALUE),

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Final
-from urllib.parse import urlsplit
 
 from proxy.core.values import (
     Bad,
     ListenAddress,
+    Origin,
     as_text,
-    bracketed,
     each_part,
     host_name,
     ip_address,
@@ -22,39 +20,18 @@ from proxy.core.values import (
 )
 from proxy.settings.parsing import each
 
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def origin(value: object) -> str:
     """Parse scheme://host[:port] into canonical text: lower-case, default port dropped, no slash at the end."""
-    text = as_text(value)
-    example = "write scheme://host[:port], such as https://sandbox-api.cardcash.com"
-    if "@" in text:
-        raise Bad(f"must not hold a user name or password; {example}")
-    if not re.fullmatch(r"[!-~]+", text):
-        raise Bad(f"{shown(text)} is not an origin (names beyond ASCII: in their xn-- form); {example}")
-    scheme, separator, rest = text.partition("://")
-    scheme = scheme.lower()
-    if not separator or scheme not in _DEFAULT_PORTS:
-        raise Bad(f"{shown(text)} is not an http or https origin; {example}")
-    rest = rest.removesuffix("/")
-    if re.search(r"[/?#\\]", rest):
-        raise Bad(f"{shown(text)} has more than an origin; {example} (a path belongs in upstream.base_path)")
-    match = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]+)(?::([0-9]+))?", rest)
-    host = host_name(match[1]) if match else None
-    port = port_number(match[2]) if match and match[2] else None
-    if match is None or host is None or (match[2] and not port):
-        raise Bad(f"{shown(text)} has no valid host and port; {example}")
-    shown_port = "" if port is None or port == _DEFAULT_PORTS[scheme] else f":{port}"
-    return f"{scheme}://{bracketed(host)}{shown_port}"
+    return str(Origin.parse(as_text(value)))
 
 
-def is_plain_to_elsewhere(canonical_origin: str) -> bool:
+def is_plain_to_elsewhere(canonical: str) -> bool:
     """Tell whether an origin is plain http to another machine."""
-    parts = urlsplit(canonical_origin)
-    return parts.scheme == "http" and not is_loopback(parts.hostname or "")
+    found = Origin.parse(canonical)
+    return found.scheme == "http" and not is_loopback(found.host)
 
 
 def browser_origin(value: object) -> str:
@@ -105,18 +82,3 @@ def listen_addresses(value: object) -> tuple[ListenAddress, ...]:
         if address in addresses[:index] and not address.free:
             raise Bad((f"[{index}]", f"{shown(str(address))} is listed twice; remove one"))
     return addresses
-
-
-def allowed_hosts(value: object) -> tuple[str, ...]:
-    """Parse the hosts that are served."""
-    return tuple(dict.fromkeys(each(allowed_host, each_part(value))))
-
-
-def allowed_origins(value: object) -> tuple[str, ...]:
-    """Parse the browser origins that are served."""
-    return tuple(dict.fromkeys(each(browser_origin, each_part(value))))
-
-
-def allowed_networks(value: object) -> tuple[Network, ...]:
-    """Parse the networks whose clients are served."""
-    return each(network, each_part(value))

@@ -7,10 +7,9 @@ import contextlib
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
-from proxy.core.values import Bad, bracketed
-from proxy.settings import network
+from proxy.core.values import Bad, Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ def proxy_variables(origin: str, environ: Mapping[str, str]) -> ProxyVariables |
     Lower-case names win; HTTP_PROXY in capitals is not read under CGI, where a caller can set it (httpoxy, CVE-2016-5385).
     Raises `Bad`, a sentence that names the variable and never repeats its value.
     """
-    target = urlsplit(origin)
+    target = Origin.parse(origin)
     name = f"{target.scheme}_proxy"
     if name not in environ and not (target.scheme == "http" and "REQUEST_METHOD" in environ):
         name = name.upper()
@@ -39,10 +38,10 @@ def proxy_variables(origin: str, environ: Mapping[str, str]) -> ProxyVariables |
     credentials, _, place = (rest if separator else value).rpartition("@")
     try:
         # Without an http:// it is one all the same; a proxy that is itself spoken to under TLS is not supported.
-        found = urlsplit(network.origin(f"{scheme if separator else 'http'}://{place}"))
+        found = Origin.parse(f"{scheme if separator else 'http'}://{place.strip()}")
     except Bad:
-        found = urlsplit("")
-    if found.scheme != "http" or set("/?#") & set(credentials):
+        found = None
+    if found is None or found.scheme != "http" or set("/?#") & set(credentials):
         raise Bad(
             f"{name} (environment) must look like http://[user:password@]host:port, since upstream.trust_env is set; "
             "correct it, or set upstream.trust_env to false"
@@ -52,15 +51,14 @@ def proxy_variables(origin: str, environ: Mapping[str, str]) -> ProxyVariables |
         user, _, password = credentials.partition(":")
         pair = unquote_to_bytes(user) + b":" + unquote_to_bytes(password)
         authorization = b"Basic " + base64.b64encode(pair)
-    return ProxyVariables(found.hostname or "", found.port or 80, authorization)
+    return ProxyVariables(found.host, found.port, authorization)
 
 
-def _bypassed(target: SplitResult, no_proxy: str) -> bool:
+def _bypassed(target: Origin, no_proxy: str) -> bool:
     """NO_PROXY as curl, Go and requests read it: names with all below them, `host:port`, addresses, networks."""
-    host = target.hostname or ""
-    port = target.port or {"http": 80, "https": 443}[target.scheme]
+    host, port = target.host, target.port
     for entry in no_proxy.replace(",", " ").lower().split():
-        if entry in {"*", f"{bracketed(host)}:{port}"}:
+        if entry in {"*", target.authority}:
             return True
         name, colon, entry_port = entry.rpartition(":") if entry.count(":") == 1 else (entry, "", "")
         name = name.removeprefix("*").strip(".").strip("[]")

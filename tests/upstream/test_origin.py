@@ -4,6 +4,7 @@ import ssl
 
 import pytest
 
+from proxy.core.values import Bad
 from proxy.upstream import Origin, tls_context
 
 
@@ -40,7 +41,7 @@ def test_an_origin_is_scheme_host_and_port(text: str, origin: Origin, host_heade
     ],
 )  # fmt: skip
 def test_what_is_no_origin_is_refused_in_one_sentence(text: str) -> None:
-    with pytest.raises(ValueError, match=r"\A[A-Z][^\n]*\.\Z") as caught:
+    with pytest.raises(Bad, match=r"\A[^\n]+; write scheme://host\[:port\][^\n]*\Z") as caught:
         Origin.parse(text)
     assert "secret" not in str(caught.value)
 
