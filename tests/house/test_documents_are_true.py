@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
+from bench.catalogue import SCENARIOS
 from proxy.telemetry import labels
 from tests.conftest import StartProxy
 from tests.house.pages import table, ticked
@@ -12,6 +13,10 @@ from tests.server.harness import EMAIL, PASSWORD, RawUpstream, answer, until
 
 #: Kinds of failures to connect, by whether the proxy tries a second time, by the table of kinds.
 SECOND_TRY = {kind: row[3] != "no" for row in table("kind") for kind in ticked(row[0])}
+
+
+def test_every_scenario_of_the_bench_stands_in_its_table() -> None:
+    assert [name for row in table("name for `--only`") for name in ticked(row[0])] == list(SCENARIOS)
 
 
 def test_every_kind_of_failure_is_listed_beside_its_metric_and_in_the_table_of_kinds() -> None:
