@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
@@ -16,7 +16,7 @@ from proxy.commands.flags import host_port
 from proxy.commands.running import run_loop, until_signal
 from proxy.listening import CannotListen
 from proxy.process import BAD_USAGE, complain
-from proxy.settings import Settings, SettingsError, load_settings
+from proxy.settings import SettingsError, load_settings
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.tasks import Tasks
 from proxy.telemetry import logs
@@ -30,9 +30,15 @@ REFRESH_WINDOW: Final = 8.0
 REVOKE_EVERY: Final = 25.0
 #: Seconds between two calls of the demo's own little app.
 CALL_EVERY: Final = 1.0
-APP_ID: Final = "demo-app-id"
-EMAIL: Final = "partner@example.com"
-PASSWORD: Final = "demo-password"  # noqa: S105  # of the simulator
+
+#: What CardCash (the simulator) saw.
+_SEEN: Final = {
+    "session_created": "a session was made, its token lives {expires_in} s",
+    "login": "the session was logged in as {email}",
+    "token_refreshed": "handed out a new token inside the answer to {method} {path}",
+    "token_rejected": "rejected the token of {method} {path} ({cause}) with its 400",
+    "order_placed": "order {order_id} was placed, once",
+}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -48,54 +54,48 @@ def run(options: argparse.Namespace) -> int:
 
 async def _told(options: argparse.Namespace) -> int:
     logs.configure("error", "console", fd=2)
-    lost: list[OSError] = []
-
-    def tell(line: str) -> None:
-        try:
-            print(line, flush=True)
-        except OSError as error:  # what it tells is all that it is for
-            lost.append(error)
-            running.cancel()
-
-    running = asyncio.ensure_future(_demo(options, tell))
+    story = Story()
+    story.running = asyncio.ensure_future(_demo(options, story))
     try:
-        code = await until_signal(running)
+        code = await until_signal(story.running)
     except SettingsError as error:
         for fault in error.faults:
             complain(fault)
         return BAD_USAGE
-    if lost:
-        raise lost[0]
+    if story.lost is not None:
+        raise story.lost
     return code
 
 
 class Story:
-    """Prints what happens, with the seconds since the start."""
+    """Prints what happens, with the seconds since the start; the demo ends when nobody can read it."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self) -> None:
+        self.running: asyncio.Future[None] | None = None
+        self.lost: OSError | None = None
         self._began = time.monotonic()
 
-    def say(self, text: str) -> None:
-        """Print one line."""
-        self._tell(f"[{time.monotonic() - self._began:5.1f} s] {text}")
+    def tell(self, text: str) -> None:
+        """Print a text as it is."""
+        try:
+            print(text, flush=True)
+        except OSError as error:  # what it tells is all that it is for
+            self.lost = error
+            if self.running is not None:
+                self.running.cancel()
 
-    def simulator(self, event: str, fields: Mapping[str, object]) -> None:
-        """Tell what CardCash (the simulator) saw."""
-        texts = {
-            "session_created": "CardCash: a session was made, its token lives {expires_in} s",
-            "login": "CardCash: the session was logged in as {email}",
-            "token_refreshed": "CardCash: handed out a new token inside the answer to {method} {path}",
-            "token_rejected": "CardCash: rejected the token of {method} {path} ({cause}) with its 400",
-            "order_placed": "CardCash: order {order_id} was placed, once",
-        }
-        if event in texts:
-            with contextlib.suppress(KeyError):
-                self.say(texts[event].format(**fields))
+    def say(self, who: str, text: str) -> None:
+        """Print one line."""
+        self.tell(f"[{time.monotonic() - self._began:5.1f} s] {who + ':':9} {text}")
+
+    def cardcash(self, event: str, fields: Mapping[str, object]) -> None:
+        """Tell what the simulator saw."""
+        with contextlib.suppress(KeyError):
+            self.say("CardCash", _SEEN[event].format(**fields))
 
 
 class _Watch(SessionWatch):
-    """Metrics as always, and a line for people instead of a log line."""
+    """Metrics as always, and a line for people besides."""
 
     def __init__(self, metrics: Metrics, story: Story) -> None:
         super().__init__(metrics)
@@ -105,34 +105,29 @@ class _Watch(SessionWatch):
         super().renewal(reason, result, fields)
         why = {"start": "at start", "rejected": "the token was rejected", "window": "its time was running out"}
         outcome = "done" if result == "ok" else f"{result}: {fields.get('sentence', '')}"
-        self._story.say(f"proxy:    renewed the session ({why.get(reason, reason)}): {outcome}")
+        self._story.say("proxy", f"renewed the session ({why.get(reason, reason)}): {outcome}")
 
     def harvest(self, result: str) -> None:
         super().harvest(result)
         if result == "adopted":
-            self._story.say("proxy:    harvested that token; no extra call was needed")
+            self._story.say("proxy", "harvested that token; no extra call was needed")
 
 
-async def _demo(options: argparse.Namespace, tell: Callable[[str], None]) -> None:
-    """Run until cancelled; `tell` prints a line."""
-    story = Story(tell)
-    simulator = Simulator(
-        SimulatorSettings(
-            app_ids=(APP_ID,), accounts={EMAIL: PASSWORD}, token_ttl=TOKEN_TTL, refresh_window=REFRESH_WINDOW
-        )
-    )
-    simulator.on_event = story.simulator
+async def _demo(options: argparse.Namespace, story: Story) -> None:
+    """Run until cancelled."""
+    simulator = Simulator(SimulatorSettings(token_ttl=TOKEN_TTL, refresh_window=REFRESH_WINDOW))
+    simulator.on_event = story.cardcash
     host, _, port = options.simulator_listen.rpartition(":")
     try:
-        await simulator.start(host or "127.0.0.1", int(port))
+        await simulator.start(host, int(port))
     except OSError:
         await simulator.start("127.0.0.1", 0)
     tasks = Tasks()
     try:
-        proxy = await _started(options, simulator.url, story)
+        proxy = await _started(options, simulator, story)
         async with proxy:
             base, admin = f"http://{proxy.addresses[0]}", f"http://{proxy.admin_addresses[0]}"
-            tell(_paste(base, admin, simulator.url))
+            story.tell(_paste(base, admin, simulator.url))
             tasks.spawn(_little_app(base, story), name="demo-app")
             tasks.spawn(_revoke_now_and_then(simulator, story), name="demo-revoke")
             await proxy.run()
@@ -141,30 +136,25 @@ async def _demo(options: argparse.Namespace, tell: Callable[[str], None]) -> Non
         await simulator.stop()
 
 
-async def _started(options: argparse.Namespace, origin: str, story: Story) -> Proxy:
+async def _started(options: argparse.Namespace, simulator: Simulator, story: Story) -> Proxy:
     """Start on the ports that were asked for; on free ones when those are taken."""
+    ((email, password),) = simulator.settings.accounts.items()
+    environ = {
+        "CARDCASH_APP_ID": simulator.settings.app_ids[0],
+        "CARDCASH_LOGIN__EMAIL": email,
+        "CARDCASH_LOGIN__PASSWORD": password,
+        "CARDCASH_UPSTREAM__ORIGIN": simulator.url,
+    }
     for listen, admin in ((options.listen, options.admin_listen), ("127.0.0.1:0", "127.0.0.1:0")):
-        proxy = Proxy(_settings(listen, admin, origin), observer=lambda metrics: _Watch(metrics, story))
+        settings = load_settings(environ={**environ, "CARDCASH_LISTEN": listen, "CARDCASH_ADMIN__LISTEN": admin})
+        proxy = Proxy(settings, observer=lambda metrics: _Watch(metrics, story))
         try:
             await proxy.start()
         except CannotListen as taken:
-            story.say(f"{taken}; using a free port")
+            story.say("demo", f"{taken}; using a free port")
             continue
         return proxy
     raise CannotListen("no free port on 127.0.0.1")
-
-
-def _settings(listen: str, admin: str, origin: str) -> Settings:
-    return load_settings(
-        environ={
-            "CARDCASH_APP_ID": APP_ID,
-            "CARDCASH_LOGIN__EMAIL": EMAIL,
-            "CARDCASH_LOGIN__PASSWORD": PASSWORD,
-            "CARDCASH_UPSTREAM__ORIGIN": origin,
-            "CARDCASH_LISTEN": listen,
-            "CARDCASH_ADMIN__LISTEN": admin,
-        }
-    )
 
 
 async def _little_app(base: str, story: Story) -> None:
@@ -177,17 +167,17 @@ async def _little_app(base: str, story: Story) -> None:
                 await answer.read()
                 served += 1
                 if "session-renewed" in answer.headers.get("Proxy-Status", ""):
-                    story.say(f"proxy:    repeated GET /carts with the new token; the app saw {answer.status}")
+                    story.say("proxy", f"repeated GET /carts with the new token; the app saw {answer.status}")
                 elif answer.status != 200:
-                    story.say(f"app:      GET /carts was answered {answer.status}")
+                    story.say("app", f"GET /carts was answered {answer.status}")
             if served % 20 == 0:
-                story.say(f"app:      {served} calls so far, none of them saw an expiry")
+                story.say("app", f"{served} calls so far, none of them saw an expiry")
 
 
 async def _revoke_now_and_then(simulator: Simulator, story: Story) -> None:
     while True:
         await asyncio.sleep(REVOKE_EVERY)
-        story.say("demo:     all tokens are revoked now, without a word to the proxy")
+        story.say("demo", "all tokens are revoked now, without a word to the proxy")
         simulator.revoke_all()
 
 

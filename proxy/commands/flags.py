@@ -65,12 +65,7 @@ class Parser(argparse.ArgumentParser):
 
 def spelt(words: Sequence[str]) -> list[str]:
     """Spell flags in the one way there is: who types the path of a setting, `--admin.listen`, means `--admin-listen`."""
-    return [
-        re.sub(r"[._]", "-", word.partition("=")[0]) + word[len(word.partition("=")[0]) :]
-        if word.startswith("--")
-        else word
-        for word in words
-    ]
+    return [re.sub(r"^--[^=]+", lambda flag: re.sub("[._]", "-", flag[0]), word) for word in words]
 
 
 def value_of(parse: Callable[[str], T]) -> Callable[[str], T]:
