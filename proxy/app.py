@@ -316,7 +316,7 @@ class Proxy:
             replay_bytes=lambda: budget.used,
             idle=lambda: self.upstream.idle_connections,
             active=lambda: self.upstream.active_connections,
-            latched=lambda what: float(what in keeper.latched),
+            latched=lambda what: float(what in keeper.refusals),
         )
 
     # Ports

@@ -5,7 +5,6 @@ A legacy client that still does the dance keeps working and never sees the token
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import re
 import uuid
@@ -46,9 +45,6 @@ class Accounts:
         self._clock = clock
         self._configured_email = configured_email
         self._session_id = str(uuid.uuid4())
-        # Guards the account of the shared session: callers' logins are handled one at a time, so that the first wins.
-        # Held over the one login call on purpose; the store has the turn for all who share it, as long as it works.
-        self._one_login = asyncio.Lock()
         self._accepted = 0
 
     async def answer_session(self, exchange: Exchange, record: Record) -> None:
@@ -80,7 +76,8 @@ class Accounts:
                 )
             return token
         seen = self._accepted
-        async with self._one_login, self._keeper.login_turn():
+        # One at a time, among all who share the session, so that the first wins.
+        async with self._keeper.login_turn():
             await self._keeper.catch_up()
             token = await self._keeper.token()
             if token.identity is not None:

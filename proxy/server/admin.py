@@ -82,7 +82,7 @@ class Admin(AdminPort):
         return because, [] if self._accepted() else self._refusals()
 
     def _refusals(self) -> list[str]:
-        return [f"{what} refused: {sentence}" for what, sentence in self._keeper.latched.items()]
+        return [f"{what} refused: {sentence}" for what, sentence in self._keeper.refusals.items()]
 
     async def status(self) -> dict[str, Any]:
         """Describe the running proxy; holds no token and no application id."""
@@ -106,7 +106,7 @@ class Admin(AdminPort):
                 "identity_lost": session.identity_lost,
                 "latched": session.latched,
                 "advice": session.latch_sentence,
-                "refused": sorted(self._keeper.latched),
+                "refused": sorted(self._keeper.refusals),
                 "paused_seconds": round(session.paused_for, 3),
                 "failures_in_a_row": session.failures,
                 "renewing": session.renewing,
@@ -130,7 +130,7 @@ class Admin(AdminPort):
     async def renew(self, _: web.Request) -> web.Response:
         """Make a new session now and tell of it. Raises `SessionUnavailable`."""
         await self._keeper.renew_now()
-        for sentence in self._keeper.latched.values():
+        for sentence in self._keeper.refusals.values():
             raise SessionUnavailable(sentence)
         return in_json({"status": "renewed", "session": (await self.status())["session"]})
 

@@ -52,13 +52,13 @@ from proxy.core.attempts import Verdict
 from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Freshness, Source, Token
-from proxy.session import refusals
 from proxy.session.background_renewal import Due, what_is_due
 from proxy.session.cardcash_calls import Credentials, SessionOutage
 from proxy.session.failures import BUG, ELSEWHERE, LONGEST_PAUSE, STOPPING, Failure, Pause
 from proxy.session.held_token import HeldToken, Stays, outranks, refreshed
 from proxy.session.ports import RENEWAL_DEADLINE, Calls, Observer, Policy, Status
 from proxy.session.probes import Probes
+from proxy.session.refusals import is_foreign, leave_anonymous, logs_in, secrets_of, will_do
 from proxy.session.renewal import FIRST_ATTEMPTS, OPERATOR, Renewal, make_token
 from proxy.session.shared import STORE_DEADLINE, Shared
 from proxy.session.stores import SharedStore, Stored, Turn
@@ -81,7 +81,7 @@ class SessionKeeper:
         self._held = HeldToken(policy.renew_ahead)
         self._renewal: Renewal | None = None
         #: What CardCash refused; a new mapping with each change, so that an older reading of the store is known as such.
-        self.latched: Mapping[str, str] = {}
+        self.refusals: Mapping[str, str] = {}
         #: The store could not be told of them.
         self._untold = False
         self._pause = Pause()
@@ -111,7 +111,7 @@ class SessionKeeper:
         """
         token = await self._token(patient=patient)
         if account and token.identity is None and self._shared.has_others:
-            before = self.latched
+            before = self.refusals
             self._take_over(await self._shared.glance(self._secrets), before)
             token = self.current() or await self._token(patient=patient)
         return token
@@ -190,7 +190,7 @@ class SessionKeeper:
 
     def login_refused(self, token: Token | None) -> bool:
         """Say whether a request with `token` went anonymously because CardCash refused our login, tried anew or not."""
-        return refusals.leave_anonymous(token, self.calls.credentials, self.latched)
+        return leave_anonymous(token, self.calls.credentials, self.refusals)
 
     @property
     def held(self) -> Token | None:
@@ -202,7 +202,7 @@ class SessionKeeper:
     async def start(self, *, eager: bool) -> None:
         """Take over what the store holds, unless a caller's renewal does so; with `eager` begin one in the background."""
         self._last_used = self._clock.now().steady
-        before = self.latched
+        before = self.refusals
         stored = await self._shared.look(self._secrets)
         if stored is not None:
             self._learn(stored, before)
@@ -218,13 +218,13 @@ class SessionKeeper:
         """Renew whatever is held: an operator asks. Forgets refusals and ends pauses. Raises `SessionUnavailable`."""
         self._forget()
         await self._shared.end_pause()
-        if not self.latched:
+        if not self.refusals:
             await self._shared.refuse({}, self._secrets)
         if self._renewal is not None and not self._renewal.fresh:
             # It began before the operator asked, and may have passed the point where a refusal mattered.
             await self._renewal.outcome()
-        if "app_id" in self.latched:
-            raise SessionUnavailable(self.latched["app_id"], retry_after=LONGEST_PAUSE)
+        if "app_id" in self.refusals:
+            raise SessionUnavailable(self.refusals["app_id"], retry_after=LONGEST_PAUSE)
         if self._stopping:
             raise STOPPING.error()
         outcome = await (self._renewal or self._begin(OPERATOR)).outcome()
@@ -255,7 +255,7 @@ class SessionKeeper:
         if not self._shared.has_others:
             return False
         await self._saved()
-        before = self.latched
+        before = self.refusals
         if self._untold:
             self._untold = not await self._shared.refuse(before, self._secrets)
         self._take_over(await self._shared.look(self._secrets), before)
@@ -274,7 +274,7 @@ class SessionKeeper:
             now,
             is_used=now.steady - self._last_used < self._policy.idle_after,
             not_before=max(self._pause.until, self._background_pause.until),
-            login_refused="login" in self.latched,
+            login_refused="login" in self.refusals,
         )
         if due is Due.LOSS:
             self._lose_identity()
@@ -285,7 +285,7 @@ class SessionKeeper:
                 self._keeping_alive = self._tasks.spawn(self._keep_alive(held), name="session-keep-alive")
 
     def login_turn(self) -> AbstractAsyncContextManager[None]:
-        """Hold the turn to handle a caller's login, among all who share the store."""
+        """Hold the turn to handle a caller's login, among all callers here and all who share the store."""
         return self._shared.login_turn()
 
     def refuse(self) -> None:
@@ -313,7 +313,7 @@ class SessionKeeper:
         """Describe the session as it is now."""
         now = self._clock.now()
         held, windows = self._held.token, self._held.windows
-        what, sentence = next(iter(self.latched.items()), (None, None))
+        what, sentence = next(iter(self.refusals.items()), (None, None))
         return Status(
             state="none" if windows is None else windows.freshness(now).value,
             expires_wall=windows.expires_wall if windows else None,
@@ -357,7 +357,7 @@ class SessionKeeper:
         """Say why no renewal may begin now; whoever needs a token meanwhile is told so at once."""
         if self._stopping:
             return STOPPING
-        if (sentence := self.latched.get("app_id")) is not None:
+        if (sentence := self.refusals.get("app_id")) is not None:
             return Failure("refused", sentence, LONGEST_PAUSE, already_reported=True)
         left = self._pause.left(self._clock.now().steady)
         return replace(self._last_failure, retry_after=left, already_reported=True) if left > 0 else None
@@ -372,6 +372,8 @@ class SessionKeeper:
         """Renew until those who wait are told."""
         while self._renewal is renewal:
             bug: Exception | None = None
+            if renewal.credentials is not self.calls.credentials:  # they changed before it had begun
+                renewal.begin("credentials", self.held, self.calls.credentials, rejected=self._held.is_rejected)
             try:
                 outcome = await self._attempt(renewal)
             except Exception as error:
@@ -397,11 +399,11 @@ class SessionKeeper:
                 if (found := await self._enter(renewal, secrets)) is not None:
                     return found
                 attempts = FIRST_ATTEMPTS if self._pause.failures == 0 else 1
-                token = await make_token(self.calls, renewal, attempts=attempts, login="login" not in self.latched)
+                token = await make_token(self.calls, renewal, attempts=attempts, login="login" not in self.refusals)
                 if renewal.refused:
                     # Before the right is given back: the next in line must not try it too. It counts here only at the
                     # end, since it may be about secrets that have just changed.
-                    self._untold = not await self._shared.refuse({**self.latched, **renewal.refused}, secrets)
+                    self._untold = not await self._shared.refuse({**self.refusals, **renewal.refused}, secrets)
                 if token is not None:
                     token = await self._shared.keep(token, secrets, yields=not renewal.fresh) or token
         except SessionOutage as outage:
@@ -415,13 +417,13 @@ class SessionKeeper:
         """Wait for the right to renew; None: it is ours, or the store does not answer. Else there is no need to renew."""
         known = self.held
         while True:
-            before = self.latched
-            needs_login = refusals.logs_in(self.calls.credentials, before)
+            before = self.refusals
+            needs_login = logs_in(self.calls.credentials, before)
             entered = await self._shared.enter(secrets, known=known, needs_login=needs_login, fresh=renewal.fresh)
             if entered is None:
                 return None
             if renewal.fresh:
-                if entered.stored.refusals and not self.latched:
+                if entered.stored.refusals and not self.refusals:
                     await self._shared.refuse({}, secrets)
                 return None
             self._learn(entered.stored, before)
@@ -445,7 +447,7 @@ class SessionKeeper:
             self._begin_anew(renewal, "credentials")
             return
         if renewal.refused:
-            self.latched = {**self.latched, **renewal.refused}
+            self.refusals = {**self.refusals, **renewal.refused}
         if isinstance(outcome, Token):
             if self._held.was_asked_too_early(outcome, renewal):
                 self._begin_anew(renewal, "rejected")
@@ -486,7 +488,7 @@ class SessionKeeper:
 
     def _judged(self, token: Token, renewal: Renewal) -> Token | Failure:
         """Adopt a renewal's token if it is worth it; returns what is held then."""
-        held, login_refused = self._held.token, "login" in self.latched
+        held, login_refused = self._held.token, "login" in self.refusals
         worth = self._held.weigh(
             token, renewal, is_foreign=self._is_foreign(), login_refused=login_refused, now=self._clock.now()
         )
@@ -511,7 +513,7 @@ class SessionKeeper:
         return token
 
     def _refusal(self, result: str) -> dict[str, object]:
-        return {"sentence": self.latched["login"]} if result == "login_refused" else {}
+        return {"sentence": self.refusals["login"]} if result == "login_refused" else {}
 
     async def _keep_alive(self, held: Token) -> None:
         """Keep a caller's login going."""
@@ -534,17 +536,15 @@ class SessionKeeper:
 
     @property
     def _secrets(self) -> str:
-        return refusals.secrets_of(self.calls.credentials)
+        return secrets_of(self.calls.credentials)
 
     def _is_foreign(self) -> bool:
         """Say whether the held token is another application id's."""
-        return self.held is not None and refusals.is_foreign(self.held, self.calls.credentials)
+        return self.held is not None and is_foreign(self.held, self.calls.credentials)
 
     def _is_news(self, shared: Token | None) -> TypeGuard[Token]:
         """Say whether what another process stored makes a renewal needless."""
-        return refusals.will_do(shared, self.calls.credentials, self.latched) and self._held.is_news(
-            shared, self._clock.now()
-        )
+        return will_do(shared, self.calls.credentials, self.refusals) and self._held.is_news(shared, self._clock.now())
 
     def _adopt(self, token: Token) -> None:
         self._held.adopt(token)
@@ -562,7 +562,7 @@ class SessionKeeper:
 
     def _forget(self) -> None:
         """Forget what is against a renewal: an operator asks, or the secrets are others."""
-        self.latched = {}
+        self.refusals = {}
         self._untold = False
         self._pause.end()
         self._background_pause.end()
@@ -571,9 +571,11 @@ class SessionKeeper:
 
     def _learn(self, stored: Stored, before: Mapping[str, str]) -> None:
         """Take over what is against a renewal; `before` are the refusals when the store was asked."""
-        if self.latched is before and not self._untold:
-            self.latched = dict(stored.refusals)
-        self._pause.is_everybodys(self._clock.now().steady, failures=stored.failures, left=stored.paused_for)
+        if self.refusals is before and not self._untold:
+            self.refusals = dict(stored.refusals)
+        now = self._clock.now().steady
+        if self._shared.knows_failures or stored.paused_for > self._pause.left(now):
+            self._pause.is_everybodys(now, failures=stored.failures, left=stored.paused_for)
 
     def _take_over(self, stored: Stored | None, before: Mapping[str, str]) -> None:
         """Learn, and hold their token if it is the better one.
@@ -584,7 +586,7 @@ class SessionKeeper:
             return
         self._learn(stored, before)
         shared, held = stored.token, self.current()
-        if not refusals.will_do(shared, self.calls.credentials, self.latched):
+        if not will_do(shared, self.calls.credentials, self.refusals):
             return
         if not outranks(shared, held, self._clock.now()):
             return

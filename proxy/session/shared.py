@@ -60,6 +60,8 @@ class Shared:
         # The right to renew: kept while a renewal runs, and given back behind the backs of those who waited for that.
         self._extending: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[object] | None = None
+        #: The store was told of our last failure, so that what it says of the pause holds here too.
+        self.knows_failures = True
         # The look for whoever asks before it begins, and when looks are worth while again (steady seconds).
         self._next_glance: asyncio.Task[Stored | None] | None = None
         self._glancing = asyncio.Lock()
@@ -158,6 +160,7 @@ class Shared:
         if self._extending is not None:
             self._extending.cancel()
         before, now = self._ending, self._clock.now().steady
+        self.knows_failures = failed_for is None
 
         async def in_turn() -> None:
             if before is not None:
@@ -167,7 +170,8 @@ class Shared:
             else:
                 # The pause has begun already, for those who were told of it.
                 passed = self._clock.now().steady - now
-                await self._do("lease", self._store.failed(max(0.0, failed_for - passed)))
+                failed = self._store.failed(max(0.0, failed_for - passed))
+                self.knows_failures = await self._do("lease", _done(failed)) is not None
 
         self._ending = self._tasks.spawn(in_turn(), name="session-store-end")
 

@@ -115,11 +115,11 @@ async def test_a_wrong_password_is_tried_once_by_all_and_an_operator_opens_it_fo
     logins = cardcash.calls["POST /v3/customers/login"]
     for proxy in proxies:
         proxy.proxy.keeper.use_credentials(Credentials(APP_ID, EMAIL, "wrong"))
-    await until(lambda: all("login" in proxy.proxy.keeper.latched for proxy in proxies))
+    await until(lambda: all("login" in proxy.proxy.keeper.refusals for proxy in proxies))
     assert cardcash.calls["POST /v3/customers/login"] == logins + 1
     cardcash.configure(accounts={EMAIL: "wrong"})
     assert (await proxies[0].admin("POST /session/renew")).status == 200
-    await until(lambda: not any(proxy.proxy.keeper.latched for proxy in proxies))
+    await until(lambda: not any(proxy.proxy.keeper.refusals for proxy in proxies))
     assert cardcash.calls["POST /v3/customers/login"] == logins + 2
     assert [(await proxy.admin("GET /readyz")).status for proxy in proxies] == [200] * 3
 

@@ -41,7 +41,7 @@ async def test_a_refused_login_leaves_requests_anonymous_and_is_not_tried_again(
     house.calls.on_login.append(REFUSED_LOGIN)
     token = await house.keeper.token()
     assert token.identity is None
-    assert house.keeper.latched == {"login": "The login was refused."}
+    assert house.keeper.refusals == {"login": "The login was refused."}
     await house.keeper.renew(rejected=token)
     assert len(house.calls.logins) == 1
     assert [result for _, result in house.seen.renewals] == ["login_refused", "login_refused"]
@@ -119,7 +119,7 @@ async def test_an_operator_opens_the_latch(house: House) -> None:
     house.calls.on_session.append(REFUSED_APP)
     await asyncio.gather(house.keeper.token(), return_exceptions=True)
     assert await house.keeper.renew_now() is house.held
-    assert house.keeper.latched == {}
+    assert house.keeper.refusals == {}
 
 
 async def test_an_operator_who_asks_during_a_renewal_without_login_gets_one_with(build: Build) -> None:
@@ -191,7 +191,7 @@ async def test_changed_credentials_open_the_latch_and_are_tried_at_once(house: H
     house.keeper.use_credentials(Credentials("new-app"))
     await settle()
     assert house.held.value.startswith("session-of-new-app")
-    assert house.keeper.latched == {}
+    assert house.keeper.refusals == {}
 
 
 async def test_a_changed_password_logs_in_again_after_a_refusal(build: Build) -> None:
@@ -228,7 +228,7 @@ async def test_a_refusal_of_old_credentials_does_not_latch_the_new(house: House)
     house.calls.meanwhile = lambda: house.keeper.use_credentials(Credentials("new-app"))
     token = await house.keeper.token()
     assert token.value.startswith("session-of-new-app")
-    assert house.keeper.latched == {}
+    assert house.keeper.refusals == {}
 
 
 async def test_a_token_harvested_with_the_old_application_id_is_late(house: House) -> None:
@@ -246,7 +246,7 @@ async def test_a_changed_password_that_is_refused_does_not_take_the_account(buil
     house.keeper.use_credentials(Credentials(APP, ME, "wrong"))
     await settle()
     assert house.held is token
-    assert "login" in house.keeper.latched
+    assert "login" in house.keeper.refusals
 
 
 # A caller's own login

@@ -8,7 +8,10 @@ from dataclasses import replace
 import pytest
 
 from proxy.core.dialect import Candidate
+from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Moment, Source, Token
+from proxy.session.cardcash_calls import SessionRefused
+from proxy.session.refusals import secrets_of
 from proxy.session.shared import GLANCE_DEADLINE
 from proxy.session.stores import Entered, Stored
 from proxy.session.stores.memory import MemoryStore
@@ -355,3 +358,102 @@ async def test_a_login_in_the_store_is_taken_over_even_during_a_renewal(build: B
     assert (await other.keeper.token(account=True)).value == login.value
     other.calls.gate.set()
     assert (await renewal).value == other.held.value == login.value
+
+
+# What others are told of, and when the store works again
+
+
+async def test_one_process_probes_in_an_outage_for_all(build: Build, clock: FakeClock) -> None:
+    store = MemoryStore(clock)
+    houses = [build(store=store.another(), clock=clock) for _ in range(5)]
+    for house in houses:
+        house.outage()
+    began = clock.steady
+    while clock.steady < began + 60:
+        await asyncio.gather(*(house.keeper.token() for house in houses), return_exceptions=True)
+        await settle()
+        clock.advance(0.1)
+    assert 5 <= sum(len(house.calls.sessions) for house in houses) <= 12
+
+
+async def test_an_operator_at_one_process_ends_the_pause_of_all(build: Build, clock: FakeClock) -> None:
+    store = OthersStore(clock)
+    one, other = build(store=store, clock=clock), build(store=store.another(), clock=clock)
+    for house in (one, other):
+        house.outage(retry_after=30)
+        with pytest.raises(SessionUnavailable):
+            await house.keeper.token()
+        await settle()
+        house.calls.down = None
+    await one.keeper.renew_now()
+    await settle()
+    await other.keeper.catch_up()
+    assert (await other.keeper.token()).value == one.held.value
+    assert other.keeper.status().failures == 0
+
+
+async def test_a_pause_that_cannot_be_stored_is_kept_all_the_same(build: Build, clock: FakeClock) -> None:
+    class ReadOnly(BrokenStore):
+        shared = True
+
+    house = build(store=ReadOnly(clock, "enter", "save", "lease"), clock=clock)
+    house.outage()
+    began = clock.steady
+    while clock.steady < began + 60:
+        await asyncio.gather(house.keeper.token(), return_exceptions=True)
+        await house.keeper.catch_up()
+        clock.advance(1)
+    assert 5 <= len(house.calls.sessions) <= 12
+
+
+async def test_what_could_not_be_saved_is_saved_when_the_store_works_again(build: Build, clock: FakeClock) -> None:
+    class Flaky(BrokenStore):
+        shared = True
+
+    store = Flaky(clock, "save")
+    house = build(store=store, clock=clock)
+    token = await house.keeper.token()
+    await house.keeper.catch_up()
+    await settle()
+    assert await kept(house) is None
+    store.broken = ()
+    await house.keeper.catch_up()
+    await settle()
+    assert await kept(house) == token.value
+
+
+async def test_a_store_that_has_lost_the_token_is_given_it_again(build: Build, clock: FakeClock) -> None:
+    class Forgetful(OthersStore):
+        empty = False
+
+        async def look(self, secrets: str) -> Stored:
+            return Stored() if self.empty else await super().look(secrets)
+
+        async def save(self, token: Token, *, replaces: Token | None) -> bool:
+            if self.empty and replaces is None:
+                self.empty = False
+                return True
+            return await super().save(token, replaces=replaces)
+
+    store = Forgetful(clock)
+    house = build(store=store, clock=clock)
+    await house.keeper.token()
+    store.empty = True
+    await house.keeper.catch_up()
+    await settle()
+    assert not store.empty
+
+
+async def test_a_refusal_that_could_not_be_stored_is_when_the_store_works_again(build: Build, clock: FakeClock) -> None:
+    class Flaky(BrokenStore):
+        shared = True
+
+    store = Flaky(clock, "latch")
+    house = build(credentials=LOGIN, store=store, clock=clock)
+    house.calls.on_login.append(SessionRefused("login", "Check the login."))
+    await house.keeper.token()
+    await house.keeper.catch_up()
+    assert "login" in house.keeper.refusals
+    store.broken = ()
+    await house.keeper.catch_up()
+    assert (await store.look(secrets_of(LOGIN))).refusals == {"login": "Check the login."}

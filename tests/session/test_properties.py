@@ -328,7 +328,7 @@ def test_an_account_is_never_lost_without_a_word() -> None:
         def look(self) -> None:
             now = None if self.keeper.held is None else self.keeper.held.identity
             if self.identity is not None and now is None:
-                assert self.keeper.identity_lost or "login" in self.keeper.latched
+                assert self.keeper.identity_lost or "login" in self.keeper.refusals
             self.identity = now
 
     tell(NeverSilent, 80)

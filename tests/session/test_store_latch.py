@@ -67,7 +67,7 @@ class World:
         (house.calls.on_login if refusal is NO_LOGIN else house.calls.on_session).append(refusal)
         await house.keeper.start(eager=True)
         await house.keeper.first_attempt_over.wait()
-        assert set(house.keeper.latched) == {refusal.what}
+        assert set(house.keeper.refusals) == {refusal.what}
         return house
 
     async def restarted(self, credentials: Credentials = LOGIN) -> House:
@@ -80,7 +80,7 @@ class World:
 async def test_a_refused_login_is_not_tried_again_after_a_restart(world: World) -> None:
     await world.refused(NO_LOGIN)
     house = await world.restarted()
-    assert dict(house.keeper.latched) == {"login": "Check the login."}
+    assert dict(house.keeper.refusals) == {"login": "Check the login."}
     assert (await house.keeper.token()).identity is None
     assert house.calls.logins == []
 
@@ -97,7 +97,7 @@ async def test_nor_when_the_session_has_to_be_made_anew(world: World) -> None:
 async def test_a_refused_application_id_is_not_tried_again_after_a_restart(world: World) -> None:
     await world.refused(NO_APP)
     house = await world.restarted()
-    assert dict(house.keeper.latched) == {"app_id": "Check the application id."}
+    assert dict(house.keeper.refusals) == {"app_id": "Check the application id."}
     with pytest.raises(SessionUnavailable, match="Check the application id"):
         await house.keeper.token()
     assert house.calls.sessions == []
@@ -106,7 +106,7 @@ async def test_a_refused_application_id_is_not_tried_again_after_a_restart(world
 async def test_a_changed_password_is_tried_after_a_restart(world: World) -> None:
     await world.refused(NO_LOGIN)
     house = await world.restarted(OTHER_PASSWORD)
-    assert house.keeper.latched == {}
+    assert house.keeper.refusals == {}
     assert (await house.keeper.token()).identity == ME
     assert house.calls.logins == [OTHER_PASSWORD]
 
@@ -116,7 +116,7 @@ async def test_the_refused_password_stays_refused_after_another_was_tried(world:
     other = await world.restarted(OTHER_PASSWORD)
     world.clock.advance(other.held.lifetime)
     house = await world.restarted()
-    assert set(house.keeper.latched) == {"login"}
+    assert set(house.keeper.refusals) == {"login"}
 
 
 async def test_a_password_that_changes_at_run_time_opens_the_latch_in_the_store(world: World) -> None:
@@ -125,7 +125,7 @@ async def test_a_password_that_changes_at_run_time_opens_the_latch_in_the_store(
     await first.keeper.renew_now()
     await first.keeper.close()
     house = await world.restarted()
-    assert house.keeper.latched == {}
+    assert house.keeper.refusals == {}
 
 
 async def test_an_operator_opens_the_latch_in_the_store(world: World) -> None:
@@ -133,7 +133,7 @@ async def test_an_operator_opens_the_latch_in_the_store(world: World) -> None:
     await first.keeper.renew_now()
     assert (first.held.identity, len(first.calls.logins)) == (ME, 2)
     house = await world.restarted()
-    assert house.keeper.latched == {}
+    assert house.keeper.refusals == {}
     assert house.held.identity == ME
 
 
@@ -141,15 +141,15 @@ async def test_an_operator_opens_a_latch_that_was_found_at_the_start(world: Worl
     await world.refused(NO_APP)
     house = await world.restarted()
     await house.keeper.renew_now()
-    assert house.keeper.latched == {}
-    assert (await world.restarted()).keeper.latched == {}
+    assert house.keeper.refusals == {}
+    assert (await world.restarted()).keeper.refusals == {}
 
 
 async def test_a_latch_is_told_of_from_the_start_even_when_no_session_is_made_yet(world: World) -> None:
     await world.refused(NO_APP)
     house = world.house()
     await house.keeper.start(eager=False)
-    assert set(house.keeper.latched) == {"app_id"}
+    assert set(house.keeper.refusals) == {"app_id"}
 
 
 async def test_an_operator_opens_a_latch_that_a_renewal_under_way_would_have_found(world: World) -> None:
@@ -163,7 +163,7 @@ async def test_an_operator_opens_a_latch_that_a_renewal_under_way_would_have_fou
         while (await house.store.look(secrets_of(LOGIN))).refusals:
             await asyncio.sleep(0)
     await asyncio.gather(asking, renewing)
-    assert (house.keeper.latched, house.held.identity) == ({}, ME)
+    assert (house.keeper.refusals, house.held.identity) == ({}, ME)
 
 
 async def test_what_is_refused_again_to_an_operator_is_latched_again(world: World) -> None:
@@ -171,8 +171,8 @@ async def test_what_is_refused_again_to_an_operator_is_latched_again(world: Worl
     house = await world.restarted()
     house.calls.on_login.append(NO_LOGIN)
     await house.keeper.renew_now()
-    assert set(house.keeper.latched) == {"login"}
-    assert set((await world.restarted()).keeper.latched) == {"login"}
+    assert set(house.keeper.refusals) == {"login"}
+    assert set((await world.restarted()).keeper.refusals) == {"login"}
 
 
 async def test_one_of_many_processes_tries_a_login_that_is_refused(world: World) -> None:
@@ -184,7 +184,7 @@ async def test_one_of_many_processes_tries_a_login_that_is_refused(world: World)
     assert sum(len(house.calls.logins) for house in houses) == 1
     assert sum(len(house.calls.sessions) for house in houses) == 1
     assert {token.value for token in tokens} == {"session-of-app-id.1."}
-    assert all("login" in house.keeper.latched for house in houses)
+    assert all("login" in house.keeper.refusals for house in houses)
 
 
 async def test_one_of_many_processes_tries_an_application_id_that_is_refused(world: World) -> None:
@@ -194,7 +194,7 @@ async def test_one_of_many_processes_tries_an_application_id_that_is_refused(wor
         await house.keeper.start(eager=True)
         await house.keeper.first_attempt_over.wait()
     assert sum(len(house.calls.sessions) for house in houses) == 1
-    assert all("app_id" in house.keeper.latched for house in houses)
+    assert all("app_id" in house.keeper.refusals for house in houses)
 
 
 async def test_an_anonymous_token_of_who_was_refused_does_not_do_for_whoever_can_log_in(world: World) -> None:
@@ -224,7 +224,7 @@ async def test_a_refusal_whose_writing_takes_too_long_is_latched_all_the_same(bu
     house.calls.on_session.append(NO_APP)
     with pytest.raises(SessionUnavailable, match="Check the application id"):
         await house.keeper.token()
-    assert set(house.keeper.latched) == {"app_id"}
+    assert set(house.keeper.refusals) == {"app_id"}
 
 
 async def test_a_latch_that_is_opened_while_it_is_read_stays_open(build: Build) -> None:
@@ -245,4 +245,4 @@ async def test_a_latch_that_is_opened_while_it_is_read_stays_open(build: Build) 
     store.go.set()
     await starting
     await renewing
-    assert house.keeper.latched == {}
+    assert house.keeper.refusals == {}
