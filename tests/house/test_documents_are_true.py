@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from structlog.testing import capture_logs
 
 from bench.catalogue import SCENARIOS
 from proxy.telemetry import labels
 from tests.conftest import StartProxy
-from tests.house.pages import table, ticked
+from tests.house.pages import table, text_of, ticked
 from tests.server.harness import EMAIL, PASSWORD, RawUpstream, answer, until
 
 #: Kinds of failures to connect, by whether the proxy tries a second time, by the table of kinds.
@@ -17,6 +19,18 @@ SECOND_TRY = {kind: row[3] != "no" for row in table("kind") for kind in ticked(r
 
 def test_every_scenario_of_the_bench_stands_in_its_table() -> None:
     assert [name for row in table("name for `--only`") for name in ticked(row[0])] == list(SCENARIOS)
+
+
+@pytest.mark.parametrize("row", table("question"), ids=lambda row: str(row[0]))
+def test_what_the_house_says_is_decided_somewhere_is_there(row: list[str]) -> None:
+    named = ticked(row[1])
+    assert named and named[0].endswith(".py")
+    here = ""
+    for name in named:
+        if name.startswith("proxy/"):
+            here = text_of(name)
+        elif not name.endswith(".py"):
+            assert re.search(rf"\b(?:def|class) {name}\b|^{name}\b", here, re.MULTILINE), name
 
 
 def test_every_kind_of_failure_is_listed_beside_its_metric_and_in_the_table_of_kinds() -> None:
