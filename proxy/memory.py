@@ -6,7 +6,7 @@ import gc
 
 
 def settle() -> None:
-    """Take what was made at start out of the garbage collector's sight, and let it look less often (AIOHTTP.md 6.5).
+    """Take what was made at start out of the garbage collector's sight, and let it look less often.
 
     Requests make no cycles; with the default thresholds a fiftieth of their time goes into looking for some.
     """

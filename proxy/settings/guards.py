@@ -47,12 +47,10 @@ def rules(value: object) -> tuple[Rule, ...]:
 
 
 def rule(value: object) -> Rule:
-    """Parse one rule: a mapping with `action`, `allow` or `deny`, or a text like `deny GET,POST /v3/wallets/**`.
+    """Parse one rule, `{deny: /path, methods: [GET]}`, also with its path beside or below (`{deny: true, path: /path}`).
 
     A part that is not there stands for all, one without a value is an error: it would match too much.
     """
-    if isinstance(value, str):
-        value = _in_words(value)
     if not isinstance(value, Mapping):
         raise Bad(f"is not a rule; {_EXAMPLE}")
     given = {str(key): part for key, part in value.items()}
@@ -90,17 +88,6 @@ def _check_keys(given: Mapping[str, object], known: tuple[str, ...]) -> None:
     if unknown:
         named = [f"{shown(key)} is" if repeatable(key, known) else "has a key that is" for key in unknown]
         raise Bad(*(f"{n} not known in a rule{did_you_mean(k, known)}" for n, k in zip(named, unknown, strict=True)))
-
-
-def _in_words(text: str) -> dict[str, object]:
-    """Take a rule in words apart."""
-    action, _, rest = text.strip().partition(" ")
-    if action.lower() not in _ACTIONS:
-        raise Bad(f"{shown(text)} does not begin with allow or deny; write it like: deny GET,POST /v3/wallets/**")
-    # The path begins with the first word that has a slash, and may hold blanks: globs match decoded paths.
-    path = re.search(r"(?<!\S)[^\s/]*/.*", rest)
-    parts = {"methods": (rest[: path.start()] if path else rest).strip(), "path": path[0] if path else ""}
-    return {"action": action, **{name: part for name, part in parts.items() if part}}
 
 
 def _methods(value: object) -> Iterable[str]:

@@ -81,9 +81,7 @@ class Upstream:
     """How CardCash is reached."""
 
     origin: str = setting(
-        Kind(network.origin),
-        ORIGINS["sandbox"],
-        "scheme://host[:port] of CardCash; default: picked by environment",
+        Kind(network.origin), ORIGINS["sandbox"], "scheme://host[:port] of CardCash; default: picked by environment"
     )
     allow_plain_http: bool = setting(BOOLEAN, False, "allow an http:// origin that is not loopback")
     base_path: str = setting(
@@ -141,9 +139,7 @@ class Admin:
     """The port for operators."""
 
     listen: tuple[ListenAddress, ...] = setting(
-        listed(network.listen_addresses),
-        (ADMIN_LISTEN,),
-        "where health, metrics and status are served",
+        listed(network.listen_addresses), (ADMIN_LISTEN,), "where health, metrics and status are served"
     )
 
 
@@ -230,9 +226,7 @@ class Settings:
     admin: Admin = Admin()
     callers: Callers = Callers()
     rules: tuple[Rule, ...] = setting(
-        listed(guards.rules),
-        (),
-        "ordered list of {allow|deny, methods, path}; the first match wins; in text: JSON",
+        listed(guards.rules), (), "ordered list of {allow|deny, methods, path}; the first match wins; in text: JSON"
     )
     limits: Limits = Limits()
     drain: Drain = Drain()

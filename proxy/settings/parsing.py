@@ -113,20 +113,23 @@ def keepalive_path(value: object) -> str:
     return path
 
 
-def user_agent(value: object) -> str:
-    """Parse the value of a User-Agent header: printable ASCII."""
-    text = as_text(value)
-    if not re.fullmatch(r"[ -~]+", text):
-        raise Bad("must be printable ASCII and not empty, since CardCash answers 401 without a User-Agent")
-    return text
+def matching(pattern: str, problem: str) -> Callable[[object], str]:
+    """Make a parser of texts of one form; `problem` is told of the others, which are not repeated."""
+
+    def parse(value: object) -> str:
+        text = as_text(value)
+        if not re.fullmatch(pattern, text) or has_control_characters(text):
+            raise Bad(problem)
+        return text
+
+    return parse
 
 
-def email(value: object) -> str:
-    """Parse an e-mail address; only what cannot be one at all is refused."""
-    text = as_text(value)
-    if not text or has_control_characters(text):
-        raise Bad("must be an e-mail address")
-    return text
+user_agent = matching(
+    r"[ -~]+", "must be printable ASCII and not empty, since CardCash answers 401 without a User-Agent"
+)
+#: Only what cannot be one at all is refused.
+email = matching(r".+", "must be an e-mail address")
 
 
 def app_id(value: object) -> Secret:

@@ -78,7 +78,7 @@ app_id: x
 login: {email: a@b, password: y}
 listen: [127.0.0.1:1, '[::1]:2', 'unix:/x']
 callers: {allowed_hosts: ['*.a', '::1'], allowed_networks: [10.0.0.0/8], require_header: 'A: b'}
-rules: [deny GET /a, {allow: /b}]
+rules: [{deny: /a, methods: [GET, POST]}, {allow: /b}]
 session: {renew_ahead: 1.25s}
 """
     first = describe(load(text))
