@@ -15,7 +15,7 @@ from proxy.core.request_fields import HOP_BY_HOP, NO_NAMES, OPTIONS, names_of
 #: What a line is beyond one that just goes down.
 _DROPPED, _LENGTH, _CODING, _CONNECTION, _KEEP_ALIVE, _LOCATION, _PRIVATE, _DATE = range(8)
 #: Never handed down, but for the last two; the framing is written anew, `X-Request-ID` is the one sent up.
-_KINDS: Final = {
+KINDS: Final = {
     **dict.fromkeys(HOP_BY_HOP, _DROPPED),
     b"x-request-id": _DROPPED,
     b"proxy-authenticate": _DROPPED,
@@ -77,7 +77,7 @@ class AnswerFields:
             name, colon, value = line.partition(b":")
             if not colon:
                 raise ValueError("malformed header line")
-            kind = _KINDS.get(name.lower())
+            kind = KINDS.get(name.lower())
             if kind is None:
                 down.append(line)
             elif kind != _DROPPED:

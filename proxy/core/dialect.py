@@ -1,4 +1,4 @@
-"""Every fact about CardCash's wire, in one place (API.md 2-4).
+"""Every fact about CardCash's wire, in one place; where each is from stands in core/README.md.
 
 Owns header names, the shapes of session and login, what a rejected token looks like, where tokens hide in answers, and
 what may be sent twice. Knows no sockets and no clock.
@@ -25,9 +25,9 @@ TOKEN_HEADER: Final = b"authorization"
 LIFETIME_HEADER: Final = b"x-token-exp-seconds"
 SESSION_ID_HEADER: Final = b"x-session-id"
 
-#: API.md 2: what an expired or missing token is answered with; compared trimmed and without case.
+#: Documented: what an expired or missing token is answered with; compared trimmed and without case.
 DOCUMENTED_REJECTION: Final = "no Authorization token was found"
-#: API.md 3: undocumented, but realistic of the libraries behind such an API.
+#: Undocumented, but usual for the libraries behind such an API (core/README.md, "Errors").
 REJECTION_VARIANTS: Final = frozenset(
     {
         "jwt expired",
@@ -39,9 +39,9 @@ REJECTION_VARIANTS: Final = frozenset(
         "authorization token expired",
     }
 )
-#: A rejection is a short envelope; a longer answer is not one (CONTRACT "What a caller sees": at most 64 KiB decoded).
+#: A rejection is a short envelope; a longer answer is not one (core/README.md, "Errors").
 LONGEST_REJECTION: Final = 64 * 1024
-#: Statuses a rejection can have (API.md 2, 3).
+#: Statuses a rejection can have: 400 is documented.
 REJECTION_STATUSES: Final = frozenset({400, 401})
 
 #: JWS compact serialization, RFC 7515, 3.1: three base64url parts; the signature may be empty.
@@ -86,7 +86,7 @@ class Malformed:
 
 
 def judge_rejection(status: int, body: bytes) -> Rejection:
-    """Judge a decoded answer body by its whole message, never by a substring or the status alone (API.md 3).
+    """Judge a decoded answer body by its whole message, never by a substring or the status alone.
 
     Accepted shapes: CardCash's envelope with `message` as an array (its first element) or a string, other fields or none
     beside it, a BOM, white space; as variants also a bare JSON string or array, or plain text.
@@ -213,7 +213,7 @@ def _cookie_value(set_cookie: bytes, wanted: bytes) -> bytes | None:
 
 
 def session_token(headers: RawHeaders, body: bytes, *, cookie: bytes, wall: float) -> Candidate | Malformed | None:
-    """Read the answer of `POST /session` (API.md 2): header, then the body's `access_token`, then the cookie.
+    """Read the answer of `POST /session` (core/README.md): header, then the body's `access_token`, then the cookie.
 
     `Malformed` only when none of the three holds a good one.
     """
@@ -266,8 +266,8 @@ class FailedCall(Enum):
 def judge_failure(status: int, body: bytes) -> FailedCall:
     """Tell a refusal from an outage, for an answer to a session or login call that brought no token.
 
-    A refusal is a 4xx other than 408 and 429 in CardCash's own envelope and not a token rejection (CONTRACT "Sessions").
-    API.md 6 leaves open whether 401's body is an array, a string or plain text, so short plain text that is not a page
+    A refusal is a 4xx other than 408 and 429 in CardCash's own envelope and not a token rejection. Nobody documents
+    whether 401's body is an array, a string or plain text (open question 4), so short plain text that is not a page
     counts as well: hammering a login locks the account. "error code: 1020" is the page of Cloudflare's edge as text.
     """
     if not 400 <= status < 500 or status in (408, 429):
@@ -287,7 +287,7 @@ def judge_failure(status: int, body: bytes) -> FailedCall:
 
 
 def login_body(email: str, password: str) -> bytes:
-    """Write the body of `POST /customers/login` (API.md 2)."""
+    """Write the body of `POST /customers/login`."""
     return json.dumps({"customer": {"email": email, "password": password}}).encode()
 
 
@@ -296,7 +296,7 @@ METHOD_OVERRIDES: Final = frozenset({b"x-http-method-override", b"x-http-method"
 
 
 def may_repeat(method: str, path: str, *, overridden: bool = False) -> bool:
-    """Say whether a request may be sent twice although the first may have been processed (API.md 4).
+    """Say whether a request may be sent twice although the first may have been processed.
 
     `path` is the normalised path without its version. The safe list: every GET (HEAD is one without the body, RFC 9110,
     9.3.2), `POST /session`, `POST /carts`; nothing that is `overridden` by one of `METHOD_OVERRIDES`.
@@ -307,5 +307,5 @@ def may_repeat(method: str, path: str, *, overridden: bool = False) -> bool:
 
 
 def buys(method: str, path: str) -> bool:
-    """Say whether a request can spend money: anything but a read below `orders` (API.md 4), however it is spelt."""
+    """Say whether a request can spend money: anything but a read below `orders`, however it is spelt."""
     return method not in ("GET", "HEAD", "OPTIONS") and "orders" in path.split("/")

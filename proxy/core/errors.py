@@ -1,4 +1,4 @@
-"""Every way a request can fail inside the proxy, each with the status and code the contract names.
+"""Every way a request can fail inside the proxy, each with a status and a code that stay (config/README.md).
 
 ::
 

@@ -1,4 +1,4 @@
-"""Whose token is it? What a login leaves in a JWT's claims, and how its loss shows (API.md 6, question 2).
+"""Whose token is it? What a login leaves in a JWT's claims, and how its loss shows (core/README.md, open question 2).
 
 Nobody documents the claims, so they are learned: what the login's token has and the anonymous one before it had not. A
 refreshed token without them has lost the login. Unreadable claims prove nothing, and then nothing is concluded.

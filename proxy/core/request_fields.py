@@ -31,8 +31,8 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-#: Never forwarded up (CONTRACT "What a caller sees"); `Host`, `X-Request-ID` and the framing are replaced by ours.
-_NOT_UP: Final = HOP_BY_HOP | {
+#: Never forwarded up (config/README.md, "On the wire"); `Host`, `X-Request-ID` and the framing are replaced by ours.
+NEVER_UP: Final = HOP_BY_HOP | {
     TOKEN_HEADER,
     APP_HEADER,
     b"cookie",
@@ -50,11 +50,11 @@ _ONCE: Final = frozenset(
     {b"content-type", b"user-agent", b"content-range", b"content-location", b"etag", b"max-forwards", b"server"}
 )
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
-_NOT_UP_PREFIXES: Final = (b"proxy-", b"x-forwarded-")
+_NEVER_UP_PREFIXES: Final = (b"proxy-", b"x-forwarded-")
 #: Fields that mean something here and go up all the same.
 _READ: Final = METHOD_OVERRIDES | {b"content-encoding", b"origin", b"sec-fetch-site"} | _ONCE
 #: Nobody's but the proxy's or HTTP's for another reason: what `callers.require_header` cannot be.
-_OURS: Final = _NOT_UP | _FRAMING | _READ
+_OURS: Final = NEVER_UP | _FRAMING | _READ
 #: Bytes of names and values together; what real APIs accept at most, and a bound on what a caller can make us hold.
 LARGEST_HEAD: Final = 64 * 1024
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
@@ -107,7 +107,7 @@ class RequestFields:
 def is_ours(name: bytes) -> bool:
     """Tell whether a header means something to the proxy or to HTTP itself, in any case, with `_` for `-` too."""
     low = name.lower().replace(b"_", b"-")
-    return low in _OURS or low.startswith(_NOT_UP_PREFIXES)
+    return low in _OURS or low.startswith(_NEVER_UP_PREFIXES)
 
 
 def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | None = None) -> RequestFields:
@@ -131,7 +131,7 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
         size += len(name) + len(value)
         if low == required:
             wanted.append(value)
-        if low in _NOT_UP:
+        if low in NEVER_UP:
             if low == b"host":
                 if host is not None:
                     raise BadRequest("The request has more than one Host.")
@@ -176,14 +176,14 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
                 fetch_site = value
             elif low in METHOD_OVERRIDES:
                 overrides.append(_method(value))
-        elif low == required or low.startswith(_NOT_UP_PREFIXES):
+        elif low == required or low.startswith(_NEVER_UP_PREFIXES):
             continue
         elif b"_" in low or b"%" in low:
             # Servers that map fields to variables cannot tell `_` from `-`, and some decode.
             dashed = unquote_to_bytes(low).replace(b"_", b"-").lower()
             if dashed in _FRAMING:
                 raise BadRequest("A header field looks like Content-Length or Transfer-Encoding, but is neither.")
-            if dashed == required or dashed in _NOT_UP or dashed.startswith(_NOT_UP_PREFIXES):
+            if dashed == required or dashed in NEVER_UP or dashed.startswith(_NEVER_UP_PREFIXES):
                 continue
             if dashed in METHOD_OVERRIDES:
                 overrides.append(_method(value))

@@ -1,6 +1,6 @@
 """The two calls of a caller that the proxy answers for CardCash: `POST /session` and `POST /customers/login`.
 
-A legacy client that still does the dance keeps working and never sees the token (CONTRACT "What a caller sees").
+A legacy client that still does the dance keeps working and never sees the token.
 """
 
 from __future__ import annotations

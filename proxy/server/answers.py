@@ -1,4 +1,4 @@
-"""Answers made by the proxy itself: CardCash's envelope, a stable code, Proxy-Status (CONTRACT "What a caller sees")."""
+"""Answers made by the proxy itself: CardCash's envelope, a stable code, Proxy-Status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Request bodies: kept whole when small enough to be sent again, streamed otherwise (CONTRACT `limits.*`)."""
+"""Request bodies: kept whole when small enough to be sent again, streamed otherwise (`limits.*`)."""
 
 from __future__ import annotations
 

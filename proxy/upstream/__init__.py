@@ -1,6 +1,6 @@
 """Connections to CardCash: one attempt is sent, its answer streamed; errors say whether anything was sent.
 
-Owns HTTP/1.1 on the wire towards the upstream (asyncio and llhttp, no library client: AIOHTTP.md says why).
+Owns HTTP/1.1 on the wire towards the upstream (asyncio and llhttp, no library client: proxy/README.md says why).
 Must not know tokens, retries, settings or callers.
 """
 
