@@ -1,26 +1,32 @@
-"""Reading the head of an answer, exact to the byte.
+"""Reading an answer, exact to the byte.
 
-Owns what counts as a valid answer: nothing ambiguous, and all else that RFC 9112 lets a recipient read. llhttp (strict)
-judges every head; the lines are split here, because httptools cannot be told that an answer belongs to HEAD.
-Must not know sockets, time or the pool.
+Owns what counts as a valid answer: nothing ambiguous, and all else that RFC 9112 lets a recipient read; and where its body
+ends. Must not know sockets, time or the pool.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from httptools import HttpResponseParser
 
 from proxy.core.answer_fields import AnswerFields
-from proxy.http.chunks import InvalidMessage, Sink, judged
+from proxy.http.chunks import Chunks
+from proxy.http.framing import Counted, Decoder, UntilEnd
+from proxy.http.heads import HeadReader, InvalidMessage, check_lines, judged
 
+#: Bytes of a head.
+MAX_HEAD: Final = 64 * 1024
+#: Bytes of interim answers to one request: any number may come (RFC 9110, section 15.2), but not for ever.
+_MAX_INTERIM: Final = 256 * 1024
 _VERSIONS = {b"HTTP/1.1 ": b"1.1", b"HTTP/1.0 ": b"1.0"}
 _LATER_VERSION = re.compile(rb"\AHTTP/1\.[2-9] ")
 _LENGTH = re.compile(rb"\r\ncontent-length:([^\r\n]*)", re.IGNORECASE)
 
 
-class Head:
-    """One parsed head; also the framing that follows from it (RFC 9112, section 6.3)."""
+class AnswerHead:
+    """One parsed head."""
 
     __slots__ = ("fields", "keep_alive", "reason", "status", "version")
 
@@ -36,13 +42,15 @@ class Head:
         Raises:
             InvalidMessage: not an answer we would stake money on.
         """
+        if len(data) > MAX_HEAD:
+            raise InvalidMessage("head too large")
         try:
-            lines = _judged(data)
+            lines = judged(HttpResponseParser, data)
         except InvalidMessage:
             plainer = _plainer(data)
             if plainer == data:
                 raise
-            lines = _judged(plainer)
+            lines = judged(HttpResponseParser, plainer)
         start = lines[0]
         version = _VERSIONS.get(start[:9])
         code = start[9:12]
@@ -63,11 +71,6 @@ class Head:
         )
 
 
-def _judged(data: bytes) -> list[bytes]:
-    sink = Sink()
-    return judged(HttpResponseParser(sink), sink, data)
-
-
 def _plainer(data: bytes) -> bytes:
     """Rewrite what RFC 9112 tells a recipient how to read, and llhttp refuses: off the usual way, so once refused.
 
@@ -81,13 +84,94 @@ def _plainer(data: bytes) -> bytes:
     return data
 
 
-def check_partial(data: bytes) -> None:
+def check_partial(data: bytes | bytearray, known: int = 0) -> None:
     """Refuse the beginning of a head that cannot become a valid one, instead of waiting for more of it.
+
+    `known` bytes of it were checked before.
 
     Raises:
         InvalidMessage: TLS records, HTTP/0.9, HTTP/2 frames, bare LF.
     """
+    if len(data) > MAX_HEAD:
+        raise InvalidMessage("head too large")
     if not (data.startswith(b"HTTP/1.") or b"HTTP/1.".startswith(data)):
         raise InvalidMessage("no HTTP/1 status line")
-    if data.count(b"\n") != data.count(b"\r\n"):
-        raise InvalidMessage("line feed without carriage return")
+    check_lines(data, known)
+
+
+class AnswerReader:
+    """Takes one answer after the other out of a connection's bytes: `begin`, then feed it until `head` is there and `done`."""
+
+    __slots__ = ("_body", "_head_only", "_heads", "done", "has_body", "head", "interim", "keep")
+
+    def __init__(self) -> None:
+        self._heads = HeadReader(check_partial)
+        self.begin(head_only=False)
+
+    def begin(self, *, head_only: bool) -> None:
+        """Expect an answer; `head_only`: to HEAD (RFC 9110, 9.3.2: no body, whatever the framing says)."""
+        self._head_only = head_only
+        self._body: Decoder | None = None
+        #: None until it is in.
+        self.head: AnswerHead | None = None
+        #: Bytes of interim answers.
+        self.interim = 0
+        self.has_body = self.done = False
+        #: The answer leaves the connection as it must be for another one.
+        self.keep = False
+
+    @property
+    def begun(self) -> bool:
+        """A part of a head has come."""
+        return bool(self._heads.begun)
+
+    @property
+    def until_end(self) -> bool:
+        """The end of the connection is the end of the body."""
+        return not self.done and isinstance(self._body, UntilEnd)
+
+    def feed_body(self, data: bytes) -> bytes:
+        """Take what follows the head, return what is content of it. Raises `InvalidMessage`."""
+        content = b""
+        if self._body is not None and not self.done:
+            content, data = self._body.feed(data)
+            self.done = self._body.done
+        if data:
+            self.keep = False  # more than an answer
+        return content
+
+    def feed_head(self, data: bytes) -> bytes:
+        """Take bytes until `head` is there, return what follows it. Raises `InvalidMessage`."""
+        while data and (found := self._heads.feed(data)) is not None:
+            raw, data = found
+            head = AnswerHead(raw)
+            if head.status >= 200:
+                self.head = head
+                self._frame(head)
+                return data
+            # We asked for none of them.
+            if head.status == 101:
+                raise InvalidMessage("101 without a request for it")
+            self.interim += len(raw)
+            if self.interim > _MAX_INTERIM:
+                raise InvalidMessage("too many interim answers")
+        return b""
+
+    def _frame(self, head: AnswerHead) -> None:
+        """Find out how the body is framed (RFC 9112, 6.3, rules 1 and 4 to 8)."""
+        chunked, length = head.fields.chunked, head.fields.content_length
+        self.keep = head.keep_alive
+        if self._head_only or head.status in {204, 304}:
+            # A body that is announced may come all the same, and later than the next request goes out.
+            self.keep = self.keep and not chunked and not length
+            self.done = True
+            return
+        self.has_body = True
+        if chunked:
+            self._body = Chunks()
+        elif length is None:
+            self._body = UntilEnd()
+            self.keep = False
+        else:
+            self._body = Counted(length)
+        self.done = self._body.done

@@ -1,8 +1,7 @@
-"""What both sides of the proxy share of HTTP/1.1: how llhttp judges a message, and how chunked bodies are decoded.
+"""The chunked coding, to the byte (RFC 9112, 7.1): decoded for both sides, a caller's within bounds: it may mean ill.
 
-llhttp judges whole heads; the fields are then read from the lines, because httptools gives trailers out as headers.
-Chunks are not llhttp's, because httptools does not say where a message ended, and because llhttp refuses the white space
-that RFC 9112 allows around chunk extensions. Must not know sockets, time, or which side it serves.
+Not llhttp's, because httptools does not say where a message ended, and because llhttp refuses the white space that RFC 9112
+allows around chunk extensions. Must not know sockets or time.
 """
 
 from __future__ import annotations
@@ -10,13 +9,18 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
+from proxy.http.heads import InvalidMessage
 
-#: All control characters but the tab.
-CONTROLS: Final = bytes(code for code in range(32) if code != 9) + b"\x7f"
 #: Bytes of one line of a chunked body: a chunk's size with its extensions, or a trailer; and of all its trailers.
 _LONGEST_LINE: Final = 16 * 1024
 _LONGEST_TRAILERS: Final = 64 * 1024
+#: Within bounds: bytes of all extensions and trailers, and chunks, besides what the content allows. A chunk costs some 2 µs,
+#: so a body of single bytes would hold up everybody else.
+_MOST_EXTRAS: Final = 64 * 1024
+_MOST_CHUNKS: Final = 16 * 1024
+#: Bytes of content that allow one more of either.
+_PER_EXTRA: Final = 8
+_PER_CHUNK: Final = 16
 #: Hexadecimal digits of a size that could still be meant; more is larger than anything.
 _MOST_DIGITS: Final = 12
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -30,49 +34,23 @@ _TRAILER: Final = re.compile(rb"%b:[\t -~\x80-\xff]*" % _TOKEN)
 _FORBIDDEN: Final = frozenset({b"content-length", b"transfer-encoding", b"host"})
 
 
-class InvalidMessage(Exception):
-    """The bytes are not HTTP/1.1; the text is a short reason without any byte of them."""
-
-
 class NoSize(InvalidMessage):
     """A chunk's size is larger than anything."""
 
 
-class Sink:
-    """What llhttp calls. It knows no connection, so a parser that holds it keeps nothing else alive."""
-
-    heads = 0
-
-    def on_headers_complete(self) -> None:
-        """Count a head."""
-        self.heads += 1
-
-
-def judged(parser: HttpRequestParser | HttpResponseParser, sink: Sink, data: bytes) -> list[bytes]:
-    """Let llhttp judge `data`, a head up to and with its first empty line; returns its lines, the last two empty.
-
-    Raises `InvalidMessage`.
-    """
-    try:
-        parser.feed_data(data)
-    except HttpParserUpgrade:
-        pass  # 101, or a request for it: nobody here upgrades
-    except HttpParserError as error:
-        raise InvalidMessage(str(error) or "malformed head") from None
-    lines = data.split(b"\r\n")
-    # Every CR and LF must belong to a CRLF, so that llhttp's idea of a line is the one used here; and the controls that
-    # it lets pass in places must not be there.
-    if sink.heads != 1 or len(data.translate(None, CONTROLS)) != len(data) - 2 * (len(lines) - 1):
-        raise InvalidMessage("control characters in the head")
-    return lines
+class OutOfProportion(InvalidMessage):
+    """There is more around the content than it is worth; the text says of what, after "the body"."""
 
 
 class Chunks:
-    """Decodes one chunked body, to the byte (RFC 9112, 7.1). Feed it until `done`; extensions and trailers are dropped."""
+    """Decodes one chunked body. Feed it until `done`; extensions and trailers are dropped. `bounded`: as a caller's."""
 
-    __slots__ = ("_in_trailers", "_left", "_line", "_trailers", "done")
+    __slots__ = ("_bounded", "_chunks", "_content", "_extras", "_in_trailers", "_left", "_line", "_trailers", "done")
 
-    def __init__(self) -> None:
+    def __init__(self, *, bounded: bool = False) -> None:
+        self._bounded = bounded
+        #: Lines, bytes around the content, and bytes of content announced so far.
+        self._chunks = self._extras = self._content = 0
         #: Bytes of the current chunk that are still to come, with the CRLF behind them; 0: a line comes.
         self._left = 0
         self._line = b""
@@ -80,10 +58,11 @@ class Chunks:
         self._trailers = 0
         self.done = False
 
-    def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """Return the content in `data`, one piece at most, and what follows the end of the body.
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return the content in `data`, and what follows the end of the body.
 
-        Raises `InvalidMessage` for anything that is not the chunked coding, `NoSize` for a size that is no size.
+        Raises `InvalidMessage` for anything that is not the chunked coding, `NoSize` for a size that is no size,
+        `OutOfProportion` beyond the bounds.
         """
         pieces: list[bytes] = []
         place = 0
@@ -108,10 +87,17 @@ class Chunks:
             if self.done:
                 break
         # Many small chunks must not become many small objects.
-        return [b"".join(pieces)] if len(pieces) > 1 else pieces, data[place:] if self.done else b""
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces), data[place:] if self.done else b""
 
-    def counted(self, size: int, extra: int) -> None:
-        """Bound a body: told of each line, with the content that it announces and its bytes beyond."""
+    def _count(self, size: int, extra: int) -> None:
+        """Refuse what is out of all proportion: a line announces `size` bytes of content, in `extra` more than it must."""
+        self._extras += extra
+        self._chunks += 1
+        if self._bounded and self._extras > _MOST_EXTRAS + self._content // _PER_EXTRA:
+            raise OutOfProportion("has too much in its chunk extensions and trailers")
+        if self._bounded and self._chunks > _MOST_CHUNKS + self._content // _PER_CHUNK:
+            raise OutOfProportion("comes in too many small chunks")
+        self._content += size
 
     def _take_content(self, data: bytes, place: int, pieces: list[bytes]) -> int:
         content = self._left - 2
@@ -137,7 +123,7 @@ class Chunks:
                 raise InvalidMessage("malformed trailer")
             elif self._trailers > _LONGEST_TRAILERS:
                 raise InvalidMessage("too many trailers")
-            self.counted(0, len(line))
+            self._count(0, len(line))
             return
         found = _SIZE.fullmatch(line)
         if found is None:
@@ -146,6 +132,6 @@ class Chunks:
         if len(digits) > _MOST_DIGITS:
             raise NoSize("a chunk larger than anything")
         size = int(digits or b"0", 16)
-        self.counted(size, max(0, len(line) - len(digits) - 1))
+        self._count(size, max(0, len(line) - len(digits) - 1))
         self._in_trailers = not size
         self._left = size + 2 if size else 0

@@ -6,8 +6,9 @@ meaning is `core/request_fields.py`'s. Must not know sockets or time.
 
 from __future__ import annotations
 
+import os
 import re
-from functools import lru_cache
+from hashlib import blake2b
 from typing import Final
 
 from httptools import HttpRequestParser
@@ -15,7 +16,7 @@ from httptools import HttpRequestParser
 from proxy.core.errors import BadRequest, HeadersTooLarge, TargetTooLong
 from proxy.core.request_fields import LARGEST_HEAD, RequestFields, read_request
 from proxy.core.target import METHODS
-from proxy.http.chunks import InvalidMessage, Sink, judged
+from proxy.http.heads import InvalidMessage, check_lines, judged
 
 #: Bytes of a request target, and of one field line.
 MAX_TARGET: Final = 16 * 1024
@@ -23,16 +24,13 @@ MAX_FIELD: Final = 16 * 1024
 MAX_FIELDS: Final = 128
 #: Room for a method, a version, and what the bounds above leave open.
 _SLACK: Final = 64
-#: Bytes of a block of fields that is remembered: with what it means, 256 of them are at most some 3 MB.
+#: Blocks of fields whose meaning is remembered, and bytes of the longest: at most some 3 MB.
+_MOST_REMEMBERED: Final = 256
 _LONGEST_REMEMBERED: Final = 2048
-#: The same for a request line.
-_LONGEST_START: Final = 256
 _METHODS: Final = {method.encode("ascii"): method for method in METHODS}
 #: Version → whether it is 1.0; and a request line under which llhttp judges the fields of any method.
 _VERSIONS: Final = {b"HTTP/1.1": False, b"HTTP/1.0": True}
 _START: Final = {False: b"POST / HTTP/1.1\r\n", True: b"POST / HTTP/1.0\r\n"}
-#: What makes the beginning of a head hopeless: control characters, CR or LF on their own.
-_HOPELESS: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
 #: RFC 9110, 5.6.2: of such characters a method is made.
 _TOKEN_START: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]")
 _INVALID: Final = "The request is not valid HTTP/1.1."
@@ -46,11 +44,9 @@ class RequestHead:
     def __init__(self, data: bytes, *, required: bytes | None = None) -> None:
         """Parse `data`, a head up to and with its first empty line; `required` as `read_request` takes it."""
         start, _, block = data.partition(b"\r\n")
-        read_start = _read_start_once if len(start) <= _LONGEST_START else _read_start
         #: The target is as it came; `core/target.py` judges it.
-        self.method, self.target, self.http_10 = read_start(start)
-        read = _read_once if len(block) <= _LONGEST_REMEMBERED else _read
-        self.fields = read(block, self.http_10, required)
+        self.method, self.target, self.http_10 = _read_start(start)
+        self.fields = _read_once(block, self.http_10, required)
 
 
 def _read_start(start: bytes) -> tuple[str, str, bool]:
@@ -71,9 +67,8 @@ def _read_start(start: bytes) -> tuple[str, str, bool]:
 
 def _read(block: bytes, http_10: bool, required: bytes | None) -> RequestFields:
     """Judge the field lines, up to and with the empty one. What they mean does not depend on method and target."""
-    sink = Sink()
     try:
-        lines = judged(HttpRequestParser(sink), sink, _START[http_10] + block)
+        lines = judged(HttpRequestParser, _START[http_10] + block)
     except InvalidMessage:
         raise BadRequest(_INVALID) from None
     if len(lines) > MAX_FIELDS + 3:
@@ -90,10 +85,22 @@ def _read(block: bytes, http_10: bool, required: bytes | None) -> RequestFields:
     return read_request(fields, http_10=http_10, required=required)
 
 
-#: A client sends the same fields with most of its requests, and many the same request line; bounded, since callers choose
-#: the bytes.
-_read_once = lru_cache(maxsize=256)(_read)
-_read_start_once = lru_cache(maxsize=1024)(_read_start)
+def _read_once(block: bytes, http_10: bool, required: bytes | None) -> RequestFields:
+    """Read a block, or remember: a client sends the same fields with most of its requests, and reading them anew costs a
+    tenth of a small request. Credentials may stand in it, so only a keyed digest of it is kept."""
+    if len(block) > _LONGEST_REMEMBERED:
+        return _read(block, http_10, required)
+    key = (blake2b(block, digest_size=16, key=_KEY).digest(), http_10, required)
+    fields = _known.get(key)
+    if fields is None:
+        if len(_known) >= _MOST_REMEMBERED:
+            _known.clear()  # callers choose the bytes
+        fields = _known[key] = _read(block, http_10, required)
+    return fields
+
+
+_KEY: Final = os.urandom(32)
+_known: Final[dict[tuple[bytes, bool, bytes | None], RequestFields]] = {}
 
 
 def check_partial(data: bytes | bytearray, known: int) -> None:
@@ -101,7 +108,11 @@ def check_partial(data: bytes | bytearray, known: int) -> None:
 
     `known` bytes of it were checked before; so many segments cost no more than one. Raises as `RequestHead`.
     """
-    if not _TOKEN_START.match(data) or _HOPELESS.search(data, max(0, known - 1)):
+    try:
+        check_lines(data, known)
+    except InvalidMessage:
+        raise BadRequest(_INVALID) from None
+    if not _TOKEN_START.match(data):
         raise BadRequest(_INVALID)
     if len(data) <= MAX_FIELD:
         return

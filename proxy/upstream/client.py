@@ -11,6 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from math import inf
 
+from proxy.http.framing import check_framing, framed
 from proxy.tasks import Tasks
 from proxy.upstream.connection import SILENCE, Connection
 from proxy.upstream.dial import dial
@@ -18,10 +19,7 @@ from proxy.upstream.origin import Origin
 from proxy.upstream.pool import Pool
 from proxy.upstream.response import Response
 from proxy.upstream.tunnel import ProxyTunnel
-from proxy.upstream.upload import SMALL, check_framing, framed, upload
-
-# How long a stopped body iterator may take to notice.
-_SETTLE = 1.0
+from proxy.upstream.upload import SMALL, Upload
 
 
 class Upstream:
@@ -38,7 +36,6 @@ class Upstream:
         idle_timeout: float = 30.0,
         max_age: float = 300.0,
         proxy: ProxyTunnel | None = None,
-        max_head: int = 64 * 1024,
     ) -> None:
         if (origin.scheme == "https") is not (ssl_context is not None):
             raise ValueError("an https origin needs a TLS context, and only an https origin")
@@ -47,7 +44,6 @@ class Upstream:
         self._connect_timeout = connect_timeout
         self._response_timeout = response_timeout
         self._proxy = proxy
-        self._max_head = max_head
         self._uploads = Tasks()
         # Asked for once: finding the running loop costs a system call.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -134,35 +130,25 @@ class Upstream:
                 response.close()
                 raise
         else:
-            await self._send_large(connection, response, head, body, chunked=chunked, length=length)
+            await self._send_large(connection, response, head, Upload(connection, body, chunked=chunked, length=length))
         if not response.status and response.error is not None:
             raise response.error
         return response
 
-    async def _send_large(
-        self,
-        connection: Connection,
-        response: Response,
-        head: bytes,
-        body: bytes | AsyncIterator[bytes],
-        *,
-        chunked: bool,
-        length: int | None,
-    ) -> None:
-        connection.begin(response, head, more=True)
-        task = self._uploads.spawn(upload(connection, response, body, chunked=chunked, length=length), name="upload")
-        connection.upload_by(task)
+    async def _send_large(self, connection: Connection, response: Response, head: bytes, upload: Upload) -> None:
+        connection.begin(response, head, upload)
+        upload.start(self._uploads)
         try:
             while not response.status and response.error is None:
                 await response.wait()
         finally:
             # A stopped upload must have let go of the caller's body before the caller is answered.
-            if not task.done() and not connection.carries(response):
-                await asyncio.wait((task,), timeout=_SETTLE)
+            if not connection.carries(response):
+                await upload.settled()
 
     async def _connect(self, pool: Pool) -> Connection:
         loop = asyncio.get_running_loop()
-        connection = Connection(pool, loop.time, timeout=self._response_timeout, max_head=self._max_head)
+        connection = Connection(pool, loop.time, timeout=self._response_timeout)
         try:
             await dial(
                 connection,

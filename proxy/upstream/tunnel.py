@@ -7,19 +7,14 @@ from, TLS to the origin, or the pool.
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 from dataclasses import dataclass, field
 
 from proxy.core.errors import UpstreamUnreachable
-from proxy.http.answer_head import Head, check_partial
-from proxy.http.chunks import InvalidMessage
+from proxy.http.answer_head import AnswerHead, check_partial
+from proxy.http.heads import HeadReader, InvalidMessage
 from proxy.upstream import failures
 from proxy.upstream.origin import Origin
-
-_MAX_HEAD = 64 * 1024
-# RFC 9110, section 15.2: any number of these may come before the answer. 101 would begin another protocol.
-_INTERIM = re.compile(rb"HTTP/1\.1 1(?!01)[0-9][0-9][ \r]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +27,29 @@ class ProxyTunnel:
 
 
 class _Handshake(asyncio.Protocol):
-    """Collects the proxy's answer to CONNECT."""
+    """Reads the proxy's answer to CONNECT: its head, and what follows that."""
 
     def __init__(self) -> None:
-        self.data = b""
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._head = HeadReader(check_partial)
+        self.answer: asyncio.Future[tuple[AnswerHead, bytes]] = asyncio.get_running_loop().create_future()
 
     def data_received(self, data: bytes) -> None:
-        self.data += data
-        while _INTERIM.match(self.data) and (end := self.data.find(b"\r\n\r\n")) >= 0:
-            self.data = self.data[end + 4 :]
-        if b"\r\n\r\n" in self.data or len(self.data) > _MAX_HEAD:
-            self._wake()
+        try:
+            while data and not self.answer.done() and (found := self._head.feed(data)) is not None:
+                # A 2xx to CONNECT has no body, whatever its fields say (RFC 9110, 9.3.6): only the status line counts.
+                head, data = AnswerHead(found[0][: found[0].index(b"\r\n")] + b"\r\n\r\n"), found[1]
+                # RFC 9110, 15.2: any number of interim answers may come before. 101 would begin another protocol.
+                if head.status >= 200 or head.status == 101:
+                    self.answer.set_result((head, data))
+        except InvalidMessage:
+            self._fail("The proxy's answer was not valid HTTP/1.1")
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — the data says enough
-        self._wake()
+        self._fail("The proxy closed the connection instead of opening a tunnel")
 
-    def _wake(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
+    def _fail(self, why: str) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(_refused(why))
 
 
 def _refused(why: str) -> UpstreamUnreachable:
@@ -71,35 +70,17 @@ async def open_tunnel(sock: socket.socket, proxy: ProxyTunnel, origin: Origin) -
         request += b"Proxy-Authorization: " + proxy.authorization + b"\r\n"
     try:
         transport.write(request + b"\r\n")
-        await handshake.done
-        _judge(handshake.data)
+        head, rest = await handshake.answer
     except BaseException:
         transport.abort()
         raise
-    return transport
-
-
-def _judge(data: bytes) -> None:
-    end = data.find(b"\r\n\r\n") + 4
-    try:
-        if end == 3:
-            check_partial(data)
-            closed = len(data) <= _MAX_HEAD
-            raise _refused(
-                "The proxy closed the connection instead of opening a tunnel"
-                if closed
-                else "The proxy's answer is too long"
-            )
-        head = Head(_unframed(data[:end]))
-    except InvalidMessage:
-        raise _refused("The proxy's answer was not valid HTTP/1.1") from None
+    why = ""
     if not 200 <= head.status < 300:
-        raise _refused(f"The proxy refused to open a tunnel (status {head.status})")
-    if end != len(data):
+        why = f"The proxy refused to open a tunnel (status {head.status})"
+    elif rest:
         # The client speaks first in TLS and in HTTP: whatever this is, it is not from the origin.
-        raise _refused("The proxy sent data into the tunnel before the first request")
-
-
-def _unframed(head: bytes) -> bytes:
-    """Leave the status line: a 2xx to CONNECT has no body, whatever its headers say (RFC 9110, 9.3.6)."""
-    return head[: head.index(b"\r\n")] + b"\r\n\r\n"
+        why = "The proxy sent data into the tunnel before the first request"
+    if why:
+        transport.abort()
+        raise _refused(why)
+    return transport

@@ -21,7 +21,6 @@ LONGEST = 400
 #: Longer modules, each with the reason why it is one thing.
 LONGER = {
     "proxy/session/keeper.py": "one owner of all state of the session, with the table of its states at the head",
-    "proxy/upstream/connection.py": "one asyncio protocol: its callbacks, phases and deadlines change one state together",
 }
 #: The product and its measuring instruments.
 MODULES = {**modules(), **modules("bench")}

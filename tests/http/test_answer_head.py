@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 from httptools import HttpResponseParser
 
-from proxy.http.answer_head import Head, check_partial
-from proxy.http.chunks import Chunks, InvalidMessage
+from proxy.http.answer_head import AnswerHead, check_partial
+from proxy.http.chunks import Chunks
+from proxy.http.heads import InvalidMessage
 
 ODD = Path(__file__).parents[3] / "shared" / "data" / "odd-responses.json"
 START = b"HTTP/1.1 200 OK\r\n"
 
 
 def test_headers_are_exact() -> None:
-    head = Head(
+    head = AnswerHead(
         START + b"X-Empty:\r\nx-cAsE:  a b \t\r\nX-Empty:   \r\nSet-Cookie: a\r\nSet-Cookie: b\r\nL: \xff\xe9\r\n\r\n"
     )
     assert head.fields.raw == [
@@ -41,7 +42,7 @@ def test_headers_are_exact() -> None:
     ],
 )
 def test_the_status_line_is_exact(line: bytes, status: int, reason: bytes) -> None:
-    head = Head(line + b"\r\n\r\n")
+    head = AnswerHead(line + b"\r\n\r\n")
     assert (head.status, head.reason) == (status, reason)
 
 
@@ -56,7 +57,7 @@ def test_the_status_line_is_exact(line: bytes, status: int, reason: bytes) -> No
 )  # fmt: skip
 def test_a_malformed_status_line_is_refused(line: bytes) -> None:
     with pytest.raises(InvalidMessage):
-        Head(line + b"\r\n\r\n")
+        AnswerHead(line + b"\r\n\r\n")
 
 
 @pytest.mark.parametrize(
@@ -77,17 +78,17 @@ def test_a_malformed_status_line_is_refused(line: bytes) -> None:
 )  # fmt: skip
 def test_a_malformed_header_is_refused(lines: bytes) -> None:
     with pytest.raises(InvalidMessage):
-        Head(START + lines + b"\r\n\r\n")
+        AnswerHead(START + lines + b"\r\n\r\n")
 
 
 def test_chunked_is_recognised_without_case() -> None:
-    head = Head(START + b"transfer-ENCODING: ChunKed \r\n\r\n")
+    head = AnswerHead(START + b"transfer-ENCODING: ChunKed \r\n\r\n")
     assert head.fields.chunked
     assert head.fields.content_length is None
 
 
 def test_an_offer_to_upgrade_is_a_normal_answer() -> None:
-    head = Head(START + b"Connection: upgrade\r\nUpgrade: h2,h2c\r\nContent-Length: 2\r\n\r\n")
+    head = AnswerHead(START + b"Connection: upgrade\r\nUpgrade: h2,h2c\r\nContent-Length: 2\r\n\r\n")
     assert head.keep_alive
     assert head.fields.content_length == 2
 
@@ -106,12 +107,12 @@ def test_an_offer_to_upgrade_is_a_normal_answer() -> None:
     ],
 )
 def test_persistence_follows_version_and_connection(data: bytes, keep: bool) -> None:
-    assert Head(data).keep_alive is keep
+    assert AnswerHead(data).keep_alive is keep
 
 
 @pytest.mark.parametrize(("value", "seconds"), [(b"timeout=5, max=9", 5), (b"max=9,Timeout=7", 7), (b"x", None)])
 def test_the_upstreams_own_idle_timeout_is_read(value: bytes, seconds: int | None) -> None:
-    assert Head(START + b"Keep-Alive: " + value + b"\r\n\r\n").fields.keep_alive_timeout == seconds
+    assert AnswerHead(START + b"Keep-Alive: " + value + b"\r\n\r\n").fields.keep_alive_timeout == seconds
 
 
 @pytest.mark.parametrize(
@@ -133,8 +134,8 @@ def chunked(*segments: bytes) -> tuple[bytes, bool, bool]:
         if decoder.done:
             extra += segment
             continue
-        pieces, extra = decoder.feed(segment)
-        body += b"".join(pieces)
+        content, extra = decoder.feed(segment)
+        body += content
     return body, decoder.done, bool(extra)
 
 
@@ -188,7 +189,7 @@ def test_a_parser_is_no_part_of_a_garbage_cycle() -> None:
     gc.collect()
     gc.disable()
     try:
-        Head(START + b"A: b\r\n\r\n")
+        AnswerHead(START + b"A: b\r\n\r\n")
         assert not [found for found in gc.get_objects() if isinstance(found, HttpResponseParser)]
     finally:
         gc.enable()
@@ -203,7 +204,7 @@ def test_odd_answers_are_refused_or_read_but_never_crash() -> None:
             if end == 3:
                 check_partial(data)
                 continue
-            head = Head(data[:end])
+            head = AnswerHead(data[:end])
             if head.fields.chunked:
                 Chunks().feed(data[end:])
         except InvalidMessage as error:

@@ -164,7 +164,7 @@ async def test_half_a_head_is_not_waited_for_longer_than_its_time(
     monkeypatch.setattr(connection, "HEAD_TIMEOUT", -1.0)
     caller = await proxy.caller()
     await caller.send(b"GET /a HTTP/1.1\r\n")
-    await until(lambda: any(c.deadline < c._server.time() for c in proxy.proxy.server.connections))
+    await until(lambda: any(c.deadline < proxy.proxy.server.time() for c in proxy.proxy.server.connections))
     await _looked_after(proxy)
     assert await caller.ended() == b""
     assert upstream.requests == []
@@ -173,11 +173,11 @@ async def test_half_a_head_is_not_waited_for_longer_than_its_time(
 async def test_more_of_a_head_does_not_give_it_more_time(proxy: Running) -> None:
     caller = await proxy.caller()
     await caller.send(b"GET /a HTTP/1.1\r\n")
-    await until(lambda: any(c._partial for c in proxy.proxy.server.connections))
+    await until(lambda: any(c.has_partial_head for c in proxy.proxy.server.connections))
     (connection,) = proxy.proxy.server.connections
     deadline = connection.deadline
     await caller.send(b"X-A: b\r\n")
-    await until(lambda: len(connection._partial) > 20)
+    await until(lambda: len(connection.head.begun) > 20)
     assert connection.deadline == deadline
 
 
@@ -251,7 +251,7 @@ async def test_bytes_after_the_last_answer_do_not_take_it_away(
 
 
 def _drains(proxy: Running) -> bool:
-    return any(connection._drain for connection in proxy.proxy.server.connections)
+    return any(connection.waits_for_room for connection in proxy.proxy.server.connections)
 
 
 async def test_an_answer_that_breaks_off_leaves_the_one_before_it_whole(upstream: RawUpstream, proxy: Running) -> None:
@@ -305,7 +305,7 @@ async def test_whoever_asks_on_without_reading_is_made_to_wait(upstream: RawUpst
     caller = await proxy.caller()
     caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
     await caller.send(proxy.request("GET /a") * 300)
-    await until(lambda: any(c._drain for c in proxy.proxy.server.connections))
+    await until(lambda: any(c.waits_for_room for c in proxy.proxy.server.connections))
     for _ in range(20):
         await proxy.ask("GET /b")  # turns in which it could go on
     assert sum(request.line.startswith("GET /v3/a ") for request in upstream.requests) < 100
@@ -321,7 +321,7 @@ async def test_a_reader_that_stops_is_cut_off(
     caller = await proxy.caller()
     caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
     await caller.send(proxy.request("GET /a"))
-    await until(lambda: any(c._drain for c in proxy.proxy.server.connections))
+    await until(lambda: any(c.waits_for_room for c in proxy.proxy.server.connections))
     proxy.proxy.server.look()
     await proxy.quiet()
     caller.writer.transport.resume_reading()  # type: ignore[attr-defined]

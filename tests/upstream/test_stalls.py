@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from proxy.core.errors import BadRequest, CallerGone
+from proxy.http.flow import HIGH
 from proxy.upstream import Response, Upstream
 from proxy.upstream.pool import STALLED
 from tests.upstream.conftest import Connect, body_of
@@ -46,13 +47,13 @@ def pass_by(up: Upstream, seconds: float) -> None:
     """Let so many seconds pass in which no caller moves, and look at all connections as the ticker does."""
     now = asyncio.get_running_loop().time()
     for connection in up._pool._live:
-        connection._stalled_at -= seconds
+        connection.stall.since -= seconds
     up._pool._look_for_stalls(now)
 
 
 async def paused(up: Upstream) -> Response:
     response = await up.send(method="GET", head=GET)
-    await until(lambda: response.paused)
+    await until(lambda: response.buffered > HIGH)
     return response
 
 
@@ -105,7 +106,7 @@ async def test_who_has_stalled_for_less_is_left_alone(connect: Connect) -> None:
     response = await paused(up)
     task = await waiter(up)
     pass_by(up, STALLED - 1)
-    assert response.paused and response.error is None
+    assert response.buffered > HIGH and response.error is None
     task.cancel()
     response.close()
 
@@ -125,7 +126,7 @@ async def test_a_reader_that_moves_is_not_stalled(connect: Connect) -> None:
     for _ in range(40):
         pass_by(up, STALLED - 1)
         await response.read()
-        await until(lambda: response.paused)
+        await until(lambda: response.buffered > HIGH)
     assert response.error is None
     task.cancel()
     response.close()

@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.errors import BadRequest, BodyTooLarge, ProxyError
-from proxy.http.bounded_chunks import ChunkedBody
+from proxy.http.chunks import Chunks, NoSize
+from proxy.http.heads import InvalidMessage
 
 
 def decoded(*segments: bytes) -> tuple[bytes, bytes, bool]:
     """Content, what follows, and whether the end was seen."""
-    body, content, rest = ChunkedBody(), b"", b""
+    body, content, rest = Chunks(bounded=True), b"", b""
     for segment in segments:
         if body.done:
             rest += segment
             continue
-        pieces, rest = body.feed(segment)
-        content += b"".join(pieces)
+        piece, rest = body.feed(segment)
+        content += piece
     return content, rest, body.done
 
 
@@ -83,15 +83,15 @@ def test_it_makes_no_difference_how_the_bytes_come(raw: bytes) -> None:
     ],
 )
 def test_anything_else_is_refused(raw: bytes) -> None:
-    with pytest.raises(BadRequest):
+    with pytest.raises(InvalidMessage):
         decoded(raw)
-    with pytest.raises(BadRequest):
+    with pytest.raises(InvalidMessage):
         decoded(*(raw[place : place + 1] for place in range(len(raw))))
 
 
 @pytest.mark.parametrize("size", [b"ffffffffffffffff", b"10000000000000000", b"1" + b"0" * 100])
 def test_a_size_that_is_no_size_is_too_large(size: bytes) -> None:
-    with pytest.raises(BodyTooLarge):
+    with pytest.raises(NoSize):
         decoded(size + b"\r\n")
 
 
@@ -106,7 +106,7 @@ def test_a_size_that_is_no_size_is_too_large(size: bytes) -> None:
     ids=["line", "digits", "extensions", "trailers"],
 )
 def test_extensions_and_trailers_are_bounded(raw: bytes) -> None:
-    with pytest.raises(BadRequest):
+    with pytest.raises(InvalidMessage):
         decoded(raw)
 
 
@@ -124,7 +124,7 @@ def test_many_chunks_with_enough_in_them_are_fine(raw: bytes) -> None:
 
 
 def test_a_body_of_single_bytes_is_refused_before_it_holds_up_others() -> None:
-    with pytest.raises(BadRequest):
+    with pytest.raises(InvalidMessage):
         decoded(b"1\r\nx\r\n" * 20_000)
 
 
@@ -132,7 +132,7 @@ def test_a_body_of_single_bytes_is_refused_before_it_holds_up_others() -> None:
     "raw", [b"3;a" + b" " * 16_000 + b"\x01\r\n", b"3;" + b"a;" * 8_000 + b"=\r\n"], ids=["spaces", "names"]
 )
 def test_no_line_takes_long_to_judge(raw: bytes) -> None:
-    with pytest.raises(BadRequest):
+    with pytest.raises(InvalidMessage):
         decoded(raw)
 
 
@@ -148,6 +148,6 @@ def test_any_body_comes_out_as_it_went_in(pieces: list[bytes], data: st.DataObje
 def test_nothing_but_our_own_errors_comes_of_any_bytes(parts: list[bytes]) -> None:
     try:
         content, _, _ = decoded(b"".join(parts))
-    except ProxyError:
+    except InvalidMessage:
         return
     assert len(content) <= sum(map(len, parts))

@@ -1,0 +1,126 @@
+"""Flow control, once for both sides: pause, resume and drain of one transport, and a body on its way through.
+
+Nothing here knows what the bytes mean, nor how long anybody may wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final, cast
+
+#: Bytes of a body kept here: above HIGH reading of the socket stops, and goes on below LOW. One segment of up to 256 KiB may
+#: come on top, so a slow reader costs at most 384 KiB here.
+HIGH: Final = 128 * 1024
+LOW: Final = 32 * 1024
+
+
+class Flow(asyncio.Protocol):
+    """A protocol that knows whether it reads and whether it may write; the base of both sides' connections."""
+
+    __slots__ = ("_can_write", "_room", "_transport", "paused")
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        #: Nothing is read, because somebody has to catch up.
+        self.paused = False
+        self._can_write = True
+        self._room: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        """Let go of the transport; whoever waits for room looks again."""
+        self._transport = None
+        self._look_again()
+
+    @property
+    def is_open(self) -> bool:
+        """A transport is there and not closing."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def pause_reading(self) -> None:
+        """Read no more for now."""
+        if not self.paused and self._transport is not None:
+            self.paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        if self.paused and self._transport is not None:
+            self.paused = False
+            self._transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full."""
+        self._can_write = False
+
+    def resume_writing(self) -> None:
+        """The transport's buffer has room."""
+        self._can_write = True
+        self._look_again()
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Somebody waits for the other side to read."""
+        return self._room is not None
+
+    async def room(self) -> None:
+        """Wait until the transport's buffer has room, or something else has changed: look again."""
+        self._room = asyncio.get_running_loop().create_future()
+        try:
+            await self._room
+        finally:
+            self._room = None
+
+    def _look_again(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+
+class Inflow:
+    """A body as it comes in: what was received and not read, and the one who waits for more."""
+
+    __slots__ = ("_loop", "_parts", "_waiter", "buffered", "complete", "error")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._parts: deque[bytes] = deque()
+        #: Bytes received and not read yet.
+        self.buffered = 0
+        #: All of it has been received; some may still wait here to be read.
+        self.complete = False
+        #: What ended it before it was complete; raised after what was received has been read.
+        self.error: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, piece: bytes) -> bool:
+        """Keep a piece until it is read; True when reading of the socket should stop."""
+        self._parts.append(piece)
+        self.buffered += len(piece)
+        return self.buffered > HIGH
+
+    def drop(self) -> None:
+        """Forget what nobody will read."""
+        self._parts.clear()
+        self.buffered = 0
+
+    def is_over(self) -> bool:
+        """Say whether nothing is left to read, or to wait for. Raises what ended the body before its time."""
+        if self._parts:
+            return False
+        if self.error is not None:
+            raise self.error
+        return self.complete
+
+    def changed(self) -> asyncio.Future[None]:
+        """Return what is done as soon as something changed."""
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
+
+    def wake(self) -> None:
+        """Let the waiting task look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

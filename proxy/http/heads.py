@@ -1,0 +1,109 @@
+"""Heads of both sides: where one ends, which bytes may stand in it, and what llhttp says of it.
+
+llhttp judges whole heads; the fields are then read from the lines, because httptools gives trailers out as headers and
+cannot be told that an answer belongs to HEAD. Must not know sockets, time, or which side it serves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
+
+#: All control characters but the tab.
+_CONTROLS: Final = bytes(code for code in range(32) if code != 9) + b"\x7f"
+_CR: Final = 13
+#: RFC 9112, 2.2: what some clients send after a body.
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
+
+
+class InvalidMessage(Exception):
+    """The bytes are not HTTP/1.1; the text is a short reason without any byte of them."""
+
+
+class _Sink:
+    """What llhttp calls. It knows no connection, so a parser that holds it keeps nothing else alive."""
+
+    heads = 0
+
+    def on_headers_complete(self) -> None:
+        """Count a head."""
+        self.heads += 1
+
+
+def judged(parser: type[HttpRequestParser | HttpResponseParser], data: bytes) -> list[bytes]:
+    """Let llhttp judge `data`, a head up to and with its first empty line; returns its lines, the last two empty.
+
+    Raises `InvalidMessage`.
+    """
+    sink = _Sink()
+    try:
+        parser(sink).feed_data(data)
+    except HttpParserUpgrade:
+        pass  # 101, or a request for it: nobody here upgrades
+    except HttpParserError as error:
+        raise InvalidMessage(str(error) or "malformed head") from None
+    # llhttp's idea of a line must be the one used here, and the controls that it lets pass in places must not be there.
+    check_lines(data)
+    if sink.heads != 1:
+        raise InvalidMessage("control characters in the head")
+    return data.split(b"\r\n")
+
+
+def check_lines(data: bytes | bytearray, known: int = 0) -> None:
+    """Refuse a CR or LF that belongs to no CRLF, and all other control characters but the tab. Raises `InvalidMessage`.
+
+    `data` may be the beginning of a head. `known` bytes were checked before, so many segments cost no more than one.
+    """
+    if known:
+        data = data[known - (data[known - 1] == _CR) :]
+    breaks = data.count(b"\r\n")
+    if len(data.translate(None, _CONTROLS)) != len(data) - 2 * breaks - data.endswith(b"\r"):
+        raise InvalidMessage("control characters in the head")
+
+
+class HeadReader:
+    """Collects heads, one after the other, from bytes that come in any pieces.
+
+    `check` refuses a beginning that cannot become a valid head, instead of waiting for more of it; it is told how many of
+    the bytes it has seen. `lenient`: empty lines before a head are skipped.
+    """
+
+    __slots__ = ("_check", "_lenient", "begun")
+
+    def __init__(self, check: Callable[[bytes | bytearray, int], None], *, lenient: bool = False) -> None:
+        self._check = check
+        self._lenient = lenient
+        #: What has come of a head that is not complete.
+        self.begun = bytearray()
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Return a head up to and with its first empty line, and what follows it; None: more must come.
+
+        Raises what `check` raises; what has come stays in `begun`.
+        """
+        begun = self.begun
+        if self._lenient and len(begun) < 2:  # nothing is told by one byte: it may be half of an empty line
+            if begun:
+                data = bytes(begun) + data
+                begun.clear()
+            if data[0] == _CR and (skipped := _EMPTY_LINES.match(data)):
+                data = data[skipped.end() :]
+        known = len(begun)
+        if known:
+            begun += data
+            end = begun.find(b"\r\n\r\n", max(0, known - 3)) + 4
+            if end > 3:
+                data = bytes(begun)
+                begun.clear()
+        else:
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3:
+                begun += data
+        if end == 3:
+            if not self._lenient or len(begun) > 1 or begun.strip(b"\r"):
+                self._check(begun, known)
+            return None
+        return (data, b"") if end == len(data) else (data[:end], data[end:])
