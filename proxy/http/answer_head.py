@@ -100,7 +100,7 @@ def check_partial(data: bytes | bytearray, known: int = 0) -> None:
 
 
 class AnswerReader:
-    """Takes one answer after the other out of a connection's bytes: `begin`, then feed it until `head` is there and `done`."""
+    """Takes one answer after the other out of a connection: `begin`, feed until `head` is there, feed until `done`."""
 
     __slots__ = ("_body", "_head_only", "_heads", "done", "has_body", "head", "interim", "keep")
 

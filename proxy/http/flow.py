@@ -6,7 +6,6 @@ Nothing here knows what the bytes mean, nor how long anybody may wait.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Final, cast
 
 #: Bytes of a body kept here: above HIGH reading of the socket stops, and goes on below LOW. One segment of up to 256 KiB may
@@ -87,7 +86,7 @@ class Inflow:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._parts: deque[bytes] = deque()
+        self._parts: list[bytes] = []
         #: Bytes received and not read yet.
         self.buffered = 0
         #: All of it has been received; some may still wait here to be read.

@@ -109,10 +109,9 @@ class CallerConnection(Flow):
         #: When the phase is over, whatever has come.
         self.deadline = inf
 
-    def _enter(self, phase: Phase, receive: Callable[[bytes], None], seconds: float = inf) -> None:
-        """Begin a phase, whose bytes `receive` takes, and which is over in so many seconds."""
-        self._phase, self._receive = phase, receive
-        self.deadline = inf if seconds == inf else self._server.time() + seconds
+    def _enter(self, phase: Phase, receive: Callable[[bytes], None], deadline: float = inf) -> None:
+        """Begin a phase, whose bytes `receive` takes."""
+        self._phase, self._receive, self.deadline = phase, receive, deadline
         if receive is _swallow:
             self._unwritten = inf
 
@@ -162,7 +161,7 @@ class CallerConnection(Flow):
     def close(self) -> None:
         """End the connection when what was written is out."""
         if self._transport is not None and not self._transport.is_closing():
-            self._enter(_CLOSING, _swallow, CALLER_IDLE)
+            self._enter(_CLOSING, _swallow, self._server.time() + CALLER_IDLE)
             self._transport.close()
 
     def close_if_idle(self, *, patient: bool = True) -> None:
@@ -202,7 +201,7 @@ class CallerConnection(Flow):
         """End the connection with a reset, after what was written has arrived. Part of `Link`."""
         if self._left():
             if self._phase != _BREAKING:
-                self._enter(_BREAKING, _swallow, LINGERING_TIME)
+                self._enter(_BREAKING, _swallow, self._server.time() + LINGERING_TIME)
             self._server.loop.call_later(_LOOK_AGAIN, self.break_off)
         else:
             self.abort()
@@ -221,15 +220,15 @@ class CallerConnection(Flow):
         self._receive(data)
 
     def _wait_for_head(self, seconds: float) -> None:
-        self._enter(_HEAD, self._receive_head, seconds)
-        self._idle_since = self._server.time()
+        self._idle_since = now = self._server.time()
+        self._enter(_HEAD, self._receive_head, now + seconds)
 
     def _receive_head(self, data: bytes) -> None:
-        raw, began = b"", self.has_partial_head
+        raw, began = b"", bool(self.head.begun)
         try:
             found = self.head.feed(data)
             if found is None:
-                if self.has_partial_head and not began:
+                if self.head.begun and not began:
                     self._wait_for_head(HEAD_TIMEOUT)
                 return
             raw, rest = found
@@ -309,7 +308,7 @@ class CallerConnection(Flow):
         would take away what of the answer is still on its way."""
         if self._transport is None:
             return
-        self._enter(_LINGERING, _swallow, LINGERING_TIME)
+        self._enter(_LINGERING, _swallow, self._server.time() + LINGERING_TIME)
         self._ahead = b""
         self.resume_reading()
         if self._transport.can_write_eof():

@@ -78,8 +78,10 @@ class Exchange(Inflow):
         #: Whether the connection can be kept after this answer.
         self.keep_alive = fields.persistent
         self.head_sent = False
-        self._decoder: Decoder = Chunks(bounded=True) if fields.chunked else Counted(fields.content_length or 0)
         self.complete = not fields.has_body
+        self._decoder: Decoder | None = None
+        if fields.has_body:
+            self._decoder = Chunks(bounded=True) if fields.chunked else Counted(fields.content_length or 0)
 
     # The body
 
@@ -131,7 +133,7 @@ class Exchange(Inflow):
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the body; returns what follows its end."""
-        if self.error is not None:
+        if self.error is not None or self._decoder is None:
             return b""
         try:
             content, rest = self._decoder.feed(data)

@@ -311,7 +311,8 @@ class Connection(Flow):
                 self._upload = None
             self._enter(_BODY, self._receive_body, self.clock())
         self._take(response, reader.feed_body(rest) if rest else b"")
-        response.wake()
+        if not response.complete:
+            response.wake()
 
     def _receive_body(self, data: bytes) -> None:
         response = self._response
@@ -320,7 +321,7 @@ class Connection(Flow):
         self._take(response, self._reader.feed_body(data))
 
     def _take(self, response: Response, content: bytes) -> None:
-        full = bool(content) and response.put(content)
+        full = content and response.put(content)
         if self._reader.done:
             self._complete(response)
         elif content:
@@ -338,7 +339,8 @@ class Connection(Flow):
 
     def _complete(self, response: Response) -> None:
         """The answer is complete: finish the exchange, or go on sending first (RFC 9110, section 7.5)."""
-        self.resume_reading()  # what comes now must be noticed
+        if self.paused:
+            self.resume_reading()  # what comes now must be noticed
         is_out = self._upload is None and not self._unsent()
         if not is_out and self.is_open and response.status < 300:
             self._enter(_SENDING, self._receive_too_much, self.clock())

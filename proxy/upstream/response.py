@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from proxy.core.answer_fields import AnswerFields
 from proxy.core.dialect import RawHeaders
 from proxy.http.answer_head import AnswerHead
-from proxy.http.flow import Inflow
+from proxy.http.flow import HIGH, Inflow
 
 _NO_FIELDS: Final = AnswerFields(())
 
@@ -65,9 +65,10 @@ class Response(Inflow):
 
     def take(self) -> list[bytes]:
         """Return what is buffered now, without waiting; may be empty. Reading goes on."""
-        parts = list(self._parts)
+        parts = self._parts
         if parts:
-            self.drop()
+            self._parts = []
+            self.buffered = 0
             self._taken()
         return parts
 
@@ -82,7 +83,7 @@ class Response(Inflow):
             if self.is_over():
                 return b""
             await self.wait()
-        piece = self._parts.popleft()
+        piece = self._parts.pop(0)
         self.buffered -= len(piece)
         self._taken()
         return piece
@@ -125,7 +126,11 @@ class Response(Inflow):
 
     def put(self, piece: bytes) -> bool:
         """Keep a piece of the body; True when reading should stop."""
-        return not self._closed and super().put(piece)
+        if self._closed:
+            return False
+        self._parts.append(piece)
+        self.buffered += len(piece)
+        return self.buffered > HIGH
 
     def completed(self) -> None:
         """Mark the answer complete; its request is not."""
