@@ -241,12 +241,13 @@ async def test_no_error_names_the_application_id(upstream: RawUpstream, proxy: R
 
 
 async def test_many_long_targets_do_not_fill_the_memory() -> None:
-    guard, fields, link = Guard(GuardSettings()), read_request([(b"Host", b"localhost")]), Mock(local=None)
+    guard, fields = Guard(GuardSettings()), read_request([(b"Host", b"localhost")])
+    link, loop = Mock(local=None), Mock()
 
     def ask(numbers: range) -> None:
         for number in numbers:
             target = f"/v3/{number}/{'a' * 4000}?{'b' * 4000}"
-            guard.admit(Exchange(link, Mock(), method="GET", target=target, http_10=False, fields=fields), fields)
+            guard.admit(Exchange(link, loop, method="GET", target=target, http_10=False, fields=fields), fields)
 
     ask(range(20))  # whatever the first ones make once
     tracemalloc.start()
