@@ -6,11 +6,9 @@ The only module that knows all of them. Nothing is decided here but the order.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,15 +16,16 @@ from typing import TypeVar
 
 from proxy import __version__
 from proxy.clock import Clock, TurnClock
-from proxy.core.errors import Draining
-from proxy.listening import LAST_SECONDS, Budget, admin_port, budget, descriptors, listening
+from proxy.drain import close_listeners, finish
+from proxy.listening import LAST_SECONDS, Budget, Sockets, Unattended, admin_port, budget, descriptors
 from proxy.loops import Loops
 from proxy.policy import guard_policy
 from proxy.server.accounts import Accounts
 from proxy.server.admin import Admin, Lifecycle
+from proxy.server.admin_port import AdminPort
 from proxy.server.bodies import Bodies, ReplayBudget
 from proxy.server.forward import Forwarder
-from proxy.server.guard import Everywhere, Guard
+from proxy.server.guard import Guard
 from proxy.server.listener import Listener
 from proxy.server.outgoing import Injected, Sender
 from proxy.server.proxy_port import ProxyServer
@@ -49,25 +48,29 @@ T = TypeVar("T")
 LOOK_EVERY = 1.0
 #: Seconds between two looks into a store that other processes use too.
 FOLLOW_EVERY = 1.0
+#: Seconds between two looks at the sockets from which other workers accept.
+UNATTENDED_EVERY = 0.1
 #: Session calls at a time: a renewal, a keep-alive, and what was given up and still closes.
 SESSION_CONNECTIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """What one of several worker processes has in common with the others.
+class Inherited:
+    """What a worker process has from its supervisor, which tells of its start and its stop, too."""
 
-    `sockets` are bound to `settings.listen` by the supervisor; `in_flight` counts requests for `limits.in_flight`.
-    """
-
-    sockets: Sequence[socket.socket]
-    in_flight: Everywhere
+    worker: int
+    sockets: Sockets
+    admin_sockets: Sockets
+    #: Make the admin port that all workers have in common, from what this process would tell alone.
+    admin_port: Callable[[Admin, Guard, Metrics], AdminPort]
+    #: No other worker will take in the callers that come now.
+    all_end: Callable[[], bool]
 
 
 class Proxy:
     """One running proxy. `async with Proxy(settings) as proxy:` starts it; `await proxy.run()` serves until stopped.
 
-    With `shared` it is one of several worker processes, and leaves telling of start and stop to the supervisor.
+    With `inherited` it is one of several worker processes.
     """
 
     def __init__(
@@ -76,10 +79,10 @@ class Proxy:
         *,
         clock: Clock | None = None,
         observer: Callable[[Metrics], session.Observer] = SessionWatch,
-        shared: Shared | None = None,
+        inherited: Inherited | None = None,
     ) -> None:
         self._settings = settings
-        self._shared = shared
+        self._inherited = inherited
         self._clock = clock or TurnClock()
         self._observer = observer
         self._stopping = asyncio.Event()
@@ -118,14 +121,24 @@ class Proxy:
     async def run(self) -> None:
         """Serve until `request_stop`, then drain."""
         await self._stopping.wait()
-        await self._drain()
+        drain, alone = self._settings.drain, self._inherited is None
+        self.life.draining = True
+        if alone:
+            log.info("draining", delay=drain.delay, timeout=drain.timeout, in_flight=self.guard.in_flight)
+        if drain.delay:
+            await asyncio.sleep(drain.delay)
+        nobody_else = self._inherited is None or self._inherited.all_end()
+        await close_listeners(self._listeners, self._sockets.all() if nobody_else else [])
+        await finish(self.server, self.guard, self.keeper, self.upstream, self.metrics, timeout=drain.timeout)
+        if alone:
+            log.info("stopped")
 
     async def _start(self) -> None:
         settings, enter = self._settings, self._stack.enter_async_context
         began = time.perf_counter()
         self.metrics = Metrics(__version__)
         self.secrets = SecretsWatch(settings)
-        if self._shared is not None:
+        if self._inherited is not None:
             await self.secrets.look()  # the supervisor has read the files, perhaps long ago
         origin = Origin.parse(settings.upstream.origin)
         self._ca = CaWatch(settings.upstream.ca_file) if origin.scheme == "https" else None
@@ -182,10 +195,7 @@ class Proxy:
                 SessionKeeper.close,
             )
         )
-        self.guard = Guard(
-            guard_policy(settings, required_value=lambda: self.secrets.required_header),
-            everywhere=None if self._shared is None else self._shared.in_flight,
-        )
+        self.guard = Guard(guard_policy(settings, required_value=lambda: self.secrets.required_header))
         budget = ReplayBudget(settings.limits.replay_total)
         self._watch_gauges(budget)
         forwarder = self._forwarder(origin, budget)
@@ -209,14 +219,12 @@ class Proxy:
             accepted=lambda: self.metrics.accepted,
             shutdown=self.request_stop,
         )
-        self.admin_addresses = await enter(admin_port(admin, settings.admin.listen))
-        self._stack.push_async_callback(self.server.shutdown, LAST_SECONDS)
-        self._listeners = self._stack.enter_context(self._listening())
+        await self._open_ports(admin)
         self._stack.push_async_callback(self.loops.close)
         await self.keeper.start(eager=settings.session.eager)
         self._begin_loops(shares_store=store.shared)
         self.life.started = True
-        if self._shared is None:
+        if self._inherited is None:
             log.info(
                 "started",
                 version=__version__,
@@ -225,6 +233,34 @@ class Proxy:
                 origin=str(origin),
                 start_ms=round((time.perf_counter() - began) * 1000, 1),
             )
+
+    async def _open_ports(self, own: Admin) -> None:
+        """Listen: for operators first, who can see the start."""
+        settings, given, stack = self._settings, self._inherited, self._stack
+        admin: AdminPort = own
+        if given is None:
+            admin_sockets = Sockets(settings.admin.listen, "admin.listen")
+            stack.callback(admin_sockets.remove)
+        else:
+            admin_sockets, admin = given.admin_sockets, given.admin_port(own, self.guard, self.metrics)
+        number = 1 if given is None else given.worker
+        await stack.enter_async_context(admin_port(admin, admin_sockets.of(number)))
+        stack.push_async_callback(self.server.shutdown, LAST_SECONDS)
+        if given is None:
+            self._sockets = Sockets(settings.listen, "listen")
+            stack.callback(self._sockets.remove)
+        else:
+            self._sockets = given.sockets
+        at_a_time = self._budget.spare
+        others = [
+            Listener(self.server, sock, at_a_time=at_a_time, waits=False) for sock in self._sockets.others(number)
+        ]
+        self._listeners = [Listener(self.server, sock, at_a_time=at_a_time) for sock in self._sockets.of(number)]
+        self._listeners += others
+        for listener in self._listeners:
+            stack.callback(listener.close)
+        self._unattended = Unattended(others)
+        self.addresses, self.admin_addresses = self._sockets.names, admin_sockets.names
 
     def _shared_out(self, descriptors: int) -> Budget:
         """Share the descriptors out among the connections, and tell when they are fewer than the settings wish."""
@@ -249,6 +285,8 @@ class Proxy:
             self.loops.every(FOLLOW_EVERY, "store", self._follow)
         self.loops.every(LOOK_EVERY, "keeper", self.keeper.look)
         self.loops.every(LOOK_EVERY, "callers", self.server.look)
+        if self._inherited is not None:
+            self.loops.every(UNATTENDED_EVERY, "unattended", self._unattended.look)
 
     async def _follow(self) -> None:
         """Look into a shared store for what other processes did."""
@@ -318,56 +356,6 @@ class Proxy:
             active=lambda: self.upstream.active_connections,
             latched=lambda what: float(what in keeper.refusals),
         )
-
-    # Ports
-
-    @contextlib.contextmanager
-    def _listening(self) -> Iterator[list[Listener]]:
-        if self._shared is None:
-            at = listening(self.server, self._settings.listen, "listen", at_a_time=self._budget.spare)
-            with at as (listeners, self.addresses):
-                yield listeners
-            return
-        with contextlib.ExitStack() as stack:
-            listeners = [Listener(self.server, sock, at_a_time=self._budget.spare) for sock in self._shared.sockets]
-            for listener in listeners:
-                stack.callback(listener.close)
-            yield listeners
-
-    async def _drain(self) -> None:
-        """Stop as CONTRACT `drain.*` says: not ready, delay, no new connections, what is in flight ends."""
-        settings = self._settings.drain
-        self.life.draining = True
-        if self._shared is None:
-            log.info("draining", delay=settings.delay, timeout=settings.timeout, in_flight=self.guard.in_flight)
-        if settings.delay:
-            await asyncio.sleep(settings.delay)
-        for listener in self._listeners:
-            await listener.close_after_the_rest()
-        # What was taken in is served, also the first request of who has just come; each answer is its connection's last.
-        self.server.draining = True
-        for connection in self.server.idle_connections():
-            connection.close_if_idle()
-        try:
-            async with asyncio.timeout(settings.timeout):
-                await self.guard.empty()
-                # The last bytes of the last answers may still be on their way to a slow reader.
-                await self.server.all_ended()
-        except TimeoutError:
-            in_flight, unknown = self.guard.in_flight + self.guard.receiving, self.metrics.outcomes_unknown
-            # What still runs ends here, and every caller is told so: what waits for a session, what was sent or waits for
-            # a connection, and then what is still being received.
-            self.keeper.refuse()
-            await self.upstream.aclose()
-            self.server.fail_bodies(Draining("The proxy is stopping; nothing was processed, send the request again."))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_SECONDS):
-                    await self.guard.empty()
-                    await self.server.all_ended()
-            cut = self.metrics.outcomes_unknown - unknown
-            log.warning("drain_timeout", in_flight=in_flight, maybe_processed=cut)
-        if self._shared is None:
-            log.info("stopped")
 
 
 @asynccontextmanager

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import os
 import resource
+import select
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+import struct
+import sys
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from aiohttp import web
 
@@ -155,6 +160,7 @@ def sibling(sock: socket.socket) -> socket.socket | None:
         _prepare(another)
         another.setblocking(False)
         another.bind(sock.getsockname())
+        another.listen(BACKLOG)
     except OSError:
         another.close()
         return None
@@ -198,27 +204,106 @@ def _explained(address: ListenAddress, setting: str) -> Iterator[None]:
         raise CannotListen(f"{setting}: cannot listen on {address}: {advice}") from None
 
 
-@contextmanager
-def listening(
-    server: Callable[[], asyncio.BaseProtocol], addresses: Iterable[ListenAddress], setting: str, *, at_a_time: int
-) -> Iterator[tuple[list[Listener], list[str]]]:
-    """Listen at addresses; gives the listeners, and the addresses as people write them. Raises `CannotListen`."""
-    written: list[str] = []
-    listeners: list[Listener] = []
-    with contextlib.ExitStack() as stack:
-        for address in addresses:
-            bound = bind(address, setting)
-            stack.callback(bound.remove)
-            written += bound.names()
-            for sock in bound.sockets:
-                listeners.append(Listener(server, sock, at_a_time=at_a_time))
-                stack.callback(listeners[-1].close)
-        yield listeners, written
+class Sockets:
+    """All sockets bound to the addresses of one setting, by worker; workers count from 1. Raises `CannotListen`.
+
+    Several workers have a socket each at every TCP address (SO_REUSEPORT), and look at the others' now and then, see
+    `Unattended`. Measured on two cores, Linux 6, with 32 kept connections and two workers: one socket for both shared
+    them out 0:32 in nine bursts of twelve, a socket each 12:20 or better in eleven of twelve. Where there is no
+    SO_REUSEPORT, as on unix sockets, all accept from one.
+    """
+
+    def __init__(self, addresses: Iterable[ListenAddress], setting: str, *, each: int = 1) -> None:
+        #: What is listened on, as people write it.
+        self.names: list[str] = []
+        #: For each bound address the socket of each worker, or one for all.
+        self._rows: list[list[socket.socket]] = []
+        self._bound: list[Bound] = []
+        with contextlib.ExitStack() as unless_well:
+            unless_well.callback(self.remove)
+            for address in addresses:
+                bound = bind(address, setting)
+                self._bound.append(bound)
+                self.names += bound.names()
+                for first in bound.sockets:
+                    more = (sibling(first) for _ in range(each - 1))
+                    self._rows.append([first, *(sock for sock in more if sock is not None)])
+            unless_well.pop_all()
+
+    def of(self, worker: int) -> list[socket.socket]:
+        """List the sockets from which this worker accepts."""
+        return [row[(worker - 1) % len(row)] for row in self._rows]
+
+    def others(self, worker: int) -> list[socket.socket]:
+        """List the sockets from which other workers accept."""
+        own = self.of(worker)
+        return [sock for sock in self.all() if sock not in own]
+
+    def all(self) -> list[socket.socket]:
+        """List the sockets of all workers."""
+        return [sock for row in self._rows for sock in row]
+
+    def close(self) -> None:
+        """Close them here: an address is free when the last process has."""
+        for sock in self.all():
+            sock.close()
+
+    def remove(self) -> None:
+        """Close them and remove the paths of unix sockets, where they are still ours."""
+        self.close()
+        for bound in self._bound:
+            bound.remove()
+
+
+class Unattended:
+    """The sockets from which other workers accept: who waits there from one look to the next is taken in here.
+
+    So nobody waits for long at a worker that is stopped, stuck or dead (0.2 s; without this it was 17 s).
+    """
+
+    def __init__(self, listeners: Iterable[Listener]) -> None:
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._poll = select.poll()
+        for descriptor in self._listeners:
+            self._poll.register(descriptor, select.POLLIN)
+        self._waiting: set[int] = set()
+
+    def look(self) -> None:
+        """Look at them all."""
+        waiting = {descriptor for descriptor, _ in self._poll.poll(0)}
+        for descriptor in waiting & self._waiting:
+            self._listeners[descriptor].take()
+        self._waiting = waiting
+
+
+#: A classic BPF program over the TCP header: drop a SYN without ACK, keep the rest.
+_DROP_SYN: Final = b"".join(
+    struct.pack("HBBI", *step)
+    for step in ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+)
+_SO_ATTACH_FILTER: Final = 26
+
+
+def let_nobody_new_connect(sock: socket.socket) -> bool:
+    """Let the kernel ignore who asks to connect from now on, at all processes; False where it cannot.
+
+    Whoever is connected already can be accepted then, and nobody comes between the last accept and the close, who would
+    be reset. Who was ignored asks again after a second, and is refused by then. Linux only, and TCP only.
+    """
+    if sys.platform != "linux" or sock.family == socket.AF_UNIX:
+        return False
+    program = ctypes.create_string_buffer(_DROP_SYN, len(_DROP_SYN))
+    try:
+        filter_ = struct.pack("HxxxxxxP", len(_DROP_SYN) // 8, ctypes.addressof(program))
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
+    except OSError:
+        return False
+    return True
 
 
 @asynccontextmanager
-async def admin_port(admin: AdminPort, addresses: Iterable[ListenAddress]) -> AsyncIterator[list[str]]:
-    """Serve the admin port at its addresses; gives them as people write them. Raises `CannotListen`."""
+async def admin_port(admin: AdminPort, sockets: Iterable[socket.socket]) -> AsyncIterator[None]:
+    """Serve the admin port at sockets that are bound."""
     runner = web.AppRunner(admin.application(), access_log=None, handle_signals=False)
     await runner.setup()
     server = runner.server
@@ -234,10 +319,12 @@ async def admin_port(admin: AdminPort, addresses: Iterable[ListenAddress]) -> As
             keepalive_timeout=75.0,
         )
 
+    listeners = [Listener(connection, sock, at_a_time=spare) for sock in sockets]
     try:
-        with listening(connection, addresses, "admin.listen", at_a_time=spare) as (_, written):
-            yield written
+        yield
     finally:
+        for listener in listeners:
+            listener.close()
         await runner.shutdown()
         await server.shutdown(LAST_SECONDS)
         await runner.cleanup()

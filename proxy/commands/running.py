@@ -20,18 +20,14 @@ def run_loop(work: Coroutine[Any, Any, int]) -> int:
         return runner.run(work)
 
 
-def on_signals(
-    stop: Callable[[], None], at_once: Callable[[], None] | None = None, *, reread: Callable[[], None] | None = None
-) -> None:
-    """The first SIGTERM or SIGINT drains, the second exits at once, after `at_once`; SIGHUP reads files again."""
+def on_signals(stop: Callable[[], None], *, reread: Callable[[], None] | None = None) -> None:
+    """The first SIGTERM or SIGINT drains, the second exits at once; SIGHUP reads files again."""
     loop = asyncio.get_running_loop()
     asked = False
 
     def handle(number: int) -> None:
         nonlocal asked
         if asked:
-            if at_once is not None:
-                at_once()
             os._exit(128 + number)
         asked = True
         stop()

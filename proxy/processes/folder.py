@@ -1,4 +1,4 @@
-"""The supervisor's private folder: the workers' admin sockets, their session file, and the lock of the log.
+"""The private folder of a supervisor: what each process tells the others, their session file, and the lock of the log.
 
 Removed by the supervisor at its end; by the last worker if the supervisor was killed; by the next supervisor if all were.
 """
@@ -14,12 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import orjson
 
 _PREFIX: Final = "cardcash-proxy-"
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108  # what is made there is ours alone, see mkdtemp
-#: sun_path holds 107 bytes; mkdtemp adds 8 letters.
-_LONGEST_BASE: Final = 107 - len(f"/{_PREFIX}12345678/worker-64.sock")
 #: Seconds between two tries.
 _NEXT_TRY: Final = 0.01
 _TRIES: Final = 10
@@ -45,9 +45,7 @@ class Folder:
                 fcntl.flock(folder._held, fcntl.LOCK_SH)
                 unnamed.rename(folder._alive)
                 return folder
-        raise ValueError(
-            "workers: no folder for the sockets of the worker processes; set TMPDIR to a short, writable one"
-        )
+        raise ValueError("workers: no folder for what the worker processes share; set TMPDIR to a writable one")
 
     @property
     def log_lock(self) -> Path:
@@ -60,17 +58,22 @@ class Folder:
         return self.path / "session"
 
     @property
-    def board(self) -> Path:
-        """The memory that the workers share."""
-        return self.path / "board"
-
-    def admin(self, worker: int) -> Path:
-        """Where a worker's own admin port is."""
-        return self.path / f"worker-{worker}.sock"
-
-    @property
     def _alive(self) -> Path:
         return self.path / "alive"
+
+    def worker(self, worker: int) -> Path:
+        """Where a worker tells of itself: JSON, rewritten every second and at its end."""
+        return self.path / f"worker-{worker}.json"
+
+    @property
+    def workers(self) -> Path:
+        """Where the supervisor tells of the workers: JSON, rewritten when something has changed."""
+        return self.path / "workers.json"
+
+    @property
+    def was_ready(self) -> Path:
+        """Is there once all workers have been ready."""
+        return self.path / "was-ready"
 
     def hold(self) -> None:
         """Keep others from taking it for abandoned as long as this process lives."""
@@ -92,6 +95,23 @@ class Folder:
             self.remove()
 
 
+def write(path: Path, what: dict[str, Any]) -> None:
+    """Write what others read: they see all of it, or what stood there before."""
+    new = path.with_suffix(".new")
+    with suppress(OSError):  # full, or removed under a process that is being killed: what stood there is soon too old
+        new.write_bytes(orjson.dumps(what))
+        new.replace(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read what another process has told; {} when there is nothing."""
+    try:
+        content = orjson.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _bases() -> Iterator[Path]:
     """List places: memory where there is some, because the session is a live token; but first what the operator names."""
     places = [_MEMORY]
@@ -101,7 +121,7 @@ def _bases() -> Iterator[Path]:
         named = [Path(value).absolute() for name in ("TMPDIR", "TEMP", "TMP") if (value := os.environ.get(name))]
         places.insert(0 if found in named else 1, found)
     for place in places:
-        if len(os.fsencode(place)) <= _LONGEST_BASE and os.access(place, os.W_OK | os.X_OK):
+        if os.access(place, os.W_OK | os.X_OK):
             yield place
 
 

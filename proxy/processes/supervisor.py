@@ -1,249 +1,316 @@
-"""The supervisor: starts the workers, starts those again that die, serves the one admin port, and ends them all.
+"""The supervisor: forks the workers, forks those again that die, and ends them all.
 
-It proxies nothing and holds no session. Once it is gone, killed or not, its workers drain and end by themselves.
+It proxies nothing, holds no session and answers nobody; it has no event loop and no threads, only signals that it waits for.
+So it is what is forked: everything is imported, and frozen for the garbage collector, which leaves its pages shared. Once it
+is gone, killed or not, its workers drain and end by themselves.
+
+What workers tell it they write into the folder: a worker is up when it has written there, and stuck when it has not for
+`MOST_SILENCES` looks in a row. Looks are counted, not seconds: all may have been frozen together.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import os
 import signal
+import sys
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from proxy import __version__
-from proxy.listening import admin_port
-from proxy.loops import Loops
-from proxy.policy import guard_policy
-from proxy.processes import WorkerFailed
-from proxy.processes.admin import WorkersAdmin
-from proxy.processes.board import Board
-from proxy.processes.child import Child, End, Pauses
-from proxy.processes.doors import Doors
-from proxy.processes.folder import Folder
-from proxy.processes.orders import Orders
-from proxy.server.guard import Guard
+from proxy.listening import CannotListen, Sockets
+from proxy.process import BAD_USAGE, FAILED, OK, STOP_SIGNALS, complain, told
+from proxy.processes.folder import Folder, read, write
+from proxy.processes.log import SupervisorLog
+from proxy.processes.worker import END, LOOK, Role, run
+from proxy.session.stores import StoreUnusable
 from proxy.session.stores.factory import check_store
-from proxy.settings import ListenAddress, Settings
-from proxy.telemetry.logs import log
+from proxy.settings import Settings
+from proxy.telemetry import logs
+from proxy.telemetry.logs import describe, log
 
 #: Seconds over `drain.*` in which a worker closes what it has, and a slow reader gets its log; then it is killed.
 _GRACE: Final = 10.0
-#: Seconds between two looks at all workers, and so many of them without an answer make a worker a stuck one.
-LOOK_EVERY = 5.0
-MOST_SILENCES = 3
+#: Seconds between two looks at all workers, and how many of them without a word make a worker a stuck one.
+LOOK_EVERY: Final = 1.0
+MOST_SILENCES: Final = 15
+#: Seconds after which a worker that dies is no longer one that cannot live.
+_WELL_AFTER: Final = 60.0
+#: Seconds until a worker that died is started again; the first time at once.
+_PAUSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+_WAITED_FOR: Final = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD, LOOK, END)
+
+
+class Pauses:
+    """How long to wait before a worker that died is started again."""
+
+    def __init__(self) -> None:
+        self._deaths = 0
+
+    def after(self, served: float | None) -> float:
+        """Return the seconds, after a death `served` seconds after the start was over (None: it never was)."""
+        if served is not None and served >= _WELL_AFTER:
+            self._deaths = 0
+        pause = _PAUSES[min(self._deaths, len(_PAUSES) - 1)]
+        self._deaths += 1
+        return pause
+
+
+@dataclass
+class Worker:
+    """One worker, over all the processes it is in turn."""
+
+    worker: int
+    pid: int | None = None
+    #: starting, up or down.
+    state: str = "starting"
+    restarts: int = -1
+    since: str | None = None
+    #: When its process was up, and when the next one is to be started, on the monotonic clock.
+    up_at: float | None = None
+    due: float = 0.0
+    #: When it last told of itself, and how many looks have found nothing newer.
+    word: int | None = None
+    silences: int = 0
+
+    def __post_init__(self) -> None:
+        self.pauses = Pauses()
+
+    def signal(self, number: int) -> None:
+        """Send its process a signal; it is ours until it is waited for."""
+        if self.pid is not None:
+            os.kill(self.pid, number)
+
+    def known(self) -> dict[str, Any]:
+        """Describe it to the workers."""
+        return {
+            "worker": self.worker,
+            "pid": self.pid,
+            "state": self.state,
+            "since": self.since,
+            "restarts": self.restarts,
+        }
+
+
+def serve(settings: Settings) -> int:
+    """Run all workers until a signal ends them; returns the exit code."""
+    # Waited for, one at a time, from now on. What comes meanwhile is not lost; in a worker they are free again.
+    signal.pthread_sigmask(signal.SIG_SETMASK, _WAITED_FOR)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some leave it, it would let no process be waited for
+    writer = SupervisorLog()
+    logs.configure(settings.log.level, settings.log.format, writer=writer)
+    try:
+        check_store(settings.session.store)
+        return Supervisor(settings, writer).run()
+    except StoreUnusable as error:
+        complain(str(error))
+        return BAD_USAGE
+    except (CannotListen, ValueError) as error:
+        complain(str(error))
+        return FAILED
+    finally:
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda number, _: os._exit(128 + number))
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        asyncio.run(writer.finish())
 
 
 class Supervisor:
-    """All workers. `async with Supervisor(settings, …)` starts them; `await supervisor.run()` serves until stopped.
+    """All workers of one `serve`. Raises `CannotListen`, or ValueError for a setting."""
 
-    `share_log` is given the lock file by which the processes take turns at the log.
-    """
-
-    def __init__(self, settings: Settings, *, share_log: Callable[[Path], None]) -> None:
+    def __init__(self, settings: Settings, writer: SupervisorLog) -> None:
+        self._began = time.perf_counter()
+        self._since = datetime.now(UTC).isoformat(timespec="seconds")
         self._settings = settings
-        self._share_log = share_log
-        self._stack = AsyncExitStack()
-        self._stopping = asyncio.Event()
-        self._ending = asyncio.Event()
-        self._keeping: dict[asyncio.Task[None], Child] = {}
-        self._children: list[Child] = []
-        self._loops = Loops()
-        #: Processes that did not answer when they were last asked, and how often in a row.
-        self._silent: dict[int, int] = {}
-        self._folder: Folder | None = None
+        self._writer = writer
+        self._pid = os.getpid()
+        self._workers = [Worker(number) for number in range(1, settings.workers + 1)]
+        self._started = False
+        #: When workers that still run are killed: they drain. None: they go on.
+        self._ends_at: float | None = None
+        self._looked = time.monotonic()
+        self._code = OK
 
-    async def __aenter__(self) -> Supervisor:
+    def run(self) -> int:
+        """Serve until told to end, or until a worker cannot start the first time; returns the exit code."""
+        self._folder = Folder.make()
         try:
-            await self._start()
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
-
-    def request_stop(self) -> None:
-        """Ask for a drain and stop; harmless when asked twice."""
-        self._stopping.set()
-
-    def read_again(self) -> None:
-        """Let all workers read their files again, at once; one that is just starting reads them anyway."""
-        for child in self._children:
-            child.read_again()
-
-    def end_at_once(self) -> None:
-        """Kill the workers and leave nothing behind: for a second signal."""
-        for child in self._children:
-            child.kill()
-        if self._folder is not None:
+            self._writer.share(self._folder.log_lock)
+            self._sockets = Sockets(self._settings.listen, "listen", each=self._settings.workers)
+            try:
+                self._admin_sockets = Sockets(self._settings.admin.listen, "admin.listen")
+                try:
+                    gc.collect()
+                    gc.freeze()
+                    self._serve()
+                finally:
+                    self._admin_sockets.remove()
+            finally:
+                self._sockets.remove()
+        finally:
             self._folder.remove()
+        if self._started:
+            log.info("stopped")
+        return self._code
 
-    async def run(self) -> None:
-        """Serve until `request_stop`, then drain."""
-        await self._stopping.wait()
-        drain = self._settings.drain
-        log.info("draining", delay=drain.delay, timeout=drain.timeout, workers=len(self._children))
-        await self._end(drain.delay + drain.timeout + _GRACE)
-        log.info("stopped")
+    def _serve(self) -> None:
+        for one in self._workers:
+            self._start(one)
+        while self._ends_at is None or any(one.pid is not None for one in self._workers):
+            self._hear(signal.sigtimedwait(_WAITED_FOR, self._patience()))
+            now = time.monotonic()
+            for one in self._workers:
+                self._reap(one)
+                if one.state == "starting":
+                    self._see_start(one)
+                elif one.state == "down" and now >= one.due and self._ends_at is None:
+                    self._start(one)
+            if now >= self._looked + LOOK_EVERY:
+                self._looked = now
+                self._look()
+            self._writer.write_on()
 
-    async def _start(self) -> None:
-        settings, stack = self._settings, self._stack
-        began = time.perf_counter()
-        check_store(settings.session.store)
-        folder = self._folder = Folder.make()
-        stack.callback(folder.remove)
-        self._share_log(folder.log_lock)
-        self._board = Board(folder.board, settings.workers, make=True)
-        self._children += [Child(number, folder.admin(number)) for number in range(1, settings.workers + 1)]
-        self._admin = WorkersAdmin(
-            version=__version__,
-            # Only Host and Origin are asked of it here.
-            guard=Guard(guard_policy(settings, required_value=str)),
-            children=self._children,
-            is_draining=self._ending.is_set,
-            not_alive=self._loops.not_alive,
-            shutdown=self.request_stop,
-        )
-        admin_addresses = await stack.enter_async_context(admin_port(self._admin, settings.admin.listen))
-        self._doors = Doors(settings.listen, settings.workers)
-        stack.callback(self._doors.remove)
-        stack.push_async_callback(self._loops.close)
-        stack.push_async_callback(self._end, _GRACE)
-        first_starts: list[asyncio.Future[None]] = []
-        for child in self._children:
-            first_starts.append(asyncio.get_running_loop().create_future())
-            # Of several that fail one is told of; asyncio must not complain of the others.
-            first_starts[-1].add_done_callback(asyncio.Future.exception)
-            keep = partial(self._keep, child, first_starts[-1])
-            self._keeping[self._loops.keep(f"worker {child.worker}", keep)] = child
-        await _all_or_the_first_that_fails(first_starts)
-        self._loops.every(LOOK_EVERY, "workers", self._look)
-        log.info(
-            "started",
-            version=__version__,
-            listen=self._doors.names,
-            admin=admin_addresses,
-            origin=settings.upstream.origin,
-            workers=len(self._children),
-            start_ms=round((time.perf_counter() - began) * 1000, 1),
-        )
+    def _patience(self) -> float:
+        """Seconds until something is to be done without a signal."""
+        due = [one.due for one in self._workers if one.state == "down" and self._ends_at is None]
+        return max(0.0, min([self._looked + LOOK_EVERY, *due]) - time.monotonic())
 
-    def _orders(self, child: Child) -> Orders:
-        """Tell a worker its part: the settings, with an admin port of its own, its share of the connections, one session."""
-        settings, folder = self._settings, self._folder
-        assert folder is not None  # noqa: S101
-        session, admin = settings.session, ListenAddress("unix", path=str(child.admin))
-        if session.store == "memory://":
-            session = replace(session, store=f"file://{folder.session}")
-        changed: dict[str, Any] = {
-            "session": session,
-            "admin": replace(settings.admin, listen=(admin,)),
-            "upstream": replace(settings.upstream, max_connections=self._connections_of(child)),
-            "limits": replace(settings.limits, replay_total=settings.limits.replay_total // settings.workers),
-        }
-        sockets = tuple(sock.fileno() for sock in self._doors.of(child.worker))
-        return Orders(child.worker, replace(settings, **changed), sockets, folder.path, settings.workers)
+    def _hear(self, heard: signal.struct_siginfo | None) -> None:
+        number = None if heard is None else heard.si_signo
+        if number in STOP_SIGNALS and self._ends_at is not None:
+            for one in self._workers:
+                one.signal(signal.SIGKILL)
+            self._folder.remove()
+            os._exit(128 + number)
+        elif number in (*STOP_SIGNALS, END) and self._ends_at is None:
+            self._end()
+        elif number == signal.SIGHUP:
+            for one in self._workers:
+                one.signal(signal.SIGHUP)
 
-    def _connections_of(self, child: Child) -> int:
-        """Give a worker its share of `upstream.max_connections`."""
-        each, left = divmod(self._settings.upstream.max_connections, self._settings.workers)
-        return each + (child.worker <= left)
-
-    async def _keep(self, child: Child, first_start: asyncio.Future[None]) -> None:
-        """Keep one worker going until the end; a bug before its first start is one of the start."""
+    def _start(self, one: Worker) -> None:
+        """Fork a process for this worker."""
+        one.restarts += 1
+        one.state, one.up_at, one.word, one.silences = "starting", None, None, 0
         try:
-            await self._kept_going(child, first_start)
-        except Exception as error:
-            if first_start.done():
-                raise
-            first_start.set_exception(error)
+            one.pid = os.fork()
+        except OSError as error:
+            self._ended(one, None, f"a worker process cannot be started: {told(error)}")
+            return
+        if one.pid == 0:
+            code, settings, sockets = FAILED, self._settings_of(one), (self._sockets, self._admin_sockets)
+            try:
+                code = run(Role(one.worker, settings, *sockets, self._folder, self._pid))
+            except BaseException as error:  # nothing of the supervisor's may go on in this process
+                log.error("bug", **describe(error))
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        self._tell()
 
-    async def _kept_going(self, child: Child, first_start: asyncio.Future[None]) -> None:
-        pauses = Pauses()
+    def _settings_of(self, one: Worker) -> Settings:
+        """Give a worker its share of what is limited, and the session that all have in common."""
+        settings, session, limits = self._settings, self._settings.session, self._settings.limits
+        if session.store == "memory://":
+            session = replace(session, store=f"file://{self._folder.session}")
+        connections = self._share(settings.upstream.max_connections, one)
+        limits = replace(
+            limits,
+            in_flight=self._share(limits.in_flight, one),
+            replay_total=self._share(limits.replay_total, one),
+        )
+        return replace(
+            settings, session=session, limits=limits, upstream=replace(settings.upstream, max_connections=connections)
+        )
 
-        def started() -> None:
-            log.info("worker_started", worker=child.worker, pid=child.pid, restarts=child.restarts)
-            if not first_start.done():
-                first_start.set_result(None)
+    def _share(self, total: int, one: Worker) -> int:
+        each, left = divmod(total, len(self._workers))
+        return max(1, each + (one.worker <= left))
 
-        def draining() -> None:
-            # Its callers would wait for the next worker until the last request of this one has ended.
-            if not self._ending.is_set():
-                self._doors.turn_away(child.worker)
-            child.let_go()
+    def _see_start(self, one: Worker) -> None:
+        said = read(self._folder.worker(one.worker))
+        if one.pid is None or said.get("pid") != one.pid or "failed" in said:
+            return
+        one.state, one.up_at = "up", time.monotonic()
+        one.since = datetime.now(UTC).isoformat(timespec="seconds")
+        self._tell()
+        log.info("worker_started", worker=one.worker, pid=one.pid, restarts=one.restarts)
+        if not self._started and all(each.state == "up" for each in self._workers) and self._ends_at is None:
+            self._started = True
+            log.info(
+                "started",
+                version=__version__,
+                listen=self._sockets.names,
+                admin=self._admin_sockets.names,
+                origin=self._settings.upstream.origin,
+                workers=len(self._workers),
+                start_ms=round((time.perf_counter() - self._began) * 1000, 1),
+            )
 
-        while not (self._ending.is_set() and first_start.done()):
-            end = await child.live(lambda: self._orders(child), on_start=started, on_drain=draining)
-            self._board.ended(child.worker)
-            if end.pid is not None:
-                self._admin.ended(end.pid, end.counted)
-            if not first_start.done():
-                first_start.set_exception(WorkerFailed(end.sentence or _unexplained(child, end), end.code))
-                return
-            if self._ending.is_set():
-                return
-            pause = pauses.after(end)
-            log.warning("worker_died", worker=child.worker, pid=end.pid, restart_in=pause, **end.describe())
-            if pause:
-                self._doors.turn_away(child.worker)
-            if await _comes(self._ending, within=pause):
-                return
-            child.restarts += 1
+    def _reap(self, one: Worker) -> None:
+        """See whether its process has ended."""
+        if one.pid is None:
+            return
+        pid, status = os.waitpid(one.pid, os.WNOHANG)
+        if pid:
+            said = read(self._folder.worker(one.worker))
+            mine = said if said.get("pid") == pid else {}
+            self._ended(one, os.waitstatus_to_exitcode(status), mine.get("failed"), mine.get("code", FAILED))
 
-    async def _look(self) -> None:
-        """Look after all workers, every few seconds; one that is stuck is killed, and started again by `_keep`.
+    def _ended(self, one: Worker, status: int | None, why: str | None, code: int = FAILED) -> None:
+        """Let a worker that has died be started again; one that could not start the first time is the end of all."""
+        now = time.monotonic()
+        pid, one.pid, one.state = one.pid, None, "down"
+        if self._ends_at is None and one.up_at is None and not one.restarts:
+            self._code = code
+            complain(why or f"worker {one.worker} ended before it was ready ({_how(status)})")
+            self._end()
+        elif self._ends_at is None:
+            pause = one.pauses.after(None if one.up_at is None else now - one.up_at)
+            one.due = now + pause
+            more = {} if why is None else {"why": why}
+            if status is not None and status < 0:
+                more["signal"] = signal.Signals(-status).name
+            log.warning("worker_died", worker=one.worker, pid=pid, restart_in=pause, status=status, **more)
+        self._tell()
+
+    def _look(self) -> None:
+        """Kill a worker that is stuck, or that has not ended in time.
 
         A stuck process keeps its callers waiting, and may hold the lease without which no other can make a session.
         """
-        if self._ending.is_set():
-            return
-        self._silent = {pid: self._silent.get(pid, 0) + 1 for pid in await self._admin.silent()}
-        for child in self._children:
-            if child.pid is not None and self._silent.get(child.pid, 0) >= MOST_SILENCES:
-                log.warning("worker_killed", worker=child.worker, pid=child.pid)
-                child.kill()
+        late = self._ends_at is not None and time.monotonic() >= self._ends_at
+        for one in self._workers:
+            if self._ends_at is None and one.state == "up":
+                with contextlib.suppress(OSError):
+                    word = self._folder.worker(one.worker).stat().st_mtime_ns
+                    one.silences = one.silences + 1 if word == one.word else 0
+                    one.word = word
+            if one.pid is not None and (late or one.silences == MOST_SILENCES):
+                log.warning("worker_killed", worker=one.worker, pid=one.pid)
+                one.signal(signal.SIGKILL)
 
-    async def _end(self, seconds: float) -> None:
-        """Drain all workers; those that have not ended in time are killed."""
-        self._ending.set()
-        # A worker that closes its socket, or dies, frees the address: what the supervisor holds would keep callers waiting.
-        self._doors.close()
-        for child in self._children:
-            child.drain()
-        if not self._keeping:
-            return
-        _, left = await asyncio.wait(self._keeping, timeout=seconds)
-        for task in left:
-            log.warning("worker_killed", worker=self._keeping[task].worker, pid=self._keeping[task].pid)
-            self._keeping[task].kill()
-        if left:
-            await asyncio.wait(left)
+    def _end(self) -> None:
+        """Drain all workers."""
+        drain = self._settings.drain
+        if self._started:
+            log.info("draining", delay=drain.delay, timeout=drain.timeout, workers=len(self._workers))
+        self._ends_at = time.monotonic() + drain.delay + drain.timeout + _GRACE
+        self._tell()
+        # The last worker that closes its sockets, or dies, frees the address.
+        self._sockets.close()
+        for one in self._workers:
+            one.signal(signal.SIGTERM)
 
-
-async def _all_or_the_first_that_fails(futures: list[asyncio.Future[Any]]) -> None:
-    done, _ = await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
-    errors = [error for future in done if (error := future.exception()) is not None]
-    if errors:
-        raise errors[0]
+    def _tell(self) -> None:
+        """Tell the workers of each other."""
+        known = [one.known() for one in self._workers]
+        write(self._folder.workers, {"since": self._since, "draining": self._ends_at is not None, "workers": known})
 
 
-async def _comes(event: asyncio.Event, *, within: float) -> bool:
-    try:
-        async with asyncio.timeout(within):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
-
-
-def _unexplained(child: Child, end: End) -> str:
-    how = f"exit code {end.status}"
-    if end.status is not None and end.status < 0:
-        how = signal.Signals(-end.status).name
-    return f"worker {child.worker} ended before it was ready ({how})"
+def _how(status: int | None) -> str:
+    return signal.Signals(-status).name if status is not None and status < 0 else f"exit code {status}"

@@ -1,104 +1,151 @@
-"""A worker process: an ordinary proxy that takes its settings and sockets from the supervisor, and ends when that does."""
+"""A worker process: forked by the supervisor, an ordinary proxy from then on, which ends when the supervisor does."""
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
+import ctypes
 import os
 import signal
-import socket
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
-from proxy.app import Proxy, Shared
-from proxy.listening import CannotListen
+import uvloop
+
+from proxy.app import Inherited, Proxy
+from proxy.listening import CannotListen, Sockets
 from proxy.memory import settle
-from proxy.process import STOP_SIGNALS, begin_with_signals
-from proxy.processes.board import Board
-from proxy.processes.child import tell
-from proxy.processes.folder import Folder
-from proxy.processes.orders import Orders, read
+from proxy.process import BAD_USAGE, FAILED, OK, STOP_SIGNALS
+from proxy.processes.admin import WorkersAdmin
+from proxy.processes.folder import Folder, read, write
+from proxy.server.admin import Admin
+from proxy.server.guard import Guard
 from proxy.session.stores import StoreUnusable
-from proxy.tasks import Tasks
+from proxy.settings import Settings
 from proxy.telemetry import logs
+from proxy.telemetry.logs import describe, log
+from proxy.telemetry.metrics import Metrics
 
-#: Seconds in which the supervisor answers a worker that wants to end.
-_ANSWER: Final = 0.5
-
-
-def main() -> int:
-    """Run one worker; returns the exit code."""
-    import uvloop  # noqa: PLC0415  # as the command line does
-
-    begin_with_signals(serves=True, runs=False)
-    # Standard input becomes what libraries think it is; libuv would not close it.
-    line = socket.socket(fileno=os.dup(0))
-    with Path(os.devnull).open("rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    # A worker that is told to end before it can listen just ends.
-    with contextlib.suppress(KeyboardInterrupt):
-        orders = read(line)
-        if orders is not None:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(_work(orders, line))
-    return 0
+#: What workers tell the supervisor: to look at what they have written, and that all are to drain and end.
+LOOK: Final = signal.SIGUSR1
+END: Final = signal.SIGUSR2
+#: Seconds between two words of a worker.
+TELL_EVERY: Final = 1.0
+#: prctl(2): which signal a process gets when its parent ends.
+_PR_SET_PDEATHSIG: Final = 1
 
 
-async def _work(orders: Orders, line: socket.socket) -> int:
-    settings, folder = orders.settings, Folder(orders.folder)
-    folder.hold()
-    writer = logs.configure(settings.log.level, settings.log.format, worker=orders.worker)
-    writer.share(folder.log_lock)
-    sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
-    board = Board(folder.board, orders.workers)
-    shared = Shared(sockets, board.in_flight(orders.worker))
-    proxy = Proxy(settings, shared=shared)
-    reader, answers = await asyncio.open_unix_connection(sock=line)
-    orphaned = False
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a worker is forked for: its number, its share of the settings, what it inherits, and from whom."""
 
-    def drain() -> None:
-        # The supervisor lets go of our sockets first, so that nobody is put into their queues any more, and answers.
-        tell(answers, draining=True)
-        asyncio.get_running_loop().call_later(_ANSWER, proxy.request_stop)
+    worker: int
+    settings: Settings
+    sockets: Sockets
+    admin_sockets: Sockets
+    folder: Folder
+    supervisor: int
 
-    # Twice is once: only the supervisor may hurry a worker, by killing it. A SIGTERM to one worker drains that one.
-    for number in STOP_SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, drain)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, proxy.read_again)
 
-    async def listen() -> None:
-        nonlocal orphaned
-        with contextlib.suppress(ConnectionError):
-            while await reader.read(64):
-                proxy.request_stop()
-        orphaned = True
-        proxy.request_stop()
+def run(role: Role) -> int:
+    """Be the worker, in the process that was forked for it, all signals blocked; returns the exit code."""
+    # Ctrl-C in a terminal goes to all of its processes; the workers hear of it from the supervisor.
+    os.setsid()
+    with contextlib.suppress(AttributeError, OSError):  # not Linux: `_tell` looks at the parent
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    _close_all_but({0, 1, 2, *(sock.fileno() for sock in (*role.sockets.all(), *role.admin_sockets.all()))})
+    role.folder.hold()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        code = runner.run(_Worker(role).work())
+    if os.getppid() != role.supervisor:
+        role.folder.remove_if_last()
+    return code
 
-    tasks = Tasks()
-    tasks.spawn(listen(), name="supervisor")
-    failed: tuple[str, int] | None = None
-    try:
-        async with proxy:
-            tell(answers, started=True)
-            settle()
-            await proxy.run()
-    except StoreUnusable as error:
-        failed = str(error), 2
-    except (CannotListen, ValueError) as error:
-        failed = str(error), 1
-    finally:
-        await tasks.close()
-        if orphaned:
-            # After the store's thread has ended, too.
-            atexit.register(folder.remove_if_last)
+
+class _Worker:
+    def __init__(self, role: Role) -> None:
+        self._role = role
+        self._folder = role.folder
+        self._admin: WorkersAdmin | None = None
+
+    async def work(self) -> int:
+        """Serve until told to end."""
+        settings, worker = self._role.settings, self._role.worker
+        writer = logs.configure(settings.log.level, settings.log.format, worker=worker)
+        writer.share(self._folder.log_lock)
+        proxy = self._proxy = Proxy(
+            settings,
+            inherited=Inherited(
+                worker=worker,
+                sockets=self._role.sockets,
+                admin_sockets=self._role.admin_sockets,
+                admin_port=self._admin_port,
+                all_end=self._all_end,
+            ),
+        )
+        loop = asyncio.get_running_loop()
+        # Twice is once: only the supervisor may hurry a worker, by killing it. A SIGTERM to one worker drains that one.
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, proxy.request_stop)
+        loop.add_signal_handler(signal.SIGHUP, proxy.read_again)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        try:
+            async with proxy:
+                settle()
+                proxy.loops.every(TELL_EVERY, "worker", self._tell)
+                await self._tell()
+                self._signal(LOOK)
+                await proxy.run()
+        except (StoreUnusable, CannotListen, ValueError) as error:
+            code = BAD_USAGE if isinstance(error, StoreUnusable) else FAILED
+            self._tell_failure(str(error), code)
+        except Exception as error:
+            log.error("bug", **describe(error))
+            code = FAILED
+        else:
+            code = OK
+            if self._admin is not None:
+                await self._admin.tell()
         await writer.finish()
-    if failed is None:
-        tell(answers, counted=proxy.metrics.render("")[0].decode())
-    else:
-        tell(answers, failed=failed[0], code=failed[1])
-    with contextlib.suppress(ConnectionError):
-        await answers.drain()
-        answers.close()
-        await answers.wait_closed()
-    return 0 if failed is None else failed[1]
+        return code
+
+    def _admin_port(self, own: Admin, guard: Guard, metrics: Metrics) -> WorkersAdmin:
+        self._admin = WorkersAdmin(
+            *(own, guard, metrics),
+            worker=self._role.worker,
+            pid=os.getpid(),
+            folder=self._folder,
+            shutdown=lambda: self._signal(END),
+        )
+        return self._admin
+
+    async def _tell(self) -> None:
+        """Tell how it is with this process; and see whether there is somebody to tell it to."""
+        if self._is_orphan():
+            self._proxy.request_stop()
+        if self._admin is not None:
+            await self._admin.tell()
+
+    def _tell_failure(self, sentence: str, code: int) -> None:
+        """Tell the supervisor; what the processes before this one had counted stays."""
+        path = self._folder.worker(self._role.worker)
+        write(path, {**read(path), "pid": os.getpid(), "failed": sentence, "code": code})
+
+    def _is_orphan(self) -> bool:
+        return os.getppid() != self._role.supervisor
+
+    def _all_end(self) -> bool:
+        """Say whether no other worker will take in the callers that come now."""
+        return self._is_orphan() or bool(read(self._folder.workers).get("draining"))
+
+    def _signal(self, number: int) -> None:
+        if not self._is_orphan():
+            os.kill(self._role.supervisor, number)
+
+
+def _close_all_but(keep: Iterable[int]) -> None:
+    """Close what belongs to the supervisor: a lock that is held here, too, would outlive it."""
+    kept = sorted(keep)
+    for low, high in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
+        os.closerange(low + 1, high)

@@ -61,10 +61,6 @@ class Admin(AdminPort):
         """Name what should run for the life of the process and does not."""
         return self._not_alive()
 
-    async def trouble(self) -> str | None:
-        """Say that nothing else is wrong."""
-        return None
-
     async def not_started_because(self) -> list[str]:
         """List what the start still waits for: the first attempt at a session, well or not."""
         because = []

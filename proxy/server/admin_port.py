@@ -1,8 +1,8 @@
 """The admin port as such: its endpoints, its guards, its JSON and its page; what they tell comes from a subclass.
 
 Reading is open to whoever reaches the port (scrapers come by any name); acting needs loopback and passes the same Host and
-Origin guards as the proxy port, so that no web page can do it. Knows neither keeper nor upstream: the supervisor of worker
-processes has neither, and its admin port is the same one.
+Origin guards as the proxy port, so that no web page can do it. What one process tells is in `admin.py`; what one of several
+workers tells for all, in `processes/admin.py`.
 """
 
 from __future__ import annotations
@@ -98,10 +98,6 @@ class AdminPort(ABC):
         """Name what should run for the life of the process and does not."""
 
     @abstractmethod
-    async def trouble(self) -> str | None:
-        """Say what else is wrong with the process itself; None while it is well."""
-
-    @abstractmethod
     async def not_started_because(self) -> list[str]:
         """List what the start still waits for: the first attempt at a session, well or not."""
 
@@ -149,9 +145,9 @@ class AdminPort(ABC):
 
     async def _healthz(self, _: web.Request) -> web.Response:
         dead = self.not_alive()
-        trouble = f"not alive: {', '.join(dead)}" if dead else await self.trouble()
-        more = {"not_alive": dead} if dead else {}
-        return in_json({"status": trouble or "ok", **more}, status=503 if trouble else 200)
+        if dead:
+            return in_json({"status": f"not alive: {', '.join(dead)}", "not_alive": dead}, status=503)
+        return in_json({"status": "ok"})
 
     async def _startupz(self, _: web.Request) -> web.Response:
         because = await self.not_started_because()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from proxy.core.attempts import Traits
 from proxy.core.dialect import buys, may_repeat
@@ -65,25 +65,14 @@ class Admitted(NamedTuple):
     account: bool
 
 
-class Everywhere(Protocol):
-    """Requests in flight at several processes together."""
-
-    def here(self, count: int) -> None:
-        """Tell the others how many there are here."""
-
-    def total(self) -> float:
-        """Count them everywhere."""
-
-
 class Guard:
     """Checks every request before anything is read of its body, sent upstream, or asked of the session."""
 
-    def __init__(self, policy: GuardSettings, *, everywhere: Everywhere | None = None) -> None:
+    def __init__(self, policy: GuardSettings) -> None:
         self.policy = policy
         self.in_flight = 0
         #: Requests that wait for the rest of their bodies, and are not in flight meanwhile.
         self.receiving = 0
-        self._everywhere = everywhere
         # Callers name few hosts; measured beside a whole request, reading one anew costs 3 %.
         self._serves = lru_cache(maxsize=256)(self._serves_host)
         self._emptied = asyncio.Event()
@@ -91,14 +80,10 @@ class Guard:
     def enter(self) -> None:
         """Count a request in."""
         self.in_flight += 1
-        if self._everywhere is not None:
-            self._everywhere.here(self.in_flight)
 
     def leave(self) -> None:
         """Count a request out."""
         self.in_flight -= 1
-        if self._everywhere is not None:
-            self._everywhere.here(self.in_flight)
         if not self.in_flight:
             self._emptied.set()
 
@@ -188,8 +173,7 @@ class Guard:
         return way
 
     def _check_in_flight(self) -> None:
-        in_flight = self.in_flight if self._everywhere is None else self._everywhere.total()
-        if in_flight > self.policy.in_flight:
+        if self.in_flight > self.policy.in_flight:
             raise Overloaded("More requests are in flight than limits.in_flight; nothing was sent, try again.")
 
     def _serves_host(self, authority: str, local: str | None) -> bool:

@@ -29,7 +29,10 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 
 
 class Listener:
-    """Accepts from one bound socket, and owns it, until it is closed. All methods belong to the event loop's thread."""
+    """Accepts from one bound socket, and owns it, until it is closed. All methods belong to the event loop's thread.
+
+    One that does not wait for callers takes them in when it is told to: others wait at its socket.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Listener:
         sock: socket.socket,
         *,
         at_a_time: int = _AT_A_TIME,
+        waits: bool = True,
     ) -> None:
         self._server = server
         self._sock = sock
@@ -47,7 +51,17 @@ class Listener:
         self._warned = self._stopped = self._exhausted = False
         sock.setblocking(False)
         sock.listen(BACKLOG)
-        self._loop.add_reader(sock.fileno(), self._accept)
+        self._waits = waits
+        self._wait()
+
+    def fileno(self) -> int:
+        """Return the descriptor of its socket."""
+        return self._sock.fileno()
+
+    def take(self) -> None:
+        """Take in who stands in the queue."""
+        if not self._stopped:
+            self._accept()
 
     def close(self) -> None:
         """Listen no more. Who stands in the queue is reset, unless somebody else listens on the same socket."""
@@ -86,7 +100,7 @@ class Listener:
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     self._exhausted = True
-                    self._wait()
+                    self._pause()
                     return False
                 continue  # this caller is gone already
             task = self._loop.create_task(self._take(sock))
@@ -101,6 +115,10 @@ class Listener:
             sock.close()  # it is gone
 
     def _wait(self) -> None:
+        if self._waits:
+            self._loop.add_reader(self._sock.fileno(), self._accept)
+
+    def _pause(self) -> None:
         """Leave them in the queue for a moment, instead of asking in every turn of the loop."""
         if not self._warned:
             self._warned = True
@@ -115,4 +133,4 @@ class Listener:
 
     def _try_again(self) -> None:
         self._again = None
-        self._loop.add_reader(self._sock.fileno(), self._accept)
+        self._wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from typing import Any, Final
@@ -13,6 +14,8 @@ from proxy.telemetry.metrics import Metrics
 
 #: Seeded by the system; ids must differ, not be hard to guess, and asking the system for each costs more than all the rest.
 _ids: Final = random.Random()  # noqa: S311
+# Forked workers would go on alike.
+os.register_at_fork(after_in_child=_ids.seed)
 
 
 class Record:

@@ -73,12 +73,14 @@ def _redacted(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
     return event
 
 
-def configure(level: str, fmt: str | None, *, fd: int = 1, worker: int | None = None) -> LogWriter:
+def configure(
+    level: str, fmt: str | None, *, fd: int = 1, worker: int | None = None, writer: LogWriter | None = None
+) -> LogWriter:
     """Send all logging, structlog's and the standard library's, to `fd`; returns the writer, to `finish` at the end.
 
     `fmt` is json or console; None: console on a terminal, else json. `worker`: one of several, in every line.
     """
-    writer = LogWriter(fd)
+    writer = writer or LogWriter(fd)
     threshold = _LEVELS[level]
     console = fmt == "console" or (fmt is None and os.isatty(fd))
     renderer: Any
@@ -95,6 +97,7 @@ def configure(level: str, fmt: str | None, *, fd: int = 1, worker: int | None = 
         event.update(common)
         return event
 
+    vars(log).pop("bind", None)  # kept with the configuration of its first use, by a process that was forked after it
     structlog.configure(
         processors=[
             with_common,

@@ -169,7 +169,7 @@ def process_registry() -> CollectorRegistry:
 
 
 def errors_counter(registry: CollectorRegistry) -> Counter:
-    """Make the counter of errors by code; the admin port of several workers has one of its own."""
+    """Make the counter of errors by code; all are there from the start."""
     text = "Requests the proxy ended with an error of its own, by code."
     return _counter(registry, "request_errors_total", text, "code", born=_each(labels.error_codes()))
 

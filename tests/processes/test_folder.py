@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.processes.folder import Folder
+from proxy.processes.folder import Folder, read, write
 
 
 @pytest.fixture
@@ -41,17 +41,13 @@ def test_nobody_else_may_enter_it(base: Path) -> None:
     assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
 
 
-def test_the_paths_of_its_sockets_are_short_enough(base: Path) -> None:
-    assert len(os.fsencode(Folder.make().admin(64))) <= 107
-
-
-def test_a_place_whose_name_is_too_long_for_sockets_is_passed_over(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = base / ("x" * 80)
-    long.mkdir()
-    monkeypatch.setenv("TMPDIR", str(long))
-    folder = Folder.make()
-    assert folder.path.parent != long
-    folder.remove()
+def test_what_is_told_is_read_whole_or_not_at_all(base: Path) -> None:
+    path = Folder.make().worker(1)
+    assert read(path) == {}
+    write(path, {"pid": 7})
+    assert read(path) == {"pid": 7}
+    path.write_bytes(b'{"pid":')
+    assert read(path) == {}
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no place in memory here")

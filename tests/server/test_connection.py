@@ -343,7 +343,8 @@ async def test_a_connection_that_was_just_made_may_bring_a_request_when_the_prox
     await proxy.ask("GET /carts")
     fresh, silent, used = [await proxy.caller() for _ in range(3)]  # the last one's answer shows that all are in
     await used.ask(proxy.request("GET /carts"))
-    stopping = asyncio.create_task(proxy.proxy._drain())
+    proxy.proxy.request_stop()
+    stopping = asyncio.create_task(proxy.proxy.run())
     assert await used.ended() == b""
     got = await fresh.ask(proxy.request("GET /carts"))
     assert (got.status, got.body, got.value("connection")) == (200, b"{}", b"close")
@@ -359,7 +360,8 @@ async def test_who_stands_in_the_queue_when_the_proxy_stops_is_served_too(proxy:
     waiting = [socket.create_connection(("127.0.0.1", proxy.port)) for _ in range(12)]
     for sock in waiting:
         sock.sendall(proxy.request("GET /carts"))
-    stopping = asyncio.create_task(proxy.proxy._drain())
+    proxy.proxy.request_stop()
+    stopping = asyncio.create_task(proxy.proxy.run())
     answers = [await asyncio.to_thread(sock.recv, 65536) for sock in waiting]
     assert {got[:12] for got in answers} == {b"HTTP/1.1 200"}
     for sock in waiting:

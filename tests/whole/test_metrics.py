@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
@@ -95,7 +96,9 @@ async def test_an_order_whose_outcome_nobody_knows_is_counted_once(upstream: Raw
         upstream.default = lost
         status, text = await fetch("POST", f"{proxy.url}/orders", json={})
         assert (status, "may have been processed" in text) == (502, True)
-        found = await scrape(proxy)
+        async with asyncio.timeout(3):  # what a worker counts is told by the others within a second
+            while not sum((found := await scrape(proxy))["cardcash_proxy_outcome_unknown_total"].values()):
+                await asyncio.sleep(0.05)
     assert found["cardcash_proxy_outcome_unknown_total"][("route", "/v3/orders"),] == 1
     assert sum(found["cardcash_proxy_outcome_unknown_total"].values()) == 1
 

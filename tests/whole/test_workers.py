@@ -63,6 +63,15 @@ async def counted(proxy: ProxyProcess, name: str, **labels: str) -> float:
     return summed(await scrape(proxy), name, **labels)
 
 
+async def comes_to(proxy: ProxyProcess, number: float, name: str, **labels: str) -> None:
+    """Wait until one metric is so much: what a worker counts is told by the others within a second."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(3):
+            while await counted(proxy, name, **labels) < number:
+                await asyncio.sleep(0.05)
+    assert await counted(proxy, name, **labels) == number
+
+
 async def served_by(proxy: ProxyProcess, requests: int) -> Counter[int]:
     """Wait for the log lines of so many requests; tell how many each worker wrote."""
     await proxy.says(lambda out: out.count(b'"request_id"') >= requests and out.endswith(b"\n"))
@@ -169,7 +178,7 @@ async def test_a_refused_login_is_tried_once_and_renew_opens_it_for_all(simulato
         await until_because(proxy, "login refused")
         assert simulator.calls[LOGIN] == 1
         assert (await status(proxy))["session"]["latched"] == "login"
-        assert await counted(proxy, "session_latched", what="login") == 1
+        await comes_to(proxy, 1, "session_latched", what="login")
         simulator.configure(accounts={EMAIL: "another"})
         done = await run("session", "renew", "--json", "--admin.listen", proxy.admin)
         assert await done.ended() == 0, done.text
@@ -235,8 +244,9 @@ async def test_the_limit_of_requests_in_flight_is_for_all_workers_together(upstr
         await until(lambda: sum(b"/stuck" in got.head for got in upstream.requests) == 2)
         refused = [await call(proxy, "GET", "/carts") for _ in range(8)]
         assert {(got, json.loads(text)["error"]) for got, _, text in refused} == {(503, "overloaded")}
-        await callers[1].close()
-        await until_in_flight(proxy, 1)
+        for caller in callers.values():
+            await caller.close()
+        await until_in_flight(proxy, 0)
         upstream.default = OK
         await all_are_served(proxy)
 
@@ -262,13 +272,15 @@ async def test_what_a_killed_worker_had_in_flight_is_no_longer_counted(upstream:
     async def stuck(peer: Peer) -> None:
         await peer.gone()
 
-    async with workers(upstream.url, LIMITS__IN_FLIGHT="1") as proxy, a_caller_at_each(proxy) as callers:
+    async with workers(upstream.url, LIMITS__IN_FLIGHT="2") as proxy, a_caller_at_each(proxy) as callers:
         upstream.default = stuck
-        await callers[1].send(b"GET /stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await until(lambda: any(b"/stuck" in got.head for got in upstream.requests))
+        for caller in callers.values():
+            await caller.send(b"GET /stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await until(lambda: sum(b"/stuck" in got.head for got in upstream.requests) == 2)
         assert (await call(proxy, "GET", "/carts"))[0] == 503
-        os.kill((await pids(proxy))[1], signal.SIGKILL)
-        await proxy.says(lambda out: out.count(b'"worker_started"') == 3)
+        for pid in (await pids(proxy)).values():
+            os.kill(pid, signal.SIGKILL)
+        await proxy.says(lambda out: out.count(b'"worker_started"') == 4)
         upstream.default = OK
         await all_are_served(proxy)
 
@@ -308,7 +320,7 @@ async def test_metrics_count_every_request_of_all_workers(simulator: Simulator) 
     async with workers(simulator.url) as proxy:
         await asyncio.gather(*(call(proxy, "GET", "/carts") for _ in range(50)))
         await asyncio.gather(*(call(proxy, "POST", "/carts", json={"action": "buy"}) for _ in range(10)))
-        assert await counted(proxy, "requests_total") == 60
+        await comes_to(proxy, 60, "requests_total")
         assert await counted(proxy, "requests_total", method="POST", route="/v3/carts") == 10
         assert await counted(proxy, "request_duration_seconds_count") == 60
         assert await counted(proxy, "workers", state="up") == 2
@@ -325,8 +337,8 @@ async def test_requests_in_flight_are_summed(upstream: RawUpstream) -> None:
         for caller in callers.values():
             await caller.send(b"GET /stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await until(lambda: sum(b"/stuck" in got.head for got in upstream.requests) == 2)
-        assert (await status(proxy))["requests_in_flight"] == 2
-        assert await counted(proxy, "requests_in_flight") == 2
+        await until_in_flight(proxy, 2)
+        await comes_to(proxy, 2, "requests_in_flight")
 
 
 async def test_metrics_come_as_openmetrics_when_asked_for(simulator: Simulator) -> None:
@@ -374,15 +386,18 @@ async def test_the_actions_pass_the_guards_of_the_proxy_port(simulator: Simulato
         assert (await fetch("GET", f"http://{proxy.admin}/carts"))[0] == 404
         assert simulator.calls[SESSION] == 1
         assert (await status(proxy))["ready"]
-        assert await counted(proxy, "request_errors_total", code="host_not_allowed") == 1
+        await comes_to(proxy, 1, "request_errors_total", code="host_not_allowed")
 
 
 async def test_a_stuck_worker_is_told_of_and_takes_no_count_with_it(simulator: Simulator) -> None:
     async with workers(simulator.url) as proxy:
         async with a_caller_at_each(proxy):
             pass
-        before, stuck = await counted(proxy, "requests_total"), (await pids(proxy))[2]
+        asked = len(proxy.events("request"))
+        await comes_to(proxy, asked, "requests_total")
+        stuck = (await pids(proxy))[2]
         os.kill(stuck, signal.SIGSTOP)
+        await until_because(proxy, "worker 2 does not answer")
         (code, health), (_, ready), told, text = await asyncio.gather(
             fetch("GET", f"http://{proxy.admin}/healthz"),
             fetch("GET", f"http://{proxy.admin}/readyz"),
@@ -392,7 +407,7 @@ async def test_a_stuck_worker_is_told_of_and_takes_no_count_with_it(simulator: S
         assert (code, json.loads(health)) == (200, {"status": "ok"})  # it will be replaced; the other one serves
         assert json.loads(ready)["because"] == ["worker 2 does not answer"]
         assert [one["state"] for one in told["workers"]] == ["up", "silent"]
-        assert summed(text, "requests_total") == before
+        assert summed(text, "requests_total") == asked
         assert summed(text, "workers", state="down") == 1
         assert (await fetch("POST", f"http://{proxy.admin}/session/renew"))[0] == 200
         os.kill(stuck, signal.SIGCONT)
@@ -437,7 +452,9 @@ async def test_workers_have_started_with_credentials_that_are_refused_and_are_ne
 ) -> None:
     async with serving(simulator.url, WORKERS="2", LOGIN__EMAIL=EMAIL, LOGIN__PASSWORD="another") as proxy:
         await until_because(proxy, "login refused")
-        assert (await fetch("GET", f"http://{proxy.admin}/startupz"))[0] == 200
+        async with asyncio.timeout(3):  # the other worker tells of it within a second
+            while (await fetch("GET", f"http://{proxy.admin}/startupz"))[0] != 200:
+                await asyncio.sleep(0.05)
         assert (await fetch("GET", f"http://{proxy.admin}/readyz"))[0] == 503
 
 

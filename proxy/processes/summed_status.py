@@ -44,8 +44,3 @@ def upstream(statuses: Sequence[Status]) -> dict[str, Any]:
         for name, value in status.get("upstream", {}).items():
             merged[name] = merged[name] + value if name in merged and isinstance(value, int) else value
     return merged
-
-
-def in_order(reasons: Sequence[str]) -> list[str]:
-    """Return what stands against readiness, each reason once."""
-    return list(dict.fromkeys(reasons))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.processes import picture
+from proxy.processes import summed_status
 
 
 def status(**session: Any) -> dict[str, Any]:
@@ -16,42 +16,38 @@ def status(**session: Any) -> dict[str, Any]:
 
 
 def test_the_session_that_lives_longest_is_the_one_that_is_told() -> None:
-    told = picture.session([status(expires_in_seconds=3.0, source="old"), status(source="new")])
+    told = summed_status.session([status(expires_in_seconds=3.0, source="old"), status(source="new")])
     assert (told["expires_in_seconds"], told["source"]) == (100.0, "new")
 
 
 def test_a_worker_without_a_session_does_not_hide_it() -> None:
-    assert picture.session([status(state="none", expires_in_seconds=None), status()])["state"] == "fresh"
+    assert summed_status.session([status(state="none", expires_in_seconds=None), status()])["state"] == "fresh"
 
 
 def test_the_session_that_was_just_made_is_told_though_another_lives_longer() -> None:
-    told = picture.session([status(source="session", expires_in_seconds=5.0), status()], newest=0)
+    told = summed_status.session([status(source="session", expires_in_seconds=5.0), status()], newest=0)
     assert told["source"] == "session"
 
 
 def test_counts_are_summed() -> None:
-    told = picture.session([status(renewals=2, waiters=1), status(renewals=3, harvests=4)])
+    told = summed_status.session([status(renewals=2, waiters=1), status(renewals=3, harvests=4)])
     assert (told["renewals"], told["waiters"], told["harvests"]) == (5, 1, 4)
 
 
 def test_what_one_worker_is_refused_is_told() -> None:
-    told = picture.session([status(), status(latched="login", advice="put it right", refused=["login"])])
+    told = summed_status.session([status(), status(latched="login", advice="put it right", refused=["login"])])
     assert (told["latched"], told["advice"], told["refused"]) == ("login", "put it right", ["login"])
 
 
 def test_the_longest_pause_is_told() -> None:
-    told = picture.session([status(paused_seconds=2.5, failures_in_a_row=2), status(renewing=True)])
+    told = summed_status.session([status(paused_seconds=2.5, failures_in_a_row=2), status(renewing=True)])
     assert (told["paused_seconds"], told["failures_in_a_row"], told["renewing"]) == (2.5, 2, True)
 
 
 def test_connections_are_summed_and_the_origin_is_not() -> None:
-    told = picture.upstream([status(), status()])
+    told = summed_status.upstream([status(), status()])
     assert told == {"origin": "https://c", "connections_idle": 2, "connections_opened": 4}
 
 
 def test_where_nobody_answers_the_session_is_unknown() -> None:
-    assert (picture.session([]), picture.upstream([])) == ({"state": "unknown"}, {})
-
-
-def test_a_reason_that_all_have_is_told_once() -> None:
-    assert picture.in_order(["starting", "b", "starting"]) == ["starting", "b"]
+    assert (summed_status.session([]), summed_status.upstream([])) == ({"state": "unknown"}, {})

@@ -1,12 +1,12 @@
-"""The metrics of several processes as those of one. Pure: what is scraped goes in, what is exposed comes out."""
+"""The metrics of several processes as those of one. Pure: what each has goes in, what is exposed comes out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
-from typing import Final
+import math
+from collections.abc import Iterable
+from typing import Any, Final
 
 from prometheus_client import Metric
-from prometheus_client.parser import text_string_to_metric_families
 
 _PREFIX: Final = "cardcash_proxy_"
 #: Gauges of what all processes share, or have alike; the others are summed.
@@ -21,9 +21,22 @@ _LOWEST: Final = frozenset(("process_start_time_seconds", "process_max_fds"))
 Families = list[Metric]
 
 
-def parsed(text: str) -> Families:
-    """Read the text format of Prometheus."""
-    return list(text_string_to_metric_families(text))
+def written(families: Iterable[Metric]) -> list[Any]:
+    """Write families as JSON can hold them."""
+    return [
+        [family.name, family.documentation, family.type, [[one.name, one.labels, one.value] for one in family.samples]]
+        for family in families
+    ]
+
+
+def read(content: Iterable[Any]) -> Families:
+    """Read families that were written so."""
+    families = []
+    for name, documentation, kind, samples in content:
+        families.append(Metric(name, documentation, kind))
+        for sample_name, labels, value in samples:
+            families[-1].add_sample(sample_name, labels, math.nan if value is None else value)
+    return families
 
 
 def total(parts: Iterable[Iterable[Metric]]) -> Families:
@@ -69,40 +82,9 @@ def session_counts(families: Iterable[Metric]) -> dict[str, int]:
     return {name: int(count) for name, count in counts.items()}
 
 
-class Ledger:
-    """What the processes said last, and what those that ended had counted: no counter goes backwards over a restart.
-
-    A process that ends in order says its last word. What a killed one counted after it was last asked is lost, as it is
-    when a single process is killed.
-    """
-
-    def __init__(self) -> None:
-        self._said: dict[int, Families] = {}
-        self._left: Families = []
-
-    def said(self, pid: int, families: Families) -> None:
-        """Take what a living process says."""
-        self._said[pid] = families
-
-    def ended(self, pid: int, families: Families | None = None) -> None:
-        """Keep what a process had counted; `families` is its last word, if it had one."""
-        said = self._said.pop(pid, [])
-        self._left = total([self._left, counted(said if families is None else families)])
-
-    @property
-    def left(self) -> Families:
-        """What processes that have ended had counted."""
-        return self._left
-
-    def parts(self, answered: Set[int]) -> list[Families]:
-        """Return what is to be summed; of a process that did not answer now only what it had counted."""
-        living = [said if pid in answered else counted(said) for pid, said in self._said.items()]
-        return [*living, self._left]
-
-
-def workers_gauge(up: int, down: int) -> Metric:
-    """Return how many workers there are, beside what each says of itself: `up` are those that said nothing."""
-    gauge = Metric(f"{_PREFIX}workers", "Worker processes.", "gauge")
-    gauge.add_sample(gauge.name, {"state": "up"}, up)
-    gauge.add_sample(gauge.name, {"state": "down"}, down)
+def silent_workers(number: int) -> Metric:
+    """Count the workers that say nothing; each of the others has said that it is up."""
+    gauge = Metric(f"{_PREFIX}workers", "Worker processes; a single process is one that is up.", "gauge")
+    gauge.add_sample(gauge.name, {"state": "up"}, 0)
+    gauge.add_sample(gauge.name, {"state": "down"}, number)
     return gauge
