@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from proxy.core.errors import BadRequest, CallerGone, ProxyError
 from proxy.core.request_fields import RequestFields
@@ -34,9 +34,6 @@ from proxy.http.heads import HeadReader
 from proxy.http.request_head import RequestHead, check_partial
 from proxy.server import tcp
 from proxy.server.exchange import Exchange
-
-if TYPE_CHECKING:
-    from proxy.server.proxy_port import ProxyServer
 
 #: Seconds: longer than most load balancers keep theirs (60 s), so that they close first.
 KEEPALIVE_TIMEOUT: Final = 75.0
@@ -56,6 +53,23 @@ _MOST_AHEAD: Final = 64 * 1024
 
 Phase = IntEnum("Phase", "HEAD BODY SERVING AWAY LINGERING BREAKING CLOSING")
 _HEAD, _BODY, _SERVING, _AWAY, _LINGERING, _BREAKING, _CLOSING = Phase
+
+
+class Port(Protocol):
+    """The proxy port as its connections know it; `required` is as `RequestHead` takes it."""
+
+    loop: asyncio.AbstractEventLoop
+    time: Callable[[], float]
+    handler: Callable[[Exchange], Awaitable[None]]
+    refuse: Callable[[Exchange, ProxyError], None]
+    required: bytes | None
+    draining: bool
+
+    def joined(self, connection: CallerConnection) -> None:
+        """Count a connection in, or turn it away."""
+
+    def left(self, connection: CallerConnection) -> None:
+        """Count a connection out."""
 
 
 class CallerConnection(Flow):
@@ -81,7 +95,7 @@ class CallerConnection(Flow):
         "peer",
     )  # fmt: skip
 
-    def __init__(self, server: ProxyServer) -> None:
+    def __init__(self, server: Port) -> None:
         super().__init__()
         self._server = server
         self.peer: str | None = None
@@ -178,13 +192,13 @@ class CallerConnection(Flow):
         """Answer with `error`, whatever comes: at once, or with the first bytes of a request, which come at once as well, so
         that clients find the answer where they look for one."""
         self._refusal = error
-        self._enter(_AWAY, self._receive_unwanted)
+        self._enter(_AWAY, self.tell_away)
         if at_once or self.has_partial_head:
             self.tell_away()
         else:
             self._server.loop.call_later(_FIRST_REQUEST, self.tell_away)
 
-    def tell_away(self) -> None:
+    def tell_away(self, _: bytes = b"") -> None:
         """Give the answer of `turn_away`, if it is not given yet."""
         if self._phase == _AWAY and self._refusal is not None and self.is_open:
             self._refuse(self._refusal, bytes(self.head.begun))
@@ -266,9 +280,6 @@ class CallerConnection(Flow):
         self._ahead += data
         if len(self._ahead) > _MOST_AHEAD:
             self.pause_reading()
-
-    def _receive_unwanted(self, _: bytes) -> None:
-        self.tell_away()
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
