@@ -66,28 +66,22 @@ def check_framing(head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chu
     Raises:
         ValueError: they disagree; a fault of the program, nothing is sent.
     """
-    length, te = _declared(head)
-    if te is not chunked:
+    if head[-4:] != b"\r\n\r\n":
+        raise ValueError("the request head must end with an empty line")
+    found = _FRAMING.search(head)
+    if found is not None and _FRAMING.search(head, found.end() - 2):
+        raise ValueError("the request head must declare its body exactly once")
+    name, value = found.groups() if found is not None else (b"", b"")
+    if (len(name) == len(b"transfer-encoding")) is not chunked:
         raise ValueError("the request head and its body disagree about chunked framing")
+    if found is not None and not (value.lower() == b"chunked" if chunked else value.isdigit()):
+        raise ValueError("the request head must declare its body in a way that is known")
     if chunked:
         return None
+    length = None if found is None else int(value)
     if body is None or isinstance(body, bytes):
         if (length or 0) != len(body or b""):
             raise ValueError("the request's Content-Length is not the length of its body")
     elif length is None:
         raise ValueError("a streamed request body needs a Content-Length or chunked framing")
     return length
-
-
-def _declared(head: bytes) -> tuple[int | None, bool]:
-    """Return what a head says of its body: Content-Length, and whether it is chunked. It must say so at most once."""
-    if head[-4:] != b"\r\n\r\n":
-        raise ValueError("the request head must end with an empty line")
-    found = _FRAMING.search(head)
-    if found is None:
-        return None, False
-    name, value = found.groups()
-    te = len(name) == len(b"transfer-encoding")
-    if _FRAMING.search(head, found.end() - 2) or not (value.lower() == b"chunked" if te else value.isdigit()):
-        raise ValueError("the request head must declare its body exactly once")
-    return (None, True) if te else (int(value), False)

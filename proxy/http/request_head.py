@@ -90,7 +90,9 @@ def _read_once(block: bytes, http_10: bool, required: bytes | None) -> RequestFi
     tenth of a small request. Credentials may stand in it, so only a keyed digest of it is kept."""
     if len(block) > _LONGEST_REMEMBERED:
         return _read(block, http_10, required)
-    key = (blake2b(block, digest_size=16, key=_KEY).digest(), http_10, required)
+    digest = _KEYED.copy()
+    digest.update(block)
+    key = (digest.digest(), http_10, required)
     fields = _known.get(key)
     if fields is None:
         if len(_known) >= _MOST_REMEMBERED:
@@ -99,7 +101,7 @@ def _read_once(block: bytes, http_10: bool, required: bytes | None) -> RequestFi
     return fields
 
 
-_KEY: Final = os.urandom(32)
+_KEYED: Final = blake2b(digest_size=16, key=os.urandom(32))
 _known: Final[dict[tuple[bytes, bool, bytes | None], RequestFields]] = {}
 
 

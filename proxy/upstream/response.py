@@ -36,7 +36,7 @@ class Response(Inflow):
     it has been taken. A truncated body never looks complete.
     """
 
-    __slots__ = ("_closed", "_feeder", "chunked", "content_length", "fields", "has_body", "head_only", "http_version",
+    __slots__ = ("_closed", "_feeder", "content_length", "fields", "has_body", "head_only", "http_version",
                  "reason", "status")  # fmt: skip
 
     def __init__(self, *, head_only: bool, loop: asyncio.AbstractEventLoop) -> None:
@@ -49,7 +49,6 @@ class Response(Inflow):
         self.fields = _NO_FIELDS
         self.http_version = b"1.1"
         self.content_length: int | None = None
-        self.chunked = False
         self.has_body = False
         self._closed = False
         self._feeder: Feeder | None = None
@@ -122,7 +121,7 @@ class Response(Inflow):
         """Take over what the head says."""
         fields = self.fields = head.fields
         self.status, self.reason, self.http_version = head.status, head.reason, head.version
-        self.content_length, self.chunked, self.has_body = fields.content_length, fields.chunked, has_body
+        self.content_length, self.has_body = fields.content_length, has_body
 
     def put(self, piece: bytes) -> bool:
         """Keep a piece of the body; True when reading should stop."""

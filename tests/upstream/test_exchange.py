@@ -115,7 +115,7 @@ async def test_without_framing_a_clean_end_is_the_end(connect: Connect) -> None:
     _, up = await connect(once(b"HTTP/1.1 200 OK\r\n\r\nall of it", close=True))
     response = await up.send(method="GET", head=GET)
     assert response.content_length is None
-    assert not response.chunked
+    assert not response.fields.chunked
     assert await body_of(response) == b"all of it"
     assert response.complete
     assert up.active_connections == 0
