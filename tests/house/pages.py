@@ -79,10 +79,12 @@ def literals(call: ast.Call) -> list[str]:
 def table(first_cell: str) -> list[list[str]]:
     """Read the rows of the table, on whichever page, whose head begins with `first_cell`."""
     rows: list[list[str]] | None = None
-    for line in "\n\n".join(documents().values()).splitlines():
+    lines = "\n\n".join(documents().values()).splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
         cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")] if line.startswith("|") else None
         if rows is None:
-            rows = [] if cells is not None and cells[0] == first_cell else None
+            is_head = cells is not None and cells[0] == first_cell and following.startswith("|---")
+            rows = [] if is_head else None
         elif cells is None:
             break
         elif not line.startswith("|---"):
