@@ -580,11 +580,12 @@ class SessionKeeper:
     def _take_over(self, stored: Stored | None, before: Mapping[str, str]) -> None:
         """Learn, and hold their token if it is the better one.
 
-        During a renewal only a login is taken, which beats an anonymous one anyway.
+        During a renewal, which learns by itself when it is its turn, only a login is taken: it beats an anonymous one.
         """
         if stored is None:
             return
-        self._learn(stored, before)
+        if self._renewal is None:
+            self._learn(stored, before)
         shared, held = stored.token, self.current()
         if not will_do(shared, self.calls.credentials, self.refusals):
             return
