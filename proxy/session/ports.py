@@ -72,7 +72,7 @@ class Policy:
     renew_ahead: float = 300.0
     idle_after: float = 3600.0
     keepalive_path: str = "/v3/carts"
-    #: Not a setting: the contract's number, shorter in tests.
+    #: Not a setting; shorter in tests.
     deadline: float = RENEWAL_DEADLINE
 
 

@@ -14,7 +14,7 @@ from tests.fuzz.lane import Outcome, ProxyLane, proxy_lane
 DEVIATIONS = {
     "cowboy-absolute_form_reject_invalid_port_0": "a valid port by RFC 3986, and no authority ever chooses the upstream",
     "cowboy-reject_absolute_form_different_host": "two allowed hosts; RFC 9112, 3.2.2: Host is ignored then, not compared",
-    "desync-guardian-rfc-compliant-11": "its target has a fragment: 400 by the contract",
+    "desync-guardian-rfc-compliant-11": "its target has a fragment: 400 (config/README.md)",
     "desync-guardian-rfc-compliant-13": "its request line has no target",
     "llhttp-connection-84": "contested: HTTP/1.0 ends its connection after one request; what follows is not read",
 }

@@ -295,7 +295,7 @@ def tell(story: type[Story], examples: int) -> None:
 
 
 def is_over(token: Token, clock: FakeClock) -> bool:
-    """The contract's words, and none of the product's code."""
+    """The words of proxy/README.md, and none of the product's code."""
     life = token.lifetime - min(5.0, token.lifetime / 10)
     return clock.steady >= token.born.steady + life or clock.wall >= token.born.wall + life
 
