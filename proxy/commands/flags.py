@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         from proxy.core.spelling import nearest
 
         near = nearest(word, known)
-        self.error(f"there is no such {kind}" + (f", did you mean {near}?" if near else f": {', '.join(known)}"))
+        self.error(f"there is no such {kind}" + (f", did you mean {near}?" if near else f"; there are {', '.join(known)}"))
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """As argparse does, but a help text that is lost is not passed over."""

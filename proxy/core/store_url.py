@@ -8,13 +8,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from proxy.core.secret import Secret
+from proxy.core.values import bracketed, host_name, is_loopback, port_number
 
 #: The schemes, with what they say: TLS, Sentinel.
 SCHEMES: Final = {
@@ -30,9 +30,6 @@ _SENTINEL_PORT: Final = 26379
 _MOST_HOSTS: Final = 32
 _LARGEST_DB: Final = 1_000_000
 
-# Names of containers and of pods may have an underscore.
-_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 # Braces would make another hash tag, blanks and globs another meaning in rules of access.
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 # What Sentinel takes for a master's name.
@@ -65,10 +62,10 @@ class StoreUrl:
     @property
     def is_local(self) -> bool:
         """Say whether nothing of it leaves this machine, as far as the names tell."""
-        return all(_is_loopback(host) for host, _ in self.hosts)
+        return all(is_loopback(host) for host, _ in self.hosts)
 
     def __str__(self) -> str:
-        hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        hosts = ",".join(f"{bracketed(host)}:{port}" for host, port in self.hosts)
         path = f"/{self.master}" if self.master is not None else ""
         path += f"/{self.db}" if self.db else ""
         query = f"?prefix={self.prefix}" if self.prefix != DEFAULT_PREFIX else ""
@@ -149,38 +146,16 @@ def _hosts(authority: str, default_port: int) -> tuple[tuple[str, int], ...]:
 
 
 def _host(text: str, default_port: int, which: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>.*))?", text)
+    match = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", text)
     if match is None:
         raise BadStoreUrl(f"has {which} malformed; write host:port, and IPv6 addresses in brackets")
-    host = _address(match["v6"]) if match["v6"] is not None else _name(match["name"])
+    host = host_name(match[1])
     if host is None:
         raise BadStoreUrl(f"has no valid name or address in {which}")
-    port = match["port"]
-    if port is None:
-        return host, default_port
-    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) <= 65535:
+    port = default_port if match[2] is None else port_number(match[2])
+    if not port:
         raise BadStoreUrl(f"has a port in {which} that is not from 1 to 65535")
-    return host, int(port)
-
-
-def _address(text: str) -> str | None:
-    try:
-        return None if "%" in text else ipaddress.IPv6Address(text).compressed
-    except ValueError:
-        return None
-
-
-def _name(text: str) -> str | None:
-    name = text.lower()
-    if len(name) > 253 or not _NAME.fullmatch(name):
-        return None
-    if not re.fullmatch(r"[\d.]+", name):
-        return name
-    try:
-        # 127.1 and 1.2.3.256 look like addresses and are taken for some by old resolvers.
-        return ipaddress.IPv4Address(name).compressed
-    except ValueError:
-        return None
+    return host, port
 
 
 def _path(path: str, *, by_sentinel: bool) -> tuple[str | None, int]:
@@ -206,12 +181,3 @@ def _prefix(query: str) -> str:
     if not _PREFIX.fullmatch(value):
         raise BadStoreUrl("has a prefix that is not 1 to 64 of A-Z a-z 0-9 _ . : -")
     return value
-
-
-def _is_loopback(host: str) -> bool:
-    if host in {"localhost", "localhost."}:
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
