@@ -59,6 +59,9 @@ async def held(store: SharedStore, right: Right = Right.RENEWAL) -> AsyncIterato
 class StoreContract:
     """Rules for any store; `clock` is the one the store must use."""
 
+    #: Seconds for which this kind gives a right.
+    lease = LEASE
+
     @pytest.fixture
     def clock(self) -> FakeClock:
         return FakeClock()
@@ -195,7 +198,7 @@ class StoreContract:
         first, second = make(), make()
         assert await take(first, right)
         assert not await take(second, right)
-        clock.advance(LEASE - 0.5)
+        clock.advance(self.lease - 0.5)
         assert not await take(second, right)
         clock.advance(0.5)
         assert await take(second, right)
@@ -209,7 +212,7 @@ class StoreContract:
         assert await take(first, right)
         for _ in range(5):
             assert not await take(second, right)
-            clock.advance(LEASE / 2)
+            clock.advance(self.lease / 2)
             assert await first.extend(right)
         assert not await take(second, right)
 
@@ -229,7 +232,7 @@ class StoreContract:
         first, second, third = make(), make(), make()
         assert await take(first, right)
         assert not await take(second, right)
-        clock.advance(LEASE)
+        clock.advance(self.lease)
         assert await take(second, right)
         await first.leave(right)
         assert not await take(third, right)
@@ -249,7 +252,7 @@ class StoreContract:
         async with held(make()):
             entered = await enter(make())
             assert entered.turn is Turn.BUSY
-            assert 0 < entered.seconds <= LEASE
+            assert 0 < entered.seconds <= self.lease
 
     # News
 
@@ -535,5 +538,5 @@ class SharedStoreContract(StoreContract):
             assert not await take(store, right)
             process.send_signal(signal.SIGKILL)
             await process.wait()
-            async with asyncio.timeout(5), held(store, right):
+            async with asyncio.timeout(self.lease + 2), held(store, right):
                 pass

@@ -1,18 +1,73 @@
-"""From the text of `session.store` to a store. The settings have parsed it: `memory://` or `file:///path`."""
+"""From what `session.store` says to a store. The settings have parsed it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from proxy.clock import Clock
+from proxy.core.store_url import StoreUrl, is_redis, parse_store_url
 from proxy.session.stores import Binding, SharedStore, StoreUnusable
 from proxy.session.stores.file import FileStore, check_file
 from proxy.session.stores.memory import MemoryStore
 
+if TYPE_CHECKING:
+    from proxy.session.stores.redis.place import Place
 
-def open_store(place: str, *, binding: Callable[[], Binding], clock: Clock, warn: Callable[[str], None]) -> SharedStore:
-    """Build the store. Raises `StoreUnusable` when its place cannot be used, or its kind is not one that is known."""
+
+class StoreWatch(Protocol):
+    """Who is told how a store on a network does; must not raise and must not wait."""
+
+    def took(self, operation: str, seconds: float) -> None:
+        """An operation was tried, well or not, for so many seconds."""
+        ...
+
+    def reconnected(self) -> None:
+        """A connection was made that is not the first."""
+        ...
+
+
+@runtime_checkable
+class OnNetwork(Protocol):
+    """What a store on a network tells of itself; never user or password."""
+
+    #: The scheme of its URL, and the server in use.
+    kind: str
+    address: str
+    #: The last use reached it.
+    is_up: bool
+    #: What is wrong with it now, in a sentence.
+    trouble: str | None
+
+
+class _Nobody:
+    def took(self, operation: str, seconds: float) -> None:
+        pass
+
+    def reconnected(self) -> None:
+        pass
+
+
+def open_store(
+    place: str | Callable[[], Place],
+    *,
+    binding: Callable[[], Binding],
+    clock: Clock,
+    warn: Callable[[str], None],
+    watch: StoreWatch | None = None,
+) -> SharedStore:
+    """Build the store: of a text, or on the Redis that `place` tells of at each use.
+
+    Raises `StoreUnusable` when its place cannot be used, or its kind is not one that is known.
+    """
+    if isinstance(place, str) and is_redis(place):
+        place = _fixed(place)
+    if not isinstance(place, str):
+        # Imported here: it brings redis-py and encryption, 0.15 s and 15 MB that nobody else should pay for.
+        from proxy.session.stores.redis.store import RedisStore  # noqa: PLC0415
+
+        return RedisStore(place, binding=binding, clock=clock, warn=warn, watch=watch or _Nobody())
     check_store(place)
     match place.partition("://"):
         case "memory", "://", "":
@@ -22,8 +77,10 @@ def open_store(place: str, *, binding: Callable[[], Binding], clock: Clock, warn
     raise _unknown()
 
 
-def check_store(place: str) -> None:
-    """Raise `StoreUnusable` when the place cannot be used; changes nothing there."""
+def check_store(place: str | StoreUrl) -> None:
+    """Raise `StoreUnusable` when the place cannot be used; changes nothing there. A Redis is not dialled."""
+    if isinstance(place, StoreUrl):
+        return None
     match place.partition("://"):
         case "memory", "://", "":
             return None
@@ -32,6 +89,13 @@ def check_store(place: str) -> None:
     raise _unknown()
 
 
+def _fixed(text: str) -> Callable[[], Place]:
+    from proxy.session.stores.redis.place import Place  # noqa: PLC0415
+
+    place = Place(parse_store_url(text))
+    return lambda: place
+
+
 def _unknown() -> StoreUnusable:
     # The text is not repeated: it may hold a password.
-    return StoreUnusable("session.store: no store of this kind; use memory:// or file:///path.")
+    return StoreUnusable("session.store: no store of this kind; use memory://, file:///path or redis://host.")

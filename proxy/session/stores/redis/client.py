@@ -1,0 +1,236 @@
+"""Runs scripts in Redis for whoever asks: bounded in time and number, and spared while Redis does not answer.
+
+Every operation ends within 2 s, most of them at once when a moment ago one has failed (`Haste` says how long that holds).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from redis import exceptions
+
+from proxy.core.retry import backoff, full_jitter
+from proxy.session.stores import StoreUnreachable
+from proxy.session.stores.factory import StoreWatch
+from proxy.session.stores.redis.failures import (
+    ASTRAY,
+    NO_MASTER,
+    SILENT,
+    Failure,
+    Kind,
+    code_of,
+    failure_of,
+)
+from proxy.session.stores.redis.link import Address, Argument, Link
+from proxy.session.stores.redis.place import Place
+from proxy.session.stores.redis.scripts import Script
+from proxy.session.stores.redis.servers import NoMaster, Servers
+
+#: Seconds for one operation, whatever has to be found, connected and repeated for it; less than whoever asks gives it.
+DEADLINE: Final = 1.9
+#: Seconds without an answer after which Redis counts as silent for others too when whoever asked gives up.
+_SILENT: Final = 0.4
+#: Commands at a time; as many connections may there be.
+_AT_A_TIME: Final = 2
+#: Nodes that one operation follows a cluster to, or seeds that it tries.
+_MOST_HOPS: Final = 5
+#: Seconds without a try after Redis did not know us or did not let us; a changed file ends them.
+_DENIED_FOR: Final = 10.0
+#: Refusals after which another server is looked for.
+_ELSEWHERE: Final = frozenset({"READONLY", "CLUSTERDOWN", "MASTERDOWN"})
+
+
+class Haste(enum.Enum):
+    """For whom an operation is: how long (seconds) after a failure it is not even tried."""
+
+    #: A request waits: 1 doubling to 10.
+    REQUEST = "request"
+    #: The background follows what happens: a random part of 0.1 doubling to 2.5. All connect anew to a Redis that is back,
+    #: which costs it 1.4 ms of its only thread with TLS; and within 3 s all must have the same token again.
+    LOOK = "look"
+    #: A renewal has patience and asks again all the time: from 0.1 to 0.5.
+    RENEWAL = "renewal"
+
+
+class Unavailable(StoreUnreachable):
+    """An operation could not be carried out."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.sentence)
+        self.failure = failure
+
+
+class Client:
+    """Runs scripts, for one process and event loop. `place` is asked each time: files change. `close` must be called."""
+
+    def __init__(
+        self, place: Callable[[], Place], *, watch: StoreWatch, fraction: Callable[[], float] = random.random
+    ) -> None:
+        self._place = place
+        self._watch = watch
+        self._fraction = fraction
+        self._used = place()
+        self._servers = Servers(self._used)
+        self._link: Link | None = None
+        self._connections = 0
+        # Two commands at a time, since each needs a connection; a command takes 2 s at most.
+        self._turns = asyncio.Semaphore(_AT_A_TIME)
+        # Guards `_servers`, above all one question to the Sentinels for all who need the answer.
+        self._finding = asyncio.Lock()
+        self._failures = 0
+        self._failed_at = 0.0
+        self._not_before = dict.fromkeys(Haste, 0.0)
+        #: The last operation reached Redis; None: none was tried yet.
+        self.up: bool | None = None
+        #: What is wrong with it now.
+        self.trouble: Failure | None = None
+
+    @property
+    def address(self) -> str:
+        """The server in use, or the URL's without user and password while none is."""
+        current = self._servers.current
+        return str(self._used.url) if current is None else f"{current[0]}:{current[1]}"
+
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], haste: Haste) -> Any:
+        """Run a script; returns Redis's answer as bytes, numbers and lists. Raises `Unavailable`."""
+        self._check(haste)
+        async with self._turns:
+            await self._follow_place()
+            self._check(haste)  # whoever had the turn before may have found out
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(DEADLINE):
+                    answer = await self._run(script, keys, arguments)
+            except asyncio.CancelledError:
+                if time.monotonic() - began > _SILENT:
+                    self._failed(SILENT, began)
+                raise
+            except Exception as error:
+                failure = _failure(error)
+                if failure is SILENT and self._link is not None:
+                    await self._give_up(self._servers, self._link)
+                self._failed(failure, began)
+                # What it was raised from may repeat what the server or the library says.
+                raise Unavailable(failure) from None
+            finally:
+                self._watch.took(script.name, time.monotonic() - began)
+            self._failures, self.up, self.trouble = 0, True, None
+            self._not_before = dict.fromkeys(Haste, 0.0)
+            return answer
+
+    async def close(self) -> None:
+        """Close all connections."""
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close(orderly=True)
+
+    def _check(self, haste: Haste) -> None:
+        if self.trouble is not None and self._place() is self._used and time.monotonic() < self._not_before[haste]:
+            raise Unavailable(self.trouble)
+
+    def _failed(self, failure: Failure, began: float) -> None:
+        if failure.kind is Kind.REFUSED:
+            # Redis is there, and other operations may work.
+            self.up = True
+            return
+        now = time.monotonic()
+        self.up, self.trouble = False, failure
+        if began >= self._failed_at:  # one of two that failed together counts
+            self._failures += 1
+        self._failed_at = now
+        if failure.kind is Kind.DENIED:
+            self._not_before = dict.fromkeys(Haste, now + _DENIED_FOR)
+            return
+        look = full_jitter(self._failures, first=0.1, cap=2.5, fraction=self._fraction())
+        self._not_before = {
+            Haste.REQUEST: now + backoff(self._failures, first=1.0, cap=10.0),
+            Haste.LOOK: now + look,
+            Haste.RENEWAL: now + 0.1 + 0.4 * self._fraction(),
+        }
+
+    async def _follow_place(self) -> None:
+        """Begin anew when a file of ours has changed: as somebody else, or somewhere else."""
+        place = self._place()
+        if place is self._used:
+            return
+        self._used, self._servers = place, Servers(place)
+        self._failures, self.trouble = 0, None
+        await self._leave()
+
+    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        failed: Exception | None = None
+        for _ in range(_MOST_HOPS):
+            servers = self._servers
+            async with self._finding:
+                address = await servers.find()
+                link = await self._link_to(address)
+            try:
+                return await link.run(script, keys, arguments, asking=False)
+            except exceptions.MovedError as moved:
+                servers.moved(moved)
+            except exceptions.AskError as asked:
+                return await self._aside(servers.target(asked), script, keys, arguments)
+            except Exception as error:
+                code = code_of(error)
+                if isinstance(error, exceptions.ResponseError) and code not in _ELSEWHERE:
+                    raise
+                await self._give_up(servers, link)
+                if code == "READONLY":
+                    # A master no longer, and what it is asked for is old: the new one is looked for at once, but once.
+                    if failed is not None and code_of(failed) == code:
+                        raise
+                elif code is not None or isinstance(error, exceptions.TimeoutError) or servers.is_alone:
+                    raise
+                failed = error
+        raise failed or _Astray
+
+    async def _aside(self, address: Address, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """Ask the node to which a slot is just being moved, this once."""
+        link = Link(self._used, address, self._connected)
+        try:
+            return await link.run(script, keys, arguments, asking=True)
+        finally:
+            await link.close()
+
+    async def _link_to(self, address: Address) -> Link:
+        if self._link is None or self._link.address != address:
+            await self._leave()
+            self._link = Link(self._used, address, self._connected)
+        return self._link
+
+    async def _leave(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    async def _give_up(self, servers: Servers, link: Link) -> None:
+        servers.lost(link.address)
+        await link.close()
+        if self._link is link:
+            self._link = None
+
+    def _connected(self) -> None:
+        self._connections += 1
+        if self._connections > 1:
+            self._watch.reconnected()
+
+
+class _Astray(Exception):
+    """A cluster's nodes point to each other."""
+
+
+def _failure(error: Exception) -> Failure:
+    match error:
+        case NoMaster():
+            return NO_MASTER
+        case _Astray():
+            return ASTRAY
+        case TimeoutError():
+            return SILENT
+        case _:
+            return failure_of(error)

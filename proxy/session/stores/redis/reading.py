@@ -1,0 +1,81 @@
+"""From what a script answers to what is shared. Nothing that comes from Redis is believed before it is authenticated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from proxy.core.token import Moment, Token
+from proxy.session.stores.redis.entry import unpack_refusals, unpack_token
+from proxy.session.stores.redis.vault import Vault
+
+MICRO: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a script of `scripts.py` answers, as numbers and texts."""
+
+    verdict: str
+    #: Session calls that failed in a row, and seconds until one may be made again.
+    failures: int
+    pause: float
+    #: Seconds for which somebody has the right to renew.
+    leased: float
+    #: Refusals as they are stored; empty: none.
+    refusals: bytes = field(repr=False)
+    #: Of the token that is stored; None: nothing is, or something that is not ours.
+    tag: str | None = None
+    #: The key has a type that we never gave it.
+    is_not_ours: bool = False
+    age: float = 0.0
+    life: float = 0.0
+    #: Empty for whoever said that it knows the tag.
+    blob: bytes = field(default=b"", repr=False)
+
+    @property
+    def is_known(self) -> bool:
+        """Say whether what is stored is what the asker has seen last."""
+        return self.tag is not None and self.life > 0 and not self.blob
+
+
+def read_answer(raw: Any) -> Answer:
+    """Read it. Raises ValueError, TypeError or IndexError when it is not what a script of ours answers."""
+    verdict, failures, pause, lease, refusals, *entry = raw
+    answer = Answer(
+        verdict=bytes(verdict).decode("ascii"),
+        failures=int(failures),
+        pause=int(pause) / MICRO,
+        leased=int(lease) / MICRO,
+        refusals=bytes(refusals),
+        is_not_ours=bool(entry) and entry[0] is None,
+    )
+    if not entry or answer.is_not_ours:
+        return answer
+    tag, age, life, blob = entry
+    return Answer(
+        *(answer.verdict, answer.failures, answer.pause, answer.leased, answer.refusals),
+        tag=bytes(tag).decode("ascii", "replace"),
+        age=int(age) / MICRO,
+        life=int(life) / MICRO,
+        blob=bytes(blob),
+    )
+
+
+def token_in(answer: Answer, vault: Vault, *, asked: Moment, app_id: str) -> Token | None:
+    """Return the token in an answer to a question `asked` at a moment; None: it cannot be read, or is another's."""
+    plain = vault.unseal("token", answer.blob)
+    if plain is None:
+        return None
+    token = unpack_token(plain, age=answer.age, asked=asked, app_id=app_id)
+    # The tag and the life beside it are not authenticated.
+    if token is None or vault.tag(token.value) != answer.tag or token.lifetime < answer.life:
+        return None
+    return token
+
+
+def refusals_in(answer: Answer, vault: Vault) -> tuple[Mapping[str, str], str]:
+    """Return what CardCash refused, and the fingerprint of the secrets that it is about."""
+    plain = vault.unseal("refusals", answer.refusals) if answer.refusals else None
+    return ({}, "") if plain is None else unpack_refusals(plain)

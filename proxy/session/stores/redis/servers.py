@@ -1,0 +1,85 @@
+"""Which Redis is asked: a seed of the URL, the node a cluster points to, or the master that Sentinels name.
+
+All keys of one binding have one hash tag, so one node of a cluster serves them, and no map of slots is needed.
+"""
+
+from __future__ import annotations
+
+from redis.exceptions import AskError, RedisError
+
+from proxy.session.stores.redis.link import Address, make_connection
+from proxy.session.stores.redis.place import Place
+
+
+class NoMaster(Exception):
+    """No Sentinel that answers knows a master of this name."""
+
+
+class Servers:
+    """Knows the server to ask next, for one `Place`. Not for two tasks at a time, but for reading `current`."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._seed = 0
+        self._sentinels = list(place.url.hosts)
+        self.current: Address | None = None
+
+    @property
+    def is_alone(self) -> bool:
+        """Say whether there is no other place to try at once when one cannot be connected to."""
+        return self._place.url.master is not None or len(self._place.url.hosts) == 1
+
+    async def find(self) -> Address:
+        """Return the server to ask. Raises `NoMaster`, or what the last Sentinel raised."""
+        if self.current is None:
+            url = self._place.url
+            self.current = await self._ask_sentinels(url.master) if url.master else url.hosts[self._seed]
+        return self.current
+
+    def lost(self, address: Address) -> None:
+        """Give up a server that cannot be reached, or that is no master: look for it anew."""
+        if address != self.current:
+            return
+        hosts = self._place.url.hosts
+        if self._place.url.master is None and address == hosts[self._seed]:
+            self._seed = (self._seed + 1) % len(hosts)
+        self.current = None
+
+    def moved(self, redirection: AskError) -> None:
+        """Go where a node of a cluster points to, until that cannot be reached."""
+        self.current = self.target(redirection)
+
+    def target(self, redirection: AskError) -> Address:
+        """Return the address in a redirection; a node that does not know its own name leaves it out."""
+        host, port = redirection.node_addr
+        here = self.current[0] if self.current is not None else self._place.url.hosts[self._seed][0]
+        return (host if host not in {"", "?"} else here), port
+
+    async def _ask_sentinels(self, master: str) -> Address:
+        """Ask one Sentinel after the other, the one that knew last first.
+
+        redis-py's own way would bring a pool and ten tries for each. Whether it is a master is seen when it is written to.
+        """
+        failed: Exception | None = None
+        for sentinel in (*self._sentinels,):
+            try:
+                found = await self._ask(sentinel, master)
+            except (RedisError, OSError) as error:
+                failed = error
+                continue
+            if found is not None:
+                self._sentinels.remove(sentinel)
+                self._sentinels.insert(0, sentinel)
+                return found
+            failed = None
+        raise failed or NoMaster
+
+    async def _ask(self, sentinel: Address, master: str) -> Address | None:
+        connection = make_connection(self._place, sentinel, to_sentinel=True)
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)
+            answer = await connection.read_response()
+        finally:
+            await connection.disconnect(nowait=True)
+        return None if answer is None else (bytes(answer[0]).decode(), int(answer[1]))

@@ -1,0 +1,103 @@
+"""Servers, started once for all tests of a process; without redis-server these tests are skipped, with that reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.session.stores.redis.place import Place
+from tests.session.redis.replicas import Replica, place_of
+from tests.session.redis.servers import WHERE, WHERE_SENTINEL, Cluster, Sentinels, Server, Tls
+
+NEEDS_REDIS = pytest.mark.skipif(WHERE is None, reason="redis-server is not installed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(NEEDS_REDIS)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("redis")
+
+
+@pytest.fixture(scope="session")
+def standalone(folder: Path) -> Iterator[Server]:
+    server = Server(folder / "standalone").start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(standalone: Server) -> Server:
+    """A Redis that is empty and as it was configured; it must be there at the end."""
+    standalone.command("CONFIG", "SET", "maxmemory", "0", "min-replicas-to-write", "0")
+    standalone.command("FLUSHALL")
+    return standalone
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A Redis that a test may kill."""
+    server = Server(tmp_path / "server").start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def tls(folder: Path) -> Tls:
+    return Tls(folder / "tls")
+
+
+@pytest.fixture(scope="session")
+def tls_server(folder: Path, tls: Tls) -> Iterator[Server]:
+    """A Redis with TLS; it wants no certificate of clients."""
+    server = Server(folder / "tls-server", "--tls-auth-clients", "no", tls=tls).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
+    """A group of its own for each test: after a failover Sentinels need 10 s to know all again, a new group 2 s to begin."""
+    if WHERE_SENTINEL is None:
+        pytest.skip("redis-sentinel is not installed")
+    group = Sentinels(tmp_path)
+    yield group
+    group.end()
+
+
+@pytest.fixture(scope="session")
+def whole_cluster(folder: Path) -> Iterator[Cluster]:
+    group = Cluster(folder / "cluster")
+    yield group
+    group.end()
+
+
+@pytest.fixture
+def cluster(whole_cluster: Cluster) -> Cluster:
+    whole_cluster.settle()
+    return whole_cluster
+
+
+Build = Callable[..., Replica]
+
+
+@pytest.fixture
+async def replica() -> AsyncIterator[Build]:
+    """Build replicas on a server, a URL or a `Place`; they are closed at the end."""
+    built: list[Replica] = []
+
+    def build(where: Server | Sentinels | Cluster | Place | str, *store_secrets: str, **more: Any) -> Replica:
+        place = where if isinstance(where, Place) else place_of(getattr(where, "url", str(where)), *store_secrets)
+        built.append(Replica(place, **more))
+        return built[-1]
+
+    yield build
+    await asyncio.gather(*(one.store.close() for one in built))

@@ -1,0 +1,86 @@
+"""Replicas that share a Redis: stores as the proxy builds them, with what they told."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from proxy.core.secret import Secret
+from proxy.core.store_url import parse_store_url
+from proxy.core.token import Token
+from proxy.session.stores import Binding, Turn
+from proxy.session.stores.redis.place import Place
+from proxy.session.stores.redis.store import RedisStore
+from tests.session.fakes import APP, FakeClock
+
+MINE = Binding("https://cardcash.example", APP, "Me@example.com")
+SECRETS = "application id, e-mail and password"
+
+
+class Watched:
+    """Hears of everything a store tells."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.operations: Counter[str] = Counter()
+        self.slowest = 0.0
+        self.reconnects = 0
+
+    def took(self, operation: str, seconds: float) -> None:
+        self.operations[operation] += 1
+        self.slowest = max(self.slowest, seconds)
+
+    def reconnected(self) -> None:
+        self.reconnects += 1
+
+
+class Replica:
+    """One process of a fleet, with a clock that stands still; Redis's own goes on."""
+
+    def __init__(self, place: Place, *, clock: FakeClock | None = None, binding: Binding = MINE) -> None:
+        self.place = place
+        self.binding = binding
+        self.clock = clock or FakeClock()
+        self.seen = Watched()
+        self.store = RedisStore(
+            lambda: self.place,
+            binding=lambda: self.binding,
+            clock=self.clock,
+            warn=self.seen.warnings.append,
+            watch=self.seen,
+        )
+
+    def grow_older(self, seconds: float) -> None:
+        """Count so many seconds more than Redis does, whose own time goes on."""
+        self.store._now = lambda: time.time() + seconds
+
+    def token(self, value: str = "one.token.", **more: Any) -> Token:
+        return Token(value, self.clock.now(), 600, **more)
+
+    async def save(self, value: str = "one.token.", *, replaces: Token | None = None, **more: Any) -> bool:
+        return await self.store.save(self.token(value, **more), replaces=replaces)
+
+    async def found(self) -> Token:
+        """What this one sees; there must be something."""
+        token = (await self.store.look(SECRETS)).token
+        assert token is not None
+        return token
+
+    async def stored(self) -> str | None:
+        """The value of what this one sees."""
+        token = (await self.store.look(SECRETS)).token
+        return None if token is None else token.value
+
+    async def enters(self, known: Token | None = None, *, needs_login: bool = False, fresh: bool = False) -> Turn:
+        return (await self.store.enter(SECRETS, known=known, needs_login=needs_login, fresh=fresh)).turn
+
+
+def place_of(url: str, *store_secrets: str, tls: ssl.SSLContext | None = None) -> Place:
+    return Place(parse_store_url(url), tls, secrets=tuple(map(Secret, store_secrets)))
+
+
+def as_somebody(place: Place, user: str, password: str) -> Place:
+    return replace(place, url=replace(place.url, user=Secret(user), password=Secret(password)))

@@ -1,0 +1,183 @@
+"""Redis learns no secret, and nobody who writes to it can plant a token; secrets can be rotated while replicas run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from proxy.core.secret import Secret
+from proxy.session.stores import Right, Turn
+from proxy.session.stores.redis.client import Unavailable
+from tests.session.fakes import APP
+from tests.session.redis.conftest import Build
+from tests.session.redis.relay import relay_to
+from tests.session.redis.replicas import MINE, SECRETS, Replica
+from tests.session.redis.servers import Server
+
+
+def the_key(server: Server, what: str = "s") -> str:
+    (key,) = server.command("KEYS", f"cardcash:*:{what}")
+    return str(key)
+
+
+def change(server: Server, name: str, value: str | int) -> None:
+    server.command("HSET", the_key(server), name, value)
+
+
+async def test_nothing_that_is_sent_shows_a_token_an_account_or_a_secret(replica: Build, server: Server) -> None:
+    async with relay_to(server.port) as relay:
+        one = replica(f"redis://127.0.0.1:{relay.port}", "the-store-secret")
+        token = one.token("hush.token.", identity="hush@example.com")
+        await one.enters()
+        await one.store.save(token, replaces=None)
+        await one.store.refuse({"login": "the sentence"}, "hush-password")
+        await one.store.failed(1)
+        await one.store.take_login_turn()
+        await one.store.look("hush-password")
+        await one.store.leave(Right.RENEWAL, recovered=True)
+        sent = relay.sent.lower()
+    assert b"evalsha" in sent
+    for secret in (b"hush", b"the sentence", b"store-secret", APP.encode(), b"cardcash.example", b"me@example.com"):
+        assert secret not in sent
+
+
+async def test_who_guesses_the_application_id_needs_a_slow_hash_for_each(replica: Build, server: Server) -> None:
+    await replica(server).save()
+    assert MINE.key[:32] not in the_key(server)
+
+
+async def test_a_token_is_encrypted_anew_each_time(replica: Build, server: Server) -> None:
+    one = replica(server)
+    token = one.token()
+    await one.store.save(token, replaces=None)
+    with server.client() as client:
+        client.connection_pool.connection_kwargs["decode_responses"] = False
+        first = client.hget(the_key(server), "blob")
+        await one.store.save(token, replaces=token)
+        assert client.hget(the_key(server), "blob") != first
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("blob", "x"), ("blob", ""), ("blob", "\x01" + "x" * 200)),
+        *(("tag", "0" * 32), ("tag", "x" * 5000), ("life", 10**15)),
+    ],
+)
+async def test_what_was_changed_is_not_there_and_is_told_of_once(
+    replica: Build, server: Server, name: str, value: str | int
+) -> None:
+    one, other = replica(server), replica(server)
+    await one.save()
+    change(server, name, value)
+    assert [await other.stored() for _ in range(3)] == [None] * 3
+    assert len(other.seen.warnings) == 1
+    assert "session.store_secret" in other.seen.warnings[0]
+    assert await other.enters() is Turn.GRANTED
+
+
+@pytest.mark.parametrize(("name", "value"), [("born", "soon"), ("life", "long"), ("login", "perhaps")])
+async def test_other_nonsense_does_no_harm(replica: Build, server: Server, name: str, value: str) -> None:
+    one, other = replica(server), replica(server)
+    await one.save()
+    change(server, name, value)
+    assert await other.stored() in {None, "one.token."}
+    await other.enters()
+    assert await other.save("two.token.", replaces=other.token()) or await other.save("two.token.")
+    assert await one.stored() == "two.token."
+
+
+async def test_a_birth_in_the_future_makes_no_life_longer(replica: Build, server: Server) -> None:
+    one, other = replica(server), replica(server)
+    await one.save()
+    change(server, "born", 10**16)
+    assert (await other.found()).expires_at <= other.clock.steady + 600
+
+
+async def test_a_token_of_another_binding_cannot_be_put_in_its_place(replica: Build, server: Server) -> None:
+    one, other = replica(server), replica(server, binding=replace(MINE, email="other@example.com"))
+    await one.save()
+    mine = the_key(server)
+    await other.save("their.token.")
+    (theirs,) = set(server.command("KEYS", "*:s")) - {mine}
+    server.command("COPY", theirs, mine, "REPLACE")
+    assert await replica(server).stored() is None
+
+
+async def test_what_cannot_be_read_is_replaced_by_whoever_renews_only(replica: Build, server: Server) -> None:
+    one, other = replica(server), replica(server)
+    await one.save()
+    change(server, "blob", "x")
+    assert not await other.save("two.token.")
+    assert await other.enters() is Turn.GRANTED
+    assert await other.save("two.token.")
+    assert await replica(server).stored() == "two.token."
+
+
+async def test_a_key_of_another_type_is_neither_read_nor_replaced(replica: Build, server: Server) -> None:
+    one = replica(server)
+    await one.save()
+    key = the_key(server)
+    server.command("DEL", key)
+    server.command("SET", key, "theirs")
+    other = replica(server)
+    assert [await other.stored(), await other.stored()] == [None, None]
+    assert other.seen.warnings == ["a key under our prefix is not of our making; choose another ?prefix="]
+    assert await other.enters() is Turn.GRANTED
+    with pytest.raises(Unavailable, match="not of our making"):
+        await other.save("two.token.")
+    assert server.command("GET", key) == "theirs"
+
+
+async def test_refusals_that_were_changed_are_not_there(replica: Build, server: Server) -> None:
+    one = replica(server)
+    await one.store.refuse({"login": "x"}, SECRETS)
+    server.command("SET", the_key(server, "x"), "forged")
+    assert (await one.store.look(SECRETS)).refusals == {}
+
+
+class TestRotation:
+    async def test_who_has_another_secret_reads_nothing_and_says_so(self, replica: Build, server: Server) -> None:
+        one, other = replica(server, "one"), replica(server, "other")
+        await one.save()
+        assert await other.stored() is None
+        assert "another session.store_secret" in other.seen.warnings[0]
+
+    async def test_who_has_none_reads_nothing_of_who_has_one(self, replica: Build, server: Server) -> None:
+        await replica(server, "one").save()
+        assert await replica(server).stored() is None
+
+    async def test_the_first_encrypts_and_all_decrypt(self, replica: Build, server: Server) -> None:
+        old, both, new = replica(server, "old"), replica(server, "new", "old"), replica(server, "new")
+        first = old.token()
+        await old.store.save(first, replaces=None)
+        assert await both.stored() == "one.token."
+        assert await both.save("two.token.", replaces=first)
+        assert await new.stored() == "two.token."
+        assert await old.stored() is None
+
+    async def test_replicas_meet_at_one_right_while_secrets_are_changed(self, replica: Build, server: Server) -> None:
+        assert await replica(server, "old").enters() is Turn.GRANTED
+        assert await replica(server, "new", "old").enters() is Turn.BUSY
+
+    async def test_a_secret_that_changes_holds_from_the_next_look_on(self, replica: Build, server: Server) -> None:
+        one, other = replica(server, "old"), replica(server, "new")
+        await other.save()
+        assert await one.stored() is None
+        one.place = replace(one.place, secrets=(Secret("new"), Secret("old")))
+        assert await one.stored() == "one.token."
+
+    async def test_an_application_id_that_changes_leads_elsewhere(self, replica: Build, server: Server) -> None:
+        one = replica(server)
+        await one.save()
+        one.binding = replace(MINE, app_id="new-id")
+        assert await one.stored() is None
+        assert await one.save("new.token.", app_id="new-id")
+        assert await one.save("late.token.", replaces=one.token(), app_id=APP)
+        assert await one.stored() == "new.token."
+
+
+async def test_a_repr_shows_nothing(replica: Build, server: Server) -> None:
+    one: Replica = replica(f"redis://hush:hush@127.0.0.1:{server.port}", "hush")
+    assert "hush" not in f"{one.store!r} {one.place!r} {one.store._client!r} {one.store.address} {one.store.kind}"
