@@ -159,7 +159,7 @@ class WorkersAdmin(AdminPort):
         because = self._judged(*self._against(there, all_workers))
         answering = [one for one in all_workers if one.answers]
         statuses = [one.said["status"] for one in answering]
-        here = [one.known["pid"] for one in answering].index(self._pid) if renewed else None
+        here = next((index for index, one in enumerate(answering) if renewed and one.known["pid"] == self._pid), None)
         gone = [one.left() for one in all_workers] + [one.metrics() for one in all_workers if not one.answers]
         return {
             "version": self._version,

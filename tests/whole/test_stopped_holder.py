@@ -81,8 +81,6 @@ async def test_of_several_workers_one_makes_the_session_of_a_stopped_one_before_
             statuses = await asyncio.gather(*(call(proxy) for _ in range(30)))
         finally:
             os.kill(stopped, signal.SIGCONT)
-        # A third of them, more or less, was taken in by the worker that is stopped.
-        answered = [status for status in statuses if status is not None]
-        assert set(answered) == {200}
-        assert len(answered) >= 10
+        # Whoever the kernel gave to the stopped worker is taken in by the others.
+        assert statuses == [200] * 30
         assert simulator.calls[SESSION] == 2

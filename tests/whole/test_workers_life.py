@@ -291,6 +291,37 @@ async def test_a_signal_drains_all_workers_and_exits_0(upstream: RawUpstream, pl
         assert list(place.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", ["1", "2"])
+async def test_who_connects_just_before_the_stop_is_answered_and_never_reset(simulator: Simulator, number: str) -> None:
+    async with workers(simulator.url, WORKERS=number) as proxy:
+        host, _, port = proxy.host.rpartition(":")
+        connected = [socket.create_connection((host, int(port))) for _ in range(200)]
+        proxy.signal(TERM)
+        for sock in connected:
+            sock.sendall(ASK)
+        later = await asyncio.gather(*(proxy.caller() for _ in range(100)), return_exceptions=True)
+        answers = [await asyncio.to_thread(sock.recv, 64) for sock in connected]
+        assert {got[:12] for got in answers} == {b"HTTP/1.1 200"}
+        for caller in later:
+            if isinstance(caller, Caller):
+                await caller.close()
+            else:
+                assert isinstance(caller, ConnectionRefusedError)
+        for sock in connected:
+            sock.close()
+        assert await proxy.ended() == 0
+
+
+async def test_callers_of_a_worker_that_is_stopped_are_served_by_the_others(simulator: Simulator) -> None:
+    async with workers(simulator.url) as proxy:
+        stopped = (await pids(proxy))[2]
+        os.kill(stopped, signal.SIGSTOP)
+        async with asyncio.timeout(3):
+            answers = await asyncio.gather(*(call(proxy, "GET", "/merchants/sell") for _ in range(30)))
+        assert [status for status, _, _ in answers] == [200] * 30
+        os.kill(stopped, signal.SIGCONT)
+
+
 async def test_in_the_drain_delay_all_workers_go_on_serving(simulator: Simulator) -> None:
     async with workers(simulator.url, DRAIN__DELAY="1.5") as proxy:
         proxy.signal(TERM)
