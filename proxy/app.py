@@ -339,7 +339,6 @@ class Proxy:
                 aside=self.guard.aside,
             ),
             sender=sender,
-            injected=injected,
             accounts=accounts,
             metrics=self.metrics,
         )

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Sequence
 from email.utils import formatdate
-from functools import lru_cache
 from http import HTTPStatus
 
 import orjson
@@ -19,19 +18,18 @@ NAME = b"cardcash-proxy"
 
 def send_json(exchange: Exchange, status: int, body: object, lines: Sequence[bytes], *, request_id: str) -> None:
     """Answer with a JSON body; `lines` are more header lines."""
-    content = b"" if exchange.method == "HEAD" else orjson.dumps(body)
-    length = len(orjson.dumps(body))
+    content = orjson.dumps(body)
     head = [
         b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode()),
         b"Content-Type: application/json",
         date_line(),
-        b"Content-Length: %d" % length,
+        b"Content-Length: %d" % len(content),
         *lines,
         b"X-Request-ID: %b" % request_id.encode("ascii"),
         *connection_lines(exchange),
         b"\r\n",
     ]
-    exchange.send(b"\r\n".join(head) + content)
+    exchange.send(b"\r\n".join(head) + (b"" if exchange.method == "HEAD" else content))
 
 
 def send_error(exchange: Exchange, error: ProxyError, *, request_id: str) -> None:
@@ -46,12 +44,7 @@ def send_error(exchange: Exchange, error: ProxyError, *, request_id: str) -> Non
 
 def date_line() -> bytes:
     """Say when the answer was made, or came without saying so itself (RFC 9110, 6.6.1)."""
-    return _date(int(time.time()))
-
-
-@lru_cache(maxsize=1)
-def _date(second: int) -> bytes:
-    return b"Date: %b" % formatdate(second, usegmt=True).encode("ascii")
+    return b"Date: %b" % formatdate(time.time(), usegmt=True).encode("ascii")
 
 
 def connection_lines(exchange: Exchange) -> tuple[bytes, ...]:

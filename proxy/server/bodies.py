@@ -30,52 +30,61 @@ class ReplayBudget:
 
 
 class Body:
-    """One request's body. `kept`: it can be sent any number of times; else it can be sent once."""
+    """One request's body. `kept`: all of it is in `data` and can be sent any number of times; else it can be sent once."""
 
-    __slots__ = ("_budget", "_data", "_reserved", "_rest", "chunked", "kept", "started")
+    __slots__ = ("_budget", "_reserved", "_rest", "_started", "chunked", "data")
 
-    def __init__(self, data: bytes, *, chunked: bool = False) -> None:
-        self._data = data
-        self._rest: AsyncIterator[bytes] | None = None
-        self._budget: ReplayBudget | None = None
+    def __init__(self, budget: ReplayBudget, *, chunked: bool = False) -> None:
+        self._budget = budget
         self._reserved = 0
+        self._rest: AsyncIterator[bytes] | None = None
+        self._started = False
         self.chunked = chunked
-        self.kept = True
-        self.started = False
+        #: What is kept of it: the beginning, when it is not `kept`.
+        self.data = b""
+
+    @property
+    def kept(self) -> bool:
+        """Say whether it can be sent any number of times."""
+        return self._rest is None
 
     @property
     def can_be_sent(self) -> bool:
         """Say whether all of it is still there."""
-        return self.kept or not self.started
+        return self._rest is None or not self._started
 
     def content(self) -> bytes | AsyncIterator[bytes] | None:
         """Return what to send, for one attempt."""
         if self._rest is not None:
             return self._streamed(self._rest)
-        return self._data if self._data or self.chunked else None
-
-    @property
-    def data(self) -> bytes:
-        """The whole body, when it is kept."""
-        return self._data
+        return self.data if self.data or self.chunked else None
 
     async def _streamed(self, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        self.started = True
-        if self._data:
-            yield self._data
-            self._data = b""
+        self._started = True
+        if self.data:
+            yield self.data
+            self.data = b""
             self.release()
         async for piece in rest:
             yield piece
 
+    def goes_on_with(self, rest: AsyncIterator[bytes]) -> None:
+        """Keep no more of it."""
+        self._rest = rest
+
+    def reserve(self, size: int) -> bool:
+        """Take room for `size` bytes from the budget, if it is there."""
+        reserved = self._budget.reserve(size)
+        self._reserved += size if reserved else 0
+        return reserved
+
     def release(self) -> None:
-        """Give the kept bytes back to the budget."""
-        if self._budget is not None:
-            self._budget.give_back(self._reserved)
-            self._budget = None
+        """Give the room for the kept bytes back."""
+        self._budget.give_back(self._reserved)
+        self._reserved = 0
 
 
-NO_BODY = Body(b"")
+NO_BODY = Body(ReplayBudget(0))
 
 
 class Bodies:
@@ -94,7 +103,7 @@ class Bodies:
     ) -> None:
         self._most = most
         self._keep = keep
-        self.budget = budget
+        self._budget = budget
         self._aside = aside
 
     async def take(self, exchange: Exchange, fields: RequestFields) -> Body:
@@ -107,21 +116,20 @@ class Bodies:
         self._check(length or 0)
         if fields.expects_continue:
             exchange.go_on()
-        body = Body(b"", chunked=fields.chunked)
-        body._budget = self.budget  # one class in two parts
-        if exchange.body_received and length is not None and length <= self._keep and self.budget.reserve(length):
+        body = Body(self._budget, chunked=fields.chunked)
+        if exchange.body_received and length is not None and length <= self._keep and body.reserve(length):
             # Nearly always: it came together with its head.
-            body._reserved = length
-            body._data = exchange.read_received()
+            body.data = exchange.read_received()
             return body
         try:
             with self._aside():
-                return await self._begun(body, exchange)
+                await self._begin(body, exchange)
         except BaseException:
             body.release()
             raise
+        return body
 
-    async def _begun(self, body: Body, exchange: Exchange) -> Body:
+    async def _begin(self, body: Body, exchange: Exchange) -> None:
         """Read until there is more than is kept: whoever sends slowly has sent that much before it takes a connection."""
         pieces: list[bytes] = []
         size = 0
@@ -129,32 +137,23 @@ class Bodies:
             pieces.append(piece)
             size += len(piece)
             self._check(size)
-            if size > self._keep or not self.budget.reserve(len(piece)):
-                return self._left(body, exchange, pieces, size)
-            body._reserved += len(piece)
-        body._data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return body
+            if size > self._keep or not body.reserve(len(piece)):
+                body.goes_on_with(self._rest(exchange, size))
+                break
+        body.data = b"".join(pieces)
 
     async def swallow(self, exchange: Exchange, fields: RequestFields) -> None:
         """Read a body that nobody needs, so that the connection can go on. Raises as `take`."""
         self._check(fields.content_length or 0)
         if fields.expects_continue:
             exchange.go_on()
-        size = 0
         with self._aside():
-            while piece := await exchange.read():
-                size += len(piece)
-                self._check(size)
+            async for _ in self._rest(exchange, 0):
+                pass
 
     def _check(self, size: int) -> None:
         if size > self._most:
             raise BodyTooLarge(f"The request body is larger than limits.request_body, {self._most} bytes.")
-
-    def _left(self, body: Body, exchange: Exchange, pieces: list[bytes], size: int) -> Body:
-        body.kept = False
-        body._data = b"".join(pieces)
-        body._rest = self._rest(exchange, size)
-        return body
 
     async def _rest(self, exchange: Exchange, size: int) -> AsyncIterator[bytes]:
         while piece := await exchange.read():

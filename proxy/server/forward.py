@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 
 from proxy.core.errors import BadRequest, CallerGone, Earlier, ProxyError, UpstreamError
-from proxy.core.request_fields import RequestFields, for_upstream
 from proxy.core.token import Token
 from proxy.server.accounts import Accounts
 from proxy.server.answers import send_error
-from proxy.server.bodies import NO_BODY, Bodies, Body
+from proxy.server.bodies import NO_BODY, Bodies
 from proxy.server.deliver import Answer, deliver
 from proxy.server.exchange import Exchange
-from proxy.server.guard import Admitted, Guard
-from proxy.server.outgoing import Injected, Outgoing, Sender
+from proxy.server.guard import Guard
+from proxy.server.outgoing import Outgoing, Sender
 from proxy.server.record import Record, new_request_id
 from proxy.tasks import Tasks
 from proxy.telemetry.logs import describe, log
@@ -33,14 +32,12 @@ class Forwarder:
         guard: Guard,
         bodies: Bodies,
         sender: Sender,
-        injected: Injected,
         accounts: Accounts,
         metrics: Metrics,
     ) -> None:
         self.guard = guard
         self._bodies = bodies
         self._sender = sender
-        self._injected = injected
         self._accounts = accounts
         self._metrics = metrics
         self._logins = Tasks(on_failure=lambda _, __: None)  # whoever waits for it hears of its failure
@@ -83,7 +80,7 @@ class Forwarder:
             return
         body = await self._bodies.take(exchange, fields) if fields.has_body else NO_BODY
         try:
-            request = self._outgoing(exchange, way, fields, body, record)
+            request = self._sender.prepare(exchange.method, way, fields, body, record)
             if exchange.method == "POST" and way.route.is_login:
                 outcome = await self._login(request)
                 if isinstance(outcome, Token):
@@ -95,23 +92,11 @@ class Forwarder:
         finally:
             body.release()
         try:
-            origins, private = self._injected.origins, self._sender.private(answer)
-            await deliver(exchange, answer, record, host=fields.host, origins=origins, private=private)
+            private = self._sender.private(answer)
+            await deliver(exchange, answer, record, host=fields.host, origins=self._sender.origins, private=private)
         except UpstreamError as error:
             self._metrics.upstream_errors.labels(error.kind).inc()
             raise
-
-    def _outgoing(
-        self, exchange: Exchange, way: Admitted, fields: RequestFields, body: Body, record: Record
-    ) -> Outgoing:
-        head = for_upstream(
-            fields,
-            start=way.start,
-            host=self._injected.host,
-            request_id=record.request_id.encode("ascii"),
-            user_agent=self._injected.user_agent,
-        )
-        return Outgoing(exchange.method, way, fields, head, body, record)
 
     async def _login(self, request: Outgoing) -> Answer | Token:
         """Handle a caller's own login; a caller that leaves meanwhile does not undo it."""

@@ -31,7 +31,7 @@ from proxy.core.content_coding import decode
 from proxy.core.dialect import Rejection
 from proxy.core.errors import NotRepeatable, SessionUnavailable, Unavailable, UpstreamError
 from proxy.core.rejections import RejectionHistory
-from proxy.core.request_fields import RequestFields
+from proxy.core.request_fields import RequestFields, for_upstream
 from proxy.core.token import Token
 from proxy.server.accounts import Accounts
 from proxy.server.bodies import Body
@@ -102,10 +102,23 @@ class Sender:
         self._keeper = keeper
         self._upstream = upstream
         self._injected = injected
+        #: The upstream's own, as they stand in a `Location`; lower case.
+        self.origins = injected.origins
         self._accounts = accounts
         self._metrics = metrics
         self._clock = clock
         self._history = RejectionHistory()
+
+    def prepare(self, method: str, way: Admitted, fields: RequestFields, body: Body, record: Record) -> Outgoing:
+        """Write all of a request but its token."""
+        head = for_upstream(
+            fields,
+            start=way.start,
+            host=self._injected.host,
+            request_id=record.request_id.encode("ascii"),
+            user_agent=self._injected.user_agent,
+        )
+        return Outgoing(method, way, fields, head, body, record)
 
     async def answer(self, request: Outgoing) -> Answer:
         """Walk the request through its attempts. Raises `UpstreamError` or `Unavailable`, true of all of them together."""
