@@ -60,17 +60,16 @@ LARGEST_HEAD: Final = 64 * 1024
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
 #: Options of `Connection` that name no field.
 OPTIONS: Final = frozenset({b"close", b"keep-alive"})
-#: What nearly every `Connection` says.
-_USUAL: Final = {b"keep-alive": frozenset({b"keep-alive"}), b"close": frozenset({b"close"})}
 #: Requests that CardCash wants a Content-Type of, and what is sent when the caller gave none.
 _TYPED: Final = (b"POST ", b"PUT ")
 _JSON: Final = b"Content-Type: application/json\r\n"
 NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestFields:
-    """What the proxy itself reads of a request's fields, and the lines that go up. Shared by requests: never changed."""
+    """What the proxy itself reads of a request's fields, and the lines that go up. Shared by requests: not changed any more
+    once they are read."""
 
     #: Field lines for the upstream, each with its CRLF; names of `Connection` already gone.
     block: bytes = b""
@@ -93,15 +92,23 @@ class RequestFields:
     overrides: tuple[str, ...] = ()
     #: Values of the header that `callers.require_header` names; it is never forwarded.
     required: tuple[bytes, ...] = ()
-    #: There is a body with anything in it to read.
-    has_body: bool = False
-    #: The line for the upstream that says how the body is framed, with its CRLF.
-    framing: bytes = b""
 
     @property
     def lines(self) -> list[bytes]:
         """The lines one by one."""
         return self.block.splitlines(keepends=True)
+
+    @property
+    def has_body(self) -> bool:
+        """Say whether there is a body with anything in it to read."""
+        return self.chunked or bool(self.content_length)
+
+    @property
+    def framing(self) -> bytes:
+        """The line for the upstream that says how the body is framed, with its CRLF."""
+        if self.chunked:
+            return b"Transfer-Encoding: chunked\r\n"
+        return b"" if self.content_length is None else b"Content-Length: %d\r\n" % self.content_length
 
 
 def is_ours(name: bytes) -> bool:
@@ -116,66 +123,47 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
     `required` is the lower-case name of `callers.require_header`. Raises `BadRequest` for framing that is ambiguous or
     not understood.
     """
+    fields = RequestFields(persistent=not http_10)
     lines: list[bytes] = []
-    host = fetch_site = content_length = request_id = None
-    user_agent = chunked = expects_continue = False
-    content_type = content_encoding = app_id = b""
-    origins: list[bytes] = []
-    overrides: list[str] = []
-    wanted: list[bytes] = []
-    once: list[bytes] = []
+    once: set[bytes] = set()
     nominated = NO_NAMES
     request_ids = size = 0
     for name, value in raw:
         low = name.lower()
         size += len(name) + len(value)
         if low == required:
-            wanted.append(value)
+            fields.required += (value,)
         if low in NEVER_UP:
             if low == b"host":
-                if host is not None:
+                if fields.host is not None:
                     raise BadRequest("The request has more than one Host.")
-                host = value
+                fields.host = value
             elif low == b"content-length":
-                content_length = _length(value, content_length)
+                fields.content_length = _length(value, fields.content_length)
             elif low == b"transfer-encoding":
                 # RFC 9112, 6.1: anything we do not understand must not be guessed at; HTTP/1.0 has no codings.
-                if http_10 or chunked or value.strip().lower() != b"chunked":
+                if http_10 or fields.chunked or value.strip().lower() != b"chunked":
                     raise BadRequest("Transfer-Encoding must be exactly chunked, once, and not in HTTP/1.0.")
-                chunked = True
+                fields.chunked = True
             elif low == b"connection":
                 nominated |= names_of(value)
             elif low == b"expect":
-                expects_continue = not http_10 and value.strip().lower() == b"100-continue"
+                fields.expects_continue = not http_10 and value.strip().lower() == b"100-continue"
             elif low == APP_HEADER:
-                app_id = app_id or value
+                fields.app_id = fields.app_id or value
             elif low == b"x-request-id":
                 request_ids += 1
-                request_id = value.decode("ascii") if _REQUEST_ID.match(value) else None
+                known = request_ids == 1 and _REQUEST_ID.match(value)
+                fields.request_id = value.decode("ascii") if known else None
             continue
         if low in _READ:
+            if low in once:
+                raise BadRequest("A header field that may stand only once stands more often.")
             if low in _ONCE:
-                if low in once:
-                    raise BadRequest("A header field that may stand only once stands more often.")
-                once.append(low)
-            if low == b"user-agent":
-                if not value:
-                    continue
-                user_agent = True
-            elif low == b"content-type":
-                if not value:
-                    continue
-                content_type = value
-            elif low == b"content-encoding":
-                content_encoding = b", ".join(filter(None, (content_encoding, value)))
-                if b"chunked" in value.lower():
-                    raise BadRequest("chunked is no Content-Encoding.")
-            elif low == b"origin":
-                origins.append(value)
-            elif low == b"sec-fetch-site":
-                fetch_site = value
-            elif low in METHOD_OVERRIDES:
-                overrides.append(_method(value))
+                once.add(low)
+            if not value and low in (b"user-agent", b"content-type"):
+                continue  # as good as left out
+            _read_known(fields, low, value)
         elif low == required or low.startswith(_NEVER_UP_PREFIXES):
             continue
         elif b"_" in low or b"%" in low:
@@ -186,46 +174,38 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
             if dashed == required or dashed in NEVER_UP or dashed.startswith(_NEVER_UP_PREFIXES):
                 continue
             if dashed in METHOD_OVERRIDES:
-                overrides.append(_method(value))
+                _read_known(fields, dashed, value)
         lines.append(b"%b: %b\r\n" % (name, value))
     if size > LARGEST_HEAD:
         raise HeadersTooLarge(f"The header fields of the request are larger than {LARGEST_HEAD} bytes together.")
-    if chunked and content_length is not None:
+    if fields.chunked and fields.content_length is not None:
         raise BadRequest("Content-Length and Transfer-Encoding cannot stand together.")
-    persistent = not http_10
     if nominated:
-        persistent = b"close" not in nominated and (not http_10 or b"keep-alive" in nominated)
-        lines = _without(lines, nominated)
-        user_agent = user_agent and b"user-agent" not in nominated
-        content_type = b"" if b"content-type" in nominated else content_type
-    framing = b""
-    if content_length is not None:
-        framing = b"Content-Length: %d\r\n" % content_length
-    elif chunked:
-        framing = b"Transfer-Encoding: chunked\r\n"
-    return RequestFields(
-        block=b"".join(lines),
-        host=host,
-        origins=tuple(origins),
-        fetch_site=fetch_site,
-        request_id=request_id if request_ids == 1 else None,
-        user_agent=user_agent,
-        content_length=content_length,
-        chunked=chunked,
-        expects_continue=expects_continue,
-        persistent=persistent,
-        content_type=content_type,
-        content_encoding=content_encoding,
-        app_id=app_id,
-        overrides=tuple(overrides),
-        required=tuple(wanted),
-        has_body=chunked or bool(content_length),
-        framing=framing,
-    )
+        fields.persistent = b"close" not in nominated and (not http_10 or b"keep-alive" in nominated)
+        if names := nominated - OPTIONS:
+            lines = [line for line in lines if line.partition(b":")[0].lower() not in names]
+            fields.user_agent = fields.user_agent and b"user-agent" not in names
+            fields.content_type = b"" if b"content-type" in names else fields.content_type
+    fields.block = b"".join(lines)
+    return fields
 
 
-def _method(value: bytes) -> str:
-    return value.decode("latin-1").strip().upper()
+def _read_known(fields: RequestFields, low: bytes, value: bytes) -> None:
+    """Take a field that means something here and goes up all the same."""
+    if low == b"user-agent":
+        fields.user_agent = True
+    elif low == b"content-type":
+        fields.content_type = value
+    elif low == b"content-encoding":
+        if b"chunked" in value.lower():
+            raise BadRequest("chunked is no Content-Encoding.")
+        fields.content_encoding = b", ".join(filter(None, (fields.content_encoding, value)))
+    elif low == b"origin":
+        fields.origins += (value,)
+    elif low == b"sec-fetch-site":
+        fields.fetch_site = value
+    elif low in METHOD_OVERRIDES:
+        fields.overrides += (value.decode("latin-1").strip().upper(),)
 
 
 def _length(value: bytes, before: int | None) -> int:
@@ -239,14 +219,7 @@ def _length(value: bytes, before: int | None) -> int:
 
 def names_of(connection: bytes) -> frozenset[bytes]:
     """Return what a `Connection` field names, in lower case."""
-    if (usual := _USUAL.get(connection)) is not None:
-        return usual
     return frozenset(name for part in connection.lower().split(b",") if (name := part.strip(b" \t")))
-
-
-def _without(lines: list[bytes], nominated: frozenset[bytes]) -> list[bytes]:
-    names = nominated - OPTIONS
-    return [line for line in lines if line.partition(b":")[0].lower() not in names] if names else lines
 
 
 def for_upstream(fields: RequestFields, *, start: bytes, host: bytes, request_id: bytes, user_agent: bytes) -> bytes:
