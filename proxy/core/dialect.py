@@ -11,7 +11,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -152,64 +152,14 @@ def _left_by_claims(token: str, wall: float) -> float | None:
     return None if exp is None else exp - wall
 
 
-def lifetime_of(token: str, *, header: bytes | None, body: object = None, wall: float) -> float:
-    """Seconds a token just received lives: header, else the body's field, else its `exp`, else the default."""
-    return usable_lifetime(*_told(token, header, body, wall))
-
-
-def _told(token: str, header: bytes | None, body: object, wall: float) -> tuple[float | None, ...]:
-    return _seconds(header), _seconds(body), _left_by_claims(token, wall)
-
-
 def harvest(headers: RawHeaders, *, cookie: bytes, wall: float) -> Candidate | Malformed | None:
     """Look for a token in the head of an answer: the header first, the cookie named after the application id second.
 
     `cookie` is that name, `wall` the Unix time. Of several the first good one counts; a malformed value is reported only
     when there is none.
     """
-    lifetime: bytes | None = None
-    offered: list[tuple[str, bytes]] = []
-    headers_found = 0
-    for name, value in headers:
-        # Lengths first: this runs on every answer, and most headers are neither.
-        size = len(name)
-        if size == 13 and name.lower() == TOKEN_HEADER:
-            offered.insert(headers_found, ("header", value))
-            headers_found += 1
-        elif size == 19 and lifetime is None and name.lower() == LIFETIME_HEADER:
-            lifetime = value
-        elif size == 10 and name.lower() == b"set-cookie" and (found := _cookie_value(value, cookie)):
-            offered.append(("cookie", found))
-    return _first_well_formed(offered, lifetime, None, wall) if offered else None
-
-
-def _first_well_formed(
-    offered: Iterable[tuple[str, bytes]], lifetime: bytes | None, body_lifetime: object, wall: float
-) -> Candidate | Malformed | None:
-    malformed: Malformed | None = None
-    for where, raw in offered:
-        token = well_formed(raw.decode("latin-1"))
-        if token is not None:
-            told = _told(token, lifetime, body_lifetime, wall)
-            return Candidate(token, usable_lifetime(*told), where, any(map(is_lifetime, told)))
-        malformed = malformed or _malformed(where, raw)
-    return malformed
-
-
-def _malformed(where: str, raw: bytes | str) -> Malformed:
-    if len(raw.strip()) > _LONGEST_TOKEN:
-        return Malformed(where, f"longer than {_LONGEST_TOKEN} bytes")
-    return Malformed(where)
-
-
-def _cookie_value(set_cookie: bytes, wanted: bytes) -> bytes | None:
-    name, found, rest = set_cookie.partition(b"=")
-    if not found:
-        return None
-    name = name.strip()
-    if name != wanted and unquote_to_bytes(name) != wanted:
-        return None
-    return unquote_to_bytes(rest.partition(b";")[0].strip().strip(b'"')) or None
+    offered = [*_in_header(headers), *_in_cookies(headers, cookie)]
+    return _first_good(offered, header_value(headers, LIFETIME_HEADER), None, wall) if offered else None
 
 
 def session_token(headers: RawHeaders, body: bytes, *, cookie: bytes, wall: float) -> Candidate | Malformed | None:
@@ -218,30 +168,49 @@ def session_token(headers: RawHeaders, body: bytes, *, cookie: bytes, wall: floa
     `Malformed` only when none of the three holds a good one.
     """
     content = _json_object(body)
-    found = harvest(headers, cookie=cookie, wall=wall)
     in_body = content.get("access_token")
-    lifetime = header_value(headers, LIFETIME_HEADER)
-    if isinstance(found, Candidate) and found.where == "header":
-        value = found.value
-    elif isinstance(in_body, str) and (token := well_formed(in_body)) is not None:
-        value = token
-    elif isinstance(found, Candidate):
-        value = found.value
-    elif found is None and isinstance(in_body, str) and in_body:
-        return _malformed("body", in_body)
-    else:
-        return found
-    return Candidate(
-        value, lifetime_of(value, header=lifetime, body=content.get("expiresInSeconds"), wall=wall), "session"
-    )
+    offered = [*_in_header(headers), *_in_cookies(headers, cookie)]
+    if isinstance(in_body, str) and in_body:
+        offered.insert(sum(where == "header" for where, _ in offered), ("body", in_body))
+    found = _first_good(offered, header_value(headers, LIFETIME_HEADER), content.get("expiresInSeconds"), wall)
+    return replace(found, where="session", told=True) if isinstance(found, Candidate) else found
+
+
+def _in_header(headers: RawHeaders) -> list[tuple[str, str]]:
+    return [("header", value.decode("latin-1")) for name, value in headers if name.lower() == TOKEN_HEADER]
+
+
+def _in_cookies(headers: RawHeaders, wanted: bytes) -> list[tuple[str, str]]:
+    values = [_cookie_value(value, wanted) for name, value in headers if name.lower() == b"set-cookie"]
+    return [("cookie", value.decode("latin-1")) for value in values if value]
+
+
+def _cookie_value(set_cookie: bytes, wanted: bytes) -> bytes:
+    name, _, rest = set_cookie.partition(b"=")
+    name = name.strip()
+    if name != wanted and unquote_to_bytes(name) != wanted:
+        return b""
+    return unquote_to_bytes(rest.partition(b";")[0].strip().strip(b'"'))
+
+
+def _first_good(
+    offered: Iterable[tuple[str, str]], lifetime: bytes | None, body_lifetime: object, wall: float
+) -> Candidate | Malformed | None:
+    malformed: Malformed | None = None
+    for where, text in offered:
+        token = well_formed(text)
+        if token is not None:
+            told = (_seconds(lifetime), _seconds(body_lifetime), _left_by_claims(token, wall))
+            return Candidate(token, usable_lifetime(*told), where, any(map(is_lifetime, told)))
+        if malformed is None:
+            long = len(text.strip()) > _LONGEST_TOKEN
+            malformed = Malformed(where, f"longer than {_LONGEST_TOKEN} bytes") if long else Malformed(where)
+    return malformed
 
 
 def header_value(headers: RawHeaders, name: bytes) -> bytes | None:
     """Return the first value of `name` (lower case), or None."""
-    for key, value in headers:
-        if len(key) == len(name) and key.lower() == name:
-            return value
-    return None
+    return next((value for key, value in headers if key.lower() == name), None)
 
 
 def _json_object(body: bytes) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from proxy.core.dialect import (
     claims_of,
     harvest,
     header_value,
-    lifetime_of,
     session_token,
     well_formed,
 )
@@ -164,6 +163,14 @@ def test_no_header_value_makes_harvesting_fail(one: bytes, other: bytes) -> None
 
 
 # Lifetimes
+
+
+def lifetime_of(token: str, *, header: bytes | None, body: object, wall: float) -> float:
+    headers = [(b"authorization", token.encode())] + ([] if header is None else [(b"x-token-exp-seconds", header)])
+    content = {} if body is None else {"expiresInSeconds": body}
+    found = session_token(headers, json.dumps(content).encode(), cookie=APP, wall=wall)
+    assert isinstance(found, Candidate)
+    return found.lifetime
 
 
 def test_the_lifetime_is_the_header_then_the_body_then_exp_then_ten_minutes() -> None:
