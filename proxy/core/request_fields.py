@@ -219,6 +219,8 @@ def _length(value: bytes, before: int | None) -> int:
 
 def names_of(connection: bytes) -> frozenset[bytes]:
     """Return what a `Connection` field names, in lower case."""
+    if connection in OPTIONS:  # nearly always
+        return frozenset((connection,))
     return frozenset(name for part in connection.lower().split(b",") if (name := part.strip(b" \t")))
 
 
