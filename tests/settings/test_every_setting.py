@@ -121,7 +121,7 @@ async def the_fourth_at_a_time(s: Scene) -> object:
 async def one_caller_more_than_twelve(s: Scene) -> object:
     """All at once, and open until it is known what the last ones are told."""
     told = []
-    callers = [await s.caller() for _ in range(24)]
+    callers = [await s.caller() for _ in range(32)]  # more than twelve at each of two workers
     for caller in callers:
         try:
             told.append((await s.ask("GET /carts", on=caller)).status)
