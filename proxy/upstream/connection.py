@@ -192,6 +192,7 @@ class Connection(Flow):
 
     def _end_exchange(self) -> Response | None:
         response, self._response = self._response, None
+        self._reader.head = None  # it is the response's alone
         upload, self._upload = self._upload, None
         if upload is not None:
             upload.stop()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from httptools import HttpResponseParser
 
-from proxy.http.answer_head import AnswerHead, check_partial
+from proxy.http.answer_head import AnswerHead, AnswerReader, check_partial
 from proxy.http.chunks import Chunks
 from proxy.http.heads import InvalidMessage
 
@@ -212,3 +212,47 @@ def test_odd_answers_are_refused_or_read_but_never_crash() -> None:
         else:
             assert data.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), name
             assert not (head.fields.chunked and head.fields.content_length is not None), name
+
+
+def read(*segments: bytes, head_only: bool = False) -> tuple[int, bytes, bool, bool]:
+    """Status, content, whether the end was seen, and whether the connection is as it must be for another answer."""
+    reader, content = AnswerReader(), b""
+    reader.begin(head_only=head_only)
+    for segment in segments:
+        rest = reader.feed_head(segment) if reader.head is None else segment
+        if reader.head is not None and rest:
+            content += reader.feed_body(rest)
+    return reader.head.status if reader.head else 0, content, reader.done, reader.keep
+
+
+@pytest.mark.parametrize(
+    ("data", "head_only", "expected"),
+    [
+        (START + b"Content-Length: 2\r\n\r\nok", False, (200, b"ok", True, True)),
+        (START + b"Content-Length: 2\r\n\r\nok!", False, (200, b"ok", True, False)),
+        (START + b"Content-Length: 0\r\n\r\n", False, (200, b"", True, True)),
+        (START + b"Content-Length: 3\r\n\r\nok", False, (200, b"ok", False, True)),
+        (START + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", False, (200, b"ok", True, True)),
+        (START + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n!", False, (200, b"ok", True, False)),
+        (START + b"\r\nuntil the end", False, (200, b"until the end", False, False)),
+        (START + b"Content-Length: 2\r\n\r\n", True, (200, b"", True, False)),
+        (START + b"\r\n", True, (200, b"", True, True)),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", False, (204, b"", True, True)),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + START + b"Content-Length: 2\r\n\r\nok", False, (200, b"ok", True, True)),
+    ],
+)
+def test_an_answer_is_read_however_it_is_cut(
+    data: bytes, head_only: bool, expected: tuple[int, bytes, bool, bool]
+) -> None:
+    assert read(data, head_only=head_only) == expected
+    assert read(*[data[i : i + 1] for i in range(len(data))], head_only=head_only) == expected
+    for cut in range(1, len(data)):
+        assert read(data[:cut], data[cut:], head_only=head_only) == expected
+
+
+@pytest.mark.parametrize(
+    "data", [b"HTTP/1.1 101 Up\r\n\r\n", (b"HTTP/1.1 103 H\r\nA: %b\r\n\r\n" % bytes([65] * 60_000)) * 5]
+)
+def test_an_upgrade_and_interim_answers_without_end_are_refused(data: bytes) -> None:
+    with pytest.raises(InvalidMessage):
+        read(data)
