@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from proxy import __version__
 from proxy.clock import Clock, TurnClock
@@ -40,8 +39,6 @@ from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.watch import SessionWatch
 from proxy.upstream import Origin, ProxyTunnel, Upstream
 from proxy.watched_files import POLL_EVERY, CaWatch, SecretsWatch
-
-T = TypeVar("T")
 
 #: Seconds between two looks at the callers' connections: time-outs, and resets that nobody has seen; and at the timer of
 #: the background renewal.
@@ -134,7 +131,7 @@ class Proxy:
             log.info("stopped")
 
     async def _start(self) -> None:
-        settings, enter = self._settings, self._stack.enter_async_context
+        settings = self._settings
         began = time.perf_counter()
         self.metrics = Metrics(__version__)
         self.secrets = SecretsWatch(settings)
@@ -154,15 +151,12 @@ class Proxy:
             max_age=settings.upstream.max_age,
             proxy=tunnel,
         )
-        self.upstream = await enter(
-            _closing(
-                reach(max_connections=self._budget.upstream, idle_timeout=settings.upstream.idle_timeout),
-                Upstream.aclose,
-            )
-        )
+        self.upstream = reach(max_connections=self._budget.upstream, idle_timeout=settings.upstream.idle_timeout)
         # The session calls' own connections: no full pool keeps them waiting, and none is used for a second call.
-        aside = await enter(_closing(reach(max_connections=SESSION_CONNECTIONS, idle_timeout=0.0), Upstream.aclose))
+        aside = reach(max_connections=SESSION_CONNECTIONS, idle_timeout=0.0)
         self._clients = (self.upstream, aside)
+        for client in self._clients:
+            self._stack.push_async_callback(client.aclose)
         observer = self._observer(self.metrics)
         calls = SessionCalls(
             self._credentials(),
@@ -179,22 +173,18 @@ class Proxy:
             clock=self._clock,
             warn=lambda what: log.warning("session_store_corrupt", what=what),
         )
-        self.keeper = await enter(
-            _closing(
-                SessionKeeper(
-                    calls,
-                    store=store,
-                    clock=self._clock,
-                    observer=observer,
-                    policy=session.Policy(
-                        renew_ahead=settings.session.renew_ahead,
-                        idle_after=settings.session.idle_after,
-                        keepalive_path=settings.session.keepalive_path,
-                    ),
-                ),
-                SessionKeeper.close,
-            )
+        self.keeper = SessionKeeper(
+            calls,
+            store=store,
+            clock=self._clock,
+            observer=observer,
+            policy=session.Policy(
+                renew_ahead=settings.session.renew_ahead,
+                idle_after=settings.session.idle_after,
+                keepalive_path=settings.session.keepalive_path,
+            ),
         )
+        self._stack.push_async_callback(self.keeper.close)
         self.guard = Guard(guard_policy(settings, required_value=lambda: self.secrets.required_header))
         budget = ReplayBudget(settings.limits.replay_total)
         self._watch_gauges(budget)
@@ -296,15 +286,12 @@ class Proxy:
 
     async def _look_at_secrets(self) -> None:
         if await self.secrets.has_changed():
-            self._secrets_changed()
+            self.keeper.use_credentials(self._credentials())
 
     async def _look_at_ca(self) -> None:
         if self._ca is not None and await self._ca.look():
             for client in self._clients:
                 client.use_tls(self._ca.context)
-
-    def _secrets_changed(self) -> None:
-        self.keeper.use_credentials(self._credentials())
 
     def _forwarder(self, origin: Origin, budget: ReplayBudget) -> Forwarder:
         settings = self._settings
@@ -345,8 +332,7 @@ class Proxy:
 
     def _watch_gauges(self, budget: ReplayBudget) -> None:
         keeper = self.keeper
-        guard = self.guard
-        self.metrics.in_flight.set_function(lambda: guard.in_flight)
+        self.metrics.in_flight.set_function(lambda: self.guard.in_flight)
         self.metrics.watch(
             expiry=lambda: keeper.status().expires_wall or 0.0,
             waiters=lambda: keeper.waiters,
@@ -355,11 +341,3 @@ class Proxy:
             active=lambda: self.upstream.active_connections,
             latched=lambda what: float(what in keeper.refusals),
         )
-
-
-@asynccontextmanager
-async def _closing(thing: T, close: Callable[[T], Awaitable[None]]) -> AsyncIterator[T]:
-    try:
-        yield thing
-    finally:
-        await close(thing)

@@ -156,8 +156,7 @@ async def test_who_notices_a_changed_password_last_takes_over_what_the_first_has
     before = held and held.value
     cardcash.configure(accounts={EMAIL: "changed"})
     file.write_text("changed")
-    assert await first.proxy.secrets.has_changed()
-    first.proxy._secrets_changed()
+    first.proxy.read_again()
     await until(lambda: cardcash.calls["POST /v3/customers/login"] == logins + 1)
     await until(lambda: last.proxy.secrets.password == "changed")
 
