@@ -310,6 +310,7 @@ class Proxy:
             configured_email=lambda: settings.login.email if settings.login.configured else None,
         )
         sender = Sender(
+            processes=settings.workers,
             keeper=self.keeper,
             upstream=self.upstream,
             injected=injected,

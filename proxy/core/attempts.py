@@ -230,7 +230,8 @@ def _after_rejection(
     # have died together with the one before it.
     elsewhere = history.rejected(token, route) or token.source in (Source.HARVEST, Source.STORE)
     dead = rejected.replaced or (elsewhere and retried)
-    if rejections >= (MOST_REJECTIONS if dead else 3 if was_good else 2):
+    once = kind is not Rejection.DOCUMENTED and not traits.safe  # it may have been processed each time
+    if rejections >= (2 if once else MOST_REJECTIONS if dead else 3 if was_good else 2):
         if not was_good:  # else it is not the route that is odd
             history.pauses.rejected_again(route, now)
         return Deliver(retried, "rejected")

@@ -13,9 +13,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import chain
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
+from proxy.core.path_readings import Route
 from proxy.core.token import is_lifetime, usable_lifetime
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -260,21 +262,36 @@ def login_body(email: str, password: str) -> bytes:
     return json.dumps({"customer": {"email": email, "password": password}}).encode()
 
 
-#: Fields by which some servers let a GET be something else.
+#: Fields by which some servers let a request be another method's, and keys of a query that do the same.
 METHOD_OVERRIDES: Final = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
+_OVERRIDING_KEYS: Final = re.compile(
+    rb"(?:\A|[&;?])\s*(?:_method|x-http-method(?:-override)?|x-method-override)\s*(?:[=&;]|\Z)", re.IGNORECASE
+)
+
+
+def overrides_method(query: str) -> bool:
+    """Say whether a query may make another method of the request's."""
+    return _OVERRIDING_KEYS.search(unquote_to_bytes(query)) is not None
 
 
 def may_repeat(method: str, path: str, *, overridden: bool = False) -> bool:
     """Say whether a request may be sent twice although the first may have been processed.
 
     `path` is the normalised path without its version. The safe list: every GET (HEAD is one without the body, RFC 9110,
-    9.3.2), `POST /session`, `POST /carts`; nothing that is `overridden` by one of `METHOD_OVERRIDES`.
+    9.3.2), `POST /session`, `POST /carts`; nothing that is `overridden`.
     """
     if overridden:
         return False
     return method in ("GET", "HEAD") or (method == "POST" and path in ("/session", "/carts"))
 
 
-def buys(method: str, path: str) -> bool:
-    """Say whether a request can spend money: anything but a read below `orders`, however it is spelt."""
-    return method not in ("GET", "HEAD", "OPTIONS") and "orders" in path.split("/")
+def buys(method: str, route: Route) -> bool:
+    """Say whether a request can spend money: anything but a read that any server may take for an order.
+
+    Whatever has the word in it counts, since a lenient server may see it in `orders.json` or `orders%00`, and so does a
+    path that nobody can read to its end. To take too much for an order costs a caller a second try of his own, no more.
+    """
+    if method in ("GET", "HEAD", "OPTIONS"):
+        return False
+    readings = chain(route.views, (view for view, _ in route.lenient))
+    return route.unfathomed or any("orders" in view for view in readings)

@@ -16,7 +16,10 @@ from proxy.core.token import Token
 
 
 class RejectionHistory:
-    """What all requests of one process have learned together. Bounded, however many routes callers make up."""
+    """What all requests of one process have learned together. Bounded, however many routes callers make up.
+
+    `processes` share the renewals that rejections may begin.
+    """
 
     #: Renewals that rejections may begin at once, and how many more a second.
     BURST: Final = 20.0
@@ -25,11 +28,12 @@ class RejectionHistory:
     MANY_ROUTES: Final = 2
     LATELY: Final = 10.0
 
-    def __init__(self) -> None:
+    def __init__(self, processes: int = 1) -> None:
         self.pauses = RoutePauses()
         self._rejected_on = _TokenRoutes()
         self._accepted_on = _TokenRoutes()
-        self._allowance = self.BURST
+        self._burst, self._per_second = max(1.0, self.BURST / processes), self.PER_SECOND / processes
+        self._allowance = self._burst
         self._counted_at = 0.0
         #: The last renewal that a rejection on each of these routes began.
         self._began: OrderedDict[str, _Began] = OrderedDict()
@@ -51,7 +55,7 @@ class RejectionHistory:
 
     def may_begin_renewal(self, token: Token, route: str, now: float) -> bool:
         """Take one of the renewals that rejections on all routes together may begin; False: none is left."""
-        self._allowance = min(self.BURST, self._allowance + max(0.0, now - self._counted_at) * self.PER_SECOND)
+        self._allowance = min(self._burst, self._allowance + max(0.0, now - self._counted_at) * self._per_second)
         self._counted_at = now
         if self._allowance < 1.0:
             return False

@@ -71,8 +71,6 @@ class Forwarder:
         record.request_id = fields.request_id or new_request_id()
         way = self.guard.admit(exchange, fields)
         record.route, record.query = way.route.template, way.query
-        if fields.overrides and (way.route.is_session or way.route.is_login):
-            raise BadRequest("A session or login call may not have its method overridden by a header.")
         if exchange.method == "POST" and way.route.is_session:
             if fields.has_body:
                 await self._bodies.swallow(exchange, fields)

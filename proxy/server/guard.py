@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from proxy.core.attempts import Traits
-from proxy.core.dialect import buys, may_repeat
+from proxy.core.dialect import buys, may_repeat, overrides_method
 from proxy.core.errors import BadRequest, Denied, HostNotAllowed, Overloaded
 from proxy.core.own_calls import check_own_call
 from proxy.core.path_readings import Route, classify
@@ -194,11 +194,13 @@ def _judge(method: str, path: str, overridden: bool, base_path: str) -> tuple[Ro
     """Judge a method and an upstream path, without a query, for `Admitted`. Raises `BadRequest`."""
     route = classify(path, base_path)
     check_own_call(method, path, route, base_path)
+    if overridden and (route.is_session or route.is_login):
+        raise BadRequest("A session or login call may not have its method overridden.")
     traits = Traits(
         route=f"{method} {route.key}",
         safe=may_repeat(method, route.path, overridden=overridden),
-        guarded=overridden or buys(method, route.path),
-        logs_in=route.is_login and method == "POST" and not overridden,
+        guarded=overridden or buys(method, route),
+        logs_in=route.is_login and method == "POST",
     )
     return route, traits, route.needs_login("" if overridden else method)
 
@@ -215,6 +217,7 @@ def _read(method: str, target: str, overridden: bool, base_path: str) -> tuple[s
     judge = _judge_known if len(path) <= _LONGEST_REMEMBERED else _judge
     start = f"{method} {text} HTTP/1.1\r\n".encode("ascii")
     keys = query_keys(query) if query else ()
+    overridden = overridden or (bool(query) and overrides_method(query))
     return parsed.authority, Admitted(start, keys, *judge(method, path, overridden, base_path))
 
 

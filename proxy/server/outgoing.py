@@ -87,7 +87,7 @@ class _TokenEnded(Exception):
 
 
 class Sender:
-    """Gets the answer to hand down. One instance serves all requests of one event loop."""
+    """Gets the answer to hand down. One instance serves all requests of one event loop, of one of several `processes`."""
 
     def __init__(
         self,
@@ -98,6 +98,7 @@ class Sender:
         accounts: Accounts,
         metrics: Metrics,
         clock: Clock,
+        processes: int = 1,
     ) -> None:
         self._keeper = keeper
         self._upstream = upstream
@@ -107,7 +108,7 @@ class Sender:
         self._accounts = accounts
         self._metrics = metrics
         self._clock = clock
-        self._history = RejectionHistory()
+        self._history = RejectionHistory(processes)
 
     def prepare(self, method: str, way: Admitted, fields: RequestFields, body: Body, record: Record) -> Outgoing:
         """Write all of a request but its token."""
@@ -199,7 +200,8 @@ class Sender:
                 head=head,
                 body=request.body.content(),
                 chunked=request.body.chunked,
-                fresh=fresh,
+                # A purchase goes out on a connection of its own: no stray answer to another request can be taken for its.
+                fresh=fresh or request.way.traits.guarded,
                 repeatable=request.way.traits.safe,
             )
         finally:

@@ -312,6 +312,14 @@ def test_tokens_that_others_replace_meanwhile_are_followed_up_to_a_bound() -> No
     assert isinstance(walk.rejected(of=token("last"), replaced=True).end, Deliver)
 
 
+@pytest.mark.parametrize("kind", [VARIANT, BARE])
+def test_a_write_rejected_in_an_undocumented_way_is_sent_once_more_whatever_became_of_its_tokens(
+    kind: Rejection,
+) -> None:
+    walk = Walk(UNSAFE).rejected(kind, replaced=True).told(Renewed(token("b")))
+    assert isinstance(walk.rejected(kind, token("b"), replaced=True).end, Deliver)
+
+
 @pytest.mark.parametrize("source", [Source.HARVEST, Source.STORE])
 def test_a_found_token_that_died_with_the_one_before_is_replaced_too(source: Source) -> None:
     walk = Walk(SAFE).rejected().told(Renewed(token("b", source=source))).rejected(of=token("b", source=source))

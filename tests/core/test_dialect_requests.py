@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.dialect import buys, may_repeat
+from proxy.core.dialect import buys, may_repeat, overrides_method
 from proxy.core.path_readings import classify
 
 
@@ -69,24 +69,45 @@ ORDER_SPELLINGS = (
     "/orders",
     "/v3/orders/5%2F..%2F..%2Fcarts",
     "/v3/orders/5\\..\\..\\carts",
+    *(
+        f"/v3/orders{odd}"
+        for odd in (".json", ".xml", ",x", ":x", "!", "~", "$", "&checkout=condensed", "=x", "+", "*", "x")
+    ),
+    *(f"/v3/orders%{code}" for code in ("00", "0a", "0d", "09", "ff", "00.json", "u002f", "E2%80%8B")),
+    "/v3/xorders",
+    "/v3/orders.json/abc",
+    "/v3/orders%00/abc",
 )
 
 
 @pytest.mark.parametrize("path", ORDER_SPELLINGS)
 def test_an_order_buys_however_it_is_spelt(path: str) -> None:
     for method in ("POST", "PUT", "PATCH", "DELETE"):
-        assert buys(method, classify(path).path)
+        assert buys(method, classify(path))
         assert not may_repeat(method, classify(path).path)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
 def test_reading_an_order_does_not_buy(method: str) -> None:
-    assert not buys(method, classify("/v3/orders/5").path)
+    assert not buys(method, classify("/v3/orders/5"))
 
 
-@pytest.mark.parametrize("path", ["/v3/carts", "/v3/ordersx", "/v3/xorders", "/v3/wallets/5", "/v3/session", "/", "*"])
+@pytest.mark.parametrize("path", ["/v3/carts", "/v3/wallets/5", "/v3/session", "/", "*"])
 def test_nothing_but_orders_buys(path: str) -> None:
-    assert not buys("POST", classify(path).path)
+    assert not buys("POST", classify(path))
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["_method=PUT", "a=1&_METHOD=PUT", "%5fmethod=PUT", "a;_method=PUT", "X-HTTP-Method-Override=PUT", "_method"],
+)
+def test_a_query_that_may_make_another_method_of_it_is_known(query: str) -> None:
+    assert overrides_method(query)
+
+
+@pytest.mark.parametrize("query", ["", "a=_method", "x_method=PUT", "_methods=1", "payment_method=ACH"])
+def test_other_queries_override_nothing(query: str) -> None:
+    assert not overrides_method(query)
 
 
 @pytest.mark.parametrize("path", ["/v3/carts", "/v3.1/carts", "/v3/carts/", "/V3/Carts", "/v3//carts"])

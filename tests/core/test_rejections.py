@@ -15,6 +15,17 @@ def test_rejections_on_all_routes_together_begin_twenty_renewals_at_once() -> No
     ] * 5
 
 
+def test_several_processes_share_the_renewals_that_rejections_may_begin() -> None:
+    each = [RejectionHistory(processes=4) for _ in range(4)]
+    begun = sum(
+        history.may_begin_renewal(TOKEN, "GET /a", 100.0 + second)
+        for history in each
+        for second in range(9)
+        for _ in range(9)
+    )
+    assert begun == 20 + 8
+
+
 def test_one_more_renewal_may_begin_every_second() -> None:
     history = RejectionHistory()
     begun = sum(history.may_begin_renewal(TOKEN, "GET /a", 100.0 + tick / 10) for tick in range(301))

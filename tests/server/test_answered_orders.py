@@ -48,6 +48,34 @@ async def test_an_order_answered_with_a_variant_comes_down_while_the_proxy_drain
     await stopped
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["POST /v3/orders.json", "POST /orders%00", "PUT /v3/orders,x/7", "POST /orders%E2%80%8B", "POST /a?_method=PUT"],
+)
+async def test_what_a_lenient_server_may_take_for_an_order_is_not_sent_again_after_a_variant(
+    upstream: RawUpstream, proxy: Running, line: str
+) -> None:
+    upstream.answers.append(VARIANT)
+    assert (await proxy.ask(line, b"Content-Type: application/json", body=b"{}")).status == 401
+    assert len(upstream.requests) == 1
+
+
+async def test_a_purchase_goes_out_on_a_connection_that_carried_nothing_before(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    await proxy.ask("GET /carts")
+    await proxy.ask("POST /orders", body=b"{}")
+    await proxy.ask("GET /carts")
+    read, bought, again = (request.connection for request in upstream.requests)
+    assert bought not in {read}
+    assert again in {read, bought}
+
+
+async def test_a_login_whose_method_a_query_overrides_is_refused(upstream: RawUpstream, proxy: Running) -> None:
+    assert (await proxy.ask("POST /customers/login?_method=PUT", body=b"{}")).status == 400
+    assert upstream.logins == []
+
+
 async def test_a_purchase_behind_a_head_is_not_sent_twice(upstream: RawUpstream, proxy: Running) -> None:
     upstream.answers.append(answer(400))
     got = await proxy.ask("HEAD /orders", b"X-HTTP-Method-Override: PUT")
