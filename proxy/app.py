@@ -40,9 +40,10 @@ from proxy.telemetry.watch import SessionWatch
 from proxy.upstream import Origin, ProxyTunnel, Upstream
 from proxy.watched_files import POLL_EVERY, CaWatch, SecretsWatch
 
-#: Seconds between two looks at the callers' connections: time-outs, and resets that nobody has seen; and at the timer of
-#: the background renewal.
+#: Seconds between two looks at the callers' connections: time-outs, and resets that nobody has seen.
 LOOK_EVERY = 1.0
+#: Seconds between two looks at the held token: a short-lived one's renewal window must not end between them.
+LOOK_AT_TOKEN_EVERY = 0.25
 #: Seconds between two looks into a store that other processes use too.
 FOLLOW_EVERY = 1.0
 #: Seconds between two looks at the sockets from which other workers accept.
@@ -273,7 +274,7 @@ class Proxy:
             self.loops.every(POLL_EVERY, "ca", self._look_at_ca)
         if shares_store:
             self.loops.every(FOLLOW_EVERY, "store", self._follow)
-        self.loops.every(LOOK_EVERY, "keeper", self.keeper.look)
+        self.loops.every(LOOK_AT_TOKEN_EVERY, "keeper", self.keeper.look)
         self.loops.every(LOOK_EVERY, "callers", self.server.look)
         if self._inherited is not None:
             self.loops.every(UNATTENDED_EVERY, "unattended", self._unattended.look)
