@@ -12,9 +12,11 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 
 from proxy import __version__
 from proxy.clock import Clock, TurnClock
+from proxy.core.store_url import StoreUrl
 from proxy.drain import close_listeners, finish
 from proxy.listening import LAST_SECONDS, Budget, Sockets, Unattended, admin_port, budget, descriptors
 from proxy.loops import Loops
@@ -32,11 +34,12 @@ from proxy.session import keeper as session
 from proxy.session.cardcash_calls import Credentials, SessionCalls
 from proxy.session.keeper import SessionKeeper
 from proxy.session.stores import Binding
-from proxy.session.stores.factory import open_store
+from proxy.session.stores.factory import OnNetwork, open_store
 from proxy.settings import Settings, proxy_variables
+from proxy.store_place import StorePlace
 from proxy.telemetry.logs import log
 from proxy.telemetry.metrics import Metrics
-from proxy.telemetry.watch import SessionWatch
+from proxy.telemetry.watch import RedisWatch, SessionWatch
 from proxy.upstream import Origin, ProxyTunnel, Upstream
 from proxy.watched_files import POLL_EVERY, CaWatch, SecretsWatch
 
@@ -168,11 +171,14 @@ class Proxy:
             clock=self._clock,
             failed=observer.call_failed,
         )
-        store = open_store(
-            settings.session.store,
+        url = settings.session.store
+        self._place = StorePlace(settings, url, self.secrets) if isinstance(url, StoreUrl) else None
+        store = self._store = open_store(
+            url if isinstance(url, str) else cast("StorePlace", self._place),
             binding=lambda: Binding(str(origin), calls.credentials.app_id, calls.credentials.email),
             clock=self._clock,
             warn=lambda what: log.warning("session_store_corrupt", what=what),
+            watch=RedisWatch(self.metrics),
         )
         self.keeper = SessionKeeper(
             calls,
@@ -209,6 +215,7 @@ class Proxy:
             not_alive=self.loops.not_alive,
             accepted=lambda: self.metrics.accepted,
             shutdown=self.request_stop,
+            store=self._store_facts,
         )
         await self._open_ports(admin)
         self._stack.push_async_callback(self.loops.close)
@@ -272,6 +279,8 @@ class Proxy:
             self.loops.every(POLL_EVERY, "secrets", self._look_at_secrets)
         if self._settings.upstream.ca_file is not None:
             self.loops.every(POLL_EVERY, "ca", self._look_at_ca)
+        if self._place is not None:
+            self.loops.every(POLL_EVERY, "store files", self._place.look)
         if shares_store:
             self.loops.every(FOLLOW_EVERY, "store", self._follow)
         self.loops.every(LOOK_AT_TOKEN_EVERY, "keeper", self.keeper.look)
@@ -342,4 +351,13 @@ class Proxy:
             idle=lambda: self.upstream.idle_connections,
             active=lambda: self.upstream.active_connections,
             latched=lambda what: float(what in keeper.refusals),
+            store_up=lambda: float(self._store_facts()["up"]),
+            alone=lambda: float(keeper.alone),
         )
+
+    def _store_facts(self) -> dict[str, Any]:
+        """What `/status` says of the store itself; never user or password."""
+        store, where = self._store, self._settings.session.store
+        if isinstance(store, OnNetwork):
+            return {"kind": store.kind, "host": store.address, "up": store.is_up, "trouble": store.trouble}
+        return {"kind": str(where).partition(":")[0], "host": None, "up": True, "trouble": None}

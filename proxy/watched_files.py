@@ -60,15 +60,19 @@ class SecretsWatch:
             "app_id": settings.app_id,
             "login.password": settings.login.password,
             "callers.require_header": None if header is None else header.value,
+            "session.store_secret": settings.session.store_secret,
+            "session.store_sentinel_password": settings.session.store_sentinel_password,
         }
         self._files: dict[str, WatchedFile[Secret]] = {}
         for name, (path, form) in secret_files(settings).items():
+            if name not in self._given:
+                continue  # `StorePlace` follows the store's own
             value = self._given[name]
             assert value is not None, name  # noqa: S101
             self._files[name] = WatchedFile(
                 *(path, value, partial(files.secret, form=form)),
                 most=files.LARGEST_SECRET,
-                warn=partial(_warn_of_secret, name),
+                warn=partial(warn_of_secret, name),
             )
         self._looking = asyncio.Lock()
 
@@ -87,13 +91,20 @@ class SecretsWatch:
         """The value callers must send."""
         return self._value("callers.require_header") or ""
 
+    def of_store(self, name: str) -> Secret | None:
+        """A secret of the store: `secret` or `sentinel_password`."""
+        return self._secret(f"session.store_{name}")
+
     @property
     def has_files(self) -> bool:
         """Say whether there is anything to look at."""
         return bool(self._files)
 
+    def _secret(self, name: str) -> Secret | None:
+        return self._files[name].value if name in self._files else self._given[name]
+
     def _value(self, name: str) -> str | None:
-        secret = self._files[name].value if name in self._files else self._given[name]
+        secret = self._secret(name)
         return None if secret is None else secret.reveal()
 
     async def look(self) -> list[str]:
@@ -134,7 +145,8 @@ class CaWatch:
         return True
 
 
-def _warn_of_secret(name: str, reason: str) -> None:
+def warn_of_secret(name: str, reason: str) -> None:
+    """Tell that a secret's file cannot be used."""
     log.warning("secret_file_unreadable", setting=name, reason=reason, advice="the last good value stays in use")
 
 

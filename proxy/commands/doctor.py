@@ -24,15 +24,17 @@ from proxy.clock import SystemClock
 from proxy.commands.flags import add_settings, load
 from proxy.core.dialect import RawHeaders, header_value
 from proxy.core.errors import UpstreamUnreachable
+from proxy.core.store_url import StoreUrl
 from proxy.core.token import Token
 from proxy.process import BAD_USAGE, FAILED, OK
 from proxy.session.cardcash_calls import Credentials, SessionCalls, SessionOutage, SessionRefused, SessionTokenRejected
-from proxy.session.stores import StoreUnusable
-from proxy.session.stores.factory import check_store
+from proxy.session.stores import Binding, StoreUnusable
+from proxy.session.stores.factory import check_store, open_store
 from proxy.settings import Settings, proxy_variables
+from proxy.store_place import StorePlace
 from proxy.upstream import Origin, ProxyTunnel, Response, Upstream, failures
 from proxy.upstream.tunnel import open_tunnel
-from proxy.watched_files import CaWatch
+from proxy.watched_files import CaWatch, SecretsWatch
 
 #: Seconds of difference to CardCash's clock that are told of; tokens live for minutes.
 _CLOCK_OFF: Final = 30.0
@@ -294,6 +296,8 @@ class _Patient:
     async def store(self) -> Step:
         """Look whether the session store can be used."""
         place = self._settings.session.store
+        if isinstance(place, StoreUrl):
+            return await self._redis(place)
         kind = place.partition("://")[0]
         if kind == "memory":
             return _skipped("the session is kept in memory")
@@ -302,6 +306,29 @@ class _Patient:
         except StoreUnusable as error:
             return _failed(*_parted(str(error)))
         return _ok(f"{kind} can be used")
+
+    async def _redis(self, url: StoreUrl) -> Step:
+        """Find the Redis, log in there, and write a key of no meaning."""
+        from proxy.session.stores.redis.client import Unavailable
+        from proxy.session.stores.redis.store import RedisStore
+
+        place = StorePlace(self._settings, url, SecretsWatch(self._settings))
+        binding = Binding(str(self._origin), self._settings.app_id.reveal(), self._settings.login.email)
+        store = cast("RedisStore", open_store(place, binding=lambda: binding, clock=SystemClock(), warn=lambda _: None))
+        try:
+            await store.probe()
+            began = time.time()
+            off, took = await store.probe() - began, time.time() - began
+        except Unavailable as error:
+            return _failed(f"{store.address}: {error}", "see “One session for many machines” in config/README.md")
+        finally:
+            await store.close()
+        told = f"{url.kind} at {store.address} can be written to, in {took * 1000:.1f} ms"
+        if not url.tls and url.password is not None and not url.is_local:
+            return _warning(f"{told}; its password travels openly", "use rediss://")
+        if abs(off) > _CLOCK_OFF:
+            return _warning(f"{told}; its clock is {abs(off):.0f} s from this machine's", "set the clocks (NTP)")
+        return _ok(told)
 
 
 class _Noting:

@@ -27,6 +27,10 @@ class Secret:
         """Return the text itself: only to put it on the wire."""
         return self.__text
 
+    def lines(self) -> tuple[Secret, ...]:
+        """Return the secrets that stand in it one a line, without blank lines and blanks around."""
+        return tuple(Secret(line.strip()) for line in self.__text.splitlines() if line.strip())
+
     def __repr__(self) -> str:
         return REDACTED
 

@@ -14,9 +14,10 @@ _HIGHEST: Final = frozenset(
     (
         *(_PREFIX + "session_expiry_timestamp_seconds", _PREFIX + "session_last_success_timestamp_seconds"),
         *(_PREFIX + "session_latched", _PREFIX + "build_info", "python_info"),
+        _PREFIX + "session_alone",
     )
 )
-_LOWEST: Final = frozenset(("process_start_time_seconds", "process_max_fds"))
+_LOWEST: Final = frozenset(("process_start_time_seconds", "process_max_fds", _PREFIX + "store_up"))
 
 Families = list[Metric]
 

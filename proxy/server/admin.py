@@ -43,6 +43,7 @@ class Admin(AdminPort):
         not_alive: Callable[[], list[str]],
         accepted: Callable[[], bool],
         shutdown: Callable[[], None],
+        store: Callable[[], dict[str, Any]],
     ) -> None:
         super().__init__(
             version=version, guard=guard, shutdown=shutdown, refused=lambda code: metrics.errors.labels(code).inc()
@@ -55,6 +56,7 @@ class Admin(AdminPort):
         self._not_alive = not_alive
         #: CardCash has accepted our credentials, once since the start.
         self._accepted = accepted
+        self._store = store
         self._since = datetime.now(UTC)
 
     def not_alive(self) -> list[str]:
@@ -110,6 +112,7 @@ class Admin(AdminPort):
                 "renewals": session.renewals,
                 "harvests": session.harvests,
             },
+            "store": {**self._store(), "pending": self._keeper.pending, "alone": self._keeper.alone},
             "upstream": {
                 "origin": self._origin,
                 "connections_idle": self._upstream.idle_connections,

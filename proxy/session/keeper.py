@@ -305,6 +305,16 @@ class SessionKeeper:
         await self._shared.close()
 
     @property
+    def alone(self) -> bool:
+        """Say whether the held token is not the one in the store: it could not be stored yet, or there is none any more."""
+        return self._unsaved() is not None
+
+    @property
+    def pending(self) -> bool:
+        """Say whether something is still to be stored."""
+        return self.alone or self._untold
+
+    @property
     def waiters(self) -> int:
         """How many callers wait for a renewal."""
         return 0 if self._renewal is None else len(self._renewal.waiters)

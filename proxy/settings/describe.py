@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from proxy.core.rules import Rule
 from proxy.core.secret import REDACTED, Secret
+from proxy.core.store_url import StoreUrl
 from proxy.core.values import ListenAddress, duration
 from proxy.settings.guards import RequiredHeader
 from proxy.settings.model import DURATION, KIB, POSITIVE, SIZE, Kind, Leaf, Settings, leaves
@@ -53,6 +54,8 @@ def readable(value: object, kind: Kind | None = None) -> object:
         case Rule():
             methods: dict[str, object] = {"methods": sorted(value.methods)} if value.methods else {}
             return {"allow" if value.allow else "deny": value.path, **methods}
+        case StoreUrl():
+            return str(value).replace("://", f"://{REDACTED}@", 1 if value.user or value.password else 0)
         case Path() | ListenAddress():
             return str(value)
         case tuple():

@@ -69,6 +69,19 @@ def bundle(content: bytes) -> str:
     return text
 
 
+def loads(cert: Path, key: Path) -> bool:
+    """Say whether a certificate and its key can be used, blocking for some seconds at most; a key must have no password."""
+    import ssl  # noqa: PLC0415 - likewise
+
+    try:
+        for path in (cert, key):
+            read(path, most=LARGEST_BUNDLE)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password="")
+    except (Unreadable, OSError):  # ssl.SSLError is one
+        return False
+    return True
+
+
 class SecretForm(enum.Enum):
     """What a secret may be made of: a pattern, and what is said of a text that does not fit it."""
 
@@ -76,12 +89,16 @@ class SecretForm(enum.Enum):
     #: RFC 9110 5.5: blanks at the ends of a header's value are none of it.
     HEADER_VALUE = r"[!-~](?:[ -~]*[!-~])?", "has more than visible ASCII with blanks between"
     VISIBLE = r"[!-~]+", "has blanks or characters beyond ASCII"
+    #: One secret a line; blank lines are none.
+    LINES = r"(?s).*\S.*", "is blank"
 
     def problem(self, text: str) -> str | None:
         """Say what is wrong with a secret; None if nothing is. The text is not repeated."""
         pattern, problem = self.value
         if not text:
             return "is empty"
+        if self is SecretForm.LINES and not has_control_characters(text.replace("\r\n", "").replace("\n", "")):
+            return None if re.fullmatch(pattern, text) else problem
         if has_control_characters(text):
             return "has more than one line or control characters"
         return None if re.fullmatch(pattern, text) else problem

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from proxy.core.secret import Secret
+from proxy.core.store_url import StoreUrl
 from proxy.core.values import Bad
-from proxy.settings.files import SecretForm, read_secret_file
+from proxy.settings.files import SecretForm, loads, read_secret_file
 from proxy.settings.model import CONFIG_VARIABLE, ORIGINS, Settings, built, leaves
 from proxy.settings.network import is_plain_to_elsewhere
 from proxy.settings.parsing import file_path
@@ -67,7 +68,7 @@ def load(
 
     faults = [fault for layer in reversed(layers) for fault in layer.faults]
     faulty = {path for layer in layers for path in layer.broken}
-    for path in [path for path, leaf in leaves().items() if leaf.kind.hidden]:
+    for path in [path for path, leaf in leaves().items() if leaf.kind.has_file]:
         problem = _choose_secret(layers, path)
         if problem:
             faults.append(problem)
@@ -107,7 +108,7 @@ def secret_files(settings: Settings) -> dict[str, tuple[Path, SecretForm]]:
     header = settings.callers.require_header
     named = {"callers.require_header": header.file if header is not None else None}
     for path, leaf in leaves().items():
-        if leaf.kind.hidden:
+        if leaf.kind.has_file:
             named[path] = leaves()[f"{path}_file"].value_in(settings)
     return {path: (file, leaves()[path].kind.secret or SecretForm.ANY) for path, file in named.items() if file}
 
@@ -168,6 +169,7 @@ def _cross_checks(
             {"login.email", "login.password", "login.password_file"},
             f"login.{missing} is missing, though {named(f'login.{there}')} is set; {advice}",
         )
+    yield from _store_checks(settings, named)
     wide = [str(address) for address in settings.listen if not address.loopback]
     if wide and settings.callers.allowed_networks is None:
         yield (
@@ -193,4 +195,29 @@ def _cross_checks(
             {"limits.replay_body", "limits.replay_total", "workers"},
             f"{named('limits.replay_body')}: one body may take more than limits.replay_total{split} allows for all; "
             "lower it, or raise limits.replay_total",
+        )
+
+
+def _store_checks(settings: Settings, named: Callable[[str], str]) -> Iterator[tuple[set[str], str]]:
+    """Yield what is wrong between the settings of a Redis."""
+    session = settings.session
+    has_tls = isinstance(session.store, StoreUrl) and session.store.tls
+    for name in ("store_ca_file", "store_cert_file", "store_cert_key_file"):
+        if getattr(session, name) is not None and not has_tls:
+            yield (
+                {"session.store", "session.store_file", f"session.{name}"},
+                f"{named(f'session.{name}')} is for TLS, and {named('session.store')} has none; use rediss://, or remove it",
+            )
+    cert, key = session.store_cert_file, session.store_cert_key_file
+    both = {"session.store_cert_file", "session.store_cert_key_file"}
+    if (cert is None) != (key is None):
+        there, missing = ("cert_file", "cert_key_file") if key is None else ("cert_key_file", "cert_file")
+        yield (
+            both,
+            f"session.store_{missing} is missing, though {named(f'session.store_{there}')} is set; set both or none",
+        )
+    elif cert is not None and key is not None and not loads(cert, key):
+        yield (
+            both,
+            f"{named('session.store_cert_file')} and its key cannot be used: no certificate and its own key in PEM form",
         )

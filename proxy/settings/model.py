@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 import proxy
 from proxy.core.rules import Rule
 from proxy.core.secret import Secret
+from proxy.core.store_url import StoreUrl
 from proxy.core.values import ADMIN_LISTEN, ListenAddress, duration, each_part, size
 from proxy.settings import guards, network, parsing
 from proxy.settings.files import SecretForm
@@ -46,6 +47,13 @@ class Kind:
     secret: SecretForm | None = None
     #: The value as a whole is a secret: it has no flag and a `_file` form, and is never shown.
     hidden: bool = False
+    #: A secret may be in it: it has a `_file` form too, and no flag with a secret in it.
+    may_hide: bool = False
+
+    @property
+    def has_file(self) -> bool:
+        """Whether it may stand in a file, which another setting names."""
+        return self.hidden or self.may_hide
 
 
 DURATION: Final = Kind(duration)
@@ -131,7 +139,27 @@ class Session:
         Kind(parsing.keepalive_path), "/v3/carts", "GET that keeps alive a session in which a caller logged in"
     )
     idle_after: float = setting(POSITIVE, 3600.0, "without traffic for this long the session is left to lapse")
-    store: str = setting(Kind(parsing.store), "memory://", "where the session is kept: memory:// or file:///path")
+    store: str | StoreUrl = setting(
+        Kind(parsing.store, may_hide=True),
+        "memory://",
+        "where the session is kept: memory://, file:///path, redis://host, redis+sentinel://host/master (rediss: with TLS)",
+    )
+    store_file: Path | None = setting(FILE, None, "file that holds session.store, read again when it changes")
+    store_secret: Secret | None = setting(
+        Kind(parsing.lines, secret=SecretForm.LINES, hidden=True),
+        None,
+        "what entries in Redis are encrypted with; of several lines the first encrypts, all decrypt; default: app_id",
+    )
+    store_secret_file: Path | None = setting(FILE, None, "file that holds it, read again when it changes")
+    store_ca_file: Path | None = setting(
+        Kind(parsing.ca_file), None, "PEM bundle of the authorities to trust for rediss:// instead of the system's"
+    )
+    store_cert_file: Path | None = setting(FILE, None, "PEM certificate that Redis is shown, if it wants one")
+    store_cert_key_file: Path | None = setting(FILE, None, "PEM key of that certificate, without a password")
+    store_sentinel_password: Secret | None = setting(
+        Kind(parsing.password, secret=SecretForm.ANY, hidden=True), None, "password of the Sentinels themselves"
+    )
+    store_sentinel_password_file: Path | None = setting(FILE, None, "file that holds it, read again when it changes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +283,7 @@ class Leaf:
     def read(self, given: object) -> Any:
         """Parse what was given for it. Raises `Bad`."""
         if isinstance(given, Secret):  # from its file
-            return given
+            return given if self.kind.hidden else self.kind.parse(given.reveal())
         unset = given == "" and self.default is None and not self.kind.empty_counts
         return None if unset else self.kind.parse(given)
 

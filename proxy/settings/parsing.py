@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from proxy.core.secret import Secret
 from proxy.core.spelling import did_you_mean
+from proxy.core.store_url import BadStoreUrl, StoreUrl, is_redis, parse_store_url
 from proxy.core.values import Bad, as_text, duration, shown
 from proxy.settings import files
 from proxy.settings.files import SecretForm, has_control_characters
@@ -149,13 +150,24 @@ def _secret(text: str, form: SecretForm) -> Secret:
     return Secret(text)
 
 
-def store(value: object) -> str:
-    """Parse where the session is kept: memory:// or file:///path. Never repeated: it may hold a password."""
-    scheme, separator, rest = as_text(value).partition("://")
+def lines(value: object) -> Secret:
+    """Parse secrets, one a line."""
+    return _secret(value if isinstance(value, str) else as_text(value), SecretForm.LINES)
+
+
+def store(value: object) -> str | StoreUrl:
+    """Parse where the session is kept: memory://, file:///path, or a Redis. Never repeated: it may hold a password."""
+    text = as_text(value)
+    if is_redis(text):
+        try:
+            return parse_store_url(text)
+        except BadStoreUrl as error:
+            raise Bad(str(error)) from None
+    scheme, separator, rest = text.partition("://")
     check = STORES.get(scheme.lower()) if separator else None
     problem = "is not a store" if check is None else check(rest)
     if problem:
-        raise Bad(f"{problem}; use memory:// or file:///path")
+        raise Bad(f"{problem}; use memory://, file:///path or redis://host")
     return f"{scheme.lower()}://{rest}"
 
 
@@ -164,10 +176,8 @@ def _file(rest: str) -> str:
     return "" if good and not has_control_characters(rest) else "file:// takes the absolute path of a file"
 
 
-#: The kinds of store, each with what says what is wrong with the rest of its text. One that is not here is no store.
+#: The kinds of store that are no Redis, each with what says what is wrong with the rest of its text.
 STORES: Final[Mapping[str, Callable[[str], str]]] = {
     "memory": lambda rest: "memory:// takes nothing after it" if rest else "",
     "file": _file,
-    "redis": lambda _: "redis:// is not available in this version",
-    "rediss": lambda _: "redis:// is not available in this version",
 }

@@ -110,6 +110,10 @@ def from_flags(flags: Mapping[str, str]) -> Layer:
         where, variable = f"flag {leaf.flag}", f"the environment variable {leaf.variable}"
         if leaf.kind.hidden:
             layer.refuse(path, where, f"{_READABLE}; use {leaf.flag}-file or {variable}")
+        elif leaf.kind.may_hide and "@" in text:
+            layer.refuse(
+                path, where, f"{_READABLE}; leave user and password out, or use {leaf.flag}-file or {variable}"
+            )
         elif leaf.kind.secret and not is_file(text.partition(":")[2].lstrip()):
             layer.refuse(path, where, f'{_READABLE}; use "Name: /path/of/a/file" or {variable}')
         else:

@@ -37,6 +37,8 @@ STORE_OPERATIONS: Final = (
     *(("enter", "granted"), ("enter", "news"), ("enter", "paused"), ("enter", "failed")),
     *(("extend", "lost"), ("extend", "failed")),
 )
+#: Operations of a Redis that are measured.
+REDIS_OPERATIONS: Final = ("look", "enter", "save", "failed", "refuse", "login", "extend", "leave")
 
 #: Codes of one class of error, told apart by who raises it.
 _DENIALS: Final = ("denied_by_rule", "origin_not_allowed", "client_not_allowed", "header_required")

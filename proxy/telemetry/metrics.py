@@ -29,6 +29,8 @@ _BUCKETS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
     *(15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0),
 )
+#: Seconds of one use of a store on a network: a round trip, up to what it may take.
+_STORE_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 2.5)
 
 
 class Metrics:
@@ -97,6 +99,16 @@ class Metrics:
             "result",
             born=labels.STORE_OPERATIONS,
         )
+        self.store_seconds = Histogram(
+            *("cardcash_proxy_store_seconds", "Uses of a Redis.", ["operation"]),
+            buckets=_STORE_BUCKETS,
+            registry=registry,
+        )
+        for operation in labels.REDIS_OPERATIONS:
+            self.store_seconds.labels(operation)
+        self.store_reconnects = counter("store_reconnects_total", "Connections to a Redis after the first.")
+        self._store_up = gauge("store_up", "1 while the session store answers; always for memory:// and file://.")
+        self._alone = gauge("session_alone", "1 while the held token is not the one in the store.")
         self.identity_lost = counter("session_identity_lost_total", "Logins of callers that were lost.")
         self._latched = gauge("session_latched", "1 while CardCash's refusal of it is not tried again.", "what")
         workers = gauge("workers", "Worker processes; a single process is one that is up.", "state")
@@ -126,6 +138,8 @@ class Metrics:
         idle: Callable[[], float],
         active: Callable[[], float],
         latched: Callable[[str], float],
+        store_up: Callable[[], float],
+        alone: Callable[[], float],
     ) -> None:
         """Bind the gauges that are read when scraped, so that they cost nothing in between."""
         self._expiry.set_function(expiry)
@@ -133,6 +147,8 @@ class Metrics:
         self._replay.set_function(replay_bytes)
         self._connections.labels("idle").set_function(idle)
         self._connections.labels("active").set_function(active)
+        self._store_up.set_function(store_up)
+        self._alone.set_function(alone)
         for what in ("app_id", "login"):
             self._latched.labels(what).set_function(partial(latched, what))
 

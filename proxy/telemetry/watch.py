@@ -59,3 +59,18 @@ class SessionWatch:
         elif operation in self._failing:
             self._failing.discard(operation)
             log.info("session_store_recovered", operation=operation)
+
+
+class RedisWatch:
+    """Measures the uses of a Redis; never raises, never waits."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def took(self, operation: str, seconds: float) -> None:
+        """Measure one that was tried, well or not."""
+        self._metrics.store_seconds.labels(operation).observe(seconds)
+
+    def reconnected(self) -> None:
+        """Count a connection that is not the first."""
+        self._metrics.store_reconnects.inc()

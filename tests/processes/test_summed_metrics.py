@@ -24,6 +24,8 @@ def scraped(*requests: tuple[str, float], expiry: float = 0.0, in_flight: int = 
         idle=lambda: 0.0,
         active=lambda: 0.0,
         latched=lambda _: 0.0,
+        store_up=lambda: 1.0,
+        alone=lambda: 0.0,
     )
     return told(metrics)
 

@@ -363,6 +363,7 @@ def test_every_kind_that_the_setting_takes_can_be_opened(tmp_path: Path, clock: 
             place = parsing.store(f"{kind}://" if kind == "memory" else f"{kind}://{tmp_path}/session")
         except Bad:
             continue
+        assert isinstance(place, str)
         assert open_store(place, binding=lambda: MINE, clock=clock, warn=print) is not None
 
 

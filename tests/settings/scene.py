@@ -17,6 +17,7 @@ from typing import Any
 import trustme
 
 from tests.server.harness import OK, Answer, Caller, Peer, RawUpstream, running_proxy, until
+from tests.settings.fake_redis import FakeRedis
 from tests.whole.processes import ProxyProcess, serving
 from tests.whole.test_admin import samples
 
@@ -36,10 +37,15 @@ class Around:
     #: First lines that the web proxy was sent, and the handshakes that the TLS server completed.
     connects: list[str] = field(default_factory=list)
     handshakes: list[int] = field(default_factory=list)
+    #: Certificates that callers of the TLS server showed.
+    shown: list[Any] = field(default_factory=list)
+    redis: FakeRedis = field(default_factory=FakeRedis)
+    redis_port: int = 0
 
     def filled_in(self, settings: Mapping[str, str]) -> dict[str, str]:
         """Put folder and ports into the values of settings."""
         names = {"folder": str(self.folder), "tls": self.tls_port, "deaf": self.deaf_port, "up": self.upstream.port}
+        names["redis"] = self.redis_port
         filled = dict(settings)
         for name, value in settings.items():
             for word, what in names.items():
@@ -56,12 +62,18 @@ async def around() -> AsyncIterator[Around]:
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    client = authority.issue_cert("client@example.com")
 
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="s")))
         authority.cert_pem.write_to_path(str(folder / "ca.pem"))
         (folder / "id").write_text("id-of-a-file\n")
         (folder / "password").write_text("password-of-a-file\n")
+        (folder / "store").write_text(f"file://{folder}/session\n")
+        client.private_key_pem.write_to_path(str(folder / "key.pem"))
+        client.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
         deaf = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):  # more than the backlog takes
             filler = stack.enter_context(socket.socket())
@@ -71,6 +83,8 @@ async def around() -> AsyncIterator[Around]:
 
         async def shake(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             here.handshakes.append(1)
+            if certificate := writer.get_extra_info("peercert"):
+                here.shown.append(certificate)
             writer.close()
 
         async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,12 +93,14 @@ async def around() -> AsyncIterator[Around]:
 
         tls = await stack.enter_async_context(await asyncio.start_server(shake, "localhost", 0, ssl=context))
         web_proxy = await stack.enter_async_context(await asyncio.start_server(connect, "127.0.0.1", 0))
+        redis = await stack.enter_async_context(await asyncio.start_server(here.redis.serve, "127.0.0.1", 0))
+        here.redis_port = redis.sockets[0].getsockname()[1]
         here.tls_port = tls.sockets[0].getsockname()[1]
         here.web_proxy_port = web_proxy.sockets[0].getsockname()[1]
         try:
             yield here
         finally:
-            for server in (tls, web_proxy):
+            for server in (tls, web_proxy, redis):
                 server.close()
             await upstream.stop()
 

@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from proxy.core.secret import Secret
+from proxy.session.stores import Binding
+from proxy.session.stores.redis.vault import Vaults
 from proxy.settings import SettingsError
 from proxy.settings.model import leaves
 from tests.server.harness import APP_ID, REJECTION, Peer, Truncated
@@ -33,6 +36,11 @@ COMMON: dict[str, dict[str, str]] = {
     "deaf": {"UPSTREAM__ORIGIN": "http://127.0.0.1:<deaf>"},
     "stopping": {"LISTEN": "unix:<folder>/callers", "ADMIN__LISTEN": "unix:<folder>/admin"},
     "stopped": {"LISTEN": "unix:<folder>/callers", "ADMIN__LISTEN": "unix:<folder>/admin"},
+    "encrypted": {"SESSION__STORE": "redis://127.0.0.1:<redis>"},
+    "encrypted by a file": {"SESSION__STORE": "redis://127.0.0.1:<redis>"},
+    "sentinel": {"SESSION__STORE": "redis+sentinel://127.0.0.1:<redis>/main"},
+    "sentinel's file": {"SESSION__STORE": "redis+sentinel://127.0.0.1:<redis>/main"},
+    "store's tls": {"SESSION__STORE": "rediss://localhost:<tls>"},
 }
 #: Groups whose proxy is a process of its own in any case: a log, an end.
 PROCESSES = {"stopping", "stopped", "workers"}
@@ -106,6 +114,34 @@ async def password(s: Scene) -> object:
 
 async def has_a_file(s: Scene) -> object:
     return await s.comes((s.here.folder / "session").exists, seconds=1)
+
+
+def opens_with(secret: str) -> Look:
+    """Look whether what is stored in Redis was encrypted with this secret."""
+
+    async def look(s: Scene) -> object:
+        assert await s.comes(lambda: s.here.redis.saved, seconds=10)
+        app_id = APP_ID if s.process is None else "demo-app-id"
+        vault = await Vaults().vault(Binding(s.upstream.url, app_id, None), (Secret(secret),))
+        return vault.unseal("token", s.here.redis.saved[0]) is not None
+
+    return look
+
+
+async def password_of_sentinels(s: Scene) -> object:
+    def asked() -> bool:
+        return any(words[0] == b"SENTINEL" for words in s.here.redis.commands)
+
+    assert await s.comes(asked, seconds=10)
+    return next((words[-1].decode() for words in s.here.redis.commands if words[0] == b"AUTH"), None)
+
+
+async def handshake_with_redis(s: Scene) -> object:
+    return await s.comes(lambda: s.here.handshakes, seconds=3)
+
+
+async def shows_a_certificate(s: Scene) -> object:
+    return await s.comes(lambda: s.here.shown, seconds=3)
 
 
 async def is_repeated(s: Scene) -> object:
@@ -293,6 +329,18 @@ PROOFS: dict[str, Proof] = {
     "login.password_file": Proof(
         "files", "<folder>/password", password, "usual", "password-of-a-file", also=(("LOGIN__PASSWORD", ""),)
     ),
+    "session.store_file": Proof("files", "<folder>/store", has_a_file, False, True),
+    "session.store_secret": Proof("encrypted", "a-secret\nanother", opens_with("a-secret"), False, True),
+    "session.store_secret_file": Proof(
+        "encrypted by a file", "<folder>/password", opens_with("password-of-a-file"), False, True
+    ),
+    "session.store_sentinel_password": Proof("sentinel", "of-sentinels", password_of_sentinels, None, "of-sentinels"),
+    "session.store_sentinel_password_file": Proof(
+        "sentinel's file", "<folder>/password", password_of_sentinels, None, "password-of-a-file"
+    ),
+    "session.store_ca_file": Proof("store's tls", "<folder>/ca.pem", handshake_with_redis, False, True),
+    "session.store_cert_file": Proof("store's tls", "<folder>/cert.pem", shows_a_certificate, False, True),
+    "session.store_cert_key_file": Proof("store's tls", "<folder>/key.pem", shows_a_certificate, False, True),
     "upstream.max_age": Proof("files", "50ms", one_connection_for_all, True, False),
     "limits.replay_total": Proof("files", "200", is_repeated_while_others_are_kept, 200, 503),
     "upstream.allow_plain_http": Proof("plain", "true", reaches_cardcash, "refused", 200),

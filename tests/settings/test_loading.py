@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def test_all_faults_of_all_sources_at_once(faults: Faults, tmp_path: Path) -> None:
-    text = "app_id: a b\nupstream:\n  connect_timeout: 0\n  nothing: 1\nsession: {store: redis://h}\n"
+    text = "app_id: a b\nupstream:\n  connect_timeout: 0\n  nothing: 1\nsession: {store: 'redis://h:x'}\n"
     found = faults(text, {"log.level": "loud", "nope": "x"}, DRAIN__DELAY="-1", WHAT="x")
     file = tmp_path / "proxy.yaml"
     assert [fault.split(")")[0].split(" is not a setting")[0] for fault in found] == [

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core import values
+from proxy.core.secret import Secret
+from proxy.core.store_url import StoreUrl
 from proxy.core.values import Bad
 from proxy.settings import parsing
 from proxy.settings.describe import readable_duration, readable_size
@@ -127,17 +129,30 @@ def test_stores(text: str, stored: str) -> None:
     assert parsing.store(text) == stored
 
 
-@pytest.mark.parametrize("text", ["redis://host/0", "rediss://:pw@host/0"])
-def test_redis_is_not_available_yet(text: str) -> None:
-    with pytest.raises(Bad, match=r"not available in this version; use memory:// or file:///path"):
-        parsing.store(text)
+def test_the_url_of_a_redis_becomes_one() -> None:
+    assert parsing.store("rediss://:pw@h/1") == StoreUrl((("h", 6379),), tls=True, password=Secret("pw"), db=1)
+
+
+def test_a_bad_url_of_a_redis_is_not_repeated() -> None:
+    with pytest.raises(Bad, match="has a port") as caught:
+        parsing.store("redis://me:hunter2@hunter3:x")
+    assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "good"), [("one", True), ("one\ntwo\n", True), ("\n \n", False), ("a\x00b", False)])
+def test_secrets_stand_one_a_line(text: str, good: bool) -> None:
+    if good:
+        assert parsing.lines(text).lines() == tuple(map(Secret, text.split()))
+        return
+    with pytest.raises(Bad):
+        parsing.lines(text)
 
 
 @pytest.mark.parametrize(
     "text", ["", "memory", "memory://x", "file://relative", "file:///", "file:///a?b", "sqlite:///x"]
 )
 def test_stores_refused(text: str) -> None:
-    with pytest.raises(Bad, match=r"use memory:// or file:///path"):
+    with pytest.raises(Bad, match=r"use memory://, file:///path or redis://host"):
         parsing.store(text)
 
 

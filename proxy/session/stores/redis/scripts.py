@@ -167,6 +167,14 @@ return '1'
 # The pause.
 _END: Final = "redis.call('DEL', KEYS[1]) return '1'"
 
+# A key of no meaning: it is written, and the time is told.
+_PROBE: Final = """
+redis.call('SET', KEYS[1], '1', 'PX', 1000)
+redis.call('DEL', KEYS[1])
+local time = redis.call('TIME')
+return number(time[1] * 1000000 + time[2])
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -190,3 +198,4 @@ TAKE: Final = Script("login", _TIME + _TAKE)
 EXTEND: Final = Script("extend", _TIME + _EXTEND)
 LEAVE: Final = Script("leave", _TIME + _LEAVE)
 END: Final = Script("leave", _END)
+PROBE: Final = Script("look", _TIME + _PROBE)

@@ -199,6 +199,11 @@ class RedisStore:
         vault, _ = await self._vault()
         await self._client.run(scripts.END, [self._key(vault, "p")], (), Haste.RENEWAL)
 
+    async def probe(self) -> float:
+        """Write a key of no meaning; returns Redis's Unix time in seconds."""
+        vault, _ = await self._vault()
+        return _number(await self._client.run(scripts.PROBE, [self._key(vault, "probe")], ("",), Haste.LOOK)) / MICRO
+
     async def close(self) -> None:
         """Give the rights back, as far as Redis answers, and close the connections."""
         for right in tuple(self._held):

@@ -1,0 +1,45 @@
+"""Enough of a Redis to see what a proxy sends to one: it grants everything and has nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from proxy.session.stores.redis import scripts
+
+_NOTHING: Final = b"*5\r\n$%d\r\n%b\r\n:0\r\n$1\r\n0\r\n$1\r\n0\r\n$0\r\n\r\n"
+_VERDICTS: Final = {scripts.LOOK.sha: b"look", scripts.ENTER.sha: b"granted", scripts.SAVE.sha: b"saved"}
+
+
+class FakeRedis:
+    """Remembers every command; `saved` are the encrypted tokens among them."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[bytes]] = []
+
+    @property
+    def saved(self) -> list[bytes]:
+        return [words[-1] for words in self.commands if words[1:2] == [scripts.SAVE.sha.encode()]]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                self.commands.append(await self._command(reader))
+                writer.write(self._answer(self.commands[-1]))
+        except (asyncio.IncompleteReadError, OSError):
+            writer.close()
+
+    async def _command(self, reader: asyncio.StreamReader) -> list[bytes]:
+        words = []
+        for _ in range(int((await reader.readuntil())[1:])):
+            size = int((await reader.readuntil())[1:])
+            words.append((await reader.readexactly(size + 2))[:size])
+        return words
+
+    def _answer(self, words: list[bytes]) -> bytes:
+        if words[0] == b"AUTH":
+            return b"+OK\r\n"
+        if words[0] == b"SENTINEL":
+            return b"$-1\r\n"
+        verdict = _VERDICTS.get(words[1].decode(), b"refused")
+        return _NOTHING % (len(verdict), verdict) if words[2] == b"4" else b"$1\r\n0\r\n"

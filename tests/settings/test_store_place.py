@@ -1,0 +1,131 @@
+"""Where the Redis is follows its files; what cannot be used leaves the last good value, with one warning."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from proxy.core.secret import Secret
+from proxy.core.store_url import StoreUrl
+from proxy.settings import Settings, SettingsError, load_settings
+from proxy.store_place import StorePlace
+from proxy.watched_files import SecretsWatch
+from tests.session.redis.servers import Tls
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Tls:
+    return Tls(tmp_path / "tls")
+
+
+def loaded(**session: object) -> Settings:
+    given = {f"CARDCASH_SESSION__{name.upper()}": str(value) for name, value in session.items()}
+    return load_settings(environ={"CARDCASH_APP_ID": "x", **given})
+
+
+def placed(**session: object) -> tuple[StorePlace, SecretsWatch]:
+    settings = loaded(**session)
+    assert isinstance(settings.session.store, StoreUrl)
+    secrets = SecretsWatch(settings)
+    return StorePlace(settings, settings.session.store, secrets), secrets
+
+
+async def test_a_url_in_a_file_is_followed(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text("redis://:one@h\n")
+    place, _ = placed(store_file=file)
+    before = place()
+    await place.look()
+    assert place() is before
+    file.write_text("rediss://:two@h2\n")
+    await place.look()
+    assert (place().url.password, place().url.hosts, place().url.tls) == (Secret("two"), (("h2", 6379),), True)
+    assert place().tls is not None
+
+
+@pytest.mark.parametrize("content", ["", "hush://h", "redis://me:hush@h:x", "memory://", "redis://a\nredis://b"])
+async def test_a_url_that_is_none_changes_nothing(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "url"
+    file.write_text("redis://:one@h")
+    place, _ = placed(store_file=file)
+    before = place()
+    file.write_text(content)
+    await place.look()
+    assert place() is before
+
+
+async def test_secrets_are_followed(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("old\n")
+    place, secrets = placed(store="redis://h", store_secret_file=file)
+    assert place().secrets == (Secret("old"),)
+    file.write_text("new\nold\n")
+    await secrets.look()
+    await place.look()
+    assert place().secrets == (Secret("new"), Secret("old"))
+
+
+async def test_an_authority_is_followed(tmp_path: Path, tls: Tls) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_bytes(tls.ca.read_bytes())
+    place, _ = placed(store="rediss://h", store_ca_file=file)
+    first = place().tls
+    assert isinstance(first, ssl.SSLContext)
+    assert (first.minimum_version, first.check_hostname) == (ssl.TLSVersion.TLSv1_2, True)
+    await place.look()
+    assert place().tls is first
+    file.write_text("half a")
+    await place.look()
+    assert place().tls is first
+    file.write_bytes(Tls(tmp_path / "other").ca.read_bytes())
+    await place.look()
+    assert place().tls is not first
+
+
+async def test_a_certificate_is_taken_with_its_own_key_only(tmp_path: Path, tls: Tls) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(tls.client_cert.read_bytes())
+    key.write_bytes(tls.client_key.read_bytes())
+    place, _ = placed(store="rediss://h", store_cert_file=cert, store_cert_key_file=key)
+    first = place().tls
+    other = Tls(tmp_path / "other")
+    cert.write_bytes(other.client_cert.read_bytes())
+    await place.look()
+    assert place().tls is first
+    key.write_bytes(other.client_key.read_bytes())
+    await place.look()
+    assert place().tls is not first
+
+
+@pytest.mark.parametrize(
+    ("session", "sentence"),
+    [
+        ({"store": "redis://h", "store_ca_file": "<ca>"}, "is for TLS"),
+        ({"store": "memory://", "store_ca_file": "<ca>"}, "is for TLS"),
+        ({"store": "rediss://h", "store_cert_file": "<client_cert>"}, "store_cert_key_file is missing"),
+        ({"store": "rediss://h", "store_cert_key_file": "<client_key>"}, "store_cert_file is missing"),
+        (
+            {"store": "rediss://h", "store_cert_file": "<client_cert>", "store_cert_key_file": "<key>"},
+            "no certificate and its own key",
+        ),
+        ({"store": "redis://h", "store_secret": "\n"}, None),
+    ],
+)
+def test_what_does_not_go_together_is_a_fault(tls: Tls, session: dict[str, str], sentence: str | None) -> None:
+    paths = {f"<{name}>": str(getattr(tls, name)) for name in ("ca", "key", "client_cert", "client_key")}
+    given = {name: paths.get(value, value) for name, value in session.items()}
+    if sentence is None:
+        assert loaded(**given).session.store_secret is None
+        return
+    with pytest.raises(SettingsError, match=sentence):
+        loaded(**given)
+
+
+def test_a_password_is_no_flag() -> None:
+    with pytest.raises(SettingsError, match="can be read by others") as caught:
+        load_settings(environ={"CARDCASH_APP_ID": "x"}, flags={"session.store": "redis://:hush@h"})
+    assert "hush" not in str(caught.value)
+    flags = {"session.store": "redis://h"}
+    assert load_settings(environ={"CARDCASH_APP_ID": "x"}, flags=flags).session.store == StoreUrl((("h", 6379),))
