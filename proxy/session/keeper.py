@@ -408,13 +408,17 @@ class SessionKeeper:
                     await self._shared.end_pause()  # it was about others
                 if (found := await self._enter(renewal, secrets)) is not None:
                     return found
-                attempts = FIRST_ATTEMPTS if self._pause.failures == 0 else 1
+                # While the store is away all replicas renew, each for itself: none of them insists.
+                is_alone = self._shared.is_cut_off
+                attempts = 1 if is_alone or self._pause.failures else FIRST_ATTEMPTS
                 token = await make_token(self.calls, renewal, attempts=attempts, login="login" not in self.refusals)
                 if renewal.refused:
                     # Before the right is given back: the next in line must not try it too. It counts here only at the
                     # end, since it may be about secrets that have just changed.
                     self._untold = not await self._shared.refuse({**self.refusals, **renewal.refused}, secrets)
-                if token is not None:
+                if (
+                    token is not None and not is_alone
+                ):  # else it is stored when the store is back, and nobody waits for it
                     token = await self._shared.keep(token, secrets, yields=not renewal.fresh) or token
         except SessionOutage as outage:
             return Failure("failed", f"No session with CardCash: {outage}", outage.retry_after)

@@ -40,6 +40,8 @@ _TRIES: Final = 3
 #: Seconds between two tries to get a right that another has, doubling; each is made longer or shorter by half.
 _FIRST_WAIT: Final = 0.02
 _LONGEST_WAIT: Final = 0.25
+#: Seconds that one use of the store may take in any case.
+_LAST_TRY: Final = 0.5
 
 
 class Shared:
@@ -50,6 +52,7 @@ class Shared:
         self._clock = clock
         self._observer = observer
         self._tasks = Tasks()
+        self._answers = True
         # What the store held when we last looked or wrote, the base of the next compare-and-set; and what of ours it had.
         self._kept: Token | None = None
         self._saved: Token | None = None
@@ -66,6 +69,11 @@ class Shared:
         self._next_glance: asyncio.Task[Stored | None] | None = None
         self._glancing = asyncio.Lock()
         self._blind_until = float("-inf")
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Say whether others use the store, on other machines, and it did not do its work when it was used last."""
+        return self._store.patience > 0 and not self._answers
 
     @property
     def has_others(self) -> bool:
@@ -139,9 +147,10 @@ class Shared:
         patient_until = loop.time() + self._store.patience
         wait = _FIRST_WAIT
         while True:
-            entered = await self._do(
-                "enter", self._store.enter(secrets, known=known, needs_login=needs_login, fresh=fresh)
-            )
+            entering = self._store.enter(secrets, known=known, needs_login=needs_login, fresh=fresh)
+            # The last try must not take the time that the call needs when patience is over.
+            left = max(_LAST_TRY, patient_until - loop.time()) if self._store.patience else STORE_DEADLINE
+            entered = await self._do("enter", entering, seconds=min(STORE_DEADLINE, left))
             if entered is not None:
                 self._kept = entered.stored.token
                 if entered.turn is not Turn.BUSY:
@@ -226,11 +235,14 @@ class Shared:
             self._kept = stored.token
         return stored
 
-    async def _do(self, operation: str, work: Awaitable[T]) -> T | None:
+    async def _do(self, operation: str, work: Awaitable[T], *, seconds: float = STORE_DEADLINE) -> T | None:
         try:
-            async with asyncio.timeout(STORE_DEADLINE):
-                return await work
+            async with asyncio.timeout(seconds):
+                done = await work
+            self._answers = True
+            return done
         except Exception as error:
+            self._answers = False
             self._observer.store(operation, "failed", _why(error))
             return None
 

@@ -457,3 +457,61 @@ async def test_a_refusal_that_could_not_be_stored_is_when_the_store_works_again(
     store.broken = ()
     await house.keeper.catch_up()
     assert (await store.look(secrets_of(LOGIN))).refusals == {"login": "Check the login."}
+
+
+class Distant(BrokenStore):
+    """On other machines, and out of reach while something is `broken`."""
+
+    shared = True
+    patience = 0.05
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock, "load", "enter", "save", "lease", "latch")
+        self.asked = 0
+
+    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, fresh: bool = False) -> Entered:
+        self.asked += 1
+        return await super().enter(secrets, known=known, needs_login=needs_login, fresh=fresh)
+
+
+async def test_a_store_that_is_out_of_reach_is_asked_again_for_a_while_before_the_proxy_goes_on_alone(
+    build: Build,
+) -> None:
+    store = Distant(FakeClock())
+    house = build(store=store)
+    assert (await house.keeper.token()).value
+    assert store.asked > 1
+    assert (len(house.calls.sessions), house.keeper.alone) == (1, True)
+
+
+async def test_a_store_that_comes_back_meanwhile_is_waited_for(build: Build) -> None:
+    clock = FakeClock()
+    store = Distant(clock)
+    house = build(store=store)
+    asking = asyncio.create_task(house.keeper.token())
+    while not store.asked:
+        await asyncio.sleep(0)
+    store.broken = ()
+    await store.save(Token("theirs.", clock.now(), 600), replaces=None)
+    assert (await asking).value == "theirs."
+    assert house.calls.sessions == []
+
+
+async def test_alone_nobody_insists_in_an_outage_of_cardcash(build: Build) -> None:
+    house = build(store=Distant(FakeClock()))
+    house.outage()
+    with pytest.raises(SessionUnavailable):
+        await house.keeper.token()
+    assert len(house.calls.sessions) == 1
+
+
+async def test_what_was_made_alone_is_stored_when_the_store_is_back(build: Build) -> None:
+    store = Distant(FakeClock())
+    house = build(store=store)
+    token = await house.keeper.token()
+    await house.keeper.catch_up()
+    assert house.keeper.pending
+    store.broken = ()
+    await house.keeper.catch_up()
+    await settle()
+    assert (house.keeper.pending, (await store.look("")).token) == (False, token)

@@ -61,34 +61,32 @@ class Vault:
 
 
 class Vaults:
-    """Makes vaults, and keeps the last one: its keys take 50 to 100 ms of a thread each."""
+    """Makes vaults, and keeps the last one: a key takes 50 to 100 ms of a thread. For one event loop."""
 
     def __init__(self) -> None:
         self._made: tuple[Binding, tuple[Secret, ...], Vault] | None = None
-        self._making = asyncio.Lock()
-        self._app: tuple[Secret, bytes] | None = None
-        self._entries: tuple[tuple[Secret, ...], list[bytes]] = ((), [])
+        #: The keys of the last vault. Tasks: whoever gives up waiting for one leaves it to the next who needs it.
+        self._keys: dict[bytes, list[tuple[Secret, asyncio.Task[bytes]]]] = {}
 
     async def vault(self, binding: Binding, secrets: tuple[Secret, ...]) -> Vault:
         """Return the vault of a binding; `secrets` are those of `session.store_secret`, none: the application id is.
 
         Names and tags depend on the application id alone, so that replicas meet while the secrets are being changed.
         """
-        async with self._making:
-            if self._made is not None and self._made[:2] == (binding, secrets):
-                return self._made[2]
-            app_id = Secret(binding.app_id)
-            if self._app is None or self._app[0] != app_id:
-                self._app = (app_id, await _slow_key(app_id, _SALT_OF_APP))
-            if self._entries[0] != secrets:
-                self._entries = (secrets, [await _slow_key(secret, _SALT_OF_SECRET) for secret in secrets])
-            vault = Vault(binding, self._app[1], self._entries[1] or [self._app[1]])
-            self._made = (binding, secrets, vault)
-            return vault
+        if self._made is None or self._made[:2] != (binding, secrets):
+            (app_key,) = await self._derived((Secret(binding.app_id),), _SALT_OF_APP)
+            entry_keys = await self._derived(secrets, _SALT_OF_SECRET)
+            self._made = (binding, secrets, Vault(binding, app_key, entry_keys or [app_key]))
+        return self._made[2]
 
-
-async def _slow_key(secret: Secret, salt: bytes) -> bytes:
-    return await asyncio.to_thread(_scrypt, secret, salt)
+    async def _derived(self, secrets: tuple[Secret, ...], salt: bytes) -> list[bytes]:
+        known = self._keys.get(salt, [])
+        wanted = []
+        for secret in secrets:
+            task = next((task for other, task in known if other == secret), None)
+            wanted.append((secret, task or asyncio.create_task(asyncio.to_thread(_scrypt, secret, salt))))
+        self._keys[salt] = wanted
+        return [await asyncio.shield(task) for _, task in wanted]
 
 
 def _scrypt(secret: Secret, salt: bytes) -> bytes:
