@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: fleet help demo test check fuzz bench soak lock clean wheel
+.PHONY: help demo test check fuzz bench soak lock clean wheel
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,9 +37,6 @@ bench: $(STAMP) ## speed beside other proxies that are installed, in under ten m
 
 soak: $(STAMP) ## millions of requests, many connections and renewals: nothing may grow; ARGS="--requests 100000": less
 	$(BIN)/python -m bench.soak $(ARGS)
-
-fleet: $(STAMP) ## 50 proxies on one Redis behind Sentinels, and what befalls it; ARGS="--replicas 10 --stopped 10": less
-	$(BIN)/python -m bench.fleet $(ARGS)
 
 wheel: $(STAMP) ## build dist/*.whl
 	$(BIN)/python -m hatchling build -t wheel

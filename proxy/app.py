@@ -37,8 +37,9 @@ from proxy.session.stores import Binding
 from proxy.session.stores.factory import OnNetwork, open_store
 from proxy.settings import Settings, proxy_variables
 from proxy.store_place import StorePlace
+from proxy.telemetry.history import Events, Traffic
 from proxy.telemetry.logs import log
-from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.metrics import BUCKETS, Metrics
 from proxy.telemetry.watch import RedisWatch, SessionWatch
 from proxy.upstream import Origin, ProxyTunnel, Upstream
 from proxy.watched_files import POLL_EVERY, CaWatch, SecretsWatch
@@ -79,7 +80,7 @@ class Proxy:
         settings: Settings,
         *,
         clock: Clock | None = None,
-        observer: Callable[[Metrics], session.Observer] = SessionWatch,
+        observer: Callable[[Metrics, Events], session.Observer] = SessionWatch,
         inherited: Inherited | None = None,
     ) -> None:
         self._settings = settings
@@ -161,7 +162,9 @@ class Proxy:
         self._clients = (self.upstream, aside)
         for client in self._clients:
             self._stack.push_async_callback(client.aclose)
-        observer = self._observer(self.metrics)
+        self._events = Events(time.time)
+        self._traffic = Traffic(self.metrics.totals, BUCKETS)
+        observer = self._observer(self.metrics, self._events)
         calls = SessionCalls(
             self._credentials(),
             aside,
@@ -216,6 +219,7 @@ class Proxy:
             accepted=lambda: self.metrics.accepted,
             shutdown=self.request_stop,
             store=self._store_facts,
+            recent=lambda: {**self._events.told(), "traffic": self._traffic.told()},
         )
         await self._open_ports(admin)
         self._stack.push_async_callback(self.loops.close)
@@ -285,6 +289,7 @@ class Proxy:
             self.loops.every(FOLLOW_EVERY, "store", self._follow)
         self.loops.every(LOOK_AT_TOKEN_EVERY, "keeper", self.keeper.look)
         self.loops.every(LOOK_EVERY, "callers", self.server.look)
+        self.loops.every(LOOK_EVERY, "traffic", lambda: self._traffic.look(time.monotonic()))
         if self._inherited is not None:
             self.loops.every(UNATTENDED_EVERY, "unattended", self._unattended.look)
 
@@ -339,6 +344,7 @@ class Proxy:
             sender=sender,
             accounts=accounts,
             metrics=self.metrics,
+            failed=self._events.failed,
         )
 
     def _watch_gauges(self, budget: ReplayBudget) -> None:

@@ -20,6 +20,7 @@ from proxy.settings import SettingsError, load_settings
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.tasks import Tasks
 from proxy.telemetry import logs
+from proxy.telemetry.history import Events
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.watch import SessionWatch
 
@@ -97,8 +98,8 @@ class Story:
 class _Watch(SessionWatch):
     """Metrics as always, and a line for people besides."""
 
-    def __init__(self, metrics: Metrics, story: Story) -> None:
-        super().__init__(metrics)
+    def __init__(self, metrics: Metrics, events: Events, story: Story) -> None:
+        super().__init__(metrics, events)
         self._story = story
 
     def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
@@ -147,7 +148,7 @@ async def _started(options: argparse.Namespace, simulator: Simulator, story: Sto
     }
     for listen, admin in ((options.listen, options.admin_listen), ("127.0.0.1:0", "127.0.0.1:0")):
         settings = load_settings(environ={**environ, "CARDCASH_LISTEN": listen, "CARDCASH_ADMIN__LISTEN": admin})
-        proxy = Proxy(settings, observer=lambda metrics: _Watch(metrics, story))
+        proxy = Proxy(settings, observer=lambda metrics, events: _Watch(metrics, events, story))
         try:
             await proxy.start()
         except CannotListen as taken:

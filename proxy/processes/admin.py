@@ -21,6 +21,7 @@ from proxy.processes.folder import Folder, read, write
 from proxy.server.admin import Admin
 from proxy.server.admin_port import AdminPort, in_json
 from proxy.server.guard import Guard
+from proxy.telemetry import history
 from proxy.telemetry.metrics import Metrics
 
 #: Seconds without a word after which a worker counts as one that does not answer.
@@ -167,13 +168,18 @@ class WorkersAdmin(AdminPort):
             "ready": not because,
             "not_ready_because": because,
             "refusals": _once(status["refusals"] for status in statuses),
+            "not_alive": self.not_alive(),
             "draining": bool(there.get("draining")),
+            **history.merged(statuses),
+            "traffic": history.added([status["traffic"] for status in statuses]),
             "session": summed_status.session(
                 statuses, newest=here, ended=summed_metrics.session_counts(summed_metrics.total(gone))
             ),
+            "store": summed_status.store(statuses),
             "upstream": summed_status.upstream(statuses),
             "requests_in_flight": sum(status["requests_in_flight"] for status in statuses),
             "workers": [_described(one) for one in all_workers],
+            "processes": [_process(one) for one in all_workers],
         }
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
@@ -192,6 +198,15 @@ def _described(one: Standing) -> State:
     silent = one.known["state"] == "up" and not one.answers
     in_flight = one.said["status"]["requests_in_flight"] if one.answers else None
     return {**one.known, "state": "silent" if silent else one.known["state"], "requests_in_flight": in_flight}
+
+
+def _process(one: Standing) -> State:
+    """Describe a worker as a single process describes itself, and what the supervisor knows of it."""
+    said = one.said["status"]["processes"][0] if one.answers else {"requests": None, "memory_mb": None}
+    told = _described(one)
+    if said.get("state") == "draining":
+        told["state"] = "draining"
+    return {**told, "requests": said["requests"], "memory_mb": said["memory_mb"]}
 
 
 def _once(reasons: Iterable[list[str]]) -> list[str]:

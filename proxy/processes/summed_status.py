@@ -37,6 +37,15 @@ def session(
     return merged
 
 
+def store(statuses: Sequence[Status]) -> dict[str, Any]:
+    """Merge the store: what is wrong with it for one worker is told."""
+    stores = [status["store"] for status in statuses if "store" in status]
+    if not stores:
+        return {}
+    troubled = next((one for one in stores if not one["up"]), stores[0])
+    return {**troubled, **{name: any(one[name] for one in stores) for name in ("pending", "alone")}}
+
+
 def upstream(statuses: Sequence[Status]) -> dict[str, Any]:
     """Merge the connections."""
     merged: dict[str, Any] = {}

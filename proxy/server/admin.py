@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -44,6 +46,7 @@ class Admin(AdminPort):
         accepted: Callable[[], bool],
         shutdown: Callable[[], None],
         store: Callable[[], dict[str, Any]],
+        recent: Callable[[], dict[str, Any]],
     ) -> None:
         super().__init__(
             version=version, guard=guard, shutdown=shutdown, refused=lambda code: metrics.errors.labels(code).inc()
@@ -57,6 +60,8 @@ class Admin(AdminPort):
         #: CardCash has accepted our credentials, once since the start.
         self._accepted = accepted
         self._store = store
+        #: What happened lately: traffic, renewals, failures.
+        self._recent = recent
         self._since = datetime.now(UTC)
 
     def not_alive(self) -> list[str]:
@@ -92,12 +97,16 @@ class Admin(AdminPort):
             "ready": not because,
             "not_ready_because": because,
             "refusals": self._refusals(),
+            "not_alive": self._not_alive(),
             "draining": self._life.draining,
+            **self._recent(),
             "session": {
                 "state": session.state,
                 "expires_at": _iso(session.expires_wall),
                 "expires_in_seconds": _rounded(session.expires_in),
                 "renews_in_seconds": _rounded(session.renews_in),
+                "lifetime_seconds": _rounded(session.lifetime),
+                "window_seconds": _rounded(session.window),
                 "source": session.source,
                 "identity": shortened(session.identity),
                 "identity_from_caller": session.own_login,
@@ -120,6 +129,16 @@ class Admin(AdminPort):
                 "connections_opened": self._upstream.opened_total,
             },
             "requests_in_flight": self._guard.in_flight,
+            "processes": [
+                {
+                    "pid": os.getpid(),
+                    "state": "draining" if self._life.draining else "up",
+                    "since": self._since.isoformat(timespec="seconds"),
+                    "requests_in_flight": self._guard.in_flight,
+                    "requests": self._counted.requests,
+                    "memory_mb": _resident_mb(),
+                }
+            ],
         }
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
@@ -132,6 +151,14 @@ class Admin(AdminPort):
         for sentence in self._keeper.refusals.values():
             raise SessionUnavailable(sentence)
         return in_json({"status": "renewed", "session": (await self.status())["session"]})
+
+
+def _resident_mb() -> float | None:
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None  # not Linux
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
 
 
 def _iso(wall: float | None) -> str | None:

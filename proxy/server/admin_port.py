@@ -8,7 +8,6 @@ workers tells for all, in `processes/admin.py`.
 from __future__ import annotations
 
 import asyncio
-import html
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from proxy.core.request_fields import read_request
 from proxy.core.target import is_loopback, parse_target
 from proxy.server.answers import NAME
 from proxy.server.guard import Guard
+from proxy.server.page import POLICY, render
 from proxy.server.record import new_request_id
 from proxy.telemetry.logs import describe, log
 
@@ -169,13 +169,14 @@ class AdminPort(ABC):
         return in_json(await self.status())
 
     async def _page(self, _: web.Request) -> web.Response:
-        rows = "".join(_rows(await self.status()))
-        body = _PAGE.replace("{rows}", rows).replace("{version}", html.escape(self._version))
-        return web.Response(
-            text=body,
-            content_type="text/html",
-            headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
-        )
+        headers = {
+            "Content-Security-Policy": POLICY,
+            "Cache-Control": "no-store",
+            "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff",
+        }
+        text = render(await self.status(), version=self._version)
+        return web.Response(text=text, content_type="text/html", charset="utf-8", headers=headers)
 
     async def _renew(self, request: web.Request) -> web.Response:
         self._check_actor(request)
@@ -230,26 +231,3 @@ def in_json(content: object, *, status: int = 200, headers: Mapping[str, str] | 
     """Answer with JSON that people can read too."""
     body = orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n"
     return web.Response(body=body, status=status, content_type="application/json", headers=headers)
-
-
-def _rows(content: Mapping[str, Any], prefix: str = "") -> list[str]:
-    rows = []
-    for key, value in content.items():
-        if isinstance(value, dict):
-            rows += _rows(value, f"{prefix}{key} · ")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for index, item in enumerate(value, 1):
-                rows += _rows(item, f"{prefix}{key} {index} · ")
-        else:
-            name = (prefix + key).replace("_", " ")
-            rows.append(f"<tr><th>{html.escape(name)}<td>{html.escape('–' if value in (None, []) else str(value))}")
-    return rows
-
-
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="5">
-<title>cardcash-proxy</title><style>body{font:15px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;width:100%}th{text-align:left;font-weight:500;color:#555;width:45%}
-td,th{padding:.25rem .5rem;border-bottom:1px solid #ddd}a{color:#06c}</style>
-<h1>cardcash-proxy {version}</h1><p><a href="/status">status</a> · <a href="/metrics">metrics</a> ·
-<a href="/readyz">readyz</a> · <a href="/healthz">healthz</a></p><table>{rows}</table></html>
-"""

@@ -7,6 +7,7 @@ scrub → stream back.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from proxy.core.errors import BadRequest, CallerGone, Earlier, ProxyError, UpstreamError
 from proxy.core.token import Token
@@ -34,12 +35,15 @@ class Forwarder:
         sender: Sender,
         accounts: Accounts,
         metrics: Metrics,
+        failed: Callable[[str, str], None],
     ) -> None:
         self.guard = guard
         self._bodies = bodies
         self._sender = sender
         self._accounts = accounts
         self._metrics = metrics
+        #: Is told of an answer that the proxy could not give: which one, and the sentence.
+        self._failed = failed
         self._logins = Tasks(on_failure=lambda _, __: None)  # whoever waits for it hears of its failure
 
     async def __call__(self, exchange: Exchange) -> None:
@@ -111,6 +115,8 @@ class Forwarder:
         """Answer with an error, or end a connection whose answer has begun."""
         record.code = error.code
         record.request_id = record.request_id or new_request_id()
+        if error.status >= 500:
+            self._failed(f"request ({error.code})", str(error))
         if exchange.head_sent:
             exchange.break_off()
             return

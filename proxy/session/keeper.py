@@ -327,8 +327,10 @@ class SessionKeeper:
         return Status(
             state="none" if windows is None else windows.freshness(now).value,
             expires_wall=windows.expires_wall if windows else None,
-            expires_in=windows.expires_at - now.steady if windows else None,
-            renews_in=windows.renew_at - now.steady if windows else None,
+            expires_in=max(0.0, windows.expires_at - now.steady) if windows else None,
+            renews_in=max(0.0, windows.renew_at - now.steady) if windows else None,
+            lifetime=windows.expires_at - held.born.steady if held and windows else None,
+            window=windows.expires_at - windows.stale_at if windows else None,
             source=held.source.value if held else None,
             identity=held.identity if held and not self.identity_lost else None,
             own_login=held.own_login if held else False,

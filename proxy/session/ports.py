@@ -84,6 +84,9 @@ class Status:
     expires_wall: float | None
     expires_in: float | None
     renews_in: float | None
+    #: Seconds from its making to its end, and of the renewal window before that.
+    lifetime: float | None
+    window: float | None
     source: str | None
     identity: str | None
     own_login: bool

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ STEP: Final = 15.0
 STEPS: Final = 60
 #: Renewals and failures that are kept.
 LAST_RENEWALS: Final = 20
-LAST_FAILURES: Final = 5
+LAST_FAILURES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,17 @@ class Traffic:
     def look(self, steady: float) -> None:
         """Close the step that is over; to be called every second or so. Steps nobody looked in count as quiet."""
         if self._base is None:
-            self._base, self._next = self._totals(), steady + STEP
+            # At whole multiples, so that the steps of all processes of a host end at the same time.
+            self._base, self._next = self._totals(), (steady // STEP + 1) * STEP
             return
-        while steady >= self._next:
-            now, base = self._totals(), self._base
-            buckets = tuple(late - early for late, early in zip(now.buckets, base.buckets, strict=True))
-            self._steps.append(Totals(now.requests - base.requests, now.errors - base.errors, buckets))
-            self._base, self._next = now, self._next + STEP
+        if steady < self._next:
+            return
+        now, base = self._totals(), self._base
+        buckets = tuple(late - early for late, early in zip(now.buckets, base.buckets, strict=True))
+        self._steps.append(Totals(now.requests - base.requests, now.errors - base.errors, buckets))
+        quiet = min(STEPS, int((steady - self._next) // STEP))
+        self._steps.extend([Totals(0, 0, (0,) * len(buckets))] * quiet)
+        self._base, self._next = now, (steady // STEP + 1) * STEP
 
     def told(self) -> dict[str, Any]:
         """Tell all steps, the oldest first, as `/status` does; buckets are told so that processes can be added up."""
@@ -62,7 +67,7 @@ class Traffic:
 
 
 def added(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Add up the traffic of several processes; their steps end within a second of each other."""
+    """Add up the traffic of several processes of one host; their steps end within a second of each other."""
     longest = max((len(part["requests"]) for part in parts), default=0)
     total: dict[str, Any] = {**parts[0]} if parts else {}
     for name in ("requests", "errors"):
@@ -84,22 +89,68 @@ def quantile(buckets: Sequence[int], bounds: Sequence[float], share: float) -> f
 
 
 class Events:
-    """The last renewals, and the last failures with their sentences. Times are Unix seconds."""
+    """The last renewals, and the last failures with their sentences. `wall` gives Unix seconds."""
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
-        self.renewals: deque[dict[str, Any]] = deque(maxlen=LAST_RENEWALS)
-        self.failures: deque[dict[str, Any]] = deque(maxlen=LAST_FAILURES)
+        self._renewals: deque[dict[str, Any]] = deque(maxlen=LAST_RENEWALS)
+        self._failures: deque[dict[str, Any]] = deque(maxlen=LAST_FAILURES)
+        #: The one whose seconds are told next.
+        self._untimed: dict[str, Any] | None = None
 
-    def renewal(self, reason: str, result: str, seconds: float | None, sentence: str | None) -> None:
-        """Note a renewal that ended; a `sentence` says why it failed, and holds nothing secret."""
-        at = self._wall()
-        self.renewals.append({"at": at, "reason": reason, "result": result, "seconds": seconds})
+    def renewal(self, reason: str, result: str, *, source: str | None = None, sentence: str | None = None) -> None:
+        """Note a renewal that ended.
+
+        `source` says where its token is from; a `sentence` why it failed or was not logged in, and holds nothing secret.
+        """
+        one = {"time": self._time(), "reason": reason, "result": result, "source": source, "seconds": None}
+        self._renewals.append(one)
+        self._untimed = one
         if sentence:
             self.failed(f"renewal ({reason})", sentence)
 
+    def renewal_took(self, seconds: float) -> None:
+        """Note how long the renewal took that was noted last."""
+        if self._untimed is not None:
+            self._untimed["seconds"] = round(seconds, 3)
+            self._untimed = None
+
     def failed(self, what: str, sentence: str) -> None:
         """Note a failure; the same one again only moves its time."""
-        if self.failures and (self.failures[-1]["what"], self.failures[-1]["sentence"]) == (what, sentence):
-            self.failures.pop()
-        self.failures.append({"at": self._wall(), "what": what, "sentence": sentence})
+        same = next((one for one in self._failures if (one["what"], one["sentence"]) == (what, sentence)), None)
+        if same is not None:
+            self._failures.remove(same)
+        times = 1 if same is None else same["times"] + 1
+        self._failures.append({"time": self._time(), "what": what, "sentence": sentence, "times": times})
+
+    def told(self) -> dict[str, Any]:
+        """Tell all, the oldest first, as `/status` does."""
+        failures = [dict(one) for one in self._failures]
+        return {
+            "last_failure": failures[-1] if failures else None,
+            "recent_failures": failures,
+            "recent_renewals": [dict(one) for one in self._renewals],
+        }
+
+    def _time(self) -> str:
+        return datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="milliseconds")
+
+
+def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Merge the events of several processes by time; who only took over what another has made tells nothing new."""
+    renewals = [one for part in parts for one in part["recent_renewals"] if one["source"] != "store"]
+    same: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in sorted((one for part in parts for one in part["recent_failures"]), key=_when):
+        known = same.pop((one["what"], one["sentence"]), None)
+        same[one["what"], one["sentence"]] = one if known is None else {**one, "times": one["times"] + known["times"]}
+    failures = list(same.values())[-LAST_FAILURES:]
+    return {
+        "last_failure": failures[-1] if failures else None,
+        "recent_failures": failures,
+        "recent_renewals": sorted(renewals, key=_when)[-LAST_RENEWALS:],
+    }
+
+
+def _when(event: dict[str, Any]) -> str:
+    time: str = event["time"]
+    return time

@@ -49,5 +49,12 @@ def test_connections_are_summed_and_the_origin_is_not() -> None:
     assert told == {"origin": "https://c", "connections_idle": 2, "connections_opened": 4}
 
 
+def test_what_is_wrong_with_the_store_for_one_worker_is_told() -> None:
+    well = {"kind": "redis", "host": "h:1", "up": True, "trouble": None, "pending": False, "alone": False}
+    ill = {**well, "up": False, "trouble": "It is loading.", "pending": True}
+    assert summed_status.store([{"store": well}, {"store": ill}]) == ill
+    assert summed_status.store([]) == {}
+
+
 def test_where_nobody_answers_the_session_is_unknown() -> None:
     assert (summed_status.session([]), summed_status.upstream([])) == ({"state": "unknown"}, {})

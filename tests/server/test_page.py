@@ -20,6 +20,7 @@ def status(session: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]
         "harvests": 0,
     }  # fmt: skip
     return {
+        "not_alive": [],
         "since": "2026-01-01T00:00:00+00:00",
         "ready": True,
         "not_ready_because": [],
@@ -30,8 +31,17 @@ def status(session: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]
     }
 
 
+NOON = "2026-01-01T12:00:00.000+00:00"
 OUTAGE = {"state": "none", "expires_in_seconds": None, "failures_in_a_row": 3}
-FAILURE = {"at": 0.0, "what": "renewal", "sentence": "No session with CardCash: it answered 503."}
+FAILURE = {
+    "time": NOON,
+    "what": "renewal (window)",
+    "times": 2,
+    "sentence": "No session with CardCash: it answered 503.",
+}
+
+
+FAILING = {"step_seconds": 15.0, "bounds_seconds": [1.0], "requests": [50], "errors": [40], "buckets": [[50, 0]]}
 
 
 @pytest.mark.parametrize(
@@ -40,6 +50,7 @@ FAILURE = {"at": 0.0, "what": "renewal", "sentence": "No session with CardCash: 
         (status(), "green", "ends in 19 min"),
         (status({"state": "none", "expires_in_seconds": None}), "green", "made with the next request"),
         (status(OUTAGE, last_failure=FAILURE), "red", "it answered 503"),
+        (status({"identity_lost": True}, traffic=FAILING), "red", "is lost; requests go on without an account. 80%"),
         (status({"failures_in_a_row": 2}, last_failure=FAILURE), "yellow", "could not be renewed"),
         (status({"refused": ["app_id"], "advice": "Check app_id."}), "red", "application id"),
         (status({"refused": ["login"], "advice": "Check login.email."}), "yellow", "refuses the login"),
@@ -47,7 +58,7 @@ FAILURE = {"at": 0.0, "what": "renewal", "sentence": "No session with CardCash: 
         (status(draining=True), "yellow", "stopping"),
         (status(ready=False, not_ready_because=["starting"]), "yellow", "starting"),
         (status(not_alive=["keeper"]), "red", "keeper"),
-        (status(store={"kind": "redis", "up": False}), "yellow", "store"),
+        (status(store={"kind": "redis", "up": False, "trouble": "It is loading."}), "yellow", "It is loading."),
     ],
 )
 def test_the_banner_tells_the_worst_that_is_wrong(told: dict[str, Any], colour: str, words: str) -> None:
@@ -72,12 +83,25 @@ def test_many_failed_requests_are_told_of() -> None:
     assert banner(status(traffic=traffic)).colour == "yellow"
     traffic["errors"] = [0, 1]
     assert banner(status(traffic=traffic)).colour == "green"
+    traffic["errors"] = [30, 40]
+    assert banner(status(traffic=traffic)).colour == "red"
 
 
 def test_what_was_not_written_here_is_never_markup() -> None:
     evil = "<script>alert(1)</script>"
-    failure = {"at": 0.0, "what": evil, "sentence": evil}
-    page = render(status({"identity": evil}, last_failure=failure, recent_failures=[failure]), version="1")
+    failure = {"time": evil, "what": evil, "sentence": evil}
+    renewal = {"time": evil, "reason": evil, "result": evil, "source": evil, "seconds": None}
+    told = status(
+        {"identity": evil, "source": evil, "state": evil, "refused": ["app_id"], "advice": evil},
+        last_failure=failure,
+        recent_failures=[failure],
+        recent_renewals=[renewal],
+        store={"kind": evil, "trouble": evil, "up": False},
+        processes=[{"pid": evil, "state": evil, "since": evil}],
+        not_ready_because=[evil],
+        since=evil,
+    )
+    page = render(told, version=evil)
     assert evil not in page
     assert "&lt;script&gt;" in page
 
@@ -107,4 +131,52 @@ def test_charts_are_drawn_from_the_traffic() -> None:
     }  # fmt: skip
     page = render(status(traffic=traffic), version="1")
     assert len(re.findall(r"<rect x=", page.partition("Traffic")[2])) == 3
-    assert "now 2, most 2" in page
+    assert "now 2 a second, most 2" in page
+    assert "6.67% of all" in page
+    assert "half within 100 ms" in page and "95 % within 1 s" in page
+
+
+def test_a_first_measurement_is_seen_and_so_is_a_gap() -> None:
+    traffic = {
+        "step_seconds": 15.0, "bounds_seconds": [0.1, 1.0], "requests": [1, 0, 2], "errors": [0, 0, 0],
+        "buckets": [[1, 0, 0], [0, 0, 0], [0, 2, 0]],
+    }  # fmt: skip
+    (path,) = re.findall(r'<path class="line1" d="([^"]+)"', render(status(traffic=traffic), version="1"))
+    assert re.sub(r"[0-9. ]+", "", path) == "MHMH"
+
+
+def test_what_is_to_be_typed_is_marked_and_nothing_else_of_a_sentence_is() -> None:
+    page = render(status({"refused": ["app_id"], "advice": "Run `cardcash-proxy <x>`."}), version="1")
+    assert "Run <code>cardcash-proxy &lt;x&gt;</code>." in page
+
+
+def test_where_no_process_tells_of_a_session_there_is_still_a_page() -> None:
+    told = {"session": {"state": "unknown"}, "ready": False, "not_ready_because": ["worker 1 does not answer"]}
+    assert "worker 1 does not answer" in render(told, version="1")
+
+
+def test_what_is_paused_or_refused_is_told_with_what_to_do() -> None:
+    session = {"refused": ["login"], "advice": "Check login.email.", "paused_seconds": 7.0, "failures_in_a_row": 3}
+    page = render(status(session), version="1").partition("<h2>Pauses")[2].partition("</section>")[0]
+    assert "another 7 s, after 3 failed in a row" in page
+    assert "login; not tried again by itself" in page and "Check login.email." in page
+    assert "Nothing is paused or refused" in render(status(), version="1")
+
+
+def test_renewals_are_told_with_reason_result_and_duration_the_newest_first() -> None:
+    renewals = [
+        {"time": NOON, "reason": reason, "result": result, "source": "login", "seconds": seconds}
+        for reason, result, seconds in (("start", "ok", 0.12), ("window", "failed", 10.0))
+    ]
+    page = re.sub("<[^>]+>", " ", render(status(recent_renewals=renewals), version="1"))
+    assert re.search(r"01 Jan 12:00:00 +window +failed +10 s +01 Jan 12:00:00 +start +ok +120 ms", page)
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [(1140.0, ("made 59 s ago", "to be renewed in 14 min", "ends in 19 min")), (100.0, ("in its renewal window",))],
+)
+def test_the_sessions_life_is_told_in_words_beside_the_bar(left: float, words: tuple[str, ...]) -> None:
+    page = render(status({"expires_in_seconds": left}), version="1")
+    assert '<svg class="life"' in page
+    assert all(word in page for word in words)

@@ -15,6 +15,7 @@ import trustme
 from proxy.core.token import Token
 from proxy.session import tries
 from proxy.session.cardcash_calls import Credentials, SessionCalls, SessionOutage
+from proxy.telemetry.history import Events
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.watch import SessionWatch
 from proxy.upstream import ProxyTunnel, tls_context
@@ -148,7 +149,7 @@ async def test_a_refusal_is_no_failure_of_the_exchange(calls: Make, counted: lis
 
 def test_the_watch_counts_them_beside_those_of_ordinary_requests() -> None:
     metrics = Metrics("1")
-    SessionWatch(metrics).call_failed("refused")
+    SessionWatch(metrics, Events(lambda: 0.0)).call_failed("refused")
     assert metrics.registry.get_sample_value("cardcash_proxy_upstream_errors_total", {"kind": "refused"}) == 1
 
 

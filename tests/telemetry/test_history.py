@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.telemetry.history import STEP, STEPS, Events, Totals, Traffic, added, quantile
+from proxy.telemetry.history import STEP, STEPS, Events, Totals, Traffic, added, merged, quantile
 
 BOUNDS = (0.1, 1.0)
 
@@ -65,17 +65,62 @@ def test_a_quantile_is_the_end_of_the_bucket_in_which_it_falls() -> None:
     assert quantile([0, 0, 0], BOUNDS, 0.5) is None
 
 
-def test_the_last_twenty_renewals_and_five_failures_are_kept() -> None:
+def test_steps_of_processes_that_began_at_other_times_end_together() -> None:
+    early, late = (Traffic(Counters(), BOUNDS) for _ in range(2))
+    early.look(0.0)
+    late.look(14.0)
+    for traffic in (early, late):
+        traffic.look(STEP)
+    assert len(early.told()["requests"]) == len(late.told()["requests"]) == 1
+
+
+def test_after_a_long_sleep_fifteen_quiet_minutes_are_told() -> None:
+    traffic = Traffic(Counters(), BOUNDS)
+    traffic.look(0.0)
+    traffic.look(1e6)
+    assert traffic.told()["requests"] == [0] * STEPS
+
+
+def test_the_last_twenty_renewals_and_ten_failures_are_kept() -> None:
     events = Events(lambda: 7.0)
     for number in range(30):
-        events.renewal("window", "failed", 0.1, f"No session ({number}).")
-    assert len(events.renewals) == 20
-    assert [failure["sentence"] for failure in events.failures] == [f"No session ({n})." for n in range(25, 30)]
+        events.renewal("window", "failed", sentence=f"No session ({number}).")
+    told = events.told()
+    assert len(told["recent_renewals"]) == 20
+    assert [failure["sentence"] for failure in told["recent_failures"]] == [f"No session ({n})." for n in range(20, 30)]
+    assert told["last_failure"]["sentence"] == "No session (29)."
 
 
-def test_the_same_failure_again_only_moves_its_time() -> None:
-    times = iter([1.0, 1.0, 2.0, 2.0])
+def test_the_same_failure_again_is_counted_and_moves_to_the_end() -> None:
+    times = iter([1.0, 2.0, 3.0])
     events = Events(lambda: next(times))
-    events.renewal("expired", "failed", 0.1, "No session.")
-    events.renewal("expired", "failed", 0.1, "No session.")
-    assert [failure["at"] for failure in events.failures] == [2.0]
+    for what in ("a", "b", "a"):
+        events.failed(what, "No session.")
+    told = events.told()["recent_failures"]
+    assert [(failure["what"], failure["times"], failure["time"]) for failure in told] == [
+        ("b", 1, "1970-01-01T00:00:02.000+00:00"),
+        ("a", 2, "1970-01-01T00:00:03.000+00:00"),
+    ]
+
+
+def test_a_renewal_is_told_with_its_seconds_once_they_are_known() -> None:
+    events = Events(lambda: 0.0)
+    events.renewal_took(9.0)
+    events.renewal("start", "ok", source="login")
+    events.renewal_took(0.25)
+    events.renewal("window", "ok")
+    told = [(one["reason"], one["source"], one["seconds"]) for one in events.told()["recent_renewals"]]
+    assert told == [("start", "login", 0.25), ("window", None, None)]
+
+
+def test_events_of_processes_are_merged_by_time_without_what_was_only_taken_over() -> None:
+    one, other = Events(lambda: 1.0), Events(lambda: 2.0)
+    for events in (other, one):
+        events.renewal("rejected", "ok", source="session" if events is one else "store")
+        events.failed("request", "It is down.")
+    told = merged([other.told(), one.told()])
+    assert [(event["reason"], event["source"]) for event in told["recent_renewals"]] == [("rejected", "session")]
+    ((times, time),) = [(failure["times"], failure["time"]) for failure in told["recent_failures"]]
+    assert (times, time) == (2, "1970-01-01T00:00:02.000+00:00")
+    assert told["last_failure"] == told["recent_failures"][-1]
+    assert merged([Events(lambda: 0.0).told()])["last_failure"] is None

@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from proxy.telemetry.history import Events
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.watch import SessionWatch
 
@@ -24,8 +25,13 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def watch(metrics: Metrics) -> SessionWatch:
-    return SessionWatch(metrics)
+def events() -> Events:
+    return Events(lambda: 0.0)
+
+
+@pytest.fixture
+def watch(metrics: Metrics, events: Events) -> SessionWatch:
+    return SessionWatch(metrics, events)
 
 
 def test_a_store_that_works_is_not_worth_a_line(watch: SessionWatch, lines: list[EventDict]) -> None:
@@ -61,3 +67,27 @@ def test_every_use_of_the_store_is_counted(watch: SessionWatch, metrics: Metrics
         watch.store("load", "failed")
     labels = {"operation": "load", "result": "failed"}
     assert metrics.registry.get_sample_value("cardcash_proxy_store_operations_total", labels) == 3
+
+
+def test_what_is_refused_or_lost_is_kept_with_its_sentence(
+    watch: SessionWatch, events: Events, lines: list[EventDict]
+) -> None:
+    watch.renewal("start", "login_refused", {"lifetime": 1.0, "source": "session", "sentence": "Check the password."})
+    watch.renewal("keepalive", "failed", {"rejected": True})
+    watch.identity_lost()
+    watch.store("load", "failed", "No space left on device")
+    watch.store("load", "failed", "No space left on device")
+    told = [(failure["what"], failure["sentence"], failure["times"]) for failure in events.told()["recent_failures"]]
+    assert told == [
+        ("renewal (start)", "Check the password.", 1),
+        ("renewal (keepalive)", "CardCash rejected the login that a caller made.", 1),
+        ("login of a caller", "It is lost; the caller must log in again.", 1),
+        ("session store", "No space left on device", 1),
+    ]
+
+
+def test_a_renewal_is_kept_with_its_seconds(watch: SessionWatch, events: Events, lines: list[EventDict]) -> None:
+    watch.renewal("start", "ok", {"lifetime": 1.0, "source": "login"})
+    watch.renewal_took(0.5)
+    (told,) = events.told()["recent_renewals"]
+    assert (told["reason"], told["result"], told["source"], told["seconds"]) == ("start", "ok", "login", 0.5)

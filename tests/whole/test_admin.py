@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
@@ -229,7 +232,9 @@ async def test_the_page_for_people_is_html_and_loads_nothing(upstream: RawUpstre
     got = await proxy.admin("GET /")
     assert (got.value("content-type") or b"").startswith(b"text/html")
     assert b"default-src 'none'" in (got.value("content-security-policy") or b"")
-    assert b"<script" not in got.body
+    assert b"unsafe" not in (got.value("content-security-policy") or b"")
+    assert got.value("cache-control") == b"no-store"
+    assert not re.search(rb"<[^>]+ (src|href)=[\"']?(//|http)", got.body)
 
 
 async def test_status_is_json_with_the_counters(upstream: RawUpstream, proxy: Running) -> None:
@@ -287,3 +292,80 @@ async def test_draining_is_not_ready_and_still_started(upstream: RawUpstream, pr
     proxy.proxy.life.draining = True
     assert (await proxy.admin("GET /readyz")).json["because"] == ["draining"]
     assert (await proxy.admin("GET /startupz")).status == 200
+
+
+async def test_status_tells_of_the_last_renewals(upstream: RawUpstream, proxy: Running) -> None:
+    upstream.answers += [REJECTION, OK]
+    await proxy.ask("GET /a")
+    told = (await proxy.admin("GET /status")).json["recent_renewals"]
+    assert [(one["reason"], one["result"]) for one in told] == [("start", "ok"), ("rejected", "ok")]
+    assert all(0 <= one["seconds"] < 10 for one in told)
+    assert datetime.fromisoformat(told[0]["time"]) <= datetime.fromisoformat(told[1]["time"])
+
+
+async def test_status_tells_of_the_last_failure_with_its_sentence_and_time(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    upstream.session_answers += [REFUSAL] * 9
+    proxy = await start_proxy()
+    await until(proxy.proxy.keeper.first_attempt_over.is_set)
+    told = (await proxy.admin("GET /status")).json
+    assert "refused the application id" in told["last_failure"]["sentence"]
+    age = datetime.now(UTC) - datetime.fromisoformat(told["last_failure"]["time"])
+    assert timedelta(0) <= age < timedelta(seconds=30)
+    assert told["recent_failures"] == [told["last_failure"]]
+
+
+async def test_status_tells_of_requests_that_the_proxy_could_not_answer(upstream: RawUpstream, proxy: Running) -> None:
+    upstream.answers.append(b"nonsense\r\n\r\n")
+    got = await proxy.ask("POST /orders", body=b"{}")
+    told = (await proxy.admin("GET /status")).json["last_failure"]
+    assert (told["what"], told["sentence"]) == (f"request ({got.code})", got.json["message"][0])
+
+
+async def test_what_a_caller_did_wrong_is_no_failure_of_the_proxy(upstream: RawUpstream, proxy: Running) -> None:
+    assert (await proxy.ask("GET /a", b"Origin: https://evil.example")).status == 403
+    assert (await proxy.admin("GET /status")).json["last_failure"] is None
+
+
+async def test_status_tells_how_long_the_session_lives_and_its_window(upstream: RawUpstream, proxy: Running) -> None:
+    await proxy.ask("GET /a")
+    session = (await proxy.admin("GET /status")).json["session"]
+    assert session["lifetime_seconds"] == pytest.approx(3595, abs=2)
+    assert session["window_seconds"] == pytest.approx(295, abs=2)
+    assert session["expires_in_seconds"] <= session["lifetime_seconds"]
+
+
+async def test_no_seconds_in_status_are_negative(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+    upstream.lifetime = 1
+    proxy = await start_proxy()
+    await proxy.ask("GET /a")
+    # Nothing renews it any more.
+    proxy.proxy.keeper.refuse()
+    await until(lambda: proxy.proxy.keeper.status().state == "expired")
+    await asyncio.sleep(0.1)
+    told = (await proxy.admin("GET /status")).json
+    assert told["session"]["state"] == "expired"
+    assert (told["session"]["expires_in_seconds"], told["session"]["renews_in_seconds"]) == (0, 0)
+    assert (await proxy.admin("GET /")).status == 200
+
+
+async def test_status_tells_of_its_process_and_its_store(upstream: RawUpstream, proxy: Running) -> None:
+    await proxy.ask("GET /a")
+    told = (await proxy.admin("GET /status")).json
+    ((pid, state, requests),) = [(one["pid"], one["state"], one["requests"]) for one in told["processes"]]
+    assert (pid, state, requests) == (os.getpid(), "up", 1)
+    assert (told["store"]["kind"], told["store"]["up"], told["not_alive"]) == ("memory", True, [])
+
+
+async def test_a_step_of_the_traffic_is_what_the_counters_say(
+    upstream: RawUpstream, proxy: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = proxy.proxy.metrics.totals()
+    upstream.answers += [OK, answer(503, b"{}"), answer(404, b"{}")]
+    for _ in range(3):
+        await proxy.ask("GET /a")
+    await proxy.ask("GET /a", b"Origin: https://evil.example")
+    after = proxy.proxy.metrics.totals()
+    assert (after.requests - before.requests, after.errors - before.errors) == (4, 1)
+    assert sum(after.buckets) == after.requests

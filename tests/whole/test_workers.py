@@ -364,6 +364,11 @@ async def test_status_has_the_shape_of_a_single_proxy_and_the_workers(simulator:
         ]
         code, page = await fetch("GET", f"http://{proxy.admin}/")
         assert code == 200 and str(several["workers"][1]["pid"]) in page
+        assert [one["pid"] for one in several["processes"]] == [one["pid"] for one in several["workers"]]
+        assert several["store"].keys() == single["store"].keys()
+        assert several["traffic"].keys() == single["traffic"].keys()
+        # One has renewed, the other has taken over what that one has made.
+        assert [(one["reason"], one["result"]) for one in several["recent_renewals"]] == [("start", "ok")]
 
 
 async def test_the_commands_work_as_with_one_process(simulator: Simulator) -> None:
