@@ -16,14 +16,18 @@ def run(options: argparse.Namespace) -> int:
     loaded = load(options)
     if loaded is None:
         return BAD_USAGE
+    from proxy.core.store_url import StoreUrl
     from proxy.session.stores import StoreUnusable
     from proxy.session.stores.factory import check_store
     from proxy.settings import describe
 
+    store = loaded.settings.session.store
     try:
-        check_store(loaded.settings.session.store)
+        check_store(store)
     except StoreUnusable as error:
         complain(str(error))
         return BAD_USAGE
+    if isinstance(store, StoreUrl) and store.shows_password:
+        complain("warning: session.store: the password of Redis travels openly; use rediss://")
     print(describe(loaded.settings, loaded.where), end="")
     return OK

@@ -324,7 +324,7 @@ class _Patient:
         finally:
             await store.close()
         told = f"{url.kind} at {store.address} can be written to, in {took * 1000:.1f} ms"
-        if not url.tls and url.password is not None and not url.is_local:
+        if url.shows_password:
             return _warning(f"{told}; its password travels openly", "use rediss://")
         if abs(off) > _CLOCK_OFF:
             return _warning(f"{told}; its clock is {abs(off):.0f} s from this machine's", "set the clocks (NTP)")

@@ -64,6 +64,11 @@ class StoreUrl:
         """Say whether nothing of it leaves this machine, as far as the names tell."""
         return all(is_loopback(host) for host, _ in self.hosts)
 
+    @property
+    def shows_password(self) -> bool:
+        """Say whether its password travels over a network in the open."""
+        return self.password is not None and not self.tls and not self.is_local
+
     def __str__(self) -> str:
         hosts = ",".join(f"{bracketed(host)}:{port}" for host, port in self.hosts)
         path = f"/{self.master}" if self.master is not None else ""

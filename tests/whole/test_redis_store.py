@@ -196,6 +196,29 @@ async def test_check_dials_nothing_and_shows_no_credentials() -> None:
     assert await done.ended() == 0
     assert b"redis://********@127.0.0.1" in done.out
     assert b"hush" not in done.out
+    assert done.err == b""
+
+
+@pytest.mark.parametrize(("store", "warns"), [("redis://:pw@r.example", True), ("rediss://:pw@r.example", False)])
+async def test_check_warns_of_a_password_that_travels_openly(store: str, warns: bool) -> None:
+    done = await run("check", CARDCASH_APP_ID="demo-app-id", CARDCASH_SESSION__STORE=store)
+    assert (await done.ended(), b"travels openly" in done.err) == (0, warns)
+
+
+async def test_doctor_finds_the_redis_and_tells_what_is_wrong_with_it(simulator: Simulator, server: Server) -> None:
+    async def told(store: str) -> tuple[int | None, str]:
+        done = await run(
+            *("doctor", "--no-login"),
+            CARDCASH_APP_ID="demo-app-id",
+            CARDCASH_UPSTREAM__ORIGIN=simulator.url,
+            CARDCASH_SESSION__STORE=store,
+        )
+        return await done.ended(), done.out.decode()
+
+    code, out = await told(server.url)
+    assert (code, "can be written to" in out) == (0, True)
+    code, out = await told(f"redis://hush:hush@127.0.0.1:{server.port}")
+    assert (code, "refuses the user or password" in out, "hush" in out) == (1, True, False)
 
 
 async def test_redis_is_not_imported_where_it_is_not_configured(simulator: Simulator) -> None:

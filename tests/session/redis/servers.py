@@ -250,6 +250,12 @@ class Cluster:
             "the replicas are not in sync",
         )
 
+    def flush(self) -> None:
+        """Forget everything."""
+        for node in self.nodes:
+            if _role(node) == "master":
+                node.command("FLUSHALL")
+
     @staticmethod
     def _knows_all(node: Server) -> bool:
         return len(node.command("CLUSTER NODES")) == 6

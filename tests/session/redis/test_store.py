@@ -1,10 +1,9 @@
-"""`redis://` passes the contract of all stores, on a server of its own, in a cluster and over TLS."""
+"""`redis://` passes the contract of all stores, on a server that is alone and in a cluster."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 
 import pytest
 
@@ -15,10 +14,12 @@ from proxy.session.stores.redis.vault import Vaults
 from tests.session import store_contract
 from tests.session.fakes import FakeClock
 from tests.session.redis.replicas import Watched, place_of
-from tests.session.redis.servers import Cluster, Server, Tls
+from tests.session.redis.servers import Cluster, Server
 
 
-class Contract(store_contract.SharedStoreContract):
+class OnRedis:
+    """What the contract needs; `where` is the Redis."""
+
     lease = LEASE
 
     @pytest.fixture
@@ -52,28 +53,18 @@ class Contract(store_contract.SharedStoreContract):
         await asyncio.gather(*(store.close() for store in made))
 
 
-class TestAlone(Contract):
+class TestAlone(OnRedis, store_contract.SharedStoreContract):
     @pytest.fixture
     def where(self, server: Server) -> Place:
         return place_of(server.url)
 
 
-class TestCluster(Contract):
+class TestCluster(OnRedis, store_contract.StoreContract):
     @pytest.fixture
     def where(self, cluster: Cluster) -> Place:
-        for node in cluster.nodes[:3]:
-            node.command("FLUSHALL")
+        cluster.flush()
         return place_of(cluster.url)
 
-
-class TestTls(Contract):
     @pytest.fixture
-    def place(self, where: Place, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> str:
-        monkeypatch.setenv("SSL_CERT_FILE", str(tls.ca))  # for a process that has no settings
-        return str(where.url)
-
-    @pytest.fixture
-    def where(self, tls_server: Server) -> Place:
-        tls_server.command("FLUSHALL")
-        assert tls_server.tls is not None
-        return replace(place_of(tls_server.url), tls=tls_server.tls.context())
+    def make(self, make_for: Callable[[Binding], SharedStore]) -> store_contract.Make:
+        return lambda: make_for(store_contract.MINE)

@@ -277,6 +277,7 @@ class TestItSaysNo:
         assert "no database of this number" in str(await trouble(replica(f"{server.url}/99")))
 
     async def test_a_replica_is_told_from_a_master(self, replica: Build, server: Server, tmp_path: Path) -> None:
+        server.command("CONFIG", "SET", "repl-diskless-sync-delay", "0")
         copy = Server(tmp_path / "copy", "--replicaof", f"127.0.0.1 {server.port}").start()
         wait_for(lambda: copy.command("ROLE")[3] == "connected", "no sync")
         one = replica(copy)
