@@ -75,7 +75,7 @@ class AdminProtocol(RequestHandler):
             if status < 500
             else ProxyError("The proxy failed; its log says where.")
         )
-        request._version = HttpVersion11  # aiohttp answers in the version of a request that it could not read
+        request._version = HttpVersion11  # noqa: SLF001 — aiohttp answers in the version of a request that it could not read
         answer = _refusal(error, self._refused)
         answer.force_close()
         return answer

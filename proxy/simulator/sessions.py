@@ -64,6 +64,10 @@ class Sessions:
         self._forced: deque[dict[str, Any]] = deque()
         self.counters: Counter[str] = Counter()
 
+    def issued(self) -> list[str]:
+        """List the tokens that are remembered, good and ended."""
+        return list(self._table)
+
     # -- judging -----------------------------------------------------------------------------------------
 
     def judge(self, value: str | None, app_id: str) -> tuple[Issued | None, str]:

@@ -148,6 +148,11 @@ class Simulator:
         """Show the last request heads, credentials hashed, oldest first."""
         return self._gate.records.heads(last)
 
+    @property
+    def tokens(self) -> list[str]:
+        """Every token it has issued and not forgotten."""
+        return self._gate.sessions.issued()
+
     def revoke_all(self) -> int:
         """Revoke every token now; return how many were good."""
         return self._gate.sessions.revoke_all()

@@ -164,6 +164,10 @@ class Upstream:
             raise
         return connection
 
+    def look(self) -> None:
+        """Look now, and not at the next tick, for what has taken too long or holds others up."""
+        self._pool.look(asyncio.get_running_loop().time())
+
     async def aclose(self) -> None:
         """Close all connections; exchanges still running fail, and whoever waits gets `Draining`."""
         await self._pool.close()

@@ -240,15 +240,17 @@ class Pool:
             self._ticker = asyncio.get_running_loop().call_later(self._tick, self._on_tick)
 
     def _on_tick(self) -> None:
-        """Look after all connections at once; runs only while there are any."""
         self._ticker = None
-        now = asyncio.get_running_loop().time()
+        self.look(asyncio.get_running_loop().time())
+        self._arm()
+
+    def look(self, now: float) -> None:
+        """Look after all connections at once; the ticker does, while there are any."""
         for connection in [idle for idle in self._idle if now >= self._end_of(idle)]:
             connection.abort()
         for connection in list(self._live):
             connection.check(now)
         self._look_for_stalls(now)
-        self._arm()
 
     def _look_for_stalls(self, now: float) -> None:
         """Give the slots of callers that stalled longest to those who wait: a hundred of them must not stop everybody."""

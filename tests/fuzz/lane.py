@@ -47,6 +47,7 @@ _NEVER_DOWN = {
     b"authorization",
     b"x-token-exp-seconds",
     b"x-session-id",
+    b"x-cc-app",
     b"set-cookie",
     b"keep-alive",
     b"upgrade",

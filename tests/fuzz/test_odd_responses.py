@@ -16,7 +16,7 @@ from tests.fuzz.lane import ProxyLane, proxy_lane
 _NOT_COMPARED = {
     *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
     *(b"content-length", b"x-request-id", b"proxy-status", b"set-cookie", b"set-cookie2", b"proxy-authenticate"),
-    *(b"authorization", b"x-token-exp-seconds", b"x-session-id", b"proxy-authentication-info"),
+    *(b"authorization", b"x-token-exp-seconds", b"x-session-id", b"x-cc-app", b"proxy-authentication-info"),
 }
 
 

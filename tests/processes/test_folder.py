@@ -86,12 +86,11 @@ def test_what_is_not_ours_is_not_removed(base: Path) -> None:
 
 
 def test_only_the_last_who_holds_it_removes_it(base: Path) -> None:
-    made = Folder.make()
-    one, other = Folder(made.path), Folder(made.path)
+    left = leave_behind(base)
+    one, other = Folder(left), Folder(left)
     one.hold()
     other.hold()
-    os.close(made._held or -1)  # the supervisor is gone
     one.remove_if_last()
-    assert made.path.is_dir()
+    assert left.is_dir()
     other.remove_if_last()
-    assert not made.path.exists()
+    assert not left.exists()

@@ -216,9 +216,9 @@ class RawUpstream:
     async def _serve(self, peer: Peer) -> None:
         line = re.sub(rb"/v[0-9.]+/", b"/", peer.head.split(b"\r\n", 1)[0])
         if line == b"POST /session HTTP/1.1":
-            log, scripted, ready = self.sessions, self.session_answers, self._session
+            log, scripted, ready = self.sessions, self.session_answers, self.answer_session
         elif line == b"POST /customers/login HTTP/1.1":
-            log, scripted, ready = self.logins, self.login_answers, self._login
+            log, scripted, ready = self.logins, self.login_answers, self.answer_login
         else:
             log, scripted, ready = self.requests, self.answers, None
             self.per_connection[peer.number] = self.per_connection.get(peer.number, 0) + 1
@@ -239,14 +239,16 @@ class RawUpstream:
         self.tokens.append(jwt(len(self.tokens) + 1, lifetime=self.lifetime))
         return self.tokens[-1]
 
-    async def _session(self, peer: Peer) -> None:
+    async def answer_session(self, peer: Peer) -> None:
+        """Answer a session call well, with a new token."""
         token = self.token()
         body = json.dumps({"access_token": token, "expiresInSeconds": self.lifetime, "sessionId": "s"}).encode()
         await peer.send(
             answer(200, body, b"authorization: " + token.encode(), b"x-token-exp-seconds: %d" % self.lifetime)
         )
 
-    async def _login(self, peer: Peer) -> None:
+    async def answer_login(self, peer: Peer) -> None:
+        """Answer a login well, with a new token."""
         token = self.token()
         await peer.send(
             answer(200, b"{}", b"authorization: " + token.encode(), b"x-token-exp-seconds: %d" % self.lifetime)

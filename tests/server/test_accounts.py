@@ -160,7 +160,7 @@ async def test_a_caller_that_leaves_during_its_login_does_not_undo_it(upstream: 
     async def slow(peer: Peer) -> None:
         arrived.set()
         await go.wait()
-        await upstream._login(peer)
+        await upstream.answer_login(peer)
 
     upstream.login_answers.append(slow)
     caller = await proxy.caller()
@@ -194,7 +194,7 @@ async def test_of_two_logins_at_once_the_first_wins(upstream: RawUpstream, proxy
 
     async def slow(peer: Peer) -> None:
         await go.wait()
-        await upstream._login(peer)
+        await upstream.answer_login(peer)
 
     upstream.login_answers.append(slow)
     first = asyncio.create_task(proxy.ask("POST /customers/login", JSON, body=login("me@example.com")))

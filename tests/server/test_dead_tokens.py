@@ -38,7 +38,7 @@ async def test_a_paused_route_waits_for_a_renewal_of_its_very_token(upstream: Ra
 
     async def held_back(peer: Peer) -> None:
         await gate.wait()
-        await upstream._session(peer)
+        await upstream.answer_session(peer)
 
     upstream.session_answers.append(held_back)
     other = asyncio.create_task(proxy.ask("GET /wallets"))

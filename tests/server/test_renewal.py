@@ -277,7 +277,7 @@ async def test_a_caller_that_leaves_cancels_no_renewal(upstream: RawUpstream, pr
 
     async def slow(peer: Peer) -> None:
         await go.wait()
-        await upstream._session(peer)
+        await upstream.answer_session(peer)
 
     await proxy.ask("GET /first")
     upstream.session_answers.append(slow)

@@ -64,7 +64,7 @@ async def test_of_two_logins_at_once_at_two_proxies_the_first_wins(upstream: Raw
 
     async def slow(peer: Peer) -> None:
         await go.wait()
-        await upstream._login(peer)
+        await upstream.answer_login(peer)
 
     upstream.login_answers.append(slow)
     first = asyncio.create_task(three[0].ask("POST /customers/login", JSON, body=login()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,13 +180,13 @@ async def test_the_slow_hash_is_made_once_for_what_is_looked_at_again(
 ) -> None:
     await shop.store().refuse({"login": "x"}, "secrets")
     made = []
-    hashed = module._hashed
+    scrypt = hashlib.scrypt
 
-    def counted(secrets: str, salt: bytes) -> str:
+    def counted(secrets: bytes, **how: Any) -> bytes:
         made.append(threading.current_thread())
-        return hashed(secrets, salt)
+        return scrypt(secrets, **how)
 
-    monkeypatch.setattr(module, "_hashed", counted)
+    monkeypatch.setattr(hashlib, "scrypt", counted)
     store = shop.store()
     for _ in range(3):
         assert await refusals(store)
@@ -193,7 +195,7 @@ async def test_the_slow_hash_is_made_once_for_what_is_looked_at_again(
 
 
 async def test_without_a_latch_nothing_is_hashed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_hashed", None)
+    monkeypatch.setattr(hashlib, "scrypt", None)
     store = shop.store()
     await store.refuse({}, "secrets")
     await store.save(shop.token(), replaces=None)

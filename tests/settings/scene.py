@@ -184,8 +184,22 @@ class Scene:
     async def holding(
         self, number: int, line: str, *, body: bytes | None = None
     ) -> AsyncIterator[list[asyncio.Task[Answer]]]:
-        """Ask so many times at once; CardCash answers when the block ends. All are in flight when it begins."""
-        released = asyncio.Event()
+        """Ask so many times at once; CardCash answers when the block ends. All are in flight when it begins.
+
+        A worker that has had its share says so, and is asked again: the kernel chooses whose the next caller is.
+        """
+        released, begun = asyncio.Event(), False
+
+        async def asked() -> Answer:
+            while (got := await self.ask(line, b"X-Hold: yes", body=body)).status == 503 and not begun:
+                await asyncio.sleep(0.01)
+            return got
+
+        async def none_in_flight() -> bool:
+            return await self.sample("requests_in_flight") == 0
+
+        async def all_in_flight() -> bool:
+            return await self.sample("requests_in_flight") >= number
 
         async def hold(peer: Peer) -> None:
             await peer.body()
@@ -194,14 +208,11 @@ class Scene:
             await peer.send(self.meanwhile.popleft() if b"\r\nX-Hold:" not in peer.head and self.meanwhile else OK)
 
         self.upstream.default = hold
-        before = await self.sample("requests_in_flight")
-        asking = [asyncio.ensure_future(self.ask(line, b"X-Hold: yes", body=body)) for _ in range(number)]
-
-        async def all_in_flight() -> bool:
-            return await self.sample("requests_in_flight") >= before + number
-
-        assert await self.comes(all_in_flight, seconds=10)
+        assert await self.comes(none_in_flight, seconds=20)  # workers tell of themselves once a second
+        asking = [asyncio.ensure_future(asked()) for _ in range(number)]
         try:
+            assert await self.comes(all_in_flight, seconds=20)
+            begun = True
             yield asking
         finally:
             released.set()

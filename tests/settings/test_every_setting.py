@@ -34,7 +34,12 @@ COMMON: dict[str, dict[str, str]] = {
     "environment": {"UPSTREAM__ORIGIN": "", "UPSTREAM__TRUST_ENV": "true"},
     "origin": {"UPSTREAM__ORIGIN": "", "UPSTREAM__TRUST_ENV": "true"},
     "deaf": {"UPSTREAM__ORIGIN": "http://127.0.0.1:<deaf>"},
-    "stopping": {"LISTEN": "unix:<folder>/callers", "ADMIN__LISTEN": "unix:<folder>/admin"},
+    # Requests that wait for a connection wait as long as it takes to count them.
+    "stopping": {
+        "LISTEN": "unix:<folder>/callers",
+        "ADMIN__LISTEN": "unix:<folder>/admin",
+        "UPSTREAM__CONNECT_TIMEOUT": "60s",
+    },
     "stopped": {"LISTEN": "unix:<folder>/callers", "ADMIN__LISTEN": "unix:<folder>/admin"},
     "encrypted": {"SESSION__STORE": "redis://127.0.0.1:<redis>"},
     "encrypted by a file": {"SESSION__STORE": "redis://127.0.0.1:<redis>"},

@@ -53,6 +53,25 @@ async def connect() -> AsyncIterator[Connect]:
     assert complaints == []
 
 
+class LoopClock:
+    """The loop's clock, which can be set forward. Timers that are due by then run on asyncio at once, on uvloop when due."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+        loop = asyncio.get_running_loop()
+        real = loop.time
+        loop.time = lambda: real() + self._ahead  # type: ignore[method-assign]
+
+    def on(self, seconds: float) -> None:
+        """Let so many seconds pass."""
+        self._ahead += seconds
+
+
+@pytest.fixture
+async def clock() -> LoopClock:
+    return LoopClock()
+
+
 async def body_of(response: Response) -> bytes:
     data = b"".join(response.take())
     while piece := await response.read():

@@ -11,7 +11,7 @@ from proxy.core.errors import Draining, Overloaded, UpstreamReset, UpstreamUnrea
 from proxy.upstream import Origin, Upstream
 from proxy.upstream.connection import Connection
 from proxy.upstream.dial import dial
-from tests.upstream.conftest import Connect
+from tests.upstream.conftest import Connect, LoopClock
 from tests.upstream.wire import GET, OK, Peer, answers, once, until
 
 WITH_CLOSE = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
@@ -254,25 +254,20 @@ async def test_idle_connections_are_closed_in_the_background(connect: Connect) -
     assert up.idle_connections == 0
 
 
-async def test_under_traffic_a_connection_takes_no_request_after_its_greatest_age(connect: Connect) -> None:
-    begun: list[float] = []
-    last: dict[int, float] = {}
-    loop = asyncio.get_running_loop()
-
-    async def script(peer: Peer) -> None:
-        begun.append(loop.time())
-        while True:
-            await peer.request()
-            last[peer.number] = loop.time()
-            await peer.send(OK)
-
-    wire, up = await connect(script, max_age=0.2)
-    while wire.accepted < 4:
-        await up.send(method="GET", head=GET)
-    # The dialling side is born a moment before the accepting one.
-    lives = [last[number] - begun[number - 1] for number in (1, 2, 3)]
-    assert all(0.1 < life <= 0.3 for life in lives)  # of 0.18 to 0.22; a busy machine is late
-    assert len({round(life, 4) for life in lives}) > 1  # made together, they do not end together
+async def test_under_traffic_a_connection_takes_no_request_after_its_greatest_age(
+    connect: Connect, clock: LoopClock
+) -> None:
+    wire, up = await connect(answers(OK), max_age=300)
+    lives = []
+    for number in range(1, 7):
+        seconds = 0
+        while wire.accepted <= number:
+            await up.send(method="GET", head=GET)
+            clock.on(2)
+            seconds += 2
+        lives.append(seconds)
+    assert all(268 <= life <= 336 for life in lives)  # a tenth more or less, found at the next request
+    assert len(set(lives)) > 1  # made together, they do not end together
     assert up.active_connections == 0
 
 

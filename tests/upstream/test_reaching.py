@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -350,28 +354,36 @@ async def test_a_proxy_that_does_not_answer_connect_is_named(authority: trustme.
     assert str(error) == "No connection to the proxy 127.0.0.1 could be made in time; nothing was sent."
 
 
+def attempts_at(address: tuple[str, int]) -> int:
+    """Sockets of this machine that wait for this address to answer (SYN-SENT)."""
+    host, port = address
+    there = f"{int.from_bytes(socket.inet_aton(host), 'little'):08X}:{port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return sum(row[2] == there and row[3] == "02" for row in rows)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sockets are counted in Linux's /proc")
 async def test_addresses_are_raced_and_losers_closed(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 8305: an address that does not answer costs a quarter of a second, not the connect time-out."""
-    tried: list[str] = []
-    hanging: list[asyncio.Future[None]] = []
-    wire, up = await connect(answers(OK), host="127.0.0.1")
-    from proxy.upstream import dial
+    wire, up = await connect(answers(OK), host="two.example", connect_timeout=30)
+    deaf = ("127.0.0.2", wire.port)
 
-    real = dial._connect
+    resolve = asyncio.get_running_loop().getaddrinfo
 
-    async def slow(address: dial._Address) -> socket.socket:
-        tried.append(address[4][0])
-        if address[4][0] == "127.0.0.2":
-            hanging.append(asyncio.get_running_loop().create_future())
-            await hanging[0]
-        return await real(address)
-
-    async def both(*_: object, **__: object) -> list[dial._Address]:
+    async def both(host: str, port: int, **how: Any) -> list[Any]:
+        if host != "two.example":
+            return await resolve(host, port, **how)
         kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
-        return [(*kind, ("127.0.0.2", wire.port)), (*kind, ("127.0.0.1", wire.port))]
+        return [(*kind, deaf), (*kind, ("127.0.0.1", wire.port))]
 
-    monkeypatch.setattr(dial, "_connect", slow)
-    monkeypatch.setattr(dial, "_resolve", both)
-    assert (await up.send(method="GET", head=GET)).status == 200
-    assert tried == ["127.0.0.2", "127.0.0.1"]
-    assert hanging[0].cancelled()
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", both)
+    with socket.create_server(deaf, backlog=0), contextlib.ExitStack() as stack:
+        for _ in range(4):  # more than the backlog takes
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(deaf)
+        before = attempts_at(deaf)
+        asked = asyncio.create_task(up.send(method="GET", head=GET))
+        await until(lambda: attempts_at(deaf) > before)
+        assert (await asyncio.wait_for(asked, 10)).status == 200
+        await until(lambda: attempts_at(deaf) == before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -11,10 +11,14 @@ from proxy.core.errors import BadRequest, CallerGone
 from proxy.http.flow import HIGH
 from proxy.upstream import Response, Upstream
 from proxy.upstream.pool import STALLED
-from tests.upstream.conftest import Connect, body_of
+from tests.upstream.conftest import Connect, LoopClock, body_of
 from tests.upstream.wire import GET, OK, Peer, answers, post, until
 
 SIZE = 30_000_000
+#: No other time-out but the one for stalls, however far the clock is set.
+PATIENT = {"connect_timeout": 1e6, "response_timeout": 1e6, "idle_timeout": 1e6}
+
+PassBy = Callable[[Upstream, float], None]
 
 
 async def big(peer: Peer) -> None:
@@ -35,20 +39,26 @@ class Upload:
     """An upload whose caller sends when it is told to."""
 
     def __init__(self, up: Upstream, size: int = 10) -> None:
+        #: How often the next piece was asked for: all before it are written.
+        self.asked = 0
         self.pieces: asyncio.Queue[bytes] = asyncio.Queue()
         self.task = asyncio.create_task(up.send(method="POST", head=post(size), body=self._body()))
 
     async def _body(self) -> AsyncIterator[bytes]:
-        while piece := await self.pieces.get():
-            yield piece
+        while True:
+            self.asked += 1
+            yield await self.pieces.get()
 
 
-def pass_by(up: Upstream, seconds: float) -> None:
+@pytest.fixture
+def pass_by(clock: LoopClock) -> PassBy:
     """Let so many seconds pass in which no caller moves, and look at all connections as the ticker does."""
-    now = asyncio.get_running_loop().time()
-    for connection in up._pool._live:
-        connection.stall.since -= seconds
-    up._pool._look_for_stalls(now)
+
+    def pass_by(up: Upstream, seconds: float) -> None:
+        clock.on(seconds)
+        up.look()
+
+    return pass_by
 
 
 async def paused(up: Upstream) -> Response:
@@ -59,15 +69,16 @@ async def paused(up: Upstream) -> Response:
 
 async def waiter(up: Upstream) -> asyncio.Task[Response]:
     task = asyncio.create_task(up.send(method="GET", head=SMALL))
-    await until(lambda: up._pool._waiters)
+    await asyncio.sleep(0)  # it stands in line with its first step
+    assert not task.done()
     return task
 
 
-async def test_a_stalled_upload_gives_way_to_whoever_waits(connect: Connect) -> None:
-    wire, up = await connect(answers(OK), max_connections=1)
+async def test_a_stalled_upload_gives_way_to_whoever_waits(connect: Connect, pass_by: PassBy) -> None:
+    wire, up = await connect(answers(OK), max_connections=1, **PATIENT)
     upload = Upload(up)
     upload.pieces.put_nowait(b"ab")
-    await until(lambda: any(connection.used for connection in up._pool._live))
+    await until(lambda: upload.asked == 2)
     task = await waiter(up)
     pass_by(up, STALLED + 0.1)
     assert (await task).status == 200
@@ -76,8 +87,8 @@ async def test_a_stalled_upload_gives_way_to_whoever_waits(connect: Connect) -> 
     assert wire.requests == [SMALL]
 
 
-async def test_a_stalled_reader_gives_way_and_finds_its_answer_broken_off(connect: Connect) -> None:
-    _, up = await connect(big, max_connections=1)
+async def test_a_stalled_reader_gives_way_and_finds_its_answer_broken_off(connect: Connect, pass_by: PassBy) -> None:
+    _, up = await connect(big, max_connections=1, **PATIENT)
     response = await paused(up)
     task = await waiter(up)
     pass_by(up, STALLED + 0.1)
@@ -87,8 +98,10 @@ async def test_a_stalled_reader_gives_way_and_finds_its_answer_broken_off(connec
         await body_of(response)
 
 
-async def test_who_comes_when_another_has_stalled_long_does_not_wait_for_the_ticker(connect: Connect) -> None:
-    _, up = await connect(big, max_connections=1)
+async def test_who_comes_when_another_has_stalled_long_does_not_wait_for_the_ticker(
+    connect: Connect, pass_by: PassBy
+) -> None:
+    _, up = await connect(big, max_connections=1, **PATIENT)
     await paused(up)
     pass_by(up, STALLED + 0.1)
     assert (await up.send(method="GET", head=SMALL)).status == 200
@@ -101,8 +114,8 @@ async def test_the_ticker_looks_for_stalls(connect: Connect, monkeypatch: pytest
     assert (await up.send(method="GET", head=SMALL)).status == 200
 
 
-async def test_who_has_stalled_for_less_is_left_alone(connect: Connect) -> None:
-    _, up = await connect(big, max_connections=1)
+async def test_who_has_stalled_for_less_is_left_alone(connect: Connect, pass_by: PassBy) -> None:
+    _, up = await connect(big, max_connections=1, **PATIENT)
     response = await paused(up)
     task = await waiter(up)
     pass_by(up, STALLED - 1)
@@ -111,16 +124,16 @@ async def test_who_has_stalled_for_less_is_left_alone(connect: Connect) -> None:
     response.close()
 
 
-async def test_nobody_is_cut_off_while_nobody_waits(connect: Connect) -> None:
-    _, up = await connect(big, max_connections=1)
+async def test_nobody_is_cut_off_while_nobody_waits(connect: Connect, pass_by: PassBy) -> None:
+    _, up = await connect(big, max_connections=1, **PATIENT)
     response = await paused(up)
     pass_by(up, 1000)
     assert response.error is None
     assert len(await body_of(response)) == SIZE
 
 
-async def test_a_reader_that_moves_is_not_stalled(connect: Connect) -> None:
-    _, up = await connect(big, max_connections=1)
+async def test_a_reader_that_moves_is_not_stalled(connect: Connect, pass_by: PassBy) -> None:
+    _, up = await connect(big, max_connections=1, **PATIENT)
     response = await paused(up)
     task = await waiter(up)
     for _ in range(40):
@@ -132,27 +145,25 @@ async def test_a_reader_that_moves_is_not_stalled(connect: Connect) -> None:
     response.close()
 
 
-async def test_a_sender_that_moves_is_not_stalled(connect: Connect) -> None:
-    _, up = await connect(answers(OK), max_connections=1)
+async def test_a_sender_that_moves_is_not_stalled(connect: Connect, pass_by: PassBy) -> None:
+    _, up = await connect(answers(OK), max_connections=1, **PATIENT)
     upload = Upload(up, 10 * 1024)
-    await until(lambda: any(connection.used for connection in up._pool._live))
+    await until(lambda: upload.asked)
     task = await waiter(up)
-    (connection,) = up._pool._live
-    for _ in range(10):
+    for number in range(1, 11):
         pass_by(up, STALLED - 1)
-        sent = connection._written
         upload.pieces.put_nowait(b"a" * 1024)
-        await until(lambda sent=sent: connection._written > sent)  # type: ignore[misc]
+        await until(lambda number=number: upload.asked > number or upload.task.done())  # type: ignore[misc]
     assert (await upload.task).status == 200
     assert (await task).status == 200
 
 
-async def test_an_exchange_that_waits_for_the_upstream_is_not_stalled(connect: Connect) -> None:
+async def test_an_exchange_that_waits_for_the_upstream_is_not_stalled(connect: Connect, pass_by: PassBy) -> None:
     async def silent(peer: Peer) -> None:
         await peer.request()
         await peer.gone()
 
-    wire, up = await connect(silent, max_connections=1)
+    wire, up = await connect(silent, max_connections=1, **PATIENT)
     first = asyncio.create_task(up.send(method="GET", head=GET))
     await until(lambda: wire.requests)
     second = await waiter(up)
@@ -162,8 +173,8 @@ async def test_an_exchange_that_waits_for_the_upstream_is_not_stalled(connect: C
         task.cancel()
 
 
-async def test_the_longest_stalled_go_first_and_no_more_than_are_needed(connect: Connect) -> None:
-    _, up = await connect(big, max_connections=3)
+async def test_the_longest_stalled_go_first_and_no_more_than_are_needed(connect: Connect, pass_by: PassBy) -> None:
+    _, up = await connect(big, max_connections=3, **PATIENT)
     responses = []
     for _ in range(3):
         responses.append(await paused(up))

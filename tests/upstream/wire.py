@@ -153,4 +153,4 @@ async def pieces(items: Iterable[bytes]) -> AsyncIterator[bytes]:
 async def until(condition: Callable[[], object]) -> None:
     """Give the loop turns until something holds; the time-out of the test is the deadline."""
     while not condition():
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)

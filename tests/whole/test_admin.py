@@ -43,6 +43,13 @@ PROMISED = {
 }
 
 
+async def goes_on(proxy: Running) -> None:
+    """Nobody told it to stop: it is well, and serves."""
+    got = await proxy.admin("GET /healthz")
+    assert (got.status, proxy.proxy.life.draining) == (200, False)
+    assert (await proxy.ask("GET /carts")).status == 200
+
+
 def samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
     for family in prometheus(text):
         for sample in family.samples:
@@ -165,6 +172,7 @@ async def test_a_renewal_that_fails_says_so(upstream: RawUpstream, proxy: Runnin
 
 @pytest.mark.parametrize("path", ["/session/renew", "/shutdown"])
 async def test_the_actions_pass_the_guards_of_the_proxy_port(upstream: RawUpstream, proxy: Running, path: str) -> None:
+    serving = asyncio.create_task(proxy.proxy.run())
     await until(lambda: upstream.sessions)
     refused = [
         (await proxy.admin(f"POST {path}", host=b"evil.example"), 421, "host_not_allowed"),
@@ -176,17 +184,22 @@ async def test_the_actions_pass_the_guards_of_the_proxy_port(upstream: RawUpstre
         assert (got.status, got.json["error"]) == (status, code)
     assert (await proxy.admin(f"GET {path}")).status == 405
     assert len(upstream.sessions) == 1
-    assert not proxy.proxy.life.draining and not proxy.proxy._stopping.is_set()
+    await goes_on(proxy)
+    serving.cancel()
 
 
 @pytest.mark.parametrize("path", ["/session/renew", "/shutdown"])
 async def test_an_absolute_target_elsewhere_acts_on_nothing(upstream: RawUpstream, proxy: Running, path: str) -> None:
+    serving = asyncio.create_task(proxy.proxy.run())
     await until(lambda: upstream.sessions)
     got = await proxy.admin(f"POST http://evil.example{path}")
     assert (got.status, got.code) == (421, "host_not_allowed")
     assert len(upstream.sessions) == 1
-    assert not proxy.proxy._stopping.is_set()
+    await goes_on(proxy)
     assert (await proxy.admin(f"POST http://localhost{path}")).status in (200, 202)
+    if path == "/shutdown":
+        await serving
+    serving.cancel()
 
 
 @pytest.mark.parametrize(

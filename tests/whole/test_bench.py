@@ -35,17 +35,17 @@ def bench(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_missing_nginx_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_nginx_is_one_line_that_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("bench.servers.installed", lambda _: None)
-    told: list[str] = []
-    monkeypatch.setattr("bench.__main__._say", told.append)
     cores = os.sched_getaffinity(0)
     try:
         assert main(["--peers", "aiohttp"]) == 2
     finally:
         os.sched_setaffinity(0, cores)
-    assert "apt-get install nginx" in told[-1]
-    assert "\n" not in told[-1]
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("bench: ") and "apt-get install nginx" in line
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ async def test_no_secret_is_ever_written_and_every_line_is_json_with_its_fields(
     loop = asyncio.get_running_loop()
 
     async def grab() -> int:
-        tokens.update(simulator._gate.sessions._table)
+        tokens.update(simulator.tokens)
         return simulator.revoke_all()
 
     def revoke() -> int:
@@ -203,7 +203,7 @@ async def test_no_secret_is_ever_written_and_every_line_is_json_with_its_fields(
 
         number = await asyncio.to_thread(client, proxy.url)
         await _provoke_failures(simulator, proxy)
-        tokens.update(simulator._gate.sessions._table)
+        tokens.update(simulator.tokens)
         await fetch("POST", f"http://{proxy.admin}/session/renew")
         await fetch("POST", f"http://{proxy.admin}/shutdown")
         assert await proxy.ended() == 0

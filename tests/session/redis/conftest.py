@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(NEEDS_REDIS)
+
+
+_scrypt = functools.cache(hashlib.scrypt)
+
+
+@pytest.fixture(autouse=True)
+def keys_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of the same secrets, for all tests of a process: each takes 50 ms."""
+    monkeypatch.setattr(hashlib, "scrypt", _scrypt)
 
 
 @pytest.fixture(scope="session")
@@ -100,4 +111,4 @@ async def replica() -> AsyncIterator[Build]:
         return built[-1]
 
     yield build
-    await asyncio.gather(*(one.store.close() for one in built))
+    await asyncio.gather(*(one.close() for one in built))

@@ -26,7 +26,8 @@ class Relay:
         self.connections = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -67,6 +68,11 @@ class Relay:
         for task in self._tasks:
             task.cancel()
 
+    async def end(self) -> None:
+        """Cut all wires and wait until they are gone."""
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
 
 class _Cut(Exception):
     pass
@@ -75,11 +81,10 @@ class _Cut(Exception):
 @contextlib.asynccontextmanager
 async def relay_to(server_port: int) -> AsyncIterator[Relay]:
     relay = Relay(server_port)
-    listener = await asyncio.start_server(relay._serve, "127.0.0.1", 0)
+    listener = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
     relay.port = listener.sockets[0].getsockname()[1]
     try:
         yield relay
     finally:
         listener.close()
-        relay.cut()
-        await asyncio.gather(*relay._tasks, return_exceptions=True)
+        await relay.end()

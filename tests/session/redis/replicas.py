@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -45,17 +47,28 @@ class Replica:
         self.binding = binding
         self.clock = clock or FakeClock()
         self.seen = Watched()
-        self.store = RedisStore(
+        self._opened: list[RedisStore] = []
+        self.store = self._open()
+
+    def _open(self, now: Callable[[], float] | None = None) -> RedisStore:
+        store = RedisStore(
             lambda: self.place,
             binding=lambda: self.binding,
             clock=self.clock,
             warn=self.seen.warnings.append,
             watch=self.seen,
+            now=now,
         )
+        self._opened.append(store)
+        return store
+
+    async def close(self) -> None:
+        """Close what was opened."""
+        await asyncio.gather(*(store.close() for store in self._opened))
 
     def grow_older(self, seconds: float) -> None:
-        """Count so many seconds more than Redis does, whose own time goes on."""
-        self.store._now = lambda: time.time() + seconds
+        """Start anew, and count so many seconds more than Redis does, whose own time goes on."""
+        self.store = self._open(lambda: time.time() + seconds)
 
     def token(self, value: str = "one.token.", **more: Any) -> Token:
         return Token(value, self.clock.now(), 600, **more)

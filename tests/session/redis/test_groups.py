@@ -14,7 +14,7 @@ from proxy.core.secret import Secret
 from proxy.session.stores import Right, Turn
 from proxy.session.stores.redis.client import Unavailable
 from tests.session.redis.conftest import Build
-from tests.session.redis.replicas import Replica, place_of
+from tests.session.redis.replicas import place_of
 from tests.session.redis.servers import WHERE_SENTINEL, Cluster, Sentinels, Server, free_port, wait_for
 
 #: Seconds in which another master can be written to: 2.5 to 4 here, longer on a machine that does other things too.
@@ -136,7 +136,11 @@ class TestCluster:
         source = next(node for node in cluster.nodes if one.store.address == f"127.0.0.1:{node.port}")
         masters = [node for node in cluster.nodes if node.command("ROLE")[0] == "master"]
         target = next(node for node in masters if node is not source)
-        (slot,) = {source.command("CLUSTER", "KEYSLOT", key) for key in await _keys(one)}
+        known = set(source.command("KEYS", "*"))
+        await one.save()
+        keys = set(source.command("KEYS", "*")) - known
+        source.command("DEL", *keys)
+        (slot,) = {source.command("CLUSTER", "KEYSLOT", key) for key in keys}
         ids = {node.port: str(node.command("CLUSTER", "MYID")) for node in (source, target)}
         target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
         source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
@@ -155,11 +159,6 @@ class TestCluster:
 
 def _known(sentinels: Sentinels) -> int:
     return int(sentinels.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", sentinels.MASTER)[1])
-
-
-async def _keys(one: Replica) -> list[str]:
-    vault, _ = await one.store._vault()
-    return [f"cardcash:{{{vault.id}}}:{what}" for what in "slpxt"]
 
 
 async def test_a_server_with_tls_is_reached_as_it_proves_to_be(replica: Build, tls_server: Server) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core.secret import Secret
 from proxy.session.stores import Right, Turn
-from proxy.session.stores.redis.client import Unavailable
+from proxy.session.stores.redis.client import Client, Unavailable
 from tests.session.fakes import APP
 from tests.session.redis.conftest import Build
 from tests.session.redis.relay import relay_to
@@ -180,4 +180,5 @@ class TestRotation:
 
 async def test_a_repr_shows_nothing(replica: Build, server: Server) -> None:
     one: Replica = replica(f"redis://hush:hush@127.0.0.1:{server.port}", "hush")
-    assert "hush" not in f"{one.store!r} {one.place!r} {one.store._client!r} {one.store.address} {one.store.kind}"
+    client = Client(lambda: one.place, watch=one.seen)
+    assert "hush" not in f"{one.store!r} {one.place!r} {client!r} {client.address} {one.store.address} {one.store.kind}"

@@ -10,7 +10,6 @@ import pytest
 from proxy.session.stores import Binding, SharedStore
 from proxy.session.stores.redis.place import Place
 from proxy.session.stores.redis.store import LEASE, RedisStore
-from proxy.session.stores.redis.vault import Vaults
 from tests.session import store_contract
 from tests.session.fakes import FakeClock
 from tests.session.redis.replicas import Watched, place_of
@@ -33,7 +32,6 @@ class OnRedis:
     @pytest.fixture
     async def make_for(self, where: Place, clock: FakeClock) -> AsyncIterator[Callable[[Binding], SharedStore]]:
         made: list[RedisStore] = []
-        vaults = Vaults()  # one for all, since each takes a while
 
         def make(binding: Binding) -> SharedStore:
             store = RedisStore(
@@ -45,7 +43,6 @@ class OnRedis:
                 # Redis's time goes on; the contract's stands still.
                 now=lambda: clock.steady,
             )
-            store._vaults = vaults
             made.append(store)
             return store
 
