@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, TypeVar
 
 from proxy.clock import Clock
@@ -221,12 +221,13 @@ class Shared:
     async def _glance(self, secrets: str) -> Stored | None:
         async with self._glancing:
             self._next_glance = None  # who asks from now on may have been told of something that this look does not see
-            try:
+            stored = None
+            with suppress(TimeoutError):
                 async with asyncio.timeout(GLANCE_DEADLINE):
-                    return await self.look(secrets)
-            except TimeoutError:
+                    stored = await self.look(secrets)
+            if stored is None:
                 self._blind_until = self._clock.now().steady + _BLIND_FOR
-                return None
+            return stored
 
     async def _look(self, secrets: str) -> Stored | None:
         stored = await self._do("load", self._store.look(secrets))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import redis
 
 from proxy.session.stores import Right, Turn
 from proxy.session.stores.redis.client import Haste, Unavailable
@@ -387,3 +389,44 @@ class TestTheWire:
 
 def test_a_place_shows_no_password() -> None:
     assert HUSH not in repr(place_of(f"redis://{HUSH}:{HUSH}@a", HUSH))
+
+
+async def test_a_redis_that_is_busy_is_down_for_a_while(replica: Build, own_server: Server) -> None:
+    one = replica(own_server)
+    await one.save()
+    own_server.command("CONFIG", "SET", "busy-reply-threshold", "20")
+    busy = asyncio.create_task(asyncio.to_thread(_spin, own_server))
+    with pytest.raises(Unavailable, match=r"busy with a script|did not answer"):
+        while True:
+            await one.stored()
+    own_server.command("SCRIPT", "KILL")
+    await busy
+    await comes_back(one)
+
+
+def _spin(server: Server) -> None:
+    with contextlib.suppress(redis.RedisError):
+        server.command("EVAL", "while true do end", 0)
+
+
+async def test_an_evicted_token_is_not_there(replica: Build, own_server: Server) -> None:
+    one = replica(own_server)
+    await one.save()
+    own_server.command("CONFIG", "SET", "maxmemory-policy", "volatile-lru", "maxmemory", "1")
+    with contextlib.suppress(redis.RedisError):
+        own_server.command("SET", "other", "x")  # makes room of what may be evicted
+    assert await one.stored() is None
+    own_server.command("CONFIG", "SET", "maxmemory", "0")
+    assert await one.save("two.token.")
+
+
+async def test_of_two_holders_after_a_pause_of_redis_one_token_wins(replica: Build, server: Server) -> None:
+    one, other = replica(server), replica(server)
+    base = one.token()
+    await one.store.save(base, replaces=None)
+    assert await one.enters(base) is Turn.GRANTED
+    other.grow_older(6)
+    assert await other.enters(base) is Turn.GRANTED
+    saved = await asyncio.gather(one.save("mine.token.", replaces=base), other.save("their.token.", replaces=base))
+    assert saved.count(True) == 1
+    assert await one.stored() == await other.stored() == ("mine.token." if saved[0] else "their.token.")

@@ -1,0 +1,50 @@
+"""What Redis, redis-py, sockets and TLS say goes into our own words, whatever else stands there."""
+
+from __future__ import annotations
+
+import pytest
+from redis import exceptions
+from redis._parsers import BaseParser
+
+from proxy.session.stores.redis.failures import GRANTS, Kind, failure_of
+
+SCRIPT_6 = "ERR Error running script (call to f_0a): @user_script:7: @user_script: 7: -{} hush"
+SCRIPT_7 = "{} hush script: 0a, on @user_script:7."
+
+
+@pytest.mark.parametrize("form", ["{} hush", SCRIPT_6, SCRIPT_7])
+@pytest.mark.parametrize(
+    ("code", "kind", "says"),
+    [
+        ("LOADING", Kind.DOWN, "loading"),
+        ("MASTERDOWN", Kind.DOWN, "lost its master"),
+        ("CLUSTERDOWN", Kind.DOWN, "cluster is down"),
+        ("READONLY", Kind.DOWN, "read-only replica"),
+        ("BUSY", Kind.DOWN, "busy"),
+        ("UNHEARDOF", Kind.DOWN, "answers UNHEARDOF"),
+        ("NOAUTH", Kind.DENIED, "wants a password"),
+        ("WRONGPASS", Kind.DENIED, "refuses the user or password"),
+        ("NOPERM", Kind.DENIED, GRANTS),
+        ("OOM", Kind.REFUSED, "out of memory"),
+        ("MISCONF", Kind.REFUSED, "snapshots"),
+        ("NOREPLICAS", Kind.REFUSED, "too few replicas"),
+        ("WRONGTYPE", Kind.REFUSED, "not of our making"),
+    ],
+)
+def test_a_refusal_is_known_however_a_version_puts_it(form: str, code: str, kind: Kind, says: str) -> None:
+    failure = failure_of(BaseParser.parse_error(form.format(code)))  # type: ignore[no-untyped-call]
+    assert (failure.kind, says in failure.sentence, "hush" in failure.sentence) == (kind, True, False)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(exceptions.ConnectionError("hush"), exceptions.TimeoutError("hush"), exceptions.ResponseError("hush")),
+        *(exceptions.InvalidResponse("hush"), exceptions.AuthenticationError("hush"), OSError("hush")),
+        *(OSError(113, "hush"), TimeoutError("hush"), ValueError("hush"), exceptions.ResponseError("ERR hush")),
+    ],
+)
+def test_nothing_that_others_say_is_repeated(error: Exception) -> None:
+    failure = failure_of(error)
+    assert failure.sentence
+    assert "hush" not in failure.sentence
