@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz bench soak lock clean wheel
+.PHONY: help demo test check fuzz bench soak lock clean wheel manifests
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,10 @@ wheel: $(STAMP) ## build dist/*.whl
 lock: ## renew the locks from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade pyproject.toml -o requirements/runtime.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade pyproject.toml --group dev -o requirements/dev.txt
+
+manifests: ## write the alerts of config/prometheus into the PrometheusRule of config/kubernetes
+	@rule=config/kubernetes/monitoring/prometheusrule.yaml; { sed '/^spec:/q' $$rule; \
+	  sed -n '/^groups:/,$$p' config/prometheus/alerts.yml | sed 's/^./  &/'; } > $$rule.new && mv $$rule.new $$rule
 
 clean: ## remove what make made
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

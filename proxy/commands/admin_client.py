@@ -78,7 +78,7 @@ def admin_address(config: Path | None, flag: str | None) -> ListenAddress:
 
 def ask(address: ListenAddress, method: str, path: str, *, timeout: float) -> Reply:
     """Send one request; `timeout` in seconds. Raises `NoAnswer`."""
-    host = "localhost" if address.kind == "unix" else f"{bracketed(address.host)}:{address.port}"
+    host = "localhost" if address.kind == "unix" else f"{bracketed(_reached_by(address.host))}:{address.port}"
     head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     try:
         with _connected(address, timeout) as sock, sock.makefile("rb") as answer:
@@ -104,9 +104,13 @@ def ask(address: ListenAddress, method: str, path: str, *, timeout: float) -> Re
     return Reply(int(words[1]), found if isinstance(found, dict) else {})
 
 
+def _reached_by(host: str) -> str:
+    """Reach an address that means "all of this machine's" by its loopback, and call it so: no Host is named 0.0.0.0."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
+
+
 def _connected(address: ListenAddress, timeout: float) -> socket.socket:
-    # An address that means "all of this machine's" is reached by its loopback.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104  # compared, not bound
+    host = _reached_by(address.host)
     literal = ip_address(host)
     if address.kind == "tcp" and literal is None:
         return socket.create_connection((host, address.port), timeout)

@@ -14,7 +14,6 @@ import yaml
 
 import proxy
 from proxy.settings import Settings, load_settings
-from proxy.settings.model import leaves
 from tests.house.pages import ROOT, text_of
 
 Steps = list[tuple[str, str]]
@@ -179,71 +178,3 @@ TO_END = 16
 def test_compose_gives_the_proxy_time_to_drain() -> None:
     drain = _compose_settings().drain
     assert int(SERVICES["proxy"]["stop_grace_period"].removesuffix("s")) >= drain.delay + drain.timeout + TO_END
-
-
-SIDECAR: dict[str, Any] = yaml.safe_load(text_of("config/kubernetes/sidecar.yaml"))
-POD: dict[str, Any] = SIDECAR["spec"]["template"]["spec"]
-(CONTAINER,) = POD["initContainers"]
-
-
-def _sidecar_settings(folder: Path) -> Settings:
-    environ = {item["name"]: item["value"] for item in CONTAINER["env"]}
-    (mount,) = CONTAINER["volumeMounts"]
-    for name, value in environ.items():
-        if name.endswith("_FILE"):
-            assert value.startswith(mount["mountPath"] + "/")
-            environ[name] = str(folder / Path(value).name)
-            Path(environ[name]).write_text("a-secret\n")
-    return load_settings(environ=environ)
-
-
-def test_the_environment_of_the_sidecar_is_a_valid_configuration(tmp_path: Path) -> None:
-    settings = _sidecar_settings(tmp_path)
-    assert settings.login.configured
-    assert all(address.loopback for address in settings.listen)
-
-
-def test_no_secret_stands_in_the_manifest() -> None:
-    secret = {leaf.variable for leaf in leaves().values() if leaf.kind.hidden}
-    assert secret & {item["name"] for item in CONTAINER["env"]} == set()
-
-
-def test_the_sidecar_is_a_native_one_that_starts_before_the_app() -> None:
-    assert CONTAINER["restartPolicy"] == "Always"
-    assert CONTAINER["startupProbe"]["httpGet"]["path"] == "/startupz"
-
-
-def test_the_probes_go_to_the_admin_port(tmp_path: Path) -> None:
-    (port,) = CONTAINER["ports"]
-    assert port["containerPort"] == _sidecar_settings(tmp_path).admin.listen[0].port
-    probes = {name: CONTAINER[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
-    assert {probe["port"] for probe in probes.values()} == {port["name"]}
-    assert probes["livenessProbe"]["path"] == "/healthz"
-    assert probes["readinessProbe"]["path"] == "/readyz"
-
-
-def test_the_pod_waits_for_the_drain(tmp_path: Path) -> None:
-    drain = _sidecar_settings(tmp_path).drain
-    assert POD["terminationGracePeriodSeconds"] >= drain.delay + drain.timeout + TO_END
-
-
-@pytest.mark.parametrize("container", [*POD["initContainers"], *POD["containers"]], ids=lambda c: str(c["name"]))
-def test_containers_of_the_pod_are_locked_down(container: dict[str, Any]) -> None:
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert set(container["resources"]) == {"requests", "limits"}
-
-
-def test_the_pod_runs_as_the_user_of_the_image() -> None:
-    context = POD["securityContext"]
-    assert f"{context['runAsUser']}:{context['runAsGroup']}" == _one(FINAL, "USER")
-    assert context["runAsNonRoot"] is True
-
-
-def test_the_group_of_the_pod_may_read_the_secrets() -> None:
-    assert POD["securityContext"]["fsGroup"] == POD["securityContext"]["runAsGroup"]
-    (volume,) = POD["volumes"]
-    assert volume["secret"]["defaultMode"] & 0o040

@@ -229,3 +229,10 @@ async def test_a_renewal_by_an_operator_drops_no_request(simulator: Simulator) -
         assert (await fetch("GET", f"{proxy.url}/carts"))[0] == 200
         assert not renewing.done()
         assert await (await renewing).ended() == 0
+
+
+async def test_a_renewal_is_asked_of_a_proxy_that_listens_at_all_addresses(simulator: Simulator) -> None:
+    async with logged_in(simulator, "0.0.0.0:0") as proxy:
+        await first_session(proxy)
+        done = await session("renew", proxy)
+        assert await done.ended() == 0, done.text
