@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import hypothesis
 import pytest
 
 from tests.server.harness import RawUpstream, Running, running_proxy
+
+# An example that takes long tells of the machine, not of the code.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 StartProxy = Callable[..., Awaitable[Running]]
 

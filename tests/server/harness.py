@@ -30,7 +30,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\
 REJECTION_BODY = b'{"message":["no Authorization token was found"]}'
 
 
-async def until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], *, seconds: float = 30.0) -> None:
     """Let the loop run until `condition` holds; fail after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():

@@ -80,7 +80,7 @@ async def test_an_answer_that_nobody_takes_is_given_up_though_the_body_came_mean
         await until(lambda: both_ways.ends == {"body": "whole"})
         both_ways.late(monkeypatch)
         both_ways.late(monkeypatch)  # it had not taken anything since the look before
-        await until(lambda: both_ways.ends == {"body": "whole", "answer": "given up"}, seconds=3)
+        await until(lambda: both_ways.ends == {"body": "whole", "answer": "given up"})
 
 
 async def test_a_body_that_stops_is_given_up_though_the_answer_was_taken_meanwhile(
@@ -90,7 +90,7 @@ async def test_a_body_that_stops_is_given_up_though_the_answer_was_taken_meanwhi
         await reader.readexactly(20_000_000)
         await until(lambda: both_ways.ends == {"answer": "taken"})
         both_ways.late(monkeypatch)
-        await until(lambda: both_ways.ends == {"answer": "taken", "body": "BadRequest"}, seconds=3)
+        await until(lambda: both_ways.ends == {"answer": "taken", "body": "BadRequest"})
 
 
 async def test_a_body_that_stops_is_given_up_while_the_answer_is_being_taken(
@@ -99,7 +99,7 @@ async def test_a_body_that_stops_is_given_up_while_the_answer_is_being_taken(
     async with calling(both_ways) as (reader, _):
         await reader.readexactly(1_000_000)
         both_ways.late(monkeypatch)
-        await until(lambda: both_ways.ends == {"body": "BadRequest"}, seconds=3)
+        await until(lambda: both_ways.ends == {"body": "BadRequest"})
 
 
 async def test_a_reader_that_is_slow_but_reads_is_not_cut_off(
@@ -112,7 +112,7 @@ async def test_a_reader_that_is_slow_but_reads_is_not_cut_off(
             both_ways.late(monkeypatch)
             assert "answer" not in both_ways.ends
         await reader.readexactly(14_000_000)
-        await until(lambda: both_ways.ends == {"body": "whole", "answer": "taken"}, seconds=3)
+        await until(lambda: both_ways.ends == {"body": "whole", "answer": "taken"})
 
 
 async def from_address(proxy: Running, address: str) -> Caller:

@@ -188,7 +188,7 @@ class StoreContract:
         store = make()
         assert await take(store, right)
         await store.close()
-        async with asyncio.timeout(5), held(make(), right):
+        async with asyncio.timeout(30), held(make(), right):
             pass
 
     @RIGHTS
@@ -238,9 +238,9 @@ class StoreContract:
         assert not await take(third, right)
 
     async def test_the_two_rights_do_not_wait_for_each_other(self, make: Make) -> None:
-        async with asyncio.timeout(5), held(make(), Right.LOGIN), held(make(), Right.RENEWAL):
+        async with asyncio.timeout(30), held(make(), Right.LOGIN), held(make(), Right.RENEWAL):
             pass
-        async with asyncio.timeout(5), held(make(), Right.RENEWAL), held(make(), Right.LOGIN):
+        async with asyncio.timeout(30), held(make(), Right.RENEWAL), held(make(), Right.LOGIN):
             pass
 
     async def test_looking_and_saving_need_no_right(self, make: Make, clock: FakeClock) -> None:

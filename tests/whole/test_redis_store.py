@@ -108,7 +108,7 @@ async def test_a_stopped_redis_costs_a_held_token_nothing_and_all_have_one_token
         assert (await status(proxies[0]))["store"]["up"] is False
         assert await metric(proxies[0], "store_up") == 0
     for proxy in proxies:
-        await until(lambda proxy=proxy: bool(proxy.events("session_store_recovered")), seconds=10)  # type: ignore[misc]
+        await until(lambda proxy=proxy: bool(proxy.events("session_store_recovered")), seconds=30)  # type: ignore[misc]
     assert (simulator.calls[SESSION], simulator.calls[LOGIN]) == (1, 1)
 
 
@@ -117,7 +117,7 @@ async def test_a_redis_that_forgets_everything_is_told_again(
 ) -> None:
     proxies = await several(start, 2)
     server.command("FLUSHALL")
-    await until(lambda: server.command("KEYS", "*:s") != [], seconds=10)
+    await until(lambda: server.command("KEYS", "*:s") != [], seconds=30)
     third = await start()
     await is_ready(third)
     assert (await status(third))["session"]["source"] == "store"
@@ -136,7 +136,7 @@ async def test_without_a_redis_at_start_the_proxy_serves_alone_and_stores_when_i
     assert told["store"]["alone"] is True
     assert await metric(proxy, "session_alone") == 1
     server.start()
-    await until(lambda: server.command("KEYS", "*:s") != [], seconds=10)
+    await until(lambda: server.command("KEYS", "*:s") != [], seconds=30)
     assert simulator.calls[SESSION] == 1
 
 
@@ -171,7 +171,7 @@ async def test_a_password_that_is_rotated_in_its_file_is_followed(start: Start, 
     server.command("CLIENT", "KILL", "TYPE", "normal")
     await proxy.says(lambda out: b"refuses the user or password" in out)
     file.write_text(f"redis://me:second@127.0.0.1:{server.port}\n")
-    await until(lambda: bool(proxy.events("session_store_recovered")), seconds=10)
+    await until(lambda: bool(proxy.events("session_store_recovered")), seconds=30)
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])

@@ -66,7 +66,7 @@ async def counted(proxy: ProxyProcess, name: str, **labels: str) -> float:
 async def comes_to(proxy: ProxyProcess, number: float, name: str, **labels: str) -> None:
     """Wait until one metric is so much: what a worker counts is told by the others within a second."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             while await counted(proxy, name, **labels) < number:
                 await asyncio.sleep(0.05)
     assert await counted(proxy, name, **labels) == number
@@ -189,7 +189,7 @@ async def test_a_refused_login_is_tried_once_and_renew_opens_it_for_all(simulato
 
 async def until_because(proxy: ProxyProcess, reason: str) -> None:
     """Wait until /readyz names a reason."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while reason not in (await fetch("GET", f"http://{proxy.admin}/readyz"))[1]:
             await asyncio.sleep(0.01)
 
@@ -212,7 +212,7 @@ async def test_a_changed_secret_file_is_used_by_all_workers(upstream: RawUpstrea
         swapped = tmp_path / "new"
         swapped.write_text("second-id\n")
         swapped.rename(file)
-        await proxy.says(lambda out: out.count(b'"secret_changed"') == 2 and out.endswith(b"\n"), seconds=5)
+        await proxy.says(lambda out: out.count(b'"secret_changed"') == 2 and out.endswith(b"\n"))
         await until(lambda: any(made.values("x-cc-app") == [b"second-id"] for made in upstream.sessions))
         await proxy.says(lambda out: out.count(b'"reason":"credentials","result":"ok"') == 2)
         async with a_caller_at_each(proxy):
@@ -253,14 +253,14 @@ async def test_the_limit_of_requests_in_flight_is_for_all_workers_together(upstr
 
 async def all_are_served(proxy: ProxyProcess) -> None:
     """Wait until eight calls in a row are: a request counts until a moment after its answer is out."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while {(await call(proxy, "GET", "/carts"))[0] for _ in range(8)} != {200}:
             pass
 
 
 async def until_in_flight(proxy: ProxyProcess, number: int) -> None:
     """Wait until all workers answer, and have so many together."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             told = await status(proxy)
             if told["requests_in_flight"] == number and {one["state"] for one in told["workers"]} == {"up"}:
@@ -457,7 +457,7 @@ async def test_workers_have_started_with_credentials_that_are_refused_and_are_ne
 ) -> None:
     async with serving(simulator.url, WORKERS="2", LOGIN__EMAIL=EMAIL, LOGIN__PASSWORD="another") as proxy:
         await until_because(proxy, "login refused")
-        async with asyncio.timeout(3):  # the other worker tells of it within a second
+        async with asyncio.timeout(30):  # the other worker tells of it within a second
             while (await fetch("GET", f"http://{proxy.admin}/startupz"))[0] != 200:
                 await asyncio.sleep(0.05)
         assert (await fetch("GET", f"http://{proxy.admin}/readyz"))[0] == 503
