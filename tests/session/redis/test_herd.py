@@ -1,0 +1,123 @@
+"""A herd of replicas renews at once, and Redis falls over in the middle: one session call, one token for all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from proxy.clock import SystemClock
+from proxy.core.token import Source, Token
+from proxy.session.cardcash_calls import Credentials
+from proxy.session.keeper import Policy, SessionKeeper
+from proxy.session.stores import Binding
+from proxy.session.stores.redis.store import RedisStore
+from tests.session.fakes import Recorder
+from tests.session.redis.replicas import Watched, place_of
+from tests.session.redis.servers import Sentinels, Server
+
+CLOCK = SystemClock()
+REPLICAS, CALLERS = 12, 10
+
+
+class CardCash:
+    """Gives a session after a while; counts."""
+
+    credentials = Credentials("app-id")
+
+    def __init__(self) -> None:
+        self.sessions = 0
+        self.began = asyncio.Event()
+
+    async def session(self, *, attempts: int) -> Token:
+        self.sessions += 1
+        self.began.set()
+        born = CLOCK.now()
+        await asyncio.sleep(0.3)
+        return Token(f"session.{self.sessions}.", born, 1200, Source.SESSION)
+
+    async def login(self, session: Token, *, attempts: int) -> Token:
+        raise AssertionError("no login is configured")
+
+    async def keep_alive(self, token: Token, path: str) -> Token | None:
+        raise AssertionError("nothing is kept alive")
+
+
+@contextlib.asynccontextmanager
+async def herd(url: str) -> AsyncIterator[tuple[CardCash, list[SessionKeeper]]]:
+    """Replicas that hold one token, and look into Redis every second."""
+    cardcash, place, binding = CardCash(), place_of(url), Binding("https://cardcash.example", "app-id")
+    keepers = [
+        SessionKeeper(
+            cardcash,
+            store=RedisStore(lambda: place, binding=lambda: binding, clock=CLOCK, warn=pytest.fail, watch=Watched()),
+            clock=CLOCK,
+            observer=Recorder(),
+            policy=Policy(),
+        )
+        for _ in range(REPLICAS)
+    ]
+
+    async def follow(keeper: SessionKeeper) -> None:
+        while True:
+            await keeper.catch_up()
+            await asyncio.sleep(1)
+
+    tokens = await asyncio.gather(*(keeper.token() for keeper in keepers))
+    assert len({token.value for token in tokens}) == 1
+    following = [asyncio.create_task(follow(keeper)) for keeper in keepers]
+    yield cardcash, keepers
+    for task in following:
+        task.cancel()
+    await asyncio.gather(*(keeper.close() for keeper in keepers))
+
+
+@contextlib.contextmanager
+def falls(server: Server, how: str) -> Iterator[None]:
+    if how == "killed":
+        server.kill()
+        yield
+    elif how == "stopped":
+        with server.stopped():
+            yield
+    else:
+        yield
+
+
+async def renews(cardcash: CardCash, keepers: list[SessionKeeper], server: Server, how: str) -> tuple[float, int]:
+    """Let all callers find the token rejected; returns the seconds until the last has another, and the session calls."""
+    before = cardcash.sessions
+    cardcash.began.clear()
+    began = time.monotonic()
+    held = [keeper.held for keeper in keepers for _ in range(CALLERS)]
+    renewing = [
+        asyncio.create_task(keeper.renew(rejected=token))
+        for keeper, token in zip([k for k in keepers for _ in range(CALLERS)], held, strict=True)
+        if token is not None
+    ]
+    await cardcash.began.wait()
+    with falls(server, how):
+        tokens = await asyncio.gather(*renewing)
+        seconds = time.monotonic() - began
+    assert {token.value for token in tokens}.isdisjoint({token.value for token in held if token})
+    return seconds, cardcash.sessions - before
+
+
+@pytest.mark.parametrize("how", ["well", "killed", "stopped"])
+async def test_a_herd_costs_one_session_call_whatever_becomes_of_the_master(sentinels: Sentinels, how: str) -> None:
+    async with herd(sentinels.url) as (cardcash, keepers):
+        seconds, calls = await renews(cardcash, keepers, sentinels.master, how)
+        assert (seconds < 9, calls) == (True, 1)
+        assert len({keeper.held.value for keeper in keepers if keeper.held}) == 1
+
+
+async def test_without_any_redis_each_renews_for_itself_and_all_have_one_token_when_it_is_back(server: Server) -> None:
+    async with herd(server.url) as (cardcash, keepers):
+        seconds, calls = await renews(cardcash, keepers, server, "stopped")
+        assert (seconds < 9.5, calls) == (True, REPLICAS)
+        async with asyncio.timeout(8):
+            while len({keeper.held.value for keeper in keepers if keeper.held}) > 1 or keepers[0].alone:
+                await asyncio.sleep(0.05)
