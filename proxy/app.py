@@ -6,6 +6,7 @@ The only module that knows all of them. Nothing is decided here but the order.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -18,8 +19,10 @@ from proxy import __version__
 from proxy.clock import Clock, TurnClock
 from proxy.core.store_url import StoreUrl
 from proxy.drain import close_listeners, finish
+from proxy.handed_over import HandedOver
 from proxy.listening import LAST_SECONDS, Budget, Sockets, Unattended, admin_port, budget, descriptors
 from proxy.loops import Loops
+from proxy.notify import ServiceManager
 from proxy.policy import guard_policy
 from proxy.server.accounts import Accounts
 from proxy.server.admin import Admin, Lifecycle
@@ -54,6 +57,10 @@ FOLLOW_EVERY = 1.0
 UNATTENDED_EVERY = 0.1
 #: Session calls at a time: a renewal, a keep-alive, and what was given up and still closes.
 SESSION_CONNECTIONS = 8
+#: Seconds after which a reload counts as done, whatever hangs.
+READ_AGAIN_WITHIN = 5.0
+#: Seconds over `drain.*` until the process is gone: what is cut gets its answer, a slow reader its log.
+AT_THE_END = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +89,13 @@ class Proxy:
         clock: Clock | None = None,
         observer: Callable[[Metrics, Events], session.Observer] = SessionWatch,
         inherited: Inherited | None = None,
+        handed_over: HandedOver | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
         self._settings = settings
         self._inherited = inherited
+        self._handed_over = handed_over
+        self._manager = manager or ServiceManager()
         self._clock = clock or TurnClock()
         self._observer = observer
         self._stopping = asyncio.Event()
@@ -120,6 +131,17 @@ class Proxy:
         """Read all files that may change at once, instead of at their next turn."""
         self.loops.hurry()
 
+    async def have_read_again(self) -> None:
+        """Read all files that may change, and return when that is done, or takes too long; tell of both."""
+        if self.life.draining or not self.life.started:
+            return
+        self._manager.reloading()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READ_AGAIN_WITHIN):
+                await self.loops.look_now()
+        if not self.life.draining:
+            self._manager.ready(self.addresses)
+
     async def run(self) -> None:
         """Serve until `request_stop`, then drain."""
         await self._stopping.wait()
@@ -127,10 +149,11 @@ class Proxy:
         self.life.draining = True
         if alone:
             log.info("draining", delay=drain.delay, timeout=drain.timeout, in_flight=self.guard.in_flight)
+            self._manager.stopping(drain.delay + drain.timeout + AT_THE_END)
         if drain.delay:
             await asyncio.sleep(drain.delay)
         nobody_else = self._inherited is None or self._inherited.all_end()
-        await close_listeners(self._listeners, self._sockets.all() if nobody_else else [])
+        await close_listeners(self._listeners, self._sockets.bound_here() if nobody_else else [])
         await finish(self.server, self.guard, self.keeper, self.upstream, self.metrics, timeout=drain.timeout)
         if alone:
             log.info("stopped")
@@ -235,32 +258,32 @@ class Proxy:
                 origin=str(origin),
                 start_ms=round((time.perf_counter() - began) * 1000, 1),
             )
+            self._manager.ready(self.addresses)
 
     async def _open_ports(self, own: Admin) -> None:
         """Listen: for operators first, who can see the start."""
         settings, given, stack = self._settings, self._inherited, self._stack
         admin: AdminPort = own
         if given is None:
-            admin_sockets = Sockets(settings.admin.listen, "admin.listen")
+            admin_sockets = Sockets(settings.admin.listen, "admin.listen", handed_over=self._handed_over)
             stack.callback(admin_sockets.remove)
         else:
             admin_sockets, admin = given.admin_sockets, given.admin_port(own, self.guard, self.metrics)
         number = 1 if given is None else given.worker
-        await stack.enter_async_context(admin_port(admin, admin_sockets.of(number)))
+        await stack.enter_async_context(admin_port(admin, admin_sockets, number))
         stack.push_async_callback(self.server.shutdown, LAST_SECONDS)
         if given is None:
-            self._sockets = Sockets(settings.listen, "listen")
+            self._sockets = Sockets(settings.listen, "listen", handed_over=self._handed_over)
             stack.callback(self._sockets.remove)
         else:
             self._sockets = given.sockets
         at_a_time = self._budget.spare
-        others = [
-            Listener(self.server, sock, at_a_time=at_a_time, waits=False) for sock in self._sockets.others(number)
-        ]
-        self._listeners = [Listener(self.server, sock, at_a_time=at_a_time) for sock in self._sockets.of(number)]
+        listener, stays = partial(Listener, self.server, at_a_time=at_a_time), self._sockets.stays
+        others = [listener(sock, waits=False, stays=stays(sock)) for sock in self._sockets.others(number)]
+        self._listeners = [listener(sock, stays=stays(sock)) for sock in self._sockets.of(number)]
         self._listeners += others
-        for listener in self._listeners:
-            stack.callback(listener.close)
+        for each in self._listeners:
+            stack.callback(each.close)
         self._unattended = Unattended(others)
         self.addresses, self.admin_addresses = self._sockets.names, admin_sockets.names
 
@@ -290,6 +313,8 @@ class Proxy:
         self.loops.every(LOOK_AT_TOKEN_EVERY, "keeper", self.keeper.look)
         self.loops.every(LOOK_EVERY, "callers", self.server.look)
         self.loops.every(LOOK_EVERY, "traffic", lambda: self._traffic.look(time.monotonic()))
+        if self._manager.word_every:
+            self.loops.every(self._manager.word_every, "watchdog", self._tell_alive)
         if self._inherited is not None:
             self.loops.every(UNATTENDED_EVERY, "unattended", self._unattended.look)
 
@@ -298,6 +323,11 @@ class Proxy:
         # First, or a session that another process made with a new secret would be taken for one with the old.
         await self._look_at_secrets()
         await self.keeper.catch_up()
+
+    def _tell_alive(self) -> None:
+        """Tell that this process is alive, as long as `/healthz` says so."""
+        if not self.loops.not_alive():
+            self._manager.alive()
 
     async def _look_at_secrets(self) -> None:
         if await self.secrets.has_changed():

@@ -25,7 +25,8 @@ _HALF_CONNECTED: Final = 0.05
 async def close_listeners(listeners: Sequence[Listener], sockets: Sequence[socket.socket]) -> None:
     """Take in everybody who has connected, and let nobody in after them.
 
-    `sockets`: those at which nobody else will accept. Of 200 callers that connect just before and while the proxy is
+    `sockets`: those that end with this process. Who stands in the queue of one that was handed over waits for the next
+    process; at the others, of 200 callers that connect just before and while the proxy is
     told to stop none is reset: they are served, or refused by the kernel before they have sent anything.
     """
     ignored = [let_nobody_new_connect(sock) for sock in sockets]

@@ -21,6 +21,7 @@ from typing import Final
 
 from aiohttp import web
 
+from proxy.handed_over import HandedOver, place_of
 from proxy.server.admin_port import AdminPort, AdminProtocol
 from proxy.server.listener import BACKLOG, Listener
 from proxy.settings import ListenAddress
@@ -33,6 +34,8 @@ _MOST_SPARE = 64
 _MANY_DESCRIPTORS = 65536
 #: Seconds given to connections to end after the server was told to stop.
 LAST_SECONDS = 0.5
+#: Seconds that the last connections to the admin port get for their request, where the next process serves those after.
+_JUST_MADE: Final = 0.05
 
 
 class CannotListen(Exception):
@@ -82,13 +85,7 @@ class Bound:
 
     def names(self) -> list[str]:
         """Write what is listened on the way people do."""
-        if self.address.kind == "unix":
-            return [f"unix:{self.address.path}"]
-        names = []
-        for sock in self.sockets:
-            host, port = sock.getsockname()[:2]
-            names.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-        return names
+        return [place_of(sock) for sock in self.sockets]
 
     def remember(self) -> None:
         """Note what stands at the path now, and keep hold of it: while it is held no other file can come by its inode."""
@@ -205,23 +202,30 @@ def _explained(address: ListenAddress, setting: str) -> Iterator[None]:
 
 
 class Sockets:
-    """All sockets bound to the addresses of one setting, by worker; workers count from 1. Raises `CannotListen`.
+    """All sockets of the addresses of one setting, by worker; workers count from 1. Raises `CannotListen`.
 
     Several workers have a socket each at every TCP address (SO_REUSEPORT), and look at the others' now and then, see
     `Unattended`. Measured on two cores, Linux 6, with 32 kept connections and two workers: one socket for both shared
     them out 0:32 in nine bursts of twelve, a socket each 12:20 or better in eleven of twelve. Where there is no
-    SO_REUSEPORT, as on unix sockets, all accept from one.
+    SO_REUSEPORT, as on unix sockets, all accept from one. So they do from those that were handed over, unless there is
+    one for each at an address: who waited at one of our own would be reset at the end, at these they wait for the next.
     """
 
-    def __init__(self, addresses: Iterable[ListenAddress], setting: str, *, each: int = 1) -> None:
+    def __init__(
+        self, addresses: Iterable[ListenAddress], setting: str, *, each: int = 1, handed_over: HandedOver | None = None
+    ) -> None:
         #: What is listened on, as people write it.
         self.names: list[str] = []
         #: For each bound address the socket of each worker, or one for all.
         self._rows: list[list[socket.socket]] = []
         self._bound: list[Bound] = []
+        self._stays: set[socket.socket] = set()
         with contextlib.ExitStack() as unless_well:
             unless_well.callback(self.remove)
             for address in addresses:
+                if address.kind == "fd":
+                    self._take_over(address, setting, each, handed_over or HandedOver())
+                    continue
                 bound = bind(address, setting)
                 self._bound.append(bound)
                 self.names += bound.names()
@@ -229,6 +233,21 @@ class Sockets:
                     more = (sibling(first) for _ in range(each - 1))
                     self._rows.append([first, *(sock for sock in more if sock is not None)])
             unless_well.pop_all()
+
+    def _take_over(self, address: ListenAddress, setting: str, each: int, handed_over: HandedOver) -> None:
+        if problem := handed_over.problem(address):
+            raise CannotListen(f"{setting}: {address}: {problem}")
+        by_place: dict[str, list[socket.socket]] = {}
+        for sock in handed_over.named(address.name):
+            by_place.setdefault(place_of(sock), []).append(sock)
+            self._stays.add(sock)
+        for place, sockets in by_place.items():
+            self.names.append(place)
+            self._rows += [sockets] if len(sockets) == each else [[sock] for sock in sockets]
+
+    def stays(self, sock: socket.socket) -> bool:
+        """Say whether it was handed over: it goes on listening when all processes here have closed it."""
+        return sock in self._stays
 
     def of(self, worker: int) -> list[socket.socket]:
         """List the sockets from which this worker accepts."""
@@ -242,6 +261,10 @@ class Sockets:
     def all(self) -> list[socket.socket]:
         """List the sockets of all workers."""
         return [sock for row in self._rows for sock in row]
+
+    def bound_here(self) -> list[socket.socket]:
+        """List those that listen no more when all processes here have closed them."""
+        return [sock for sock in self.all() if sock not in self._stays]
 
     def close(self) -> None:
         """Close them here: an address is free when the last process has."""
@@ -302,8 +325,8 @@ def let_nobody_new_connect(sock: socket.socket) -> bool:
 
 
 @asynccontextmanager
-async def admin_port(admin: AdminPort, sockets: Iterable[socket.socket]) -> AsyncIterator[None]:
-    """Serve the admin port at sockets that are bound."""
+async def admin_port(admin: AdminPort, sockets: Sockets, worker: int) -> AsyncIterator[None]:
+    """Serve the admin port at the sockets of this worker."""
     runner = web.AppRunner(admin.application(), access_log=None, handle_signals=False)
     await runner.setup()
     server = runner.server
@@ -319,12 +342,14 @@ async def admin_port(admin: AdminPort, sockets: Iterable[socket.socket]) -> Asyn
             keepalive_timeout=75.0,
         )
 
-    listeners = [Listener(connection, sock, at_a_time=spare) for sock in sockets]
+    listeners = [Listener(connection, sock, at_a_time=spare, stays=sockets.stays(sock)) for sock in sockets.of(worker)]
     try:
         yield
     finally:
         for listener in listeners:
-            listener.close()
+            await listener.close_after_the_rest()
+        if connections and any(sockets.stays(sock) for sock in sockets.of(worker)):
+            await asyncio.sleep(_JUST_MADE)  # a connection that was just made may be about to bring a request
         await runner.shutdown()
         await server.shutdown(LAST_SECONDS)
         await runner.cleanup()

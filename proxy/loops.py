@@ -34,6 +34,10 @@ class Loops:
         #: When the look began that is under way, on the monotonic clock.
         self._looking: dict[str, float] = {}
         self._hurry: dict[str, asyncio.Event] = {}
+        #: How many looks have begun, and how many of those are over.
+        self._begun: dict[str, int] = {}
+        self._over: dict[str, int] = {}
+        self._one_is_over = asyncio.Event()
 
     def every(self, seconds: float, name: str, look: Callable[[], Awaitable[object] | object]) -> None:
         """Call `look`, and wait for it if it is to be waited for, every so many seconds until closed."""
@@ -45,14 +49,18 @@ class Loops:
                         await self._hurry[name].wait()
                 self._hurry[name].clear()
                 self._looking[name] = time.monotonic()
+                self._begun[name] += 1
                 try:
                     if isinstance(result := look(), Awaitable):
                         await result
                 finally:
                     del self._looking[name]
+                    self._over[name] = self._begun[name]
+                    self._one_is_over.set()
                 self._dead.discard(name)
 
         self._hurry[name] = asyncio.Event()
+        self._begun[name] = self._over[name] = 0
         self._kept[name] = self._tasks.spawn(self._kept_going(name, going, looks=True), name=name)
 
     def keep(self, name: str, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
@@ -65,6 +73,14 @@ class Loops:
         for event in self._hurry.values():
             event.set()
 
+    async def look_now(self) -> None:
+        """Let everything that looks look at once, and wait until all have, in a look that began after this was called."""
+        before = dict(self._begun)
+        self.hurry()
+        while any(self._over[name] <= looks for name, looks in before.items()):
+            self._one_is_over.clear()
+            await self._one_is_over.wait()
+
     def not_alive(self) -> list[str]:
         """Name the loops that have died and did not get through a look since, and those that are stuck in one."""
         now = time.monotonic()
@@ -72,7 +88,9 @@ class Loops:
         return sorted(self._dead | stuck | {name for name, task in self._kept.items() if task.done()})
 
     async def close(self) -> None:
-        """End them all."""
+        """End them all; none of them counts as dead for that."""
+        self._kept.clear()
+        self._dead.clear()
         await self._tasks.close()
 
     async def _kept_going(self, name: str, work: Callable[[], Coroutine[Any, Any, T]], *, looks: bool) -> T:

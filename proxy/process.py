@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
+import select
 import signal
 import sys
+import time
 from io import TextIOWrapper
 from typing import Final
 
@@ -14,6 +17,8 @@ from typing import Final
 OK, FAILED, BAD_USAGE = 0, 1, 2
 #: What stops a command that runs for long.
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+#: What is logged of a stop that comes so early.
+BEFORE_THE_START: Final = "told to stop before it had started"
 
 
 def begin_with_signals(*, serves: bool, runs: bool) -> None:
@@ -27,7 +32,20 @@ def begin_with_signals(*, serves: bool, runs: bool) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if runs:
         for number in STOP_SIGNALS:
-            signal.signal(number, lambda *_: os._exit(OK))
+            signal.signal(number, lambda *_: _end_early(in_log=serves))
+
+
+def _end_early(*, in_log: bool) -> None:
+    """End at once, with a line for whoever wonders; the settings that say how lines look may not have been read."""
+    if in_log:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        console = (os.environ.get("CARDCASH_LOG__FORMAT") or ("console" if os.isatty(1) else "")) == "console"
+        line = {"what": BEFORE_THE_START, "event": "stopped", "level": "info", "timestamp": now}
+        text = f"{now} [info] stopped: {BEFORE_THE_START}" if console else json.dumps(line)
+        with contextlib.suppress(OSError, ValueError):
+            if select.select([], [1], [], 0)[1]:  # if nobody reads, the process ends all the same
+                os.write(1, f"{text}\n".encode())
+    os._exit(OK)
 
 
 def fill_standard_descriptors() -> None:

@@ -53,7 +53,7 @@ def refused(reply: Reply) -> int:
 
 
 def admin_address(config: Path | None, flag: str | None) -> ListenAddress:
-    """Find the first address of `admin.listen`; raises `Bad`.
+    """Find the first address of `admin.listen` that says where it is; raises `Bad`.
 
     Nothing else of the settings is looked at: a secret file that is just being written must not fail a health check.
     """
@@ -69,8 +69,11 @@ def admin_address(config: Path | None, flag: str | None) -> ListenAddress:
     if not given:
         return ADMIN_LISTEN
     try:
-        parts = each_part(given)
-        return listen_address(parts[0] if parts else "")
+        addresses = [listen_address(part) for part in each_part(given) or [""]]
+        for address in addresses:
+            if address.kind != "fd":
+                return address
+        problem = f"only the proxy has the socket {addresses[0]}; say where it listens with --admin-listen HOST:PORT"
     except Bad as bad:
         problem = f"admin.listen ({where}): {bad}"
     raise Bad(problem)

@@ -20,7 +20,7 @@ def run_loop(work: Coroutine[Any, Any, int]) -> int:
         return runner.run(work)
 
 
-def on_signals(stop: Callable[[], None], *, reread: Callable[[], None] | None = None) -> None:
+def on_signals(stop: Callable[[], None], *, reread: Callable[[], object] | None = None) -> None:
     """The first SIGTERM or SIGINT drains, the second exits at once; SIGHUP reads files again."""
     loop = asyncio.get_running_loop()
     asked = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Final
 
 from proxy.commands.flags import add_settings as add_flags
@@ -10,6 +11,8 @@ from proxy.commands.flags import load
 from proxy.process import BAD_USAGE, FAILED, OK, complain
 
 if TYPE_CHECKING:
+    from proxy.handed_over import HandedOver
+    from proxy.notify import ServiceManager
     from proxy.settings import Settings
 
 __all__ = ["add_flags", "run"]
@@ -25,9 +28,16 @@ def run(options: argparse.Namespace) -> int:
     if loaded is None:
         return BAD_USAGE
     from proxy.commands.running import run_loop
+    from proxy.handed_over import HandedOver
     from proxy.listening import descriptors
+    from proxy.notify import ServiceManager
 
     settings = loaded.settings
+    handed_over, manager = HandedOver.take(os.environ), ServiceManager.take(os.environ)
+    if faults := handed_over.faults(settings):
+        for fault in faults:
+            complain(fault)
+        return BAD_USAGE
     there, needed = descriptors(), _DESCRIPTORS + _DESCRIPTORS_OF_A_WORKER * settings.workers
     if there < needed:
         complain(f"the limit of open files is {there}, and this needs {needed}: raise it (ulimit -n)")
@@ -35,21 +45,25 @@ def run(options: argparse.Namespace) -> int:
     if settings.workers > 1:
         from proxy.processes.supervisor import serve
 
-        return serve(settings)
-    return run_loop(_served(settings))
+        return serve(settings, handed_over, manager)
+    return run_loop(_served(settings, handed_over, manager))
 
 
-async def _served(settings: Settings) -> int:
+async def _served(settings: Settings, handed_over: HandedOver, manager: ServiceManager) -> int:
     from proxy.app import Proxy
     from proxy.commands.running import on_signals
     from proxy.listening import CannotListen
     from proxy.memory import settle
     from proxy.session.stores import StoreUnusable
+    from proxy.tasks import Tasks
     from proxy.telemetry import logs
+    from proxy.telemetry.logs import log
 
     writer = logs.configure(settings.log.level, settings.log.format)
-    proxy = Proxy(settings)
-    on_signals(proxy.request_stop, reread=proxy.read_again)
+    proxy, tasks = Proxy(settings, handed_over=handed_over, manager=manager), Tasks()
+    on_signals(proxy.request_stop, reread=lambda: tasks.spawn(proxy.have_read_again(), name="read again"))
+    if unused := handed_over.close_unused(settings):
+        log.warning("sockets_unused", names=unused)
     try:
         async with proxy:
             settle()
@@ -61,5 +75,6 @@ async def _served(settings: Settings) -> int:
         complain(str(error))
         return FAILED
     finally:
+        await tasks.close()
         await writer.finish()
     return OK

@@ -25,6 +25,8 @@ _BYTES: Final = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 
 
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+#: A name of systemd.socket(5), FileDescriptorName=: visible ASCII without a colon, which stands between two of them.
+_SOCKET_NAME: Final = re.compile(r"[!-9;-~]{1,255}")
 #: sun_path holds 108 bytes, one of them the NUL (unix(7)).
 _LONGEST_SOCKET_PATH: Final = 107
 
@@ -185,17 +187,19 @@ class Origin(NamedTuple):
 
 
 class ListenAddress(NamedTuple):
-    """One place to listen at: a TCP host and port (0: any free one), or the path of a unix socket."""
+    """One place to listen at: a TCP host and port (0: any free one), the path of a unix socket, or the name of one or more
+    sockets that are handed over at the start: where those listen is seen there."""
 
-    kind: Literal["tcp", "unix"]
+    kind: Literal["tcp", "unix", "fd"]
     host: str = ""
     port: int = 0
     path: str = ""
+    name: str = ""
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can connect."""
-        return self.kind == "unix" or is_loopback(self.host)
+        """Whether only this machine can connect, as far as the address itself says."""
+        return self.kind != "tcp" or is_loopback(self.host)
 
     @property
     def free(self) -> bool:
@@ -203,7 +207,9 @@ class ListenAddress(NamedTuple):
         return self.kind == "tcp" and self.port == 0
 
     def __str__(self) -> str:
-        return f"unix:{self.path}" if self.kind == "unix" else f"{bracketed(self.host)}:{self.port}"
+        if self.kind == "tcp":
+            return f"{bracketed(self.host)}:{self.port}"
+        return f"unix:{self.path}" if self.kind == "unix" else f"fd:{self.name}"
 
 
 #: Where the admin port is unless it is set.
@@ -211,8 +217,13 @@ ADMIN_LISTEN: Final = ListenAddress("tcp", "127.0.0.1", 8081)
 
 
 def listen_address(value: object) -> ListenAddress:
-    """Parse HOST:PORT, [v6]:PORT or unix:/path."""
+    """Parse HOST:PORT, [v6]:PORT, unix:/path or fd:NAME."""
     text = as_text(value)
+    if text.startswith("fd:"):
+        name = text.removeprefix("fd:")
+        if not _SOCKET_NAME.fullmatch(name):
+            raise Bad(f"{shown(text)} names no socket; write fd: and its FileDescriptorName, such as fd:http")
+        return ListenAddress("fd", name=name)
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         path = "/" + path.lstrip("/") if path.startswith("/") else path  # unix:///path is unix:/path
@@ -221,7 +232,7 @@ def listen_address(value: object) -> ListenAddress:
         if len(path.encode(errors="replace")) > _LONGEST_SOCKET_PATH:
             raise Bad(f"{shown(text)} is too long for a socket's path (at most {_LONGEST_SOCKET_PATH} bytes)")
         return ListenAddress("unix", path=path)
-    example = "write HOST:PORT, [v6]:PORT or unix:/path, such as 127.0.0.1:8080"
+    example = "write HOST:PORT, [v6]:PORT, unix:/path or fd:NAME, such as 127.0.0.1:8080"
     name, separator, digits = text.rpartition(":")
     port = port_number(digits)
     if not separator or (":" in name and not name.startswith("[")):

@@ -83,6 +83,8 @@ class WorkersAdmin(AdminPort):
         self._worker = worker
         self._pid = pid
         self._folder = folder
+        #: When the last reading of all files that may change began that is over by now, on the monotonic clock.
+        self.read_again_at = 0.0
         before = read(folder.worker(worker))
         counts = (summed_metrics.read(before.get("left", ())), summed_metrics.read(before.get("metrics", ())))
         #: What the processes before this one had counted: no counter goes backwards when a worker is started again.
@@ -94,6 +96,7 @@ class WorkersAdmin(AdminPort):
         said = {
             "pid": self._pid,
             "at": time.monotonic(),
+            "read_again_at": self.read_again_at,
             "not_alive": self._own.not_alive(),
             "start": await self._own.not_started_because(),
             "standing": standing,

@@ -22,8 +22,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from proxy import __version__
+from proxy.app import READ_AGAIN_WITHIN
+from proxy.handed_over import HandedOver
 from proxy.listening import CannotListen, Sockets
-from proxy.process import BAD_USAGE, FAILED, OK, STOP_SIGNALS, complain, told
+from proxy.notify import ServiceManager
+from proxy.process import BAD_USAGE, BEFORE_THE_START, FAILED, OK, STOP_SIGNALS, complain, told
+from proxy.processes.admin import Standing
 from proxy.processes.folder import Folder, read, write
 from proxy.processes.log import SupervisorLog
 from proxy.processes.worker import END, LOOK, Role, run
@@ -76,6 +80,8 @@ class Worker:
     #: When it last told of itself, and how many looks have found nothing newer.
     word: int | None = None
     silences: int = 0
+    #: Its process is to read all files again, and has not told that it has.
+    reads_again: bool = False
 
     def __post_init__(self) -> None:
         self.pauses = Pauses()
@@ -96,16 +102,18 @@ class Worker:
         }
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, handed_over: HandedOver, manager: ServiceManager) -> int:
     """Run all workers until a signal ends them; returns the exit code."""
     # Waited for, one at a time, from now on. What comes meanwhile is not lost; in a worker they are free again.
     signal.pthread_sigmask(signal.SIG_SETMASK, _WAITED_FOR)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some leave it, it would let no process be waited for
     writer = SupervisorLog()
     logs.configure(settings.log.level, settings.log.format, writer=writer)
+    if unused := handed_over.close_unused(settings):
+        log.warning("sockets_unused", names=unused)
     try:
         check_store(settings.session.store)
-        return Supervisor(settings, writer).run()
+        return Supervisor(settings, writer, handed_over, manager).run()
     except StoreUnusable as error:
         complain(str(error))
         return BAD_USAGE
@@ -122,17 +130,23 @@ def serve(settings: Settings) -> int:
 class Supervisor:
     """All workers of one `serve`. Raises `CannotListen`, or ValueError for a setting."""
 
-    def __init__(self, settings: Settings, writer: SupervisorLog) -> None:
+    def __init__(
+        self, settings: Settings, writer: SupervisorLog, handed_over: HandedOver, manager: ServiceManager
+    ) -> None:
         self._began = time.perf_counter()
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
         self._settings = settings
         self._writer = writer
+        self._handed_over = handed_over
+        self._manager = manager
         self._pid = os.getpid()
         self._workers = [Worker(number) for number in range(1, settings.workers + 1)]
         self._started = False
         #: When workers that still run are killed: they drain. None: they go on.
         self._ends_at: float | None = None
-        self._looked = time.monotonic()
+        self._looked = self._told_alive = time.monotonic()
+        #: When workers were told to read all files again, until they have.
+        self._read_again_since: float | None = None
         self._code = OK
 
     def run(self) -> int:
@@ -140,9 +154,13 @@ class Supervisor:
         self._folder = Folder.make()
         try:
             self._writer.share(self._folder.log_lock)
-            self._sockets = Sockets(self._settings.listen, "listen", each=self._settings.workers)
+            self._sockets = Sockets(
+                self._settings.listen, "listen", each=self._settings.workers, handed_over=self._handed_over
+            )
             try:
-                self._admin_sockets = Sockets(self._settings.admin.listen, "admin.listen")
+                self._admin_sockets = Sockets(
+                    self._settings.admin.listen, "admin.listen", handed_over=self._handed_over
+                )
                 try:
                     gc.collect()
                     gc.freeze()
@@ -153,8 +171,8 @@ class Supervisor:
                 self._sockets.remove()
         finally:
             self._folder.remove()
-        if self._started:
-            log.info("stopped")
+        if self._code == OK:
+            log.info("stopped", **({} if self._started else {"what": BEFORE_THE_START}))
         return self._code
 
     def _serve(self) -> None:
@@ -172,11 +190,14 @@ class Supervisor:
             if now >= self._looked + LOOK_EVERY:
                 self._looked = now
                 self._look()
+            self._tell_manager(now)
             self._writer.write_on()
 
     def _patience(self) -> float:
         """Seconds until something is to be done without a signal."""
         due = [one.due for one in self._workers if one.state == "down" and self._ends_at is None]
+        if self._manager.word_every:
+            due.append(self._told_alive + self._manager.word_every)
         return max(0.0, min([self._looked + LOOK_EVERY, *due]) - time.monotonic())
 
     def _hear(self, heard: signal.struct_siginfo | None) -> None:
@@ -189,13 +210,13 @@ class Supervisor:
         elif number in (*STOP_SIGNALS, END) and self._ends_at is None:
             self._end()
         elif number == signal.SIGHUP:
-            for one in self._workers:
-                one.signal(signal.SIGHUP)
+            self._read_again()
 
     def _start(self, one: Worker) -> None:
         """Fork a process for this worker."""
         one.restarts += 1
         one.state, one.up_at, one.word, one.silences = "starting", None, None, 0
+        one.reads_again = False
         try:
             one.pid = os.fork()
         except OSError as error:
@@ -250,6 +271,7 @@ class Supervisor:
                 workers=len(self._workers),
                 start_ms=round((time.perf_counter() - self._began) * 1000, 1),
             )
+            self._manager.ready(self._sockets.names)
 
     def _reap(self, one: Worker) -> None:
         """See whether its process has ended."""
@@ -299,12 +321,46 @@ class Supervisor:
         drain = self._settings.drain
         if self._started:
             log.info("draining", delay=drain.delay, timeout=drain.timeout, workers=len(self._workers))
-        self._ends_at = time.monotonic() + drain.delay + drain.timeout + _GRACE
+        lasts = drain.delay + drain.timeout + _GRACE
+        self._manager.stopping(lasts)
+        self._ends_at = time.monotonic() + lasts
         self._tell()
         # The last worker that closes its sockets, or dies, frees the address.
         self._sockets.close()
         for one in self._workers:
             one.signal(signal.SIGTERM)
+
+    def _read_again(self) -> None:
+        """Let all workers read again what may have changed, and tell of it: until all that are up have."""
+        if self._started and self._ends_at is None:
+            self._manager.reloading()
+            self._read_again_since = time.monotonic()
+        for one in self._workers:
+            one.reads_again = one.state == "up"
+            one.signal(signal.SIGHUP)
+
+    def _tell_manager(self, now: float) -> None:
+        """Tell that a reload is over; and that this proxy is alive, which is for the workers to say."""
+        if self._ends_at is not None:
+            self._read_again_since = None
+        if (since := self._read_again_since) is not None:
+            for one in self._workers:
+                if one.reads_again:
+                    one.reads_again = read(self._folder.worker(one.worker)).get("read_again_at", 0.0) < since
+            if now >= since + READ_AGAIN_WITHIN or not any(one.reads_again for one in self._workers):
+                self._read_again_since = None
+                self._manager.ready(self._sockets.names)
+        if self._manager.word_every and now >= self._told_alive + self._manager.word_every:
+            self._told_alive = now
+            if any(self._is_well(one) for one in self._workers):
+                self._manager.alive()
+
+    def _is_well(self, one: Worker) -> bool:
+        """Say whether a worker serves and would say so at `/healthz`; one that drains takes part until it has ended."""
+        standing = Standing(one.known(), read(self._folder.worker(one.worker)))
+        if self._ends_at is not None:
+            return one.pid is not None
+        return standing.answers and not standing.said["not_alive"]
 
     def _tell(self) -> None:
         """Tell the workers of each other."""

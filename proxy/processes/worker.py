@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +24,7 @@ from proxy.server.admin import Admin
 from proxy.server.guard import Guard
 from proxy.session.stores import StoreUnusable
 from proxy.settings import Settings
+from proxy.tasks import Tasks
 from proxy.telemetry import logs
 from proxy.telemetry.logs import describe, log
 from proxy.telemetry.metrics import Metrics
@@ -88,7 +90,8 @@ class _Worker:
         # Twice is once: only the supervisor may hurry a worker, by killing it. A SIGTERM to one worker drains that one.
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, proxy.request_stop)
-        loop.add_signal_handler(signal.SIGHUP, proxy.read_again)
+        tasks = Tasks()
+        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.spawn(self._read_again(), name="read again"))
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         try:
             async with proxy:
@@ -107,6 +110,7 @@ class _Worker:
             code = OK
             if self._admin is not None:
                 await self._admin.tell()
+        await tasks.close()
         await writer.finish()
         return code
 
@@ -126,6 +130,15 @@ class _Worker:
             self._proxy.request_stop()
         if self._admin is not None:
             await self._admin.tell()
+
+    async def _read_again(self) -> None:
+        """Read all files that may change again, and tell the supervisor when it is done."""
+        began = time.monotonic()
+        await self._proxy.have_read_again()
+        if self._admin is not None and self._proxy.life.started:
+            self._admin.read_again_at = began
+            await self._admin.tell()
+            self._signal(LOOK)
 
     def _tell_failure(self, sentence: str, code: int) -> None:
         """Tell the supervisor; what the processes before this one had counted stays."""

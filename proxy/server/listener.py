@@ -31,7 +31,8 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 class Listener:
     """Accepts from one bound socket, and owns it, until it is closed. All methods belong to the event loop's thread.
 
-    One that does not wait for callers takes them in when it is told to: others wait at its socket.
+    One that does not wait for callers takes them in when it is told to: others wait at its socket. `stays`: the socket
+    goes on listening when it is closed here, and who stands in its queue then is somebody else's.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Listener:
         *,
         at_a_time: int = _AT_A_TIME,
         waits: bool = True,
+        stays: bool = False,
     ) -> None:
         self._server = server
         self._sock = sock
@@ -50,8 +52,8 @@ class Listener:
         self._again: asyncio.TimerHandle | None = None
         self._warned = self._stopped = self._exhausted = False
         sock.setblocking(False)
-        sock.listen(BACKLOG)
         self._waits = waits
+        self._stays = stays
         self._wait()
 
     def fileno(self) -> int:
@@ -70,12 +72,12 @@ class Listener:
             self._sock.close()
 
     async def close_after_the_rest(self) -> None:
-        """Listen no more, and take in who stands in the queue: with it they would be reset."""
+        """Listen no more, and take in who stands in the queue, unless it stays: with it they would be reset."""
         if self._sock.fileno() < 0:
             return
         self._stop()
         tries = _MOST_TRIES
-        while self._accept() or self._taking or (self._exhausted and tries):
+        while (not self._stays and (self._accept() or (self._exhausted and tries))) or self._taking:
             if self._taking:
                 await asyncio.wait(self._taking)
             else:  # descriptors come free as others end

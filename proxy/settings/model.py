@@ -245,7 +245,7 @@ class Settings:
     listen: tuple[ListenAddress, ...] = setting(
         listed(network.listen_addresses),
         (ListenAddress("tcp", "127.0.0.1", 8080),),
-        "where callers connect: HOST:PORT, [v6]:PORT or unix:/path",
+        "where callers connect: HOST:PORT, [v6]:PORT, unix:/path or fd:NAME",
     )
     #: More than 64 would be a typing error: each is a process with its own 50 MB and its own share of the callers.
     workers: int = setting(

@@ -130,20 +130,6 @@ def test_configuration_files_are_valid(block: Block, tmp_path: Path) -> None:
     assert settings.login.configured
 
 
-@pytest.mark.parametrize("block", _code("ini"), ids=_id)
-def test_the_unit_of_systemd_starts_the_proxy_with_valid_settings_and_waits_for_its_drain(
-    block: Block, tmp_path: Path
-) -> None:
-    lines = [line.partition("=")[::2] for line in _with_files_of(block.content, tmp_path).splitlines() if "=" in line]
-    only = dict(lines)
-    settings = load_settings(environ=dict(value.partition("=")[::2] for name, value in lines if name == "Environment"))
-    assert settings.login.configured
-    assert only["ExecStart"].split()[1:] == ["serve"]
-    assert int(only["TimeoutStopSec"]) >= settings.drain.delay + settings.drain.timeout + 16
-    credentials = {value.partition(":")[0] for name, value in lines if name == "LoadCredential"}
-    assert credentials == set(re.findall(r"%d/([\w-]+)", block.content))
-
-
 def _get(playground: Playground, path: str, **headers: str) -> None:
     request = urllib.request.Request(f"http://{playground.proxy}{path}", headers=headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -109,3 +109,33 @@ async def test_closing_ends_them_all(lines: list[EventDict]) -> None:
     await loops.close()
     assert task.cancelled()
     assert lines == []
+    assert loops.not_alive() == []  # whoever asks at the very end is not told of a death
+
+
+async def test_to_look_now_is_to_wait_for_a_look_of_all_that_began_afterwards(loops: Loops) -> None:
+    begun, go = 0, asyncio.Event()
+
+    async def look() -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            await go.wait()
+
+    loops.every(3600, "secrets", look)
+    loops.every(3600, "ca", lambda: None)
+    loops.hurry()
+    await until(lambda: begun == 1)
+    looked = asyncio.create_task(loops.look_now())
+    await asyncio.sleep(0)
+    go.set()  # the look that was under way may have read before it was asked
+    await looked
+    assert begun == 2
+
+
+async def test_a_look_that_fails_is_over_too(loops: Loops, lines: list[EventDict]) -> None:
+    def look() -> None:
+        raise OSError
+
+    loops.every(3600, "secrets", look)
+    await loops.look_now()
+    await until(lambda: lines)

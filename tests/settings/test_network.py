@@ -93,6 +93,9 @@ def test_plain_http_to_elsewhere(origin: str, plain: bool) -> None:
         ("0.0.0.0:65535", "0.0.0.0:65535"),
         ("unix:/run/proxy.sock", "unix:/run/proxy.sock"),
         ("unix:///run/proxy.sock", "unix:/run/proxy.sock"),
+        ("fd:http", "fd:http"),
+        ("fd:cardcash-proxy.socket", "fd:cardcash-proxy.socket"),
+        ("fd:8080", "fd:8080"),
     ],
 )
 def test_listen_addresses(text: str, shown: str) -> None:
@@ -106,6 +109,7 @@ def test_listen_addresses(text: str, shown: str) -> None:
     [
         *["", "8080", ":8080", "*:8080", "host", "host:", "host:x", "host:-1", "host:65536", "::1:8080", "[::1]"],
         *["http://h:1", "unix:", "unix:relative", "unix:/dir/", "unix:/" + "x" * 107, "a b:80", "127.0.0.1:８０"],
+        *["fd:", "fd:a:b", "fd:a b", "fd:ä", "fd:" + "x" * 256],
     ],
 )
 def test_listen_addresses_refused(text: str) -> None:
@@ -116,7 +120,7 @@ def test_listen_addresses_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "loopback"),
     [
-        *[("127.9.9.9:1", True), ("localhost:1", True), ("[::1]:1", True), ("unix:/x", True)],
+        *[("127.9.9.9:1", True), ("localhost:1", True), ("[::1]:1", True), ("unix:/x", True), ("fd:x", True)],
         *[("0.0.0.0:1", False), ("[::]:1", False), ("10.1.1.1:1", False), ("myhost:1", False)],
     ],
 )

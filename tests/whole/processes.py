@@ -17,7 +17,7 @@ import aiohttp
 from tests.server.harness import Caller
 
 
-def _clean() -> dict[str, str]:
+def clean() -> dict[str, str]:
     """Nothing of the machine's own configuration may reach a test."""
     return {name: value for name, value in os.environ.items() if not name.startswith("CARDCASH_")}
 
@@ -42,7 +42,7 @@ class Process:
         return cls(
             await asyncio.create_subprocess_exec(
                 *(*through, sys.executable, "-m", "proxy", *arguments),
-                env={**_clean(), **environ},
+                env={**clean(), **environ},
                 cwd=Path(__file__).parents[2],
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
@@ -56,7 +56,7 @@ class Process:
         return cls(
             await asyncio.create_subprocess_exec(
                 *(sys.executable, "-c", program, *arguments),
-                env={**_clean(), **environ},
+                env={**clean(), **environ},
                 cwd=Path(__file__).parents[2],
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,

@@ -203,6 +203,7 @@ async def test_something_else_at_the_address_is_one_line_and_exit_code_1(answer:
         ["status", "--config"],
         ["status", "--config", "/nowhere.yaml"],
         ["renew", "--admin.listen", "nowhere"],
+        ["status", "--admin.listen", "fd:admin"],
         ["renew", "--app-id", "secret-zebra"],
     ],
 )
