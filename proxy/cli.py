@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Final
 
 from proxy import __version__
+from proxy.commands import COMMANDS, parser_of
 from proxy.commands.flags import Parser, spelt
 from proxy.process import (
     BAD_USAGE,
@@ -24,18 +24,6 @@ from proxy.process import (
     told,
 )
 
-#: All commands, with what each is for.
-COMMANDS: Final = {
-    "serve": "run the proxy",
-    "check": "validate the configuration; print the effective one, where it comes from, secrets redacted",
-    "doctor": "try the way to CardCash step by step, and say what to do where it fails",
-    "health": "exit 0 when the running proxy is alive, else 1 (for a container HEALTHCHECK)",
-    "wait": "return when the running proxy is ready (for init containers and scripts)",
-    "shutdown": "ask the running proxy to drain and stop (for Kubernetes Jobs)",
-    "session": "read (status) or renew (renew) the running proxy's session; never prints a token",
-    "demo": "simulator and proxy together: try it out, with curl lines to paste",
-    "simulate": "the CardCash simulator alone",
-}
 #: Commands whose exit code is what is asked for, whatever becomes of the line they print.
 _VERDICTS: Final = ("health", "wait", "shutdown", "serve")
 
@@ -78,7 +66,5 @@ def _run(before: Sequence[str], wanted: str, flags: Sequence[str]) -> int:
         return BAD_USAGE
     if wanted not in COMMANDS:
         top.refuse_word("command", wanted, COMMANDS)
-    command = import_module(f"proxy.commands.{wanted}")
-    parser = Parser(prog=f"cardcash-proxy {wanted}", description=COMMANDS[wanted])
-    command.add_flags(parser)
+    command, parser = parser_of(wanted)
     return int(command.run(parser.parse_args(spelt(flags))))

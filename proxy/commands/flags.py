@@ -36,6 +36,23 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **about: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_formatter, **about)
+        #: What its one word may be, if it takes one.
+        self.words: tuple[str, ...] = ()
+
+    def add_word(self, name: str, known: Iterable[str], text: str) -> None:
+        """Add a word that is one of those that are known."""
+        self.words = tuple(known)
+
+        def checked(word: str) -> str:
+            if word not in self.words:
+                self.refuse_word(name, word, self.words)
+            return word
+
+        self.add_argument(name, metavar=name.upper(), type=checked, help=text)
+
+    def flags(self) -> list[argparse.Action]:
+        """List what begins with a dash."""
+        return [action for action in self._actions if action.option_strings]
 
     def error(self, message: str) -> NoReturn:
         """Tell the fault and exit."""

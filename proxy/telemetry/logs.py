@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import orjson
 
+from proxy.telemetry import console
 from proxy.telemetry.writer import LogWriter
 
 # structlog imports rich where it finds it (development tools bring it along): a tenth of the start-up time and 5 MB,
@@ -82,13 +83,13 @@ def configure(
     """
     writer = writer or LogWriter(fd)
     threshold = _LEVELS[level]
-    console = fmt == "console" or (fmt is None and os.isatty(fd))
+    for_people = fmt == "console" or (fmt is None and os.isatty(fd))
     renderer: Any
-    if console:
-        pretty = structlog.dev.ConsoleRenderer(colors=os.isatty(fd) and not os.environ.get("NO_COLOR"))
+    if for_people:
+        colours = os.isatty(fd) and not os.environ.get("NO_COLOR")
 
-        def renderer(logger: Any, name: str, event: MutableMapping[str, Any]) -> bytes:
-            return pretty(logger, name, event).encode("utf-8", "replace")
+        def renderer(_: Any, __: str, event: MutableMapping[str, Any]) -> bytes:
+            return console.line(event, colours=colours).encode("utf-8", "replace")
     else:
         renderer = structlog.processors.JSONRenderer(serializer=lambda event, **_: orjson.dumps(event, default=repr))
     common = {} if worker is None else {"worker": worker}
@@ -110,7 +111,7 @@ def configure(
         logger_factory=structlog.BytesLoggerFactory(file=writer),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
-    request_log.use(None if console or threshold > _LEVELS["info"] else writer, **common)
+    request_log.use(None if for_people or threshold > _LEVELS["info"] else writer, **common)
     root = logging.getLogger()
     root.handlers[:] = [_Bridge()]
     root.setLevel(max(threshold, logging.WARNING))

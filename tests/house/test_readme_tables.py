@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import proxy
-from proxy.cli import COMMANDS
+from proxy.commands import COMMANDS
 from proxy.core.errors import ProxyError
 from proxy.settings.describe import default_of
 from proxy.settings.model import CONFIG_VARIABLE, Leaf, groups, leaves

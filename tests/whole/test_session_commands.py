@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -164,6 +166,50 @@ async def test_the_address_may_stand_in_the_file_of_the_proxy(simulator: Simulat
         assert await done.ended() == 0, done.text
 
 
+async def test_status_can_be_watched_until_ctrl_c(simulator: Simulator) -> None:
+    async with logged_in(simulator) as proxy:
+        await first_session(proxy)
+        watch = await Process.start("session", "status", "--watch", "0.1", "--admin.listen", proxy.admin)
+        try:
+            await watch.says(lambda out: out.count(b"All is well") >= 2)
+            await session("renew", proxy)
+            await watch.says(lambda out: re.search(rb"renewals +2", out) is not None)
+            watch.signal(signal.SIGINT)
+            assert await watch.ended() == 0
+            assert watch.err == b""
+        finally:
+            await watch.close()
+
+
+async def test_watched_as_json_it_is_one_line_for_each_look(simulator: Simulator) -> None:
+    async with logged_in(simulator) as proxy:
+        await first_session(proxy)
+        watch = await Process.start("session", "status", "--watch", "0.1", "--json", "--admin.listen", proxy.admin)
+        try:
+            await watch.says(lambda out: out.count(b"\n") >= 2)
+            assert {json.loads(line)["state"] for line in bytes(watch.out).splitlines()[:2]} == {"fresh"}
+        finally:
+            await watch.close()
+
+
+async def test_who_watches_sees_the_proxy_go_and_come_back(simulator: Simulator) -> None:
+    async with logged_in(simulator) as proxy:
+        await first_session(proxy)
+        admin = proxy.admin
+        watch = await Process.start("session", "status", "--watch", "0.1", "--admin.listen", admin)
+        try:
+            await watch.says(lambda out: b"All is well" in out)
+            await proxy.close()
+            async with asyncio.timeout(10):
+                while b"no proxy answers" not in watch.err:
+                    await asyncio.sleep(0.01)
+            before = len(watch.out)
+            async with logged_in(simulator, admin):
+                await watch.says(lambda out: b"All is well" in out[before:])
+        finally:
+            await watch.close()
+
+
 @pytest.mark.parametrize("action", ["status", "renew"])
 @pytest.mark.parametrize("where", ["127.0.0.1", "unix"])
 async def test_where_nothing_listens_is_one_line_and_exit_code_1(action: str, where: str, tmp_path: Path) -> None:
@@ -205,6 +251,8 @@ async def test_something_else_at_the_address_is_one_line_and_exit_code_1(answer:
         ["renew", "--admin.listen", "nowhere"],
         ["status", "--admin.listen", "fd:admin"],
         ["renew", "--app-id", "secret-zebra"],
+        ["renew", "--watch"],
+        ["status", "--watch", "often"],
     ],
 )
 async def test_bad_usage_is_one_line_and_exit_code_2(arguments: list[str]) -> None:
