@@ -605,7 +605,7 @@ class SessionKeeper:
         shared, held = stored.token, self.current()
         if not will_do(shared, self.calls.credentials, self.refusals):
             return
-        if not outranks(shared, held, self._clock.now()):
+        if not outranks(shared, held, self._clock.now()) and not self._shared.replaced(held):
             return
         if self._renewal is not None and (shared.identity is None or held is None or held.identity is not None):
             return

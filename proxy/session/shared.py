@@ -126,6 +126,17 @@ class Shared:
             self._saved = token
         return self._saved is token and kept is not None
 
+    def replaced(self, held: Token | None) -> bool:
+        """Say whether another process has stored a token as good in the place of this one, which the store had.
+
+        It knew this one, so its own counts, whoever was born first: ages may be wrong by as long as a store hung, and no two
+        processes must hold to different tokens over that.
+        """
+        kept = self._kept
+        if held is None or kept is None or self._saved is not held or _shown(kept) == _shown(held):
+            return False
+        return (kept.identity is None) == (held.identity is None)
+
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> bool:
         """Remember what CardCash refused of these secrets, for restarts and other processes; say whether it is."""
         done = await self._do("latch", _done(self._store.refuse(refusals, secrets)))

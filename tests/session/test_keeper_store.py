@@ -515,3 +515,23 @@ async def test_what_was_made_alone_is_stored_when_the_store_is_back(build: Build
     await house.keeper.catch_up()
     await settle()
     assert (house.keeper.pending, (await store.look("")).token) == (False, token)
+
+
+async def test_what_another_process_stored_in_its_place_counts_though_it_seems_to_be_older(build: Build) -> None:
+    store = Distant(FakeClock())
+    store.broken = ()
+    house = build(store=store)
+    token = await house.keeper.token()
+    await store.save(Token("older.", Moment(token.born.steady - 5, token.born.wall - 5), 600), replaces=token)
+    await house.keeper.catch_up()
+    assert house.held.value == "older."
+
+
+async def test_but_no_anonymous_one_in_the_place_of_a_login(build: Build) -> None:
+    store = Distant(FakeClock())
+    store.broken = ()
+    house = build(store=store, credentials=LOGIN)
+    token = await house.keeper.token()
+    await store.save(Token("older.", Moment(token.born.steady - 5, token.born.wall - 5), 600), replaces=token)
+    await house.keeper.catch_up()
+    assert house.held is token
