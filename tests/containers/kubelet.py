@@ -75,12 +75,15 @@ class Kubelet:
         *,
         speed: float = 40.0,
         namespace: str = "shop",
+        address: str = "",
         more: Mapping[str, str] | None = None,
     ) -> None:
         self.sandbox = sandbox
         self.pod = pod
         self.container = proxy_of(pod)
         self.speed = speed
+        #: The pod's, by which it is probed: the cluster's first family.
+        self.address = address or sandbox.addresses[0]
         self.restarts = 0
         self.ready = False
         #: Every change of readiness, and every end of the container with its reason.
@@ -97,7 +100,7 @@ class Kubelet:
         self._thread.start()
 
     def _environment(self, namespace: str) -> dict[str, str]:
-        fields = {"metadata.namespace": namespace, "status.podIP": self.sandbox.addresses[0]}
+        fields = {"metadata.namespace": namespace, "status.podIP": self.address}
         env: dict[str, str] = {}
         for item in self.container["env"]:
             if "valueFrom" in item:
@@ -143,7 +146,7 @@ class Kubelet:
         try:
             answer = self.sandbox.node.ask(
                 "GET",
-                self.sandbox.addresses[0],
+                self.address,
                 ports[where["port"]],
                 where["path"],
                 timeout=probe.get("timeoutSeconds", 1),
@@ -221,7 +224,7 @@ class Kubelet:
 
     def status(self) -> Manifest:
         """/status, as Prometheus would reach it."""
-        answer = self.sandbox.node.ask("GET", self.sandbox.addresses[0], 8081, "/status")
+        answer = self.sandbox.node.ask("GET", self.address, 8081, "/status")
         found: Manifest = json.loads(answer.body)
         return found
 
@@ -233,7 +236,7 @@ class Kubelet:
         return counts
 
     def log(self) -> str:
-        return (self.sandbox.folder / "proxy.log").read_text()
+        return self.sandbox.log("proxy.log")
 
     def events(self, name: str) -> list[Manifest]:
         lines = [json.loads(line) for line in self.log().rpartition("\n")[0].splitlines() if line.startswith("{")]

@@ -33,12 +33,9 @@ def missing() -> str:
         return "needs root on Linux, for namespaces"
     if absent := [tool for tool in _TOOLS if shutil.which(tool) is None]:
         return f"needs {', '.join(absent)}"
-    made = subprocess.run(
-        ["unshare", "--net", "--mount", "sh", "-c", "ip link add a0 type veth peer name b0 && mount -t tmpfs t /mnt"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    tried = "ip link add a0 type veth peer name b0 && ip link add b1 type bridge && mount -t tmpfs t /mnt"
+    command = ["unshare", "--net", "--mount", "sh", "-c", tried]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
     return f"namespaces cannot be made here: {made.stderr.strip()}" if made.returncode else ""
 
 
@@ -89,10 +86,50 @@ class Network:
         self._threads.shutdown()
 
 
-class Sandbox:
-    """One set of namespaces. `addresses` are those of its eth0; probes come from the other end, `node`.
+def _hold(*what: str) -> subprocess.Popen[bytes]:
+    """Keep namespaces alive: they end with the standard input of their holder, so with this process at the latest."""
+    *namespaces, command = what
+    holder = subprocess.Popen(
+        ["unshare", *namespaces, "sh", "-c", f"{command} && echo up && exec cat >/dev/null"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"up\n", f"not made: {what}"
+    return holder
 
-    The disk is read-only but for `/run`, `/var/lib` and `/mnt`, which are empty, in memory, and gone at the end.
+
+def _let_go(holder: subprocess.Popen[bytes]) -> None:
+    assert holder.stdin is not None and holder.stdout is not None
+    holder.stdin.close()
+    holder.stdout.close()
+    holder.wait()
+
+
+class Node(Network):
+    """The machine as its pods or containers see it: a bridge between them, and the addresses it has there itself."""
+
+    def __init__(self, addresses: Sequence[str] = ("10.42.0.1/24", "fd42::1/64")) -> None:
+        commands = ["ip link set lo up", "ip link add name br0 type bridge", "ip link set br0 up"]
+        commands += [f"ip addr add {address} dev br0 {_quickly(address)}" for address in addresses]
+        self._holder = _hold("--net", " && ".join(commands))
+        super().__init__(self._holder.pid)
+        self._plugs = 0
+
+    def plug(self) -> str:
+        """Name the next end of a cable in the bridge."""
+        self._plugs += 1
+        return f"pod{self._plugs}"
+
+    def close(self) -> None:
+        super().close()
+        _let_go(self._holder)
+
+
+class Sandbox:
+    """One set of namespaces. `addresses` are those of its eth0, whose other end is at `node`.
+
+    The disk is read-only but for `/run`, `/srv`, `/var/lib` and `/mnt`, which are empty, in memory, and gone at the end.
     """
 
     def __init__(
@@ -100,22 +137,24 @@ class Sandbox:
         folder: Path,
         addresses: Sequence[str] = ("10.42.0.5/24", "fd42::5/64"),
         *,
-        node: Sequence[str] = ("10.42.0.1/24", "fd42::1/64"),
+        node: Node | None = None,
         hosts: Mapping[str, str] | None = None,
         shell: str = "",
     ) -> None:
         self.folder = folder
         self.addresses = [address.partition("/")[0] for address in addresses]
         folder.mkdir(parents=True, exist_ok=True)
-        names = {"127.0.0.1": "localhost", **(hosts or {})}
-        (folder / "hosts").write_text("".join(f"{address} {name}\n" for address, name in names.items()))
-        self._holders = [self._hold("--net", "true")]
+        names = {"localhost": "127.0.0.1", **(hosts or {})}
+        (folder / "hosts").write_text("".join(f"{address} {name}\n" for name, address in names.items()))
+        self.node = node or Node()
+        self._own = None if node else self.node
+        plug = self.node.plug()
         commands = [
             "ip link set lo up",
-            f"ip link add eth0 type veth peer name pod0 netns {self._holders[0].pid}",
+            f"ip link add eth0 type veth peer name {plug} netns {self.node.pid}",
             "ip link set eth0 up",
             *(f"ip addr add {address} dev eth0 {_quickly(address)}" for address in addresses),
-            "for place in /run /var/lib /mnt; do mount -t tmpfs -o mode=755 sandbox $place; done",
+            "for place in /run /srv /var/lib /mnt; do mount -t tmpfs -o mode=755 sandbox $place; done",
             *_reachable(),
             f"mount --bind {shlex.quote(str(folder / 'hosts'))} /etc/hosts",
             "mkdir -p /mnt/bin",
@@ -126,26 +165,11 @@ class Sandbox:
             shell or "true",
             "mount -o remount,bind,ro /",
         ]
-        self._holders.append(self._hold("--net", "--mount", " && ".join(commands)))
-        self.pid = self._holders[1].pid
-        self._inside("--net", self._holders[0].pid, "ip link set lo up && ip link set pod0 up")
-        for address in node:
-            self._inside("--net", self._holders[0].pid, f"ip addr add {address} dev pod0 {_quickly(address)}")
-        self.node = Network(self._holders[0].pid)
+        self._holder = _hold("--net", "--mount", " && ".join(commands))
+        self.pid = self._holder.pid
+        self._inside("--net", self.node.pid, f"ip link set {plug} master br0 up")
         self.within = Network(self.pid)
         self._running: list[subprocess.Popen[bytes]] = []
-
-    def _hold(self, *what: str) -> subprocess.Popen[bytes]:
-        """Keep namespaces alive: they end with the standard input of their holder, so with this process at the latest."""
-        *namespaces, command = what
-        holder = subprocess.Popen(
-            ["unshare", *namespaces, "sh", "-c", f"{command} && echo up && exec cat >/dev/null"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"up\n", f"not made: {what}"
-        return holder
 
     @staticmethod
     def _inside(namespaces: str, pid: int, command: str) -> None:
@@ -154,6 +178,10 @@ class Sandbox:
     def shell(self, command: str) -> None:
         """Run a command as root within."""
         self._inside("--net --mount", self.pid, command)
+
+    def log(self, name: str = "log") -> str:
+        """What was written to a log so far."""
+        return (self.folder / name).read_text()
 
     def start(
         self,
@@ -196,13 +224,10 @@ class Sandbox:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
             process.wait()
-        self.node.close()
         self.within.close()
-        for holder in reversed(self._holders):
-            assert holder.stdin is not None and holder.stdout is not None
-            holder.stdin.close()
-            holder.stdout.close()
-            holder.wait()
+        _let_go(self._holder)
+        if self._own is not None:
+            self._own.close()
 
     def __enter__(self) -> Sandbox:
         return self
