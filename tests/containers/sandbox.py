@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import http.client
 import os
 import shlex
@@ -27,6 +28,7 @@ _CLONE_NEWNET = 0x40000000
 _TOOLS = ("unshare", "nsenter", "setpriv", "ip", "mount")
 
 
+@functools.cache
 def missing() -> str:
     """Say what stands against sandboxes here; empty: nothing."""
     if sys.platform != "linux" or os.geteuid() != 0:
