@@ -21,6 +21,9 @@ class Scenario:
 
 SCENARIOS = {
     "start": Scenario("Start-up: process to first good answer (ours: /readyz)", scenarios.start_up, "ready_s"),
+    "instructions": Scenario(
+        "GET 1 kB JSON, 32 connections, under callgrind", scenarios.instructions, "k_instructions"
+    ),
     "small": Scenario("GET 1 kB JSON, 32 connections", partial(scenarios.closed, scenario="small", ask=SMALL)),
     "post": Scenario("POST 512 B, 32 connections", partial(scenarios.closed, scenario="post", ask=POST)),
     "list": Scenario("GET 330 kB list, 32 connections", partial(scenarios.closed, scenario="list", ask=LIST)),

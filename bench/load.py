@@ -212,6 +212,36 @@ async def closed_loop(
     return loop.tally
 
 
+class KeptLines:
+    """Connections that stay open between stretches of load, so that making them is no part of what is measured."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._lines: list[Line] = []
+        self._loop: _Loop | None = None
+
+    async def open(self, count: int) -> None:
+        """Connect. Raises OSError."""
+        self._lines += [await Line.open(self._port, self._answered) for _ in range(count)]
+
+    async def ask(self, ask: Ask, count: int) -> Tally:
+        """Ask `count` times in all, on each connection anew as soon as it was answered."""
+        self._loop = loop = _Loop([ask.raw(self._port)], count=count, until=None)
+        for line in self._lines:
+            loop.begin(line)
+        await loop.done
+        return loop.tally
+
+    def close(self) -> None:
+        """Disconnect them all."""
+        for line in self._lines:
+            line.close()
+
+    def _answered(self, line: Line, answer: Answer | None) -> None:
+        if self._loop is not None:
+            self._loop.answered(line, answer)
+
+
 async def open_loop(port: int, ask: Ask, *, rate: float, seconds: float, seed: int) -> Tally:
     """Ask `rate` times a second at random moments, whether or not earlier ones were answered.
 

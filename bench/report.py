@@ -15,6 +15,7 @@ from bench.results import DIRECT, GOALS, OURS, Results
 #: Every metric with its heading and how it is written, in the order of the columns.
 COLUMNS = {
     "ready_s": ("ready", "{:.3f} s"),
+    "k_instructions": ("1000 instructions/request", "{:.0f}"),
     "cpu_us": ("CPU/request", "{:.1f} µs"),
     "cpu_ms": ("CPU", "{:.0f} ms"),
     "rps": ("requests/s", "{:,.0f}"),

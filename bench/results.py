@@ -82,6 +82,8 @@ def _memory(results: Results) -> Summary | None:
 
 
 GOALS = (
+    Goal("GET: instructions, of aiohttp's", 0.33, "x", lambda r: r.ratio("instructions", "k_instructions", "aiohttp")),
+    _absolute("GET: instructions", "instructions", "k_instructions", 185.0, " k"),
     *(
         _ratio(what, scenario, peer, limit)
         for what, scenario in (("small answers", "small"), ("POST 512 B", "post"))

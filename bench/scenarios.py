@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import configs, measure
+from bench import instructions as instructing
 from bench.load import Ask, closed_loop, open_loop
 from bench.processes import BenchError, Cores
 from bench.quota import shares
@@ -27,6 +28,8 @@ POST = Ask(configs.SMALL, configs.small_json(512).encode())
 LIST = Ask(configs.LIST)
 #: Of a core, for each worker: little enough for two of them, the load and the upstream on two cores.
 _SHARE = 0.4
+#: Those in Python, served by the process that was started: valgrind cannot be told anything in a forked worker.
+_COUNTABLE = frozenset((OURS, "aiohttp"))
 
 
 @dataclass(slots=True)
@@ -104,6 +107,32 @@ async def closed(rig: Rig, scenario: str, ask: Ask, *, connections: int = 32, tl
             if pids:
                 numbers |= {"cpu_us": used / answers * 1e6, "busy": used / taken, "rss_mb": measure.memory_mb(pids)}
             rig.results.add(scenario, peer.name, **numbers)
+
+
+async def instructions(rig: Rig) -> None:
+    """Instructions in user space of a request, in a process of its own under callgrind, its start left out."""
+    if why := instructing.missing():
+        rig.problem(f"instructions: {why}")
+        return
+    place = Place(rig.folder, rig.cores, rig.upstream.plain, instructing.wrapper(rig.folder))
+    for name in rig.peers:
+        if name not in _COUNTABLE:
+            continue
+        try:
+            peer = await KINDS[name].start(place)
+        except BenchError as error:
+            rig.problem(str(error))
+            continue
+        counter = instructing.Counter(peer, rig.folder)
+        try:
+            await counter.begin(SMALL)
+            for _ in range(rig.rounds):
+                rig.results.add("instructions", name, k_instructions=await counter.count(SMALL) / 1000)
+        except BenchError as error:
+            rig.problem(str(error))
+        finally:
+            counter.close()
+            peer.stop()
 
 
 async def workers(rig: Rig) -> None:

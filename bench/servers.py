@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,15 +22,24 @@ from bench.processes import BenchError, Cores, Server, clean_environment, free_p
 from bench.results import OURS
 
 ROOT = Path(__file__).parents[1]
+#: Seconds in which a server is ready, under valgrind too.
+_START = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a server runs: a folder for its files, the cores, and what is behind it."""
+    """Where a server runs: a folder for its files, the cores, what is behind it, and what its command stands behind."""
 
     folder: Path
     cores: Cores
     origin: Origin
+    wrapper: tuple[str, ...] = ()
+
+    def start(
+        self, name: str, command: Sequence[str], output: Path, environ: Mapping[str, str] | None = None
+    ) -> Server:
+        """Start a server that is measured. Raises BenchError."""
+        return Server.start(name, [*self.wrapper, *command], cores=self.cores.measured, output=output, environ=environ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +133,9 @@ def our_environment(origin: Origin, port: int, admin_port: int, settings: Mappin
 async def start_ours(place: Place, *, output: Path | None = None, settings: Mapping[str, str] = {}) -> Peer:
     """Start the proxy as an operator would; its log goes to `output`, else to a file in its place."""
     port, admin_port = free_port(), free_port()
-    server = Server.start(
-        OURS,
-        [*our_command(), "serve"],
-        cores=place.cores.measured,
-        output=output or place.folder / "cardcash-proxy.log",
-        environ=our_environment(place.origin, port, admin_port, settings),
-    )
+    environ = our_environment(place.origin, port, admin_port, settings)
+    command = [*our_command(), "serve"]
+    server = place.start(OURS, command, output or place.folder / "cardcash-proxy.log", environ)
     return await _ready(OURS, server, port, admin_port, "/readyz")
 
 
@@ -149,7 +154,7 @@ async def start_simulator(folder: Path, cores: frozenset[int], *arguments: str) 
 
 async def _ready(name: str, server: Server, port: int, asked: int = 0, path: str = configs.SMALL) -> Peer:
     try:
-        return Peer(name, port, server, await server.answers(asked or port, path), asked)
+        return Peer(name, port, server, await server.answers(asked or port, path, seconds=_START), asked)
     except BaseException:
         server.stop()
         raise
@@ -164,17 +169,14 @@ async def _nginx(place: Place) -> Peer:
     port, folder = free_port(), place.folder
     config = _written(folder / "peer.conf", configs.nginx_peer(folder, port=port, origin=place.origin))
     command = [installed("nginx") or "nginx", "-e", "stderr", "-p", str(folder), "-c", str(config)]
-    return await _ready(
-        "nginx", Server.start("nginx", command, cores=place.cores.measured, output=folder / "nginx.out"), port
-    )
+    return await _ready("nginx", place.start("nginx", command, folder / "nginx.out"), port)
 
 
 async def _haproxy(place: Place) -> Peer:
     port, folder = free_port(), place.folder
     config = _written(folder / "haproxy.cfg", configs.haproxy_peer(port=port, origin=place.origin))
     command = [installed("haproxy") or "haproxy", "-f", str(config)]
-    server = Server.start("haproxy", command, cores=place.cores.measured, output=folder / "haproxy.log")
-    return await _ready("haproxy", server, port)
+    return await _ready("haproxy", place.start("haproxy", command, folder / "haproxy.log"), port)
 
 
 async def _caddy(place: Place) -> Peer:
@@ -185,8 +187,7 @@ async def _caddy(place: Place) -> Peer:
     environ = clean_environment(
         GOMAXPROCS="1", HOME=str(folder), XDG_DATA_HOME=str(folder), XDG_CONFIG_HOME=str(folder)
     )
-    server = Server.start("caddy", command, cores=place.cores.measured, output=folder / "caddy.out", environ=environ)
-    return await _ready("caddy", server, port)
+    return await _ready("caddy", place.start("caddy", command, folder / "caddy.out", environ), port)
 
 
 async def start_aiohttp(place: Place) -> Peer:
@@ -196,10 +197,7 @@ async def start_aiohttp(place: Place) -> Peer:
     command += ["--log", str(folder / "aiohttp-access.log")]
     command += ["--ca", str(place.origin.ca)] if place.origin.ca else []
     environ = clean_environment(PYTHONPATH=str(ROOT))
-    server = Server.start(
-        "aiohttp", command, cores=place.cores.measured, output=folder / "aiohttp.out", environ=environ
-    )
-    return await _ready("aiohttp", server, port)
+    return await _ready("aiohttp", place.start("aiohttp", command, folder / "aiohttp.out", environ), port)
 
 
 async def _mitmproxy(place: Place) -> Peer:
@@ -207,8 +205,7 @@ async def _mitmproxy(place: Place) -> Peer:
     command = [installed("mitmdump") or "mitmdump", "--mode", f"reverse:{place.origin.url}", "--listen-port", str(port)]
     command += ["--listen-host", "127.0.0.1", "--set", f"confdir={folder}", "--set", "stream_large_bodies=1m"]
     command += ["--set", f"ssl_verify_upstream_trusted_ca={place.origin.ca}"] if place.origin.ca else []
-    server = Server.start("mitmproxy", command, cores=place.cores.measured, output=folder / "mitmproxy.log")
-    return await _ready("mitmproxy", server, port)
+    return await _ready("mitmproxy", place.start("mitmproxy", command, folder / "mitmproxy.log"), port)
 
 
 @dataclass(frozen=True, slots=True)

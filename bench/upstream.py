@@ -18,7 +18,14 @@ from bench.configs import TOKEN, small_json
 
 
 def _answer(body: str, *more: str) -> bytes:
-    head = ["HTTP/1.1 200 OK", "Content-Type: application/json", f"Content-Length: {len(body)}", *more]
+    # Every server of today sends a Date; the plain proxy and ours would each make one where there is none.
+    head = [
+        "HTTP/1.1 200 OK",
+        "Date: Sun, 22 Nov 2026 08:00:00 GMT",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        *more,
+    ]
     return "\r\n".join([*head, "", body]).encode()
 
 

@@ -80,6 +80,9 @@ class AnswerFields:
             kind = KINDS.get(name.lower())
             if kind is None:
                 down.append(line)
+            elif kind == _DATE:
+                self.dated = True
+                down.append(line)
             elif kind != _DROPPED:
                 self._take(kind, line, value.strip(b" \t"))
         # RFC 9112, 6.3: both together are a smuggling attempt or a broken hop.
@@ -95,9 +98,6 @@ class AnswerFields:
             if self.content_length is not None or not value.isdigit() or len(value) > 18:
                 raise ValueError("malformed Content-Length")
             self.content_length = int(value)
-        elif kind == _DATE:
-            self.dated = True
-            self.down.append(line)
         elif kind == _CONNECTION:
             self.nominated = self.nominated | names_of(value)
         elif kind == _PRIVATE:
@@ -142,24 +142,26 @@ def for_client(fields: AnswerFields, *, host: bytes | None, origins: Iterable[by
     ]
 
 
-def scrubbed(head: list[bytes], secrets: Iterable[bytes]) -> list[bytes]:
-    """Leave out of the lines of a head those in which one of `secrets` stands, and of the status line its reason.
+def scrubbed(head: list[bytes], secrets: Iterable[bytes]) -> bytes:
+    """Join the lines of a head, without those in which one of `secrets` stands, and in the status line without its reason.
 
     `secrets` are in lower case.
     """
-    if not _exposes(b"\n".join(head), secrets):
-        return head
+    whole = b"\r\n".join(head)
+    if not _exposes(whole, secrets):
+        return whole
     start, *fields = head
     if _exposes(start, secrets):
         start = start[:_BEFORE_REASON]
-    return [start, *(line for line in fields if not _exposes(line, secrets))]
+    return b"\r\n".join((start, *(line for line in fields if not _exposes(line, secrets))))
 
 
 def _exposes(text: bytes, secrets: Iterable[bytes]) -> bool:
     """Say whether a secret stands in `text`; a short one only as a word of its own, lest it is met by chance."""
     text = text.lower()
     for secret in secrets:
-        if secret in text and (
+        # `in` takes three times as long here: CPython tries bytes as a number first.
+        if text.find(secret) >= 0 and (
             len(secret) >= _LONG or re.search(rb"(?<![a-z0-9])%b(?![a-z0-9])" % re.escape(secret), text)
         ):
             return True

@@ -73,6 +73,7 @@ class RequestFields:
 
     #: Field lines for the upstream, each with its CRLF; names of `Connection` already gone.
     block: bytes = b""
+    http_10: bool = False
     host: bytes | None = None
     origins: tuple[bytes, ...] = ()
     fetch_site: bytes | None = None
@@ -80,6 +81,8 @@ class RequestFields:
     user_agent: bool = False
     content_length: int | None = None
     chunked: bool = False
+    #: There is a body with anything in it to read.
+    has_body: bool = False
     expects_continue: bool = False
     #: The caller wants to keep the connection (RFC 9112, 9.3).
     persistent: bool = True
@@ -97,11 +100,6 @@ class RequestFields:
     def lines(self) -> list[bytes]:
         """The lines one by one."""
         return self.block.splitlines(keepends=True)
-
-    @property
-    def has_body(self) -> bool:
-        """Say whether there is a body with anything in it to read."""
-        return self.chunked or bool(self.content_length)
 
     @property
     def framing(self) -> bytes:
@@ -123,7 +121,7 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
     `required` is the lower-case name of `callers.require_header`. Raises `BadRequest` for framing that is ambiguous or
     not understood.
     """
-    fields = RequestFields(persistent=not http_10)
+    fields = RequestFields(http_10=http_10, persistent=not http_10)
     lines: list[bytes] = []
     once: set[bytes] = set()
     nominated = NO_NAMES
@@ -186,6 +184,7 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
             lines = [line for line in lines if line.partition(b":")[0].lower() not in names]
             fields.user_agent = fields.user_agent and b"user-agent" not in names
             fields.content_type = b"" if b"content-type" in names else fields.content_type
+    fields.has_body = fields.chunked or bool(fields.content_length)
     fields.block = b"".join(lines)
     return fields
 

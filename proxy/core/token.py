@@ -74,15 +74,13 @@ class Token:
     login_lost: bool = False
     #: What nobody may be told in an answer's head: its value and its application id, in lower case.
     private: tuple[bytes, ...] = field(init=False)
+    #: The value of `Authorization` for requests.
+    bearer: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         private = tuple(text.lower().encode() for text in (self.value, self.app_id) if text)
         object.__setattr__(self, "private", private)
-
-    @property
-    def bearer(self) -> bytes:
-        """The value of `Authorization` for requests."""
-        return b"Bearer " + self.value.encode("ascii")
+        object.__setattr__(self, "bearer", b"Bearer " + self.value.encode("ascii", "replace"))
 
     @property
     def expires_at(self) -> float:

@@ -6,9 +6,7 @@ meaning is `core/request_fields.py`'s. Must not know sockets or time.
 
 from __future__ import annotations
 
-import os
 import re
-from hashlib import blake2b
 from typing import Final
 
 from httptools import HttpRequestParser
@@ -24,8 +22,7 @@ MAX_FIELD: Final = 16 * 1024
 MAX_FIELDS: Final = 128
 #: Room for a method, a version, and what the bounds above leave open.
 _SLACK: Final = 64
-#: Blocks of fields whose meaning is remembered, and bytes of the longest: at most some 3 MB.
-_MOST_REMEMBERED: Final = 256
+#: Bytes of a block of fields that is kept with the connection, to be compared with the next.
 _LONGEST_REMEMBERED: Final = 2048
 _METHODS: Final = {method.encode("ascii"): method for method in METHODS}
 #: Version → whether it is 1.0; and a request line under which llhttp judges the fields of any method.
@@ -39,14 +36,25 @@ _INVALID: Final = "The request is not valid HTTP/1.1."
 class RequestHead:
     """One parsed request head. Raises `BadRequest`, `HeadersTooLarge`, `TargetTooLong`."""
 
-    __slots__ = ("fields", "http_10", "method", "target")
+    __slots__ = ("block", "fields", "http_10", "method", "target")
 
-    def __init__(self, data: bytes, *, required: bytes | None = None) -> None:
-        """Parse `data`, a head up to and with its first empty line; `required` as `read_request` takes it."""
+    fields: RequestFields
+
+    def __init__(self, data: bytes, required: bytes | None = None, before: RequestHead | None = None) -> None:
+        """Parse `data`, a head up to and with its first empty line; `required` as `read_request` takes it.
+
+        `before` is the head before it on the connection: a client sends the same fields with most of its requests, and
+        reading them anew costs a tenth of a small request.
+        """
         start, _, block = data.partition(b"\r\n")
         #: The target is as it came; `core/target.py` judges it.
         self.method, self.target, self.http_10 = _read_start(start)
-        self.fields = _read_once(block, self.http_10, required)
+        #: The field lines; None: too many to keep.
+        self.block = block if len(block) <= _LONGEST_REMEMBERED else None
+        if before is not None and before.block == block and before.http_10 is self.http_10:
+            self.fields = before.fields
+        else:
+            self.fields = _read(block, self.http_10, required)
 
 
 def _read_start(start: bytes) -> tuple[str, str, bool]:
@@ -83,26 +91,6 @@ def _read(block: bytes, http_10: bool, required: bytes | None) -> RequestFields:
             raise HeadersTooLarge(f"A header field is longer than {MAX_FIELD} bytes.")
         fields.append((name, value.strip(b" \t")))
     return read_request(fields, http_10=http_10, required=required)
-
-
-def _read_once(block: bytes, http_10: bool, required: bytes | None) -> RequestFields:
-    """Read a block, or remember: a client sends the same fields with most of its requests, and reading them anew costs a
-    tenth of a small request. Credentials may stand in it, so only a keyed digest of it is kept."""
-    if len(block) > _LONGEST_REMEMBERED:
-        return _read(block, http_10, required)
-    digest = _KEYED.copy()
-    digest.update(block)
-    key = (digest.digest(), http_10, required)
-    fields = _known.get(key)
-    if fields is None:
-        if len(_known) >= _MOST_REMEMBERED:
-            _known.clear()  # callers choose the bytes
-        fields = _known[key] = _read(block, http_10, required)
-    return fields
-
-
-_KEYED: Final = blake2b(digest_size=16, key=os.urandom(32))
-_known: Final[dict[tuple[bytes, bool, bytes | None], RequestFields]] = {}
 
 
 def check_partial(data: bytes | bytearray, known: int) -> None:

@@ -80,8 +80,9 @@ class Body:
 
     def release(self) -> None:
         """Give the room for the kept bytes back."""
-        self._budget.give_back(self._reserved)
-        self._reserved = 0
+        if self._reserved:
+            self._budget.give_back(self._reserved)
+            self._reserved = 0
 
 
 NO_BODY = Body(ReplayBudget(0))

@@ -81,6 +81,7 @@ class CallerConnection(Flow):
         "_drain_due",
         "_fresh",
         "_idle_since",
+        "_last",
         "_moved",
         "_phase",
         "_receive",
@@ -114,6 +115,8 @@ class CallerConnection(Flow):
         self._body_due = self._drain_due = inf
         #: No request has come yet.
         self._fresh = True
+        #: The head of the last request.
+        self._last: RequestHead | None = None
         #: When the last answer was out, or the first byte of a head came.
         self._idle_since = 0.0
         #: Why no request of this connection will be served (AWAY).
@@ -165,6 +168,7 @@ class CallerConnection(Flow):
         self._body_due = self._drain_due = inf
         self.head.begun.clear()
         self._ahead = b""
+        self._last = None
         if self.exchange is not None:
             self.exchange.fail(CallerGone())
         if self._task is not None:
@@ -200,7 +204,7 @@ class CallerConnection(Flow):
 
     def tell_away(self, _: bytes = b"") -> None:
         """Give the answer of `turn_away`, if it is not given yet."""
-        if self._phase == _AWAY and self._refusal is not None and self.is_open:
+        if self._phase is _AWAY and self._refusal is not None and self.is_open:
             self._refuse(self._refusal, bytes(self.head.begun))
 
     def abort(self) -> None:
@@ -214,7 +218,7 @@ class CallerConnection(Flow):
     def break_off(self) -> None:
         """End the connection with a reset, after what was written has arrived. Part of `Link`."""
         if self._left():
-            if self._phase != _BREAKING:
+            if self._phase is not _BREAKING:
                 self._enter(_BREAKING, _swallow, self._server.time() + LINGERING_TIME)
             self._server.loop.call_later(_LOOK_AGAIN, self.break_off)
         else:
@@ -246,18 +250,12 @@ class CallerConnection(Flow):
                     self._wait_for_head(HEAD_TIMEOUT)
                 return
             raw, rest = found
-            head = RequestHead(raw, required=self._server.required)
+            head = self._last = RequestHead(raw, self._server.required, self._last)
         except ProxyError as error:
             self._refuse(error, raw or bytes(self.head.begun))
             return
-        exchange = self.exchange = Exchange(
-            self,
-            self._server.loop,
-            method=head.method,
-            target=head.target,
-            http_10=head.http_10,
-            fields=head.fields,
-        )
+        server = self._server
+        exchange = self.exchange = Exchange(self, server.loop, head.method, head.target, head.fields)
         if exchange.complete:
             self._enter(_SERVING, self._receive_ahead)
         else:
@@ -265,7 +263,8 @@ class CallerConnection(Flow):
         self._fresh = False
         if rest:
             self._receive(rest)
-        self._task = self._server.loop.create_task(self._serve(exchange))
+        # The loop's own way to make one costs a name for each.
+        self._task = asyncio.Task(self._serve(exchange), loop=server.loop, name="request")
 
     def _receive_body(self, data: bytes) -> None:
         exchange = self.exchange
@@ -296,11 +295,12 @@ class CallerConnection(Flow):
         self.exchange = self._task = None
         if self._phase not in (_BODY, _SERVING) or not self.is_open:
             return
-        if not exchange.keep_alive or self._phase == _BODY or self._server.draining:
+        if not exchange.keep_alive or self._phase is _BODY or self._server.draining:
             self._end()
             return
         self._wait_for_head(KEEPALIVE_TIMEOUT)
-        self.resume_reading()
+        if self.paused:
+            self.resume_reading()
         if self._ahead:
             ahead, self._ahead = self._ahead, b""
             self._receive_head(ahead)
@@ -309,7 +309,7 @@ class CallerConnection(Flow):
         """Answer what never became a request, without a byte of it in the answer or the log."""
         # The answer to HEAD has no body (RFC 9110, 9.3.2), whatever is wrong with the rest.
         method = "HEAD" if data.startswith(b"HEAD ") else ""
-        exchange = Exchange(self, self._server.loop, method=method, fields=RequestFields(persistent=False))
+        exchange = Exchange(self, self._server.loop, method, "", RequestFields(persistent=False))
         self.head.begun.clear()
         self._server.refuse(exchange, error)
         self._end()

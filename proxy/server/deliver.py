@@ -63,6 +63,8 @@ class Answer:
 
     def take(self) -> list[bytes]:
         """Return everything that is here without waiting."""
+        if not self.peeked and self._failure is None:
+            return self.response.take()
         pieces, self.peeked = self.peeked, []
         return pieces if self._failure is not None else pieces + self.response.take()
 
@@ -90,8 +92,8 @@ async def deliver(
         complete = answer.complete
         pieces = answer.take() if response.has_body else []
         start = b"HTTP/1.1 %d %b" % (answer.status, response.reason)
-        lines = scrubbed([start, *for_client(response.fields, host=host, origins=origins)], private)
-        lines.append(b"X-Request-ID: " + record.request_id.encode("ascii"))
+        head = scrubbed([start, *for_client(response.fields, host=host, origins=origins)], private)
+        lines = [head, b"X-Request-ID: " + record.request_id.encode("ascii")]
         if not response.fields.dated:
             lines.append(date_line())
         if answer.details:

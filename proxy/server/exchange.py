@@ -60,10 +60,8 @@ class Exchange(Inflow):
         self,
         link: Link,
         loop: asyncio.AbstractEventLoop,
-        *,
         method: str,
-        target: str = "",
-        http_10: bool = False,
+        target: str,
         fields: RequestFields,
     ) -> None:
         super().__init__(loop)
@@ -73,7 +71,7 @@ class Exchange(Inflow):
         self.local = link.local
         self.method = method
         self.target = target
-        self.http_10 = http_10
+        self.http_10 = fields.http_10
         self.fields = fields
         #: Whether the connection can be kept after this answer.
         self.keep_alive = fields.persistent

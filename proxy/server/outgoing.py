@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from proxy.clock import Clock
@@ -72,6 +73,8 @@ class Outgoing:
     record: Record
     #: The e-mail of a caller's own login, whose answer's token carries that account.
     login_as: str | None = None
+    #: The token of the last attempt; None: it carried none.
+    token: Token | None = None
     #: The last answer that came.
     answer: Answer | None = None
 
@@ -143,25 +146,46 @@ class Sender:
             raise
 
     async def _send(self, request: Outgoing, *, fresh: bool) -> Result:
-        request.answered(None)  # it may still hold the only connection
-        answer = None
+        if request.answer is not None:
+            request.answered(None)  # it may still hold the only connection
+        record, way, body = request.record, request.way, request.body
+        head = partial(self._head, request)
+        response = None
         try:
-            while answer is None:
-                token = await self._token(request)
+            while response is None:
+                token = self._keeper.token_at_once(account=way.account) if request.method != "TRACE" else None
+                if token is None or self._keeper.identity_lost:
+                    token = await self._token(request)
+                request.token = token
+                record.attempts += 1
+                started = time.perf_counter()
                 try:
-                    answer = await self._attempt(request, token, fresh=fresh)
+                    response = await self._upstream.send(
+                        method=request.method,
+                        head=head,
+                        body=body.content(),
+                        chunked=body.chunked,
+                        # A purchase goes out on a connection of its own: no stray answer to another request can be taken
+                        # for its.
+                        fresh=fresh or way.traits.guarded,
+                        repeatable=way.traits.safe,
+                    )
                 except _TokenEnded:
-                    request.record.attempts -= 1
+                    record.attempts -= 1
+                finally:
+                    record.upstream_seconds = time.perf_counter() - started
         except (UpstreamError, Unavailable) as error:
             if isinstance(error, UpstreamError):
                 self._metrics.upstream_errors.labels(error.kind).inc()
-            return Failed(error, request.body.can_be_sent)
-        request.answered(answer)
-        token = answer.token
+            return Failed(error, body.can_be_sent)
+        token = request.token
+        if token is not None and (response.fields.private or request.login_as is not None):
+            self._harvest(response.headers, response.status, request, token)
+        answer = request.answer = Answer(response, token)
         if token is not None and answer.status in dialect.REJECTION_STATUSES:
             kind = await _rejection(request.method, answer)
             if kind is not Rejection.NONE:
-                now, kept = self._clock.now().steady, request.body.can_be_sent
+                now, kept = self._clock.now().steady, body.can_be_sent
                 return Rejected(kind, token, now, self._keeper.is_replacing(token), kept)
         return Answered(token)
 
@@ -178,37 +202,16 @@ class Sender:
             )
         return token
 
-    async def _attempt(self, request: Outgoing, token: Token | None, *, fresh: bool) -> Answer:
-        """Send once. Raises `_TokenEnded` when nothing was sent because the token ended meanwhile."""
-        record = request.record
-        record.attempts += 1
-        started = time.perf_counter()
-
-        def head(waited: bool) -> bytes:
-            nonlocal token
-            if token is None:
-                return request.head + b"\r\n"
-            if waited:
-                token = self._token_at_send(request, token)
-            # The id goes with the token it made: while the id rotates, requests go on with the old pair.
-            app_id = (token.app_id or self._injected.app_id()).encode("ascii")
-            return b"%bx-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (request.head, app_id, token.bearer)
-
-        try:
-            response = await self._upstream.send(
-                method=request.method,
-                head=head,
-                body=request.body.content(),
-                chunked=request.body.chunked,
-                # A purchase goes out on a connection of its own: no stray answer to another request can be taken for its.
-                fresh=fresh or request.way.traits.guarded,
-                repeatable=request.way.traits.safe,
-            )
-        finally:
-            record.upstream_seconds = time.perf_counter() - started
-        if token is not None and (response.fields.private or request.login_as is not None):
-            self._harvest(response.headers, response.status, request, token)
-        return Answer(response, token)
+    def _head(self, request: Outgoing, waited: bool) -> bytes:
+        """Write the whole head, when a connection is free. Raises `_TokenEnded`."""
+        token = request.token
+        if token is None:
+            return request.head + b"\r\n"
+        if waited:
+            token = request.token = self._token_at_send(request, token)
+        # The id goes with the token it made: while the id rotates, requests go on with the old pair.
+        app_id = (token.app_id or self._injected.app_id()).encode("ascii")
+        return b"%bx-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (request.head, app_id, token.bearer)
 
     def _token_at_send(self, request: Outgoing, token: Token) -> Token:
         """Choose the token at the last moment: the request may have waited for a connection, and the token ended."""
@@ -219,8 +222,10 @@ class Sender:
 
     def private(self, answer: Answer) -> Iterable[bytes]:
         """List what CardCash knows us by, in lower case: nothing of it may come down in the answer's head."""
-        token, held = answer.token, self._keeper.held
-        private = {self._injected.app_id().lower().encode()}
+        token, held, app_id = answer.token, self._keeper.held, self._injected.app_id()
+        if token is not None and token is held and token.app_id == app_id:
+            return token.private
+        private = {app_id.lower().encode()}
         if token is not None:
             private.update(token.private)
         if held is not None and held is not token:

@@ -56,7 +56,8 @@ class Record:
         """Count the request and write its line; status 499 stands for a caller that left before its answer."""
         seconds = time.perf_counter() - self.started
         status = self.status or 499
-        metrics.answered(self.method, self.route, status, seconds, self.upstream_seconds)
+        upstream = self.upstream_seconds
+        metrics.answered(self.method, self.route, status, seconds, upstream)
         if self.code is not None:
             metrics.errors.labels(self.code).inc()
         fields: dict[str, Any] = {
@@ -65,7 +66,7 @@ class Record:
             "route": self.route,
             "status": status,
             "duration_ms": int(seconds * 100_000) / 100,
-            "upstream_ms": None if self.upstream_seconds is None else int(self.upstream_seconds * 100_000) / 100,
+            "upstream_ms": None if upstream is None else int(upstream * 100_000) / 100,
             "attempts": self.attempts,
             "client": self.client or "unix",
         }
@@ -82,4 +83,4 @@ class Record:
 
 def new_request_id() -> str:
     """Make an id for a request whose caller gave none."""
-    return f"{_ids.getrandbits(128):032x}"
+    return _ids.getrandbits(128).to_bytes(16, "big").hex()

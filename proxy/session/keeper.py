@@ -116,6 +116,17 @@ class SessionKeeper:
             token = self.current() or await self._token(patient=patient)
         return token
 
+    def token_at_once(self, *, account: bool = False) -> Token | None:
+        """Return what `token` would, if there is nothing to do or to wait for, as nearly always; else None."""
+        held, windows = self._held.token, self._held.windows
+        if windows is None or self._renewal is not None or (account and self._shared.has_others):
+            return None
+        now = self._clock.now()
+        if now.steady >= windows.stale_at or now.wall >= windows.expires_wall:
+            return None
+        self._last_used = now.steady
+        return held
+
     async def _token(self, *, patient: bool) -> Token:
         now = self._clock.now()
         self._last_used = now.steady

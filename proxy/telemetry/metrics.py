@@ -6,10 +6,8 @@ there from the start, at 0 (`labels.py`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache, partial
-from itertools import pairwise
+from functools import partial
 from typing import Final
 
 from prometheus_client import (
@@ -23,10 +21,10 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.samples import Sample
 
 from proxy.telemetry import labels
 from proxy.telemetry.history import Totals
+from proxy.telemetry.request_metrics import RequestMetrics
 
 #: Seconds: from a pooled answer on loopback to CardCash's own time-outs (50-90 s, `core/README.md`).
 BUCKETS: Final = (
@@ -45,17 +43,10 @@ class Metrics:
         registry = self.registry = process_registry()
         counter = partial(_counter, registry)
         gauge, histogram = partial(_gauge, registry), partial(_histogram, registry)
-        requests = counter("requests_total", "Requests answered.", "method", "route", "status")
-        durations = histogram("request_duration_seconds", "From a request's head to the end of its answer.", "route")
-        upstream = histogram(
-            "upstream_duration_seconds", "From sending to the head of CardCash's last answer.", "route"
-        )
-        self._counted, self._timed = requests, durations
-        # prometheus_client 0.26 looks a series up in 1 µs: these three for every request would cost 4 % of it.
-        self._requests = lru_cache(maxsize=4096)(requests.labels)
-        self._durations = lru_cache(maxsize=64)(lambda route: (durations.labels(route), upstream.labels(route)))
-        for route in labels.ROUTES:
-            self._durations(route)
+        requests = self._requests = RequestMetrics(labels.ROUTES, BUCKETS)
+        registry.register(requests)
+        #: Counts one request: method, route (a template), status, seconds, seconds until CardCash's answer began or None.
+        self.answered = requests.answered
         self.in_flight = gauge("requests_in_flight", "Requests being served.")
         self.errors = errors_counter(registry)
         self._unknown = counter(
@@ -121,33 +112,14 @@ class Metrics:
             workers.labels(state).set(number)
         gauge("build_info", "Always 1; the version is the label.", "version").labels(version).set(1)
 
-    def answered(self, method: str, route: str, status: int, seconds: float, upstream_seconds: float | None) -> None:
-        """Count one request; `route` is a template, `upstream_seconds` those until CardCash's answer began."""
-        self._requests(method, route, str(status)).inc()
-        duration, upstream = self._durations(route)
-        duration.observe(seconds)
-        if upstream_seconds is not None:
-            upstream.observe(upstream_seconds)
-
     def totals(self) -> Totals:
         """Add up the requests so far: all, those answered 5xx by whomever, and how many took how long."""
-        errors = sum(sample.value for sample in self._answered() if sample.labels["status"].startswith("5"))
-        upto = dict.fromkeys((*BUCKETS, math.inf), 0.0)
-        for family in self._timed.collect():
-            for sample in family.samples:
-                if sample.name.endswith("_bucket"):
-                    upto[float(sample.labels["le"])] += sample.value
-        counts = [0, *map(int, upto.values())]
-        buckets = tuple(late - early for early, late in pairwise(counts))
-        return Totals(self.requests, int(errors), buckets)
+        return self._requests.totals()
 
     @property
     def requests(self) -> int:
         """All requests that were answered."""
-        return int(sum(sample.value for sample in self._answered()))
-
-    def _answered(self) -> list[Sample]:
-        return [sample for family in self._counted.collect() for sample in family.samples]
+        return self._requests.total
 
     def outcome_unknown(self, route: str) -> None:
         """Count a request that may have been processed, and whose caller was told so; `route` is a template."""

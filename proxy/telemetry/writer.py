@@ -56,7 +56,8 @@ class LogWriter:
             if self._bytes + len(line) > _MOST_KEPT:
                 self._dropped += 1
                 return len(line)
-            self._keep(line)
+            self._lines.append(line)
+            self._bytes += len(line)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write_on, name="log", daemon=True)
                 self._thread.start()
@@ -88,12 +89,10 @@ class LogWriter:
                 return not self._bytes
             await asyncio.sleep(_LOOK_AGAIN)
 
-    def _keep(self, line: bytes) -> None:
+    def _tell_dropped(self) -> None:
+        line = _line("log_lines_dropped", lines=self._dropped)
         self._lines.append(line)
         self._bytes += len(line)
-
-    def _tell_dropped(self) -> None:
-        self._keep(_line("log_lines_dropped", lines=self._dropped))
         self._dropped = 0
 
     # In the thread

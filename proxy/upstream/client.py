@@ -116,11 +116,12 @@ class Upstream:
         if not isinstance(head, bytes):
             try:
                 head = head(waited)
-                length = check_framing(head, body, chunked=chunked)
+                # Without a body there is nothing to compare: such a head is made of fields that were read, without framing.
+                length = check_framing(head, body, chunked=chunked) if body is not None or chunked else None
             except BaseException:
                 self._pool.released(connection)
                 raise
-        response = Response(head_only=method == "HEAD", loop=loop)
+        response = Response(loop, method == "HEAD")
         if body is None or (isinstance(body, bytes) and len(body) <= SMALL):
             connection.begin(response, head + framed(body or b"", chunked=chunked) if body or chunked else head)
             try:

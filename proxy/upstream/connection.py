@@ -68,8 +68,8 @@ class Connection(Flow):
     """A connection of one origin; all methods belong to the event loop's thread."""
 
     __slots__ = ("_deadline", "_ear", "_owner", "_phase", "_progress", "_reader", "_receive", "_response", "_rested",
-                 "_timeout", "_upload", "_written", "born", "clock", "expires", "idle_limit", "idle_since", "slot", "stall",
-                 "used")  # fmt: skip
+                 "_timeout", "_upload", "_written", "born", "clock", "ends", "expires", "idle_limit", "idle_since", "slot",
+                 "stall", "used")  # fmt: skip
 
     def __init__(self, owner: Owner, clock: Callable[[], float], *, timeout: float) -> None:
         super().__init__()
@@ -97,6 +97,8 @@ class Connection(Flow):
         self.born = clock()
         self.idle_since = self.born
         self.expires = inf
+        #: When it is idle for too long, or too old, if it stays idle.
+        self.ends = inf
         #: Seconds the upstream keeps an idle connection by its own words (Keep-Alive: timeout=N).
         self.idle_limit = inf
 
@@ -111,7 +113,7 @@ class Connection(Flow):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport; asyncio calls this, or the dialler after start_tls."""
-        if self._phase == _CLOSED:
+        if self._phase is _CLOSED:
             # The dial was given up meanwhile; uvloop says this all the same.
             cast("asyncio.Transport", transport).abort()
             return
@@ -122,7 +124,7 @@ class Connection(Flow):
     @property
     def open(self) -> bool:
         """May still be used."""
-        return self._phase != _CLOSED and self.is_open
+        return self._phase is not _CLOSED and self.is_open
 
     def hears(self) -> bool:
         """Anything to read, or an end or error to be noticed, that the loop has not seen yet."""
@@ -130,7 +132,7 @@ class Connection(Flow):
 
     def usable(self) -> bool:
         """May carry a request now: nothing came since the last answer, not even into the kernel's buffer."""
-        return self._phase == _IDLE and self.open and not self.hears()
+        return self._phase is _IDLE and self.is_open and self._ear is not None and not self._ear.hears()
 
     async def silent(self) -> bool:
         """Listen to a connection that was made, or has answered, just now; say whether it may carry a request.
@@ -146,7 +148,7 @@ class Connection(Flow):
 
     def abort(self) -> None:
         """Close now; an exchange must have been ended before."""
-        if self._phase == _CLOSED:
+        if self._phase is _CLOSED:
             return
         self._enter(_CLOSED, _ignore)  # a method here would be a cycle
         if self._transport is not None:
@@ -168,7 +170,7 @@ class Connection(Flow):
 
     def eof_received(self) -> bool | None:
         """The upstream will send no more; the transport closes by itself after this."""
-        if self._phase == _SENDING:
+        if self._phase is _SENDING:
             self._reader.keep = False
             # It may read on; under TLS that cannot be told, and the loop ends the connection whatever is said here.
             return True if tls_of(self._transport) is None else None
@@ -176,7 +178,7 @@ class Connection(Flow):
             self._ended_unasked()
         elif self._reader.until_end and ended_cleanly(self._transport):
             self._complete(self._response)
-            return self._phase == _SENDING and tls_of(self._transport) is None
+            return self._phase is _SENDING and tls_of(self._transport) is None
         else:
             self._failed_by_end()
         return None
@@ -204,19 +206,19 @@ class Connection(Flow):
 
     def abandon(self, response: Response) -> None:
         """Nobody takes the rest of the answer, or sends the rest of the request: close. Part of `Feeder`."""
-        if response is self._response and (self._upload is not None or self._phase != _SENDING):
+        if response is self._response and (self._upload is not None or self._phase is not _SENDING):
             self.fail(RuntimeError("the response was closed before its end"))
 
     def _ended_unasked(self, _: bytes = b"") -> None:
         """Close, and tell of an end by the upstream while nothing was asked of it; unasked bytes are one."""
-        if self._phase == _IDLE and self.used:
+        if self._phase is _IDLE and self.used:
             self._owner.ended_idle(self.clock() - self.idle_since)
         self.abort()
 
     def _failed_by_end(self) -> None:
         if self._response is None:
             return
-        if self._phase != _HEAD:
+        if self._phase is not _HEAD:
             self.fail(failures.reset("reset_in_body"))
         elif self._reader.begun:
             self.fail(failures.reset("reset_in_head"))
@@ -267,7 +269,7 @@ class Connection(Flow):
         if upload is self._upload:
             self._upload = None
             self._deadline = self.clock() + self._timeout
-            if self._phase == _SENDING and (response := self._response) is not None:
+            if self._phase is _SENDING and (response := self._response) is not None:
                 self._complete(response)
                 response.wake()
 
@@ -304,6 +306,7 @@ class Connection(Flow):
         response.started(reader.head, has_body=reader.has_body)
         if reader.head.fields.keep_alive_timeout is not None:
             self.idle_limit = reader.head.fields.keep_alive_timeout - 1.0
+        content = reader.feed_body(rest) if rest else b""
         if not reader.done:
             if self._upload is not None and response.status >= 300:
                 # The answer is a refusal: the rest of the upload is of no use to anybody.
@@ -311,7 +314,7 @@ class Connection(Flow):
                 self._upload.stop()
                 self._upload = None
             self._enter(_BODY, self._receive_body, self.clock())
-        self._take(response, reader.feed_body(rest) if rest else b"")
+        self._take(response, content)
         if not response.complete:
             response.wake()
 
@@ -383,14 +386,14 @@ class Connection(Flow):
         unsent = self._unsent()
         if self._written - unsent != self._progress or (self._upload is not None and not unsent):
             self._progress, self._deadline = self._written - unsent, now + self._timeout
-        if self._phase == _SENDING and self._upload is None and not unsent:
+        if self._phase is _SENDING and self._upload is None and not unsent:
             self._complete(response)
         elif now < self._deadline:
             pass
         elif unsent or self._upload is not None:
             self.fail(failures.timed_out("send_timeout"))
         else:
-            self.fail(failures.timed_out("head_timeout" if self._phase == _HEAD else "body_timeout"))
+            self.fail(failures.timed_out("head_timeout" if self._phase is _HEAD else "body_timeout"))
 
 
 def _ignore(_: bytes) -> None:

@@ -87,7 +87,7 @@ class Pool:
             if now - connection.idle_since > max_idle:
                 return None  # the others are older
             idle.pop()
-            if now < self._end_of(connection):
+            if now < connection.ends:
                 if connection.usable():
                     return connection
                 if connection.used:
@@ -194,6 +194,7 @@ class Pool:
             connection.abort()
             return
         connection.idle_since = now
+        connection.ends = min(now + limit, connection.expires)
         waiters = self._waiters
         while waiters:
             waiter = waiters.popleft()
@@ -231,10 +232,6 @@ class Pool:
 
     # 3. Time.
 
-    def _end_of(self, connection: Connection) -> float:
-        idle_end = connection.idle_since + min(self._idle_timeout, connection.idle_limit)
-        return min(idle_end, connection.expires)
-
     def _arm(self) -> None:
         if self._ticker is None and self._live:
             self._ticker = asyncio.get_running_loop().call_later(self._tick, self._on_tick)
@@ -246,7 +243,7 @@ class Pool:
 
     def look(self, now: float) -> None:
         """Look after all connections at once; the ticker does, while there are any."""
-        for connection in [idle for idle in self._idle if now >= self._end_of(idle)]:
+        for connection in [idle for idle in self._idle if now >= idle.ends]:
             connection.abort()
         for connection in list(self._live):
             connection.check(now)

@@ -39,7 +39,7 @@ class Response(Inflow):
     __slots__ = ("_closed", "_feeder", "content_length", "fields", "has_body", "head_only", "http_version",
                  "reason", "status")  # fmt: skip
 
-    def __init__(self, *, head_only: bool, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, head_only: bool) -> None:
         super().__init__(loop)
         #: The request was HEAD (RFC 9110, section 9.3.2: no body, whatever the framing says).
         self.head_only = head_only
@@ -139,7 +139,8 @@ class Response(Inflow):
     def finish(self) -> None:
         """Mark the answer complete and let go of the connection."""
         self._feeder = None
-        self.completed()
+        self.complete = True
+        self.wake()
 
     def fail(self, error: BaseException) -> None:
         """End with `error` and let go of the connection."""

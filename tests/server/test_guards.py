@@ -247,7 +247,7 @@ async def test_many_long_targets_do_not_fill_the_memory() -> None:
     def ask(numbers: range) -> None:
         for number in numbers:
             target = f"/v3/{number}/{'a' * 4000}?{'b' * 4000}"
-            guard.admit(Exchange(link, loop, method="GET", target=target, http_10=False, fields=fields), fields)
+            guard.admit(Exchange(link, loop, "GET", target, fields), fields)
 
     ask(range(20))  # whatever the first ones make once
     tracemalloc.start()

@@ -1,0 +1,94 @@
+"""What is counted of every request: by prometheus_client's own way of exposing numbers that are kept elsewhere.
+
+Its counters and histograms take a lock for each number and look through the buckets from the first; for every request that
+is 6 % of it (0.26, measured under callgrind). Requests are counted in one thread, so plain numbers do.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from proxy.telemetry.history import Totals
+
+
+class Durations:
+    """How long something took, in buckets with these upper bounds (seconds), in ascending order."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds: Final = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def note(self, seconds: float) -> None:
+        """Count one."""
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+
+    @property
+    def counts(self) -> list[int]:
+        """How many there are in each bucket, the last of which has no end."""
+        return self._counts
+
+    def add_to(self, family: HistogramMetricFamily, route: str) -> None:
+        """Write them as the samples of a route."""
+        names = [*map(floatToGoString, self._bounds), "+Inf"]
+        family.add_metric([route], list(zip(names, accumulate(map(float, self._counts)), strict=True)), self._sum)
+
+
+class RequestMetrics(Collector):
+    """Requests by method, route and status, and their durations by route; `routes` are there from the start."""
+
+    def __init__(self, routes: Iterable[str], bounds: tuple[float, ...]) -> None:
+        self._counts: dict[tuple[str, str, int], int] = {}
+        #: Of each route: until the end of the answer, and until CardCash's began.
+        self._durations: defaultdict[str, tuple[Durations, Durations]] = defaultdict(
+            lambda: (Durations(bounds), Durations(bounds))
+        )
+        for route in routes:
+            self._durations[route]
+
+    def answered(self, method: str, route: str, status: int, seconds: float, upstream_seconds: float | None) -> None:
+        """Count one request; `route` is a template."""
+        key = (method, route, status)
+        self._counts[key] = self._counts.get(key, 0) + 1
+        duration, upstream = self._durations[route]
+        duration.note(seconds)
+        if upstream_seconds is not None:
+            upstream.note(upstream_seconds)
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self._counts.values())
+
+    def totals(self) -> Totals:
+        """Add up all, those answered 5xx by whomever, and how many took how long."""
+        errors = sum(count for (_, _, status), count in self._counts.items() if status >= 500)
+        buckets = zip(*(whole.counts for whole, _ in self._durations.values()), strict=True)
+        return Totals(self.total, errors, tuple(map(sum, buckets)))
+
+    def collect(self) -> Iterator[Metric]:
+        """Tell of all; prometheus_client calls this when somebody asks."""
+        text = "Requests answered."
+        requests = CounterMetricFamily("cardcash_proxy_requests", text, labels=("method", "route", "status"))
+        for (method, route, status), count in self._counts.items():
+            requests.add_metric([method, route, str(status)], count)
+        text = "From a request's head to the end of its answer."
+        whole = HistogramMetricFamily("cardcash_proxy_request_duration_seconds", text, labels=("route",))
+        text = "From sending to the head of CardCash's last answer."
+        upstream = HistogramMetricFamily("cardcash_proxy_upstream_duration_seconds", text, labels=("route",))
+        for route, (of_whole, of_upstream) in self._durations.items():
+            of_whole.add_to(whole, route)
+            of_upstream.add_to(upstream, route)
+        yield from (requests, whole, upstream)
