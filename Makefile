@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz bench soak lock clean wheel manifests
+.PHONY: help demo test check fuzz mutants bench soak lock clean wheel manifests
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,10 @@ check: $(STAMP) ## ruff, mypy --strict, import contracts
 fuzz: $(STAMP) ## the whole corpora, and mutations for FUZZ_SECONDS (60) each
 	CARDCASH_FUZZ=all CARDCASH_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(BIN)/python -m pytest tests/fuzz -n 2 --dist loadgroup
 
+mutants: $(STAMP) ## change core/ and session/ in every place: some test must fail; MUTANTS="proxy.core.token*": less
+	$(BIN)/mutmut run $(MUTANTS)
+	$(BIN)/mutmut results
+
 bench: $(STAMP) ## speed beside other proxies that are installed, in under ten minutes; ARGS=--quick: in 90 s
 	$(BIN)/python -m bench $(ARGS)
 
@@ -50,4 +54,4 @@ manifests: ## write the alerts of config/prometheus into the PrometheusRule of c
 	  sed -n '/^groups:/,$$p' config/prometheus/alerts.yml | sed 's/^./  &/'; } > $$rule.new && mv $$rule.new $$rule
 
 clean: ## remove what make made
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest dist mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -493,3 +493,82 @@ def test_no_walk_sends_twice_without_a_proof_and_every_sentence_is_true(data: st
         assert in_doubt == walk.end.sent
         # An order that was answered in any way but the documented refusal is never turned into an error.
         assert not (in_doubt and answered and request_.guarded and not isinstance(result, Failed))
+
+
+# What changed code has slipped through (see `make mutants`)
+
+
+def rejection(
+    of: Token, kind: Rejection = DOCUMENTED, *, now: float = 0.0, replaced: bool = False, body_kept: bool = True
+) -> Rejected:
+    return Rejected(kind, of, now, replaced=replaced, body_kept=body_kept)
+
+
+def test_an_accepted_token_is_known_to_be_good_on_its_route() -> None:
+    good, walk = token(), Walk(SAFE)
+    walk.told(Answered(good))
+    assert walk.history.was_accepted(good, SAFE.route)
+
+
+def test_tokens_rejected_on_one_route_each_prove_nothing_of_each_other() -> None:
+    history = RejectionHistory()
+    Walk(ORDER, history).told(rejection(token("a")))
+    walk = Walk(SAFE, history).told(rejection(token("b"))).told(Renewed(token("c")))
+    walk.told(rejection(token("c")))
+    assert walk.end == Deliver(retried=True, counted="rejected")
+
+
+def test_a_token_that_two_routes_reject_is_dead_and_replaced_again() -> None:
+    history, dead = RejectionHistory(), token("dead")
+    walk = Walk(SAFE, history).told(rejection(token("b"))).told(Renewed(dead))
+    Walk(ORDER, history).told(rejection(dead))
+    assert walk.told(rejection(dead)).step == Renew(dead, needed=True)
+
+
+def test_an_order_rejected_in_the_documented_wording_with_two_good_tokens_is_sent_a_third_time() -> None:
+    first, second, history = token("a"), token("b"), RejectionHistory()
+    walk = Walk(ORDER, history).told(rejection(first)).told(Renewed(second))
+    history.accepted(second, ORDER.route)  # by another request
+    assert walk.told(rejection(second)).step == Renew(second, needed=True)
+
+
+def test_a_token_that_is_being_replaced_pauses_no_route() -> None:
+    history = RejectionHistory()
+    Walk(SAFE, history).told(rejection(token("a"), now=100.0)).told(Renewed(token("b")))
+    Walk(SAFE, history).told(rejection(token("b"), now=100.1, replaced=True))
+    assert not history.pauses.paused(SAFE.route, 100.2)
+
+
+@pytest.mark.parametrize("kind", [VARIANT, DOCUMENTED])
+def test_a_callers_login_that_was_replaced_while_it_was_probed_is_not_held_on_to(kind: Rejection) -> None:
+    own = token(own_login=True)
+    walk = Walk(SAFE).told(rejection(own, kind))
+    assert walk.step == Probe(own)
+    assert walk.told(Probed(Verdict.UNKNOWN, replaced=True)).step == Renew(own, needed=True)
+
+
+def test_a_callers_login_of_which_nothing_is_known_is_kept_and_the_answer_delivered() -> None:
+    walk = Walk(SAFE).told(rejection(token(own_login=True), VARIANT))
+    assert walk.told(Probed(Verdict.UNKNOWN, replaced=False)).end == Deliver(retried=False, counted="probed")
+
+
+def test_a_callers_login_of_which_nothing_is_known_is_told_after_the_documented_wording() -> None:
+    walk = Walk(SAFE).told(rejection(token(own_login=True)))
+    walk.told(Probed(Verdict.UNKNOWN, replaced=False))
+    assert "a caller's own login and could not be asked whether that is lost." in str(walk.end)
+
+
+def test_whose_token_was_rejected_is_what_is_renewed_whether_the_request_goes_on_or_not() -> None:
+    dead = token()
+    assert Walk(ORDER).told(rejection(dead, VARIANT)).step == Renew(dead, needed=False)
+    assert Walk(SAFE).told(rejection(dead, VARIANT)).step == Renew(dead, needed=True)
+
+
+def test_a_bare_rejection_whose_renewal_failed_is_delivered_as_a_first_answer() -> None:
+    walk = Walk(SAFE).told(rejection(token(), BARE)).told(Failed(SessionUnavailable("No session.")))
+    assert walk.end == Deliver(retried=False)
+
+
+def test_a_body_that_is_gone_is_told_together_with_what_to_do() -> None:
+    walk = Walk(SAFE).told(rejection(token("a"), body_kept=False)).told(Renewed(token("b")))
+    assert "the session has been renewed: send the request again." in str(walk.end)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from proxy.core.identity import contradicts, has_lost_login, marks_of_login, shortened, shows_another
+from proxy.core.identity import contradicts, has_lost_login, is_of_the_held, marks_of_login, shortened, shows_another
+from proxy.core.token import Moment, Token
 
 
 def jwt(**claims: Any) -> str:
@@ -70,6 +71,7 @@ ME = "me@x.example"
         ({"customer": {"id": 5, "seen": 1}}, ME, {"customer": {"id": 5, "seen": 2}}, False),
         ({"https://x.example/email": ME}, ME, {"https://x.example/email": "you@x.example"}, True),
         ({"customer_id": 5}, ME, {"customerId": "5"}, False),
+        ({"customer-id": 5}, ME, {"customerId": "5"}, False),
         ({"email": ME}, ME, {"email": "ME@x.example"}, False),
         ({"email": ME}, ME, {"email": ME, "customerId": 5}, False),
         ({}, ME, {"email": ME}, False),
@@ -111,3 +113,35 @@ def test_times_and_token_ids_are_no_marks() -> None:
 )
 def test_an_email_is_shown_without_being_spelt_out(email: str | None, shown: str | None) -> None:
     assert shortened(email) == shown
+
+
+def test_of_a_token_that_cannot_be_read_nothing_is_learnt() -> None:
+    assert marks_of_login("not.a.jwt", jwt(email="a")) == {}
+    assert marks_of_login(jwt(email="a"), "not.a.jwt") == {}
+    assert not has_lost_login({"customerId": [None, 5]}, "not.a.jwt")
+
+
+def test_what_the_login_brought_and_is_there_with_another_value_is_not_lost() -> None:
+    assert not has_lost_login({"customerId": [None, 5]}, jwt(customerId=7))
+
+
+@pytest.mark.parametrize(
+    ("found", "takes_its_place"),
+    [
+        (jwt(customerId=5, n=2), True),
+        (jwt(customerId=7, n=2), False),  # another's
+        (jwt(n=2), False),  # nobody's any more
+        ("not.a.jwt", True),  # nothing shows
+    ],
+)
+def test_a_token_in_an_answer_takes_the_place_of_the_held_one_if_it_is_of_the_same(
+    found: str, takes_its_place: bool
+) -> None:
+    held = Token(jwt(customerId=5, n=1), Moment(0.0, 0.0), identity=ME, marks={"customerId": [None, 5]})
+    assert is_of_the_held(found, held) is takes_its_place
+
+
+def test_a_token_with_the_email_of_the_account_takes_the_place_of_one_that_shows_nothing() -> None:
+    held = Token(jwt(n=1), Moment(0.0, 0.0), identity=ME)
+    assert is_of_the_held(jwt(email=ME), held)
+    assert not is_of_the_held(jwt(email="you@x.example"), held)

@@ -63,6 +63,39 @@ def test_a_token_rejected_on_a_second_route_is_suspect() -> None:
     assert history.rejected(TOKEN, "GET /b")
 
 
+def test_two_tokens_rejected_on_a_route_each_are_not_suspect() -> None:
+    history = RejectionHistory()
+    assert not history.rejected(TOKEN, "GET /a")
+    assert not history.rejected(Token("d.e.f", Moment(0.0, 0.0)), "GET /b")
+
+
+def test_an_accepted_answer_ends_the_pause_of_its_route() -> None:
+    history = RejectionHistory()
+    history.pauses.rejected_again("GET /a", 0.0)
+    history.accepted(TOKEN, "GET /a")
+    assert not history.pauses.paused("GET /a", 0.5)
+
+
+def test_of_many_processes_each_may_begin_one_renewal() -> None:
+    history = RejectionHistory(processes=40)
+    assert [history.may_begin_renewal(TOKEN, "GET /a", 100.0) for _ in range(3)] == [True, False, False]
+
+
+def test_renewals_are_lately_for_ten_seconds_and_just_begun_for_one() -> None:
+    history, newer = RejectionHistory(), Token("d.e.f", Moment(100.0, 0.0))
+    for route in ("GET /a", "GET /b"):
+        history.may_begin_renewal(TOKEN, route, 100.0)
+    assert history.comes_from_many_routes("GET /c", 109.9) and not history.comes_from_many_routes("GET /c", 110.0)
+    assert history.just_renewed(newer, "GET /a", 100.9) and not history.just_renewed(newer, "GET /a", 101.0)
+
+
+def test_of_too_many_routes_that_began_renewals_the_first_are_forgotten() -> None:
+    history = RejectionHistory()
+    for second in range(25):
+        assert history.may_begin_renewal(TOKEN, f"GET /{second}", float(second))
+    assert history.comes_from_many_routes("GET /c", 32.0)  # those of 23 and 24
+
+
 # Pauses of routes
 
 

@@ -158,3 +158,8 @@ def test_copies_of_a_token_are_other_tokens() -> None:
 
 def test_authorization_is_bearer_and_the_value() -> None:
     assert token(60).bearer == b"Bearer " + SECRET.encode()
+
+
+def test_what_nobody_may_be_told_is_its_value_and_its_application_id_in_lower_case() -> None:
+    assert Token("A.b.C", BORN, app_id="My-Id").private == (b"a.b.c", b"my-id")
+    assert Token("A.b.C", BORN).private == (b"a.b.c",)
