@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz mutants bench soak lock clean wheel manifests
+.PHONY: help demo test check fuzz mutants bench soak lock clean wheel manifests image image-bench pin sbom
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +42,28 @@ bench: $(STAMP) ## speed beside other proxies that are installed, in under ten m
 
 soak: $(STAMP) ## millions of requests, many connections and renewals: nothing may grow; ARGS="--requests 100000": less
 	$(BIN)/python -m bench.soak $(ARGS)
+
+image: ## build the container image as IMAGE (cardcash-proxy), with ENGINE (docker, podman or buildah, as installed)
+	@test -n "$(ENGINE)" || { echo "no docker, podman or buildah is installed"; exit 1; }
+	$(ENGINE) build $(if $(findstring buildah,$(ENGINE)),--format docker --layers) -t $(or $(IMAGE),cardcash-proxy) \
+	  --build-arg SOURCE="$$(git config --get remote.origin.url | sed 's|//[^/@]*@|//|')" \
+	  --build-arg REVISION="$$(git rev-parse HEAD)$$(git diff --quiet HEAD || echo -dirty)" \
+	  --build-arg CREATED="$$(git log -1 --format=%cI)" \
+	  $(if $(LICENSES),--build-arg LICENSES="$(LICENSES)") $(ARGS) .
+
+pin: ## write the digest that the base image's tag has today behind the tag in the Dockerfile (needs docker or skopeo)
+	@tag=$$(sed -n 's/^ARG PYTHON_IMAGE=\([^@]*\).*/\1/p' Dockerfile) && \
+	digest=$$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$$tag" 2>/dev/null || \
+	  skopeo inspect --format '{{.Digest}}' "docker://docker.io/library/$$tag") && \
+	expr "$$digest" : 'sha256:[0-9a-f]\{64\}$$' >/dev/null && \
+	sed -i "s|^ARG PYTHON_IMAGE=.*|ARG PYTHON_IMAGE=$$tag@$$digest|" Dockerfile && grep '^ARG PYTHON_IMAGE=' Dockerfile
+
+sbom: $(STAMP) ## write dist/sbom.cdx.json: what the proxy runs with, from the lock, as CycloneDX
+	@mkdir -p dist
+	$(BIN)/python requirements/sbom.py "$$($(BIN)/python -c 'import proxy; print(proxy.__version__)')" > dist/sbom.cdx.json
+
+image-bench: $(STAMP) ## what the image costs at no limit, 1, 0.25 and 0.1 of a core (needs root and buildah)
+	$(BIN)/python -m bench.image $(ARGS)
 
 wheel: $(STAMP) ## build dist/*.whl
 	$(BIN)/python -m hatchling build -t wheel

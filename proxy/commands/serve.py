@@ -27,6 +27,9 @@ def run(options: argparse.Namespace) -> int:
     loaded = load(options)
     if loaded is None:
         return BAD_USAGE
+    from proxy.memory import begin_lean
+
+    begin_lean()  # before anything imports aiohttp
     from proxy.commands.running import run_loop
     from proxy.handed_over import HandedOver
     from proxy.listening import descriptors

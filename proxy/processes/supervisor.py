@@ -164,6 +164,7 @@ class Supervisor:
                 try:
                     gc.collect()
                     gc.freeze()
+                    gc.enable()
                     self._serve()
                 finally:
                     self._admin_sockets.remove()

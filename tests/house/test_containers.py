@@ -22,7 +22,7 @@ Steps = list[tuple[str, str]]
 def _stages() -> list[Steps]:
     """Split the Dockerfile into stages of (instruction, rest)."""
     text = re.sub(r"^\s*#.*\n", "", text_of("Dockerfile"), flags=re.MULTILINE).replace("\\\n", " ")
-    stages: list[Steps] = []
+    stages: list[Steps] = [[]]
     for line in filter(None, map(str.strip, text.splitlines())):
         word, _, rest = line.partition(" ")
         if word == "FROM":
@@ -31,7 +31,8 @@ def _stages() -> list[Steps]:
     return stages
 
 
-BUILDER, FINAL = _stages()
+#: What stands before the first stage, and the two.
+GLOBAL, BUILDER, FINAL = _stages()
 
 
 def _one(stage: Steps, word: str) -> str:
@@ -45,13 +46,37 @@ def _runs(stage: Steps) -> list[str]:
 
 def test_both_stages_stand_on_the_same_slim_python() -> None:
     images = {_one(stage, "FROM").partition(" ")[0] for stage in (BUILDER, FINAL)}
-    assert len(images) == 1
-    assert re.fullmatch(r"python:3\.1[1-4]-slim-\w+", images.pop())
+    assert images == {"${PYTHON_IMAGE}"}
+    name, _, image = _one(GLOBAL, "ARG").partition("=")
+    assert name == "PYTHON_IMAGE"
+    assert re.fullmatch(r"python:3\.1[1-4]-slim-\w+(@sha256:[0-9a-f]{64})?", image)
 
 
-def test_the_final_stage_takes_only_the_finished_environment() -> None:
+@pytest.mark.parametrize("tool", ["docker", "skopeo"])
+def test_make_pin_writes_the_digest_behind_the_tag(tool: str, tmp_path: Path) -> None:
+    digest = "sha256:" + "ab" * 32
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / tool
+    script.write_text(f'#!/bin/sh\ncase "$*" in *python:3.1*) echo {digest};; *) exit 1;; esac\n')
+    script.chmod(0o755)
+    for name in ("Dockerfile", "Makefile"):
+        (tmp_path / name).write_text(text_of(name))
+    environ = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
+    for _ in range(2):  # pinned once more, it has one digest, not two
+        subprocess.run(["make", "pin"], cwd=tmp_path, env=environ, check=True, timeout=20, capture_output=True)
+    tag = _one(GLOBAL, "ARG").partition("@")[0]
+    pinned = (tmp_path / "Dockerfile").read_text()
+    assert f"ARG {tag}@{digest}\n" in pinned
+    assert pinned.count(digest) == 1
+
+
+def test_the_final_stage_takes_only_what_was_built_the_code_last() -> None:
     assert _runs(FINAL) == []
-    assert _one(FINAL, "COPY") == "--from=builder /opt/cardcash-proxy /opt/cardcash-proxy"
+    assert [rest.rpartition(" ")[0] for name, rest in FINAL if name == "COPY"] == [
+        "--from=builder /compiled/",
+        "--from=builder /opt/cardcash-proxy",
+        "--from=builder /code/",
+    ]
 
 
 def test_the_user_is_a_number_that_is_not_root() -> None:
@@ -78,7 +103,9 @@ def test_the_ports_of_the_defaults_are_named() -> None:
 
 def test_nothing_is_written_at_run_time() -> None:
     assert "PYTHONDONTWRITEBYTECODE=1" in _one(FINAL, "ENV")
-    assert any("compileall" in run and "unchecked-hash" in run for run in _runs(BUILDER))
+    compiled = [run for run in _runs(BUILDER) if "compileall" in run]
+    assert len(compiled) == 3  # the standard library, the dependencies, the code
+    assert all("--invalidation-mode unchecked-hash" in run for run in compiled)
 
 
 def test_the_label_has_the_version_of_the_package() -> None:
