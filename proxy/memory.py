@@ -38,7 +38,7 @@ def settle() -> None:
     """Take what was made at start out of the garbage collector's sight, and let it look less often from now on.
 
     Requests make no cycles; with the default thresholds a fiftieth of their time goes into looking for some. Nothing is
-    collected before: it took 30 ms of a start to find 0.3 MB.
+    collected before: it took 30 ms of a start to find 2000 objects among 46000.
     """
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
