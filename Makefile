@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz mutants bench soak lock clean wheel manifests image image-bench pin sbom
+.PHONY: help demo test check fuzz mutants bench soak lock clean wheel manifests image image-bench pin sbom dashboard
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -67,6 +67,9 @@ image-bench: $(STAMP) ## what the image costs at no limit, 1, 0.25 and 0.1 of a 
 
 wheel: $(STAMP) ## build dist/*.whl
 	$(BIN)/python -m hatchling build -t wheel
+
+dashboard: $(STAMP) ## config/grafana/dashboard.json from dashboard.py beside it
+	$(BIN)/python config/grafana/dashboard.py
 
 lock: ## renew the locks from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade pyproject.toml -o requirements/runtime.txt

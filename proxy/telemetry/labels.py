@@ -5,12 +5,24 @@ A counter that appears with its first event hides that event from `rate()` and `
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Final
 
 from proxy.core.errors import ProxyError
 from proxy.core.route_names import KNOWN_ROUTES, OTHER
 
 ROUTES: Final = (*KNOWN_ROUTES, OTHER)
+
+#: A caller chooses its method and CardCash its status, so both are held to those that mean something to somebody.
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_STATUSES: Final = frozenset({*map(int, HTTPStatus), 499})
+
+
+def of_a_request(method: str, route: str, status: int) -> tuple[str, str, str]:
+    """Return the labels of a request; a method that is not known is `other`, a status its class, such as `5xx`."""
+    told = str(status) if status in _STATUSES else f"{status // 100}xx"
+    return method if method in _METHODS else OTHER, route, told
+
 
 #: Ways in which an exchange with CardCash fails: before anything was sent, and after something may have been.
 UPSTREAM_FAILURES: Final = (

@@ -7,7 +7,7 @@ is 6 % of it (0.26, measured under callgrind). Requests are counted in one threa
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Final
@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from proxy.telemetry.history import Totals
+from proxy.telemetry.labels import of_a_request
 
 
 class Durations:
@@ -82,8 +83,12 @@ class RequestMetrics(Collector):
         """Tell of all; prometheus_client calls this when somebody asks."""
         text = "Requests answered."
         requests = CounterMetricFamily("cardcash_proxy_requests", text, labels=("method", "route", "status"))
-        for (method, route, status), count in self._counts.items():
-            requests.add_metric([method, route, str(status)], count)
+        # Brought together here, since it costs the requests nothing here.
+        told: Counter[tuple[str, str, str]] = Counter()
+        for of, count in self._counts.items():
+            told[of_a_request(*of)] += count
+        for labels, count in told.items():
+            requests.add_metric(labels, count)
         text = "From a request's head to the end of its answer."
         whole = HistogramMetricFamily("cardcash_proxy_request_duration_seconds", text, labels=("route",))
         text = "From sending to the head of CardCash's last answer."
