@@ -83,7 +83,7 @@ class RequestMetrics(Collector):
         """Tell of all; prometheus_client calls this when somebody asks."""
         text = "Requests answered."
         requests = CounterMetricFamily("cardcash_proxy_requests", text, labels=("method", "route", "status"))
-        # Brought together here, since it costs the requests nothing here.
+        # Brought together here, where it costs no request anything.
         told: Counter[tuple[str, str, str]] = Counter()
         for of, count in self._counts.items():
             told[of_a_request(*of)] += count
