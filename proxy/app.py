@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from proxy import __version__
+from proxy import __version__, memory
 from proxy.clock import Clock, TurnClock
 from proxy.core.store_url import StoreUrl
 from proxy.drain import close_listeners, finish
@@ -312,6 +312,7 @@ class Proxy:
             self.loops.every(FOLLOW_EVERY, "store", self._follow)
         self.loops.every(LOOK_AT_TOKEN_EVERY, "keeper", self.keeper.look)
         self.loops.every(LOOK_EVERY, "callers", self.server.look)
+        self.loops.every(memory.GIVE_BACK_EVERY, "memory", memory.give_back)
         self.loops.every(LOOK_EVERY, "traffic", lambda: self._traffic.look(time.monotonic()))
         if self._manager.word_every:
             self.loops.every(self._manager.word_every, "watchdog", self._tell_alive)
