@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz mutants bench soak lock clean wheel manifests image image-bench pin sbom dashboard
+.PHONY: fleet help demo test check fuzz mutants bench soak lock clean wheel manifests image image-bench pin sbom dashboard
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,9 @@ sbom: $(STAMP) ## write dist/sbom.cdx.json: what the proxy runs with, from the l
 
 image-bench: $(STAMP) ## what the image costs at no limit, 1, 0.25 and 0.1 of a core (needs root and buildah)
 	$(BIN)/python -m bench.image $(ARGS)
+
+fleet: $(STAMP) ## 50 proxies on one Redis behind Sentinels, and what befalls it; ARGS="--replicas 10 --stopped 10": less
+	$(BIN)/python -m bench.fleet $(ARGS)
 
 wheel: $(STAMP) ## build dist/*.whl
 	$(BIN)/python -m hatchling build -t wheel
