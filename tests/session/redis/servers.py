@@ -95,7 +95,7 @@ class Server:
             port=self.port, decode_responses=True, socket_timeout=2, protocol=2, driver_info=None, **extra
         )
 
-    def command(self, *words: str | int) -> Any:
+    def command(self, *words: str | bytes | int) -> Any:
         with self.client() as client:
             return client.execute_command(*words)
 

@@ -21,7 +21,7 @@ def the_key(server: Server, what: str = "s") -> str:
     return str(key)
 
 
-def change(server: Server, name: str, value: str | int) -> None:
+def change(server: Server, name: str, value: str | bytes | int) -> None:
     server.command("HSET", the_key(server), name, value)
 
 
@@ -113,6 +113,26 @@ async def test_what_cannot_be_read_is_replaced_by_whoever_renews_only(replica: B
     assert await other.enters() is Turn.GRANTED
     assert await other.save("two.token.")
     assert await replica(server).stored() == "two.token."
+
+
+@pytest.mark.parametrize("tag", ["é", b"\xff\x00zz"])
+async def test_a_tag_of_any_bytes_is_replaced_by_whoever_renews(
+    replica: Build, server: Server, tag: str | bytes
+) -> None:
+    one, other = replica(server), replica(server)
+    await one.save()
+    change(server, "tag", tag)
+    assert await other.enters() is Turn.GRANTED
+    assert await other.save("two.token.")
+    assert await replica(server).stored() == "two.token."
+
+
+async def test_a_pause_that_somebody_wrote_is_no_longer_than_any_of_ours(replica: Build, server: Server) -> None:
+    one = replica(server)
+    await one.store.failed(1)
+    for name in ("until", "forget"):
+        server.command("HSET", the_key(server, "p"), name, 10**16)
+    assert (await one.store.look(SECRETS)).paused_for <= 30
 
 
 async def test_a_key_of_another_type_is_neither_read_nor_replaced(replica: Build, server: Server) -> None:

@@ -11,6 +11,9 @@ from proxy.session.stores.redis.entry import unpack_refusals, unpack_token
 from proxy.session.stores.redis.vault import Vault
 
 MICRO: Final = 1_000_000
+#: Seconds that a stored pause lasts at most, whoever wrote it, and whatever the clock of a new master says: no pause after
+#: failed session calls is longer.
+_LONGEST_PAUSE: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ def read_answer(raw: Any) -> Answer:
     answer = Answer(
         verdict=bytes(verdict).decode("ascii"),
         failures=int(failures),
-        pause=int(pause) / MICRO,
+        pause=min(int(pause) / MICRO, _LONGEST_PAUSE),
         leased=int(lease) / MICRO,
         refusals=bytes(refusals),
         is_not_ours=bool(entry) and entry[0] is None,
@@ -56,7 +59,7 @@ def read_answer(raw: Any) -> Answer:
     tag, age, life, blob = entry
     return Answer(
         *(answer.verdict, answer.failures, answer.pause, answer.leased, answer.refusals),
-        tag=bytes(tag).decode("ascii", "replace"),
+        tag=bytes(tag).decode("ascii", "surrogateescape"),  # it is asked for again byte by byte
         age=int(age) / MICRO,
         life=int(life) / MICRO,
         blob=bytes(blob),

@@ -78,7 +78,7 @@ class RedisStore:
         #: What was seen last, under which binding, and how Redis calls it: it need not be sent again every second.
         self._last: tuple[str, str, Token] | None = None
         #: The tag of what is stored and cannot be read: whoever has the right to renew writes over it.
-        self._unreadable = ""
+        self._unreadable = b""
         self._has_warned = False
 
     @property
@@ -135,7 +135,7 @@ class RedisStore:
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
         """Compare and set."""
         vault, binding = await self._vault(token.app_id)
-        expected = vault.tag(replaces.value) if replaces is not None else ""
+        expected: Argument = vault.tag(replaces.value) if replaces is not None else ""
         if replaces is None and Right.RENEWAL in self._held:
             expected = self._unreadable
         sealed = vault.seal("token", pack_token(token))
@@ -151,7 +151,7 @@ class RedisStore:
             raise Unavailable(NOT_OURS)
         if answer.verdict != "saved":
             return False
-        self._unreadable = ""
+        self._unreadable = b""
         if binding == self._binding():
             self._last = (vault.id, _name(vault, token), replace(token, app_id=binding.app_id))
         return True
@@ -232,7 +232,7 @@ class RedisStore:
 
     def _read(self, answer: Answer, vault: Vault, asked: Moment, binding: Binding) -> Token | None:
         """Return the token that came with an answer, and warn when it cannot be read."""
-        self._last, self._unreadable = None, ""
+        self._last, self._unreadable = None, b""
         if answer.is_not_ours:
             self._tell(NOT_OURS.sentence)
         elif answer.tag is not None:
@@ -241,7 +241,7 @@ class RedisStore:
                 self._has_warned = False
                 self._last = (vault.id, _name(vault, token), token)
                 return token
-            self._unreadable = answer.tag
+            self._unreadable = answer.tag.encode("ascii", "surrogateescape")
             self._tell(_UNREADABLE)
         return None
 
