@@ -269,7 +269,7 @@ async def test_demo_finds_free_ports_when_its_own_are_taken(simulator: Simulator
 
 
 @pytest.mark.parametrize("number", [TERM, INT])
-async def test_a_signal_while_serve_reads_its_settings_ends_it_quietly(tmp_path: Path, number: int) -> None:
+async def test_a_signal_while_serve_reads_its_settings_ends_it_with_one_line(tmp_path: Path, number: int) -> None:
     (tmp_path / "id").write_text("an-id")
     # A disk that does not answer, for what is in the file; the start waits some seconds for it.
     program = (
@@ -289,7 +289,8 @@ async def test_a_signal_while_serve_reads_its_settings_ends_it_quietly(tmp_path:
         await process.says(lambda out: b"reading" in out)
         process.signal(number)
         assert await process.ended() == 0
-        assert process.text == "reading\n"
+        reading, line = process.text.splitlines()
+        assert (reading, json.loads(line)["event"]) == ("reading", "stopped")
     finally:
         await process.close()
 
