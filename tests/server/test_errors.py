@@ -265,7 +265,7 @@ async def test_without_a_session_requests_are_503_at_once_until_the_pause_is_ove
     calls = len(upstream.sessions)
     started = time.monotonic()
     got = await proxy.ask("GET /a")
-    assert time.monotonic() - started < 5  # and not when the pause is over
+    assert time.monotonic() - started < 0.5
     assert (got.status, got.code) == (503, "session_unavailable")
     assert 1 <= int(got.value("retry-after") or 0) <= 7
     assert upstream.requests == []
