@@ -19,11 +19,11 @@ from proxy import __version__, memory
 from proxy.clock import Clock, TurnClock
 from proxy.core.store_url import StoreUrl
 from proxy.drain import close_listeners, finish
+from proxy.guard_settings import guard_settings
 from proxy.handed_over import HandedOver
 from proxy.listening import LAST_SECONDS, Budget, Sockets, Unattended, admin_port, budget, descriptors
 from proxy.loops import Loops
 from proxy.notify import ServiceManager
-from proxy.policy import guard_policy
 from proxy.server.accounts import Accounts
 from proxy.server.admin import Admin, Lifecycle
 from proxy.server.admin_port import AdminPort
@@ -218,7 +218,7 @@ class Proxy:
             ),
         )
         self._stack.push_async_callback(self.keeper.close)
-        self.guard = Guard(guard_policy(settings, required_value=lambda: self.secrets.required_header))
+        self.guard = Guard(guard_settings(settings, required_value=lambda: self.secrets.required_header))
         budget = ReplayBudget(settings.limits.replay_total)
         self._watch_gauges(budget)
         forwarder = self._forwarder(origin, budget)
@@ -368,7 +368,7 @@ class Proxy:
             guard=self.guard,
             bodies=Bodies(
                 most=settings.limits.request_body,
-                keep=settings.limits.replay_body,
+                buffer=settings.limits.replay_body,
                 budget=budget,
                 aside=self.guard.aside,
             ),
@@ -387,7 +387,7 @@ class Proxy:
             replay_bytes=lambda: budget.used,
             idle=lambda: self.upstream.idle_connections,
             active=lambda: self.upstream.active_connections,
-            latched=lambda what: float(what in keeper.refusals),
+            refused=lambda what: float(what in keeper.refusals),
             store_up=lambda: float(self._store_facts()["up"]),
             alone=lambda: float(keeper.alone),
         )

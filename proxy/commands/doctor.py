@@ -309,7 +309,7 @@ class _Patient:
 
     async def _redis(self, url: StoreUrl) -> Step:
         """Find the Redis, log in there, and write a key of no meaning."""
-        from proxy.session.stores.redis.client import Unavailable
+        from proxy.session.stores.redis.client import RedisUnavailable
         from proxy.session.stores.redis.store import RedisStore
 
         place = StorePlace(self._settings, url, SecretsWatch(self._settings))
@@ -319,7 +319,7 @@ class _Patient:
             await store.probe()
             began = time.time()
             off, took = await store.probe() - began, time.time() - began
-        except Unavailable as error:
+        except RedisUnavailable as error:
             return _failed(f"{store.address}: {error}", "see “One session for many machines” in config/README.md")
         finally:
             await store.close()

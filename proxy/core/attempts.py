@@ -4,7 +4,7 @@
 `.send()`, without a loop or a network::
 
     step                 may be answered with
-    Send(fresh)          Answered | Rejected | Failed
+    Send(new_connection) Answered | Rejected | Failed
     Probe(token)         Probed
     Renew(rejected)      Renewed | Failed
     (return)             Deliver: hand down the last answer
@@ -90,9 +90,9 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Get the held token and send the request with it; `fresh`: on a new connection."""
+    """Get the held token and send the request with it; `new_connection`: not on one that was used before."""
 
-    fresh: bool
+    new_connection: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,8 @@ class Renew:
 
 Step = Send | Probe | Renew
 
-_FIRST: Final = Send(fresh=False)
-_ON_A_NEW_CONNECTION: Final = Send(fresh=True)
+_FIRST: Final = Send(new_connection=False)
+_ON_A_NEW_CONNECTION: Final = Send(new_connection=True)
 
 
 # How they went
@@ -130,7 +130,7 @@ class Answered:
 class Rejected:
     """CardCash answered that it does not take the token.
 
-    `replaced`: the token is being replaced, or has been. `body_kept`: the whole body can be sent again. `now`: steady
+    `replaced`: the token is being replaced, or has been. `resendable`: the whole body can be sent again. `now`: steady
     seconds.
     """
 
@@ -138,15 +138,15 @@ class Rejected:
     token: Token
     now: float
     replaced: bool
-    body_kept: bool
+    resendable: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The step brought an error; `body_kept` as in `Rejected`."""
+    """The step brought an error; `resendable` as in `Rejected`."""
 
     error: UpstreamError | Unavailable
-    body_kept: bool = True
+    resendable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,7 @@ def _after_rejection(
     if not replaced and not history.may_begin_renewal(token, route, now):
         return Deliver(retried, "rejected")
 
-    if kind is not Rejection.DOCUMENTED and (traits.guarded or not rejected.body_kept):
+    if kind is not Rejection.DOCUMENTED and (traits.guarded or not rejected.resendable):
         yield Renew(token, needed=False)
         return Deliver(retried)
     renewed = yield Renew(token, needed=True)
@@ -271,7 +271,7 @@ def _after_rejection(
     if renewed.token.value == token.value:
         history.pauses.rejected_again(route, now)
         return Deliver(retried, "same_token")
-    if not rejected.body_kept:
+    if not rejected.resendable:
         raise NotRepeatable(
             "The session had ended and the request body was too large to keep; the session has been renewed: send the "
             "request again."
@@ -282,7 +282,7 @@ def _after_rejection(
 def _is_worth_another(failed: Failed, traits: Traits) -> bool:
     """Say whether an attempt without an answer is made once more: provably nothing was sent, or the request is safe."""
     error = failed.error
-    if not failed.body_kept:
+    if not failed.resendable:
         return False
     if isinstance(error, UpstreamUnreachable):
         return not error.sent and error.kind in _WORTH_A_SECOND_CONNECT

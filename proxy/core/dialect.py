@@ -72,11 +72,11 @@ class Candidate:
     lifetime: float
     where: str
     #: The answer or the token itself says how long it lives; else `lifetime` is a guess.
-    told: bool = True
+    tells_lifetime: bool = True
 
     def repeats(self, value: str) -> bool:
         """Say whether it is this token once more, without a word about its life: then its life is what it was."""
-        return self.value == value and not self.told
+        return self.value == value and not self.tells_lifetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def session_token(headers: RawHeaders, body: bytes, *, cookie: bytes, wall: floa
     if isinstance(in_body, str) and in_body:
         offered.insert(sum(where == "header" for where, _ in offered), ("body", in_body))
     found = _first_good(offered, header_value(headers, LIFETIME_HEADER), content.get("expiresInSeconds"), wall)
-    return replace(found, where="session", told=True) if isinstance(found, Candidate) else found
+    return replace(found, where="session", tells_lifetime=True) if isinstance(found, Candidate) else found
 
 
 def _in_header(headers: RawHeaders) -> list[tuple[str, str]]:
@@ -202,8 +202,8 @@ def _first_good(
     for where, text in offered:
         token = well_formed(text)
         if token is not None:
-            told = (_seconds(lifetime), _seconds(body_lifetime), _left_by_claims(token, wall))
-            return Candidate(token, usable_lifetime(*told), where, any(map(is_lifetime, told)))
+            claims = (_seconds(lifetime), _seconds(body_lifetime), _left_by_claims(token, wall))
+            return Candidate(token, usable_lifetime(*claims), where, any(map(is_lifetime, claims)))
         if malformed is None:
             long = len(text.strip()) > _LONGEST_TOKEN
             malformed = Malformed(where, f"longer than {_LONGEST_TOKEN} bytes") if long else Malformed(where)

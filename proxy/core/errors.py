@@ -67,9 +67,9 @@ class ProxyError(Exception):
         if self.sent or (earlier is Earlier.NONE and str(self).endswith(NOTHING_SENT)):
             return self
         sentence = f"{str(self).removesuffix(NOTHING_SENT).rstrip('.')}. {earlier.value}"
-        told = type(self).__new__(type(self), sentence)
-        told.__dict__.update(self.__dict__, sent=earlier is Earlier.DOUBT)
-        return told
+        error = type(self).__new__(type(self), sentence)
+        error.__dict__.update(self.__dict__, sent=earlier is Earlier.DOUBT)
+        return error
 
 
 class RequestRefused(ProxyError):

@@ -84,7 +84,7 @@ def _plainer(data: bytes) -> bytes:
     return data
 
 
-def check_partial(data: bytes | bytearray, known: int = 0) -> None:
+def check_partial_answer(data: bytes | bytearray, known: int = 0) -> None:
     """Refuse the beginning of a head that cannot become a valid one, instead of waiting for more of it.
 
     `known` bytes of it were checked before.
@@ -102,10 +102,10 @@ def check_partial(data: bytes | bytearray, known: int = 0) -> None:
 class AnswerReader:
     """Takes one answer after the other out of a connection: `begin`, feed until `head` is there, feed until `done`."""
 
-    __slots__ = ("_body", "_head_only", "_heads", "done", "has_body", "head", "interim", "keep")
+    __slots__ = ("_body", "_head_only", "_heads", "done", "has_body", "head", "interim", "keep_alive")
 
     def __init__(self) -> None:
-        self._heads = HeadReader(check_partial)
+        self._heads = HeadReader(check_partial_answer)
         self.begin(head_only=False)
 
     def begin(self, *, head_only: bool) -> None:
@@ -118,7 +118,7 @@ class AnswerReader:
         self.interim = 0
         self.has_body = self.done = False
         #: The answer leaves the connection as it must be for another one.
-        self.keep = False
+        self.keep_alive = False
 
     @property
     def begun(self) -> bool:
@@ -137,7 +137,7 @@ class AnswerReader:
             content, data = self._body.feed(data)
             self.done = self._body.done
         if data:
-            self.keep = False  # more than an answer
+            self.keep_alive = False  # more than an answer
         return content
 
     def feed_head(self, data: bytes) -> bytes:
@@ -160,10 +160,10 @@ class AnswerReader:
     def _frame(self, head: AnswerHead) -> None:
         """Find out how the body is framed (RFC 9112, 6.3, rules 1 and 4 to 8)."""
         chunked, length = head.fields.chunked, head.fields.content_length
-        self.keep = head.keep_alive
+        self.keep_alive = head.keep_alive
         if self._head_only or head.status in {204, 304}:
             # A body that is announced may come all the same, and later than the next request goes out.
-            self.keep = self.keep and not chunked and not length
+            self.keep_alive = self.keep_alive and not chunked and not length
             self.done = True
             return
         self.has_body = True
@@ -171,7 +171,7 @@ class AnswerReader:
             self._body = Chunks()
         elif length is None:
             self._body = UntilEnd()
-            self.keep = False
+            self.keep_alive = False
         else:
             self._body = Counted(length)
         self.done = self._body.done

@@ -93,7 +93,7 @@ def _read(block: bytes, http_10: bool, required: bytes | None) -> RequestFields:
     return read_request(fields, http_10=http_10, required=required)
 
 
-def check_partial(data: bytes | bytearray, known: int) -> None:
+def check_partial_request(data: bytes | bytearray, known: int) -> None:
     """Refuse the beginning of a head that cannot become a valid one, instead of waiting for more of it.
 
     `known` bytes of it were checked before; so many segments cost no more than one. Raises as `RequestHead`.

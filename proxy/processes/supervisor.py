@@ -49,7 +49,7 @@ _PAUSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _WAITED_FOR: Final = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD, LOOK, END)
 
 
-class Pauses:
+class RestartPauses:
     """How long to wait before a worker that died is started again."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Worker:
     reads_again: bool = False
 
     def __post_init__(self) -> None:
-        self.pauses = Pauses()
+        self.pauses = RestartPauses()
 
     def signal(self, number: int) -> None:
         """Send its process a signal; it is ours until it is waited for."""

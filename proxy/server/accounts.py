@@ -1,6 +1,6 @@
 """The two calls of a caller that the proxy answers for CardCash: `POST /session` and `POST /customers/login`.
 
-A legacy client that still does the dance keeps working and never sees the token.
+A legacy client that still makes a session and logs in by itself keeps working and never sees the token.
 """
 
 from __future__ import annotations
@@ -102,12 +102,12 @@ class Accounts:
         if not isinstance(found, Candidate):
             if found is not None:
                 self._keeper.offer(found, sent_with=sent_with)
-            found = Candidate(sent_with.value, sent_with.lifetime, "login", told=False)
+            found = Candidate(sent_with.value, sent_with.lifetime, "login", tells_lifetime=False)
         self._keeper.offer(found, sent_with=sent_with, login_as=email)
 
     def email(self, body: Body, fields: RequestFields, start: bytes) -> str:
         """Read whose login it is; `start` is its request line. Raises `BadRequest` when that cannot be told."""
-        if not body.kept:
+        if not body.buffered:
             raise BadRequest("The login is too large to be one.")
         data = decode(body.data, fields.content_encoding, limit=LONGEST_REJECTION)
         query = start.split(b" ")[1].partition(b"?")[2].decode("latin-1")

@@ -1,4 +1,4 @@
-"""Request bodies: kept whole when small enough to be sent again, streamed otherwise (`limits.*`)."""
+"""Request bodies: buffered whole when small enough to be sent again, streamed otherwise (`limits.*`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proxy.server.exchange import Exchange
 
 
 class ReplayBudget:
-    """Bytes of bodies kept by the whole process; `limits.replay_total` at most."""
+    """Bytes of bodies buffered by the whole process; `limits.replay_total` at most."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -30,7 +30,7 @@ class ReplayBudget:
 
 
 class Body:
-    """One request's body. `kept`: all of it is in `data` and can be sent any number of times; else it can be sent once."""
+    """One request's body. `buffered`: all of it is in `data` and can be sent any number of times, else once."""
 
     __slots__ = ("_budget", "_reserved", "_rest", "_started", "chunked", "data")
 
@@ -40,16 +40,16 @@ class Body:
         self._rest: AsyncIterator[bytes] | None = None
         self._started = False
         self.chunked = chunked
-        #: What is kept of it: the beginning, when it is not `kept`.
+        #: What is buffered of it: the beginning, when that is not all.
         self.data = b""
 
     @property
-    def kept(self) -> bool:
+    def buffered(self) -> bool:
         """Say whether it can be sent any number of times."""
         return self._rest is None
 
     @property
-    def can_be_sent(self) -> bool:
+    def resendable(self) -> bool:
         """Say whether all of it is still there."""
         return self._rest is None or not self._started
 
@@ -68,8 +68,8 @@ class Body:
         async for piece in rest:
             yield piece
 
-    def goes_on_with(self, rest: AsyncIterator[bytes]) -> None:
-        """Keep no more of it."""
+    def stream_rest(self, rest: AsyncIterator[bytes]) -> None:
+        """Leave what follows to be streamed."""
         self._rest = rest
 
     def reserve(self, size: int) -> bool:
@@ -79,7 +79,7 @@ class Body:
         return reserved
 
     def release(self) -> None:
-        """Give the room for the kept bytes back."""
+        """Give the room for the buffered bytes back."""
         if self._reserved:
             self._budget.give_back(self._reserved)
             self._reserved = 0
@@ -89,7 +89,7 @@ NO_BODY = Body(ReplayBudget(0))
 
 
 class Bodies:
-    """Decides, per request, what is kept.
+    """Decides, per request, what is buffered.
 
     While a body is waited for, nothing is done for its request: it waits `aside`, and takes no place among those in flight.
     """
@@ -98,12 +98,12 @@ class Bodies:
         self,
         *,
         most: int,
-        keep: int,
+        buffer: int,
         budget: ReplayBudget,
         aside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._most = most
-        self._keep = keep
+        self._buffer = buffer
         self._budget = budget
         self._aside = aside
 
@@ -118,7 +118,7 @@ class Bodies:
         if fields.expects_continue:
             exchange.go_on()
         body = Body(self._budget, chunked=fields.chunked)
-        if exchange.body_received and length is not None and length <= self._keep and body.reserve(length):
+        if exchange.body_received and length is not None and length <= self._buffer and body.reserve(length):
             # Nearly always: it came together with its head.
             body.data = exchange.read_received()
             return body
@@ -131,19 +131,19 @@ class Bodies:
         return body
 
     async def _begin(self, body: Body, exchange: Exchange) -> None:
-        """Read until there is more than is kept: whoever sends slowly has sent that much before it takes a connection."""
+        """Read until there is more than is buffered: a slow caller has sent that much before it takes a connection."""
         pieces: list[bytes] = []
         size = 0
         while piece := await exchange.read():
             pieces.append(piece)
             size += len(piece)
             self._check(size)
-            if size > self._keep or not body.reserve(len(piece)):
-                body.goes_on_with(self._rest(exchange, size))
+            if size > self._buffer or not body.reserve(len(piece)):
+                body.stream_rest(self._rest(exchange, size))
                 break
         body.data = b"".join(pieces)
 
-    async def swallow(self, exchange: Exchange, fields: RequestFields) -> None:
+    async def discard(self, exchange: Exchange, fields: RequestFields) -> None:
         """Read a body that nobody needs, so that the connection can go on. Raises as `take`."""
         self._check(fields.content_length or 0)
         if fields.expects_continue:

@@ -31,7 +31,7 @@ from proxy.core.errors import BadRequest, CallerGone, ProxyError
 from proxy.core.request_fields import RequestFields
 from proxy.http.flow import Flow
 from proxy.http.heads import HeadReader
-from proxy.http.request_head import RequestHead, check_partial
+from proxy.http.request_head import RequestHead, check_partial_request
 from proxy.server import tcp
 from proxy.server.exchange import Exchange
 
@@ -101,7 +101,7 @@ class CallerConnection(Flow):
         self._server = server
         self.peer: str | None = None
         self.local: str | None = None
-        self.head = HeadReader(check_partial, lenient=True)
+        self.head = HeadReader(check_partial_request, lenient=True)
         #: What has come after the request that is being served.
         self._ahead = b""
         #: The request that is being served.

@@ -17,7 +17,7 @@ from proxy.server.bodies import NO_BODY, Bodies
 from proxy.server.deliver import Answer, deliver
 from proxy.server.exchange import Exchange
 from proxy.server.guard import Guard
-from proxy.server.outgoing import Outgoing, Sender
+from proxy.server.outgoing import OutgoingRequest, Sender
 from proxy.server.record import Record, new_request_id
 from proxy.tasks import Tasks
 from proxy.telemetry.logs import describe, log
@@ -73,17 +73,17 @@ class Forwarder:
     async def _serve(self, exchange: Exchange, record: Record) -> None:
         fields = exchange.fields
         record.request_id = fields.request_id or new_request_id()
-        way = self.guard.admit(exchange, fields)
-        record.route, record.query = way.route.template, way.query
-        if exchange.method == "POST" and way.route.is_session:
+        admission = self.guard.admit(exchange, fields)
+        record.route, record.query = admission.route.template, admission.query
+        if exchange.method == "POST" and admission.route.is_session:
             if fields.has_body:
-                await self._bodies.swallow(exchange, fields)
+                await self._bodies.discard(exchange, fields)
             await self._accounts.answer_session(exchange, record)
             return
         body = await self._bodies.take(exchange, fields) if fields.has_body else NO_BODY
         try:
-            request = self._sender.prepare(exchange.method, way, fields, body, record)
-            if exchange.method == "POST" and way.route.is_login:
+            request = self._sender.prepare(exchange.method, admission, fields, body, record)
+            if exchange.method == "POST" and admission.route.is_login:
                 outcome = await self._login(request)
                 if isinstance(outcome, Token):
                     self._accounts.answer_login(exchange, record, outcome)
@@ -100,9 +100,9 @@ class Forwarder:
             self._metrics.upstream_errors.labels(error.kind).inc()
             raise
 
-    async def _login(self, request: Outgoing) -> Answer | Token:
+    async def _login(self, request: OutgoingRequest) -> Answer | Token:
         """Handle a caller's own login; a caller that leaves meanwhile does not undo it."""
-        request.login_as = self._accounts.email(request.body, request.fields, request.way.start)
+        request.login_as = self._accounts.email(request.body, request.fields, request.admission.start)
         handled = self._accounts.log_in(request.login_as, lambda: self._sender.answer(request))
         login = self._logins.spawn(handled, name="caller-login")
         try:

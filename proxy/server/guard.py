@@ -51,7 +51,7 @@ class GuardSettings:
     base_path: str = "/v3"
 
 
-class Admitted(NamedTuple):
+class Admission(NamedTuple):
     """A request that may go on: its line for the upstream, and what that means."""
 
     #: Method, target and version, with the CRLF.
@@ -150,14 +150,14 @@ class Guard:
         if site is not None and not fields.origins and site.strip().lower() not in (b"none", b"same-origin"):
             raise Denied("origin_not_allowed", "Cross-site requests of browsers are not served.")
 
-    def admit(self, exchange: Exchange, fields: RequestFields) -> Admitted:
-        """Make all checks of a request in order; returns its way upstream. Raises the refusal.
+    def admit(self, exchange: Exchange, fields: RequestFields) -> Admission:
+        """Make all checks of a request in order; returns its admission. Raises the refusal.
 
         Its caller's address was checked when it connected.
         """
         policy = self.policy
         read = _read_known if len(exchange.target) <= _LONGEST_REMEMBERED else _read
-        authority, way = read(exchange.method, exchange.target, bool(fields.overrides), policy.base_path)
+        authority, admission = read(exchange.method, exchange.target, bool(fields.overrides), policy.base_path)
         self.check_host(fields.host, exchange.local, http_10=exchange.http_10)
         if authority is not None and not self._serves(authority, exchange.local):
             raise HostNotAllowed("The authority of the request target is not in callers.allowed_hosts.")
@@ -167,10 +167,10 @@ class Guard:
             self._check_required(fields.required)
         if policy.rules:
             methods = (exchange.method, *fields.overrides)
-            if not all(allowed(policy.rules, each, way.route) for each in methods):
+            if not all(allowed(policy.rules, each, admission.route) for each in methods):
                 raise Denied("denied_by_rule", "A rule of this proxy does not allow this method and path.")
         self._check_in_flight()
-        return way
+        return admission
 
     def _check_in_flight(self) -> None:
         if self.in_flight > self.policy.in_flight:
@@ -191,7 +191,7 @@ class Guard:
 
 
 def _judge(method: str, path: str, overridden: bool, base_path: str) -> tuple[Route, Traits, bool]:
-    """Judge a method and an upstream path, without a query, for `Admitted`. Raises `BadRequest`."""
+    """Judge a method and an upstream path, without a query, for `Admission`. Raises `BadRequest`."""
     route = classify(path, base_path)
     check_own_call(method, path, route, base_path)
     if overridden and (route.is_session or route.is_login):
@@ -209,8 +209,8 @@ def _judge(method: str, path: str, overridden: bool, base_path: str) -> tuple[Ro
 _judge_known = lru_cache(maxsize=1024)(_judge)
 
 
-def _read(method: str, target: str, overridden: bool, base_path: str) -> tuple[str | None, Admitted]:
-    """Read a request line: the authority of its target, if it is an absolute one, and its way. Raises `BadRequest`."""
+def _read(method: str, target: str, overridden: bool, base_path: str) -> tuple[str | None, Admission]:
+    """Read a request line: the authority of its target, if it is an absolute one, and its admission. Raises `BadRequest`."""
     parsed = parse_target(method, target)
     text = upstream_target(parsed.text, base_path)
     path, _, query = text.partition("?")
@@ -218,7 +218,7 @@ def _read(method: str, target: str, overridden: bool, base_path: str) -> tuple[s
     start = f"{method} {text} HTTP/1.1\r\n".encode("ascii")
     keys = query_keys(query) if query else ()
     overridden = overridden or (bool(query) and overrides_method(query))
-    return parsed.authority, Admitted(start, keys, *judge(method, path, overridden, base_path))
+    return parsed.authority, Admission(start, keys, *judge(method, path, overridden, base_path))
 
 
 #: The same: reading a line anew whose path is known costs 4 %.

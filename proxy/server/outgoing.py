@@ -37,7 +37,7 @@ from proxy.core.token import Token
 from proxy.server.accounts import Accounts
 from proxy.server.bodies import Body
 from proxy.server.deliver import Answer
-from proxy.server.guard import Admitted
+from proxy.server.guard import Admission
 from proxy.server.record import Record
 from proxy.session.keeper import SessionKeeper
 from proxy.telemetry.metrics import Metrics
@@ -62,11 +62,11 @@ class Injected:
 
 
 @dataclass(slots=True)
-class Outgoing:
+class OutgoingRequest:
     """One request, ready to be sent: everything but the token."""
 
     method: str
-    way: Admitted
+    admission: Admission
     fields: RequestFields
     head: bytes
     body: Body
@@ -113,25 +113,27 @@ class Sender:
         self._clock = clock
         self._history = RejectionHistory(processes)
 
-    def prepare(self, method: str, way: Admitted, fields: RequestFields, body: Body, record: Record) -> Outgoing:
+    def prepare(
+        self, method: str, admission: Admission, fields: RequestFields, body: Body, record: Record
+    ) -> OutgoingRequest:
         """Write all of a request but its token."""
         head = for_upstream(
             fields,
-            start=way.start,
+            start=admission.start,
             host=self._injected.host,
             request_id=record.request_id.encode("ascii"),
             user_agent=self._injected.user_agent,
         )
-        return Outgoing(method, way, fields, head, body, record)
+        return OutgoingRequest(method, admission, fields, head, body, record)
 
-    async def answer(self, request: Outgoing) -> Answer:
+    async def answer(self, request: OutgoingRequest) -> Answer:
         """Walk the request through its attempts. Raises `UpstreamError` or `Unavailable`, true of all of them together."""
-        flow = attempts(request.way.traits, self._history)
+        flow = attempts(request.admission.traits, self._history)
         try:
             step = next(flow)
             while True:
                 if isinstance(step, Send):
-                    result = await self._send(request, fresh=step.fresh)
+                    result = await self._send(request, new_connection=step.new_connection)
                 elif isinstance(step, Renew):
                     result = await self._renew(step, request)
                 else:
@@ -145,15 +147,15 @@ class Sender:
                 self._metrics.retries.labels("not_repeatable").inc()
             raise
 
-    async def _send(self, request: Outgoing, *, fresh: bool) -> Result:
+    async def _send(self, request: OutgoingRequest, *, new_connection: bool) -> Result:
         if request.answer is not None:
             request.answered(None)  # it may still hold the only connection
-        record, way, body = request.record, request.way, request.body
+        record, admission, body = request.record, request.admission, request.body
         head = partial(self._head, request)
         response = None
         try:
             while response is None:
-                token = self._keeper.token_at_once(account=way.account) if request.method != "TRACE" else None
+                token = self._keeper.token_at_once(account=admission.account) if request.method != "TRACE" else None
                 if token is None or self._keeper.identity_lost:
                     token = await self._token(request)
                 request.token = token
@@ -167,8 +169,8 @@ class Sender:
                         chunked=body.chunked,
                         # A purchase goes out on a connection of its own: no stray answer to another request can be taken
                         # for its.
-                        fresh=fresh or way.traits.guarded,
-                        repeatable=way.traits.safe,
+                        new_connection=new_connection or admission.traits.guarded,
+                        repeatable=admission.traits.safe,
                     )
                 except _TokenEnded:
                     record.attempts -= 1
@@ -177,7 +179,7 @@ class Sender:
         except (UpstreamError, Unavailable) as error:
             if isinstance(error, UpstreamError):
                 self._metrics.upstream_errors.labels(error.kind).inc()
-            return Failed(error, body.can_be_sent)
+            return Failed(error, body.resendable)
         token = request.token
         if token is not None and (response.fields.private or request.login_as is not None):
             self._harvest(response.headers, response.status, request, token)
@@ -185,24 +187,24 @@ class Sender:
         if token is not None and answer.status in dialect.REJECTION_STATUSES:
             kind = await _rejection(request.method, answer)
             if kind is not Rejection.NONE:
-                now, kept = self._clock.now().steady, body.can_be_sent
-                return Rejected(kind, token, now, self._keeper.is_replacing(token), kept)
+                now, resendable = self._clock.now().steady, body.resendable
+                return Rejected(kind, token, now, self._keeper.is_replacing(token), resendable)
         return Answered(token)
 
-    async def _token(self, request: Outgoing) -> Token | None:
+    async def _token(self, request: OutgoingRequest) -> Token | None:
         """Get the token to send with; None for a TRACE, whose answer repeats what was sent (RFC 9110, 9.3.8)."""
         if request.method == "TRACE":
             return None
-        patient = not request.body.kept or request.way.traits.guarded
-        token = await self._keeper.token(patient=patient, account=request.way.account)
-        if self._keeper.identity_lost and request.way.account:
+        patient = not request.body.buffered or request.admission.traits.guarded
+        token = await self._keeper.token(patient=patient, account=request.admission.account)
+        if self._keeper.identity_lost and request.admission.account:
             raise SessionUnavailable(
                 "The login that a caller made was lost with its session, and the proxy does not know its password: "
                 "log in again with POST /customers/login."
             )
         return token
 
-    def _head(self, request: Outgoing, waited: bool) -> bytes:
+    def _head(self, request: OutgoingRequest, waited: bool) -> bytes:
         """Write the whole head, when a connection is free. Raises `_TokenEnded`."""
         token = request.token
         if token is None:
@@ -213,10 +215,10 @@ class Sender:
         app_id = (token.app_id or self._injected.app_id()).encode("ascii")
         return b"%bx-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (request.head, app_id, token.bearer)
 
-    def _token_at_send(self, request: Outgoing, token: Token) -> Token:
+    def _token_at_send(self, request: OutgoingRequest, token: Token) -> Token:
         """Choose the token at the last moment: the request may have waited for a connection, and the token ended."""
         current = self._keeper.current()
-        if current is None or (current is not token and self._keeper.identity_lost and request.way.account):
+        if current is None or (current is not token and self._keeper.identity_lost and request.admission.account):
             raise _TokenEnded
         return current
 
@@ -232,7 +234,7 @@ class Sender:
             private.update(held.private)
         return private
 
-    def _harvest(self, headers: dialect.RawHeaders, status: int, request: Outgoing, token: Token) -> None:
+    def _harvest(self, headers: dialect.RawHeaders, status: int, request: OutgoingRequest, token: Token) -> None:
         wall = self._clock.now().wall
         found = dialect.harvest(headers, cookie=(token.app_id or self._injected.app_id()).encode("ascii"), wall=wall)
         if request.login_as is not None and 200 <= status < 300:
@@ -240,7 +242,7 @@ class Sender:
         elif found is not None:
             self._keeper.offer(found, sent_with=token)
 
-    async def _renew(self, step: Renew, request: Outgoing) -> Result:
+    async def _renew(self, step: Renew, request: OutgoingRequest) -> Result:
         if not step.needed:
             try:
                 async with asyncio.timeout(_COURTESY):
@@ -259,7 +261,7 @@ class Sender:
         verdict = await self._keeper.probe(step.token)
         return Probed(verdict, self._keeper.is_replacing(step.token))
 
-    def _annotated(self, request: Outgoing, delivery: Deliver) -> Answer:
+    def _annotated(self, request: OutgoingRequest, delivery: Deliver) -> Answer:
         answer = request.answer
         assert answer is not None  # noqa: S101  # Deliver comes after an answer only
         if delivery.counted is not None:

@@ -16,7 +16,7 @@ from proxy.core.errors import Unavailable, UpstreamError
 from proxy.core.identity import is_of_the_held, marks_of_login
 from proxy.core.token import Source, Token
 from proxy.session import tries
-from proxy.session.tries import Answer, Client
+from proxy.session.tries import CallAnswer, CallClient
 
 #: What an operator can look at when the way to CardCash is barred, by the kind of failure.
 _ADVICE: Final = {
@@ -63,14 +63,14 @@ class Credentials:
 class SessionCalls:
     """The calls to CardCash that make and keep a session. Safe for concurrent use; the keeper makes one at a time.
 
-    `client` sends them, see `Client`; `host` is its origin's `Host`. `credentials` may be replaced at any time (secrets
+    `client` sends them, see `CallClient`; `host` is its origin's `Host`. `credentials` may be replaced at any time (secrets
     rotate); calls under way go on with the old ones. `failed` hears the kind of every try that failed.
     """
 
     def __init__(
         self,
         credentials: Credentials,
-        client: Client,
+        client: CallClient,
         *,
         host: bytes,
         base_path: str,
@@ -182,13 +182,15 @@ class SessionCalls:
             raise SessionTokenRejected(f"CardCash rejected the token of the keep-alive call with {answer.status}.")
         return None
 
-    def _session_token(self, answer: Answer, credentials: Credentials) -> dialect.Candidate | dialect.Malformed | None:
+    def _session_token(
+        self, answer: CallAnswer, credentials: Credentials
+    ) -> dialect.Candidate | dialect.Malformed | None:
         if not 200 <= answer.status < 300:
             return None
         wall = self._clock.now().wall
         return dialect.session_token(answer.headers, answer.body, cookie=_cookie(credentials), wall=wall)
 
-    def _harvested(self, answer: Answer, credentials: Credentials) -> dialect.Candidate | None:
+    def _harvested(self, answer: CallAnswer, credentials: Credentials) -> dialect.Candidate | None:
         found = dialect.harvest(answer.headers, cookie=_cookie(credentials), wall=self._clock.now().wall)
         return found if isinstance(found, dialect.Candidate) else None
 
@@ -201,8 +203,8 @@ class SessionCalls:
         attempts: int,
         token: Token | None = None,
         body: bytes | None = None,
-        passing: Callable[[Answer], bool] = lambda _: False,
-    ) -> Answer:
+        passing: Callable[[CallAnswer], bool] = lambda _: False,
+    ) -> CallAnswer:
         fields = [
             f"{method} {path} HTTP/1.1",
             f"Host: {self._host}",

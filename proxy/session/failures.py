@@ -53,7 +53,7 @@ class Pause:
         self.until = now + pause
         return pause
 
-    def is_everybodys(self, now: float, *, failures: int, left: float) -> None:
+    def take_over(self, now: float, *, failures: int, left: float) -> None:
         """Take over the pause of all who share the store."""
         self.failures, self.until = failures, now + left
 

@@ -83,7 +83,7 @@ class SessionKeeper:
         #: What CardCash refused; a new mapping with each change, so that an older reading of the store is known as such.
         self.refusals: Mapping[str, str] = {}
         #: The store could not be told of them.
-        self._untold = False
+        self._refusals_unsaved = False
         self._pause = Pause()
         self._last_failure = ELSEWHERE
         #: Between background tries that bring nothing; no request is refused over it.
@@ -231,7 +231,7 @@ class SessionKeeper:
         await self._shared.end_pause()
         if not self.refusals:
             await self._shared.refuse({}, self._secrets)
-        if self._renewal is not None and not self._renewal.fresh:
+        if self._renewal is not None and not self._renewal.is_forced:
             # It began before the operator asked, and may have passed the point where a refusal mattered.
             await self._renewal.outcome()
         if "app_id" in self.refusals:
@@ -267,8 +267,8 @@ class SessionKeeper:
             return False
         await self._saved()
         before = self.refusals
-        if self._untold:
-            self._untold = not await self._shared.refuse(before, self._secrets)
+        if self._refusals_unsaved:
+            self._refusals_unsaved = not await self._shared.refuse(before, self._secrets)
         self._take_over(await self._shared.look(self._secrets), before)
         self._save()
         return True
@@ -323,7 +323,7 @@ class SessionKeeper:
     @property
     def pending(self) -> bool:
         """Say whether something is still to be stored."""
-        return self.alone or self._untold
+        return self.alone or self._refusals_unsaved
 
     @property
     def waiters(self) -> int:
@@ -346,8 +346,8 @@ class SessionKeeper:
             identity=held.identity if held and not self.identity_lost else None,
             own_login=held.own_login if held else False,
             identity_lost=self.identity_lost,
-            latched=what,
-            latch_sentence=sentence,
+            refused=what,
+            refusal=sentence,
             paused_for=self._pause.left(now.steady),
             failures=self._pause.failures,
             renewals=self._renewals,
@@ -428,11 +428,13 @@ class SessionKeeper:
                 if renewal.refused:
                     # Before the right is given back: the next in line must not try it too. It counts here only at the
                     # end, since it may be about secrets that have just changed.
-                    self._untold = not await self._shared.refuse({**self.refusals, **renewal.refused}, secrets)
+                    self._refusals_unsaved = not await self._shared.refuse(
+                        {**self.refusals, **renewal.refused}, secrets
+                    )
                 if (
                     token is not None and not is_alone
                 ):  # else it is stored when the store is back, and nobody waits for it
-                    token = await self._shared.keep(token, secrets, yields=not renewal.fresh) or token
+                    token = await self._shared.save(token, secrets, yields=not renewal.is_forced) or token
         except SessionOutage as outage:
             return Failure("failed", f"No session with CardCash: {outage}", outage.retry_after)
         except TimeoutError:
@@ -446,10 +448,10 @@ class SessionKeeper:
         while True:
             before = self.refusals
             needs_login = logs_in(self.calls.credentials, before)
-            entered = await self._shared.enter(secrets, known=known, needs_login=needs_login, fresh=renewal.fresh)
+            entered = await self._shared.enter(secrets, known=known, needs_login=needs_login, forced=renewal.is_forced)
             if entered is None:
                 return None
-            if renewal.fresh:
+            if renewal.is_forced:
                 if entered.stored.refusals and not self.refusals:
                     await self._shared.refuse({}, secrets)
                 return None
@@ -590,7 +592,7 @@ class SessionKeeper:
     def _forget(self) -> None:
         """Forget what is against a renewal: an operator asks, or the secrets are others."""
         self.refusals = {}
-        self._untold = False
+        self._refusals_unsaved = False
         self._pause.end()
         self._background_pause.end()
 
@@ -598,11 +600,11 @@ class SessionKeeper:
 
     def _learn(self, stored: Stored, before: Mapping[str, str]) -> None:
         """Take over what is against a renewal; `before` are the refusals when the store was asked."""
-        if self.refusals is before and not self._untold:
+        if self.refusals is before and not self._refusals_unsaved:
             self.refusals = dict(stored.refusals)
         now = self._clock.now().steady
         if self._shared.knows_failures or stored.paused_for > self._pause.left(now):
-            self._pause.is_everybodys(now, failures=stored.failures, left=stored.paused_for)
+            self._pause.take_over(now, failures=stored.failures, left=stored.paused_for)
 
     def _take_over(self, stored: Stored | None, before: Mapping[str, str]) -> None:
         """Learn, and hold their token if it is the better one.
@@ -640,7 +642,7 @@ class SessionKeeper:
 
     async def _write(self) -> None:
         while (held := self._unsaved()) is not None:
-            winner = await self._shared.keep(held, self._secrets, yields=True)
+            winner = await self._shared.save(held, self._secrets, yields=True)
             if winner is None:
                 return  # it stays unsaved until the next look
             if winner is not held and self.held is held:

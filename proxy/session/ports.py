@@ -91,8 +91,8 @@ class Status:
     identity: str | None
     own_login: bool
     identity_lost: bool
-    latched: str | None
-    latch_sentence: str | None
+    refused: str | None
+    refusal: str | None
     paused_for: float
     failures: int
     renewals: int

@@ -17,7 +17,7 @@ from proxy.tasks import Tasks
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class ProbeOutcome:
     """What a probe has shown."""
 
     verdict: Verdict
@@ -30,15 +30,15 @@ class Probes:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._tasks = Tasks()
-        self._running: tuple[Token, asyncio.Task[Probed]] | None = None
+        self._running: tuple[Token, asyncio.Task[ProbeOutcome]] | None = None
 
-    async def of(self, token: Token, calls: Calls) -> Probed:
+    async def of(self, token: Token, calls: Calls) -> ProbeOutcome:
         """Try the token, or wait for the try that runs; a caller that leaves cancels nothing."""
         if self._running is None or self._running[0] is not token or self._running[1].done():
             self._running = (token, self._tasks.spawn(self._try(token, calls), name="session-probe"))
         task = self._running[1]
         await asyncio.wait({task})
-        return Probed(Verdict.UNKNOWN) if task.cancelled() or task.exception() is not None else task.result()
+        return ProbeOutcome(Verdict.UNKNOWN) if task.cancelled() or task.exception() is not None else task.result()
 
     def stop(self) -> None:
         """Let nobody wait any longer for the probe that runs."""
@@ -49,12 +49,12 @@ class Probes:
         """Stop a probe that runs, and wait for its end."""
         await self._tasks.close()
 
-    async def _try(self, token: Token, calls: Calls) -> Probed:
+    async def _try(self, token: Token, calls: Calls) -> ProbeOutcome:
         try:
             async with asyncio.timeout(self._policy.deadline):
                 newer = await calls.keep_alive(token, self._policy.keepalive_path)
         except SessionTokenRejected:
-            return Probed(Verdict.REJECTED)
+            return ProbeOutcome(Verdict.REJECTED)
         except (SessionOutage, TimeoutError):
-            return Probed(Verdict.UNKNOWN)
-        return Probed(Verdict.ACCEPTED, newer)
+            return ProbeOutcome(Verdict.UNKNOWN)
+        return ProbeOutcome(Verdict.ACCEPTED, newer)

@@ -48,7 +48,7 @@ class Renewal:
         self.began = asyncio.get_running_loop().time()
 
     @property
-    def fresh(self) -> bool:
+    def is_forced(self) -> bool:
         """Say whether another process's token will not do."""
         return self.reason == OPERATOR
 

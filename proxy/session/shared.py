@@ -54,13 +54,13 @@ class Shared:
         self._tasks = Tasks()
         self._answers = True
         # What the store held when we last looked or wrote, the base of the next compare-and-set; and what of ours it had.
-        self._kept: Token | None = None
+        self._stored: Token | None = None
         self._saved: Token | None = None
-        # Guards `_kept` against two of this process. Held over one use of the store, each with a deadline.
+        # Guards `_stored` against two of this process. Held over one use of the store, each with a deadline.
         self._using = asyncio.Lock()
         # Guards the turn to handle a login within this process; held over that call, as the turn is.
         self._one_login = asyncio.Lock()
-        # The right to renew: kept while a renewal runs, and given back behind the backs of those who waited for that.
+        # The right to renew: held while a renewal runs, and given back behind the backs of those who waited for that.
         self._extending: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[object] | None = None
         #: The store was told of our last failure, so that what it says of the pause holds here too.
@@ -98,19 +98,19 @@ class Shared:
             self._next_glance = self._tasks.spawn(self._glance(secrets), name="session-glance")
         return await asyncio.shield(self._next_glance)
 
-    async def keep(self, token: Token, secrets: str, *, yields: bool) -> Token | None:
+    async def save(self, token: Token, secrets: str, *, yields: bool) -> Token | None:
         """Write `token`, and return the one to use; None: it could not be written.
 
         That is `token`, unless another process wrote a better one since we last looked and `yields` allows to take it.
         """
         async with self._using:
             for _ in range(_TRIES):
-                saved = await self._do("save", self._store.save(token, replaces=self._kept))
+                saved = await self._do("save", self._store.save(token, replaces=self._stored))
                 if saved is None:
                     return None
                 self._observer.store("save", "ok" if saved else "lost")
                 if saved:
-                    self._kept = self._saved = token
+                    self._stored = self._saved = token
                     return token
                 theirs = await self._look(secrets)
                 if theirs is None:
@@ -121,10 +121,10 @@ class Shared:
 
     def has(self, token: Token) -> bool:
         """Say whether the store has, or had, this token, and holds any."""
-        kept = self._kept
-        if kept is not None and _shown(kept) == _shown(token):
+        stored = self._stored
+        if stored is not None and _shown(stored) == _shown(token):
             self._saved = token
-        return self._saved is token and kept is not None
+        return self._saved is token and stored is not None
 
     def replaced(self, held: Token | None) -> bool:
         """Say whether another process has stored a token as good in the place of this one, which the store had.
@@ -132,10 +132,10 @@ class Shared:
         It knew this one, so its own counts, whoever was born first: ages may be wrong by as long as a store hung, and no two
         processes must hold to different tokens over that.
         """
-        kept = self._kept
-        if held is None or kept is None or self._saved is not held or _shown(kept) == _shown(held):
+        stored = self._stored
+        if held is None or stored is None or self._saved is not held or _shown(stored) == _shown(held):
             return False
-        return (kept.identity is None) == (held.identity is None)
+        return (stored.identity is None) == (held.identity is None)
 
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> bool:
         """Remember what CardCash refused of these secrets, for restarts and other processes; say whether it is."""
@@ -150,7 +150,7 @@ class Shared:
 
     # Rights
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, fresh: bool) -> Entered | None:
+    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool) -> Entered | None:
         """Ask for the right to renew, until there is news, a pause, or it is ours; None: go on alone. Then call `end`."""
         if self._ending is not None:
             await asyncio.wait({self._ending})
@@ -158,12 +158,12 @@ class Shared:
         patient_until = loop.time() + self._store.patience
         wait = _FIRST_WAIT
         while True:
-            entering = self._store.enter(secrets, known=known, needs_login=needs_login, fresh=fresh)
+            entering = self._store.enter(secrets, known=known, needs_login=needs_login, forced=forced)
             # The last try must not take the time that the call needs when patience is over.
             left = max(_LAST_TRY, patient_until - loop.time()) if self._store.patience else STORE_DEADLINE
             entered = await self._do("enter", entering, seconds=min(STORE_DEADLINE, left))
             if entered is not None:
-                self._kept = entered.stored.token
+                self._stored = entered.stored.token
                 if entered.turn is not Turn.BUSY:
                     self._observer.store("enter", entered.turn.value)
                     break
@@ -244,7 +244,7 @@ class Shared:
         stored = await self._do("load", self._store.look(secrets))
         if stored is not None:
             self._observer.store("load", "empty" if stored.token is None else "ok")
-            self._kept = stored.token
+            self._stored = stored.token
         return stored
 
     async def _do(self, operation: str, work: Awaitable[T], *, seconds: float = STORE_DEADLINE) -> T | None:

@@ -48,7 +48,7 @@ SILENT: Final = 3.0
 _MUTE: Final = logging.Logger("proxy.session.tries", logging.CRITICAL + 1)
 
 
-class Response(Protocol):
+class ResponseLike(Protocol):
     """An answer as `proxy.upstream.Response` has it."""
 
     @property
@@ -70,20 +70,20 @@ class Response(Protocol):
         ...
 
 
-class Client(Protocol):
+class CallClient(Protocol):
     """What sends one request and never a second one: `proxy.upstream.Upstream`.
 
     It must use no connection twice: a stray answer that waits on a used one would be taken for a session. And its
     connections must not be those of the traffic, or a full pool would keep the session from being renewed.
     """
 
-    async def send(self, *, method: str, head: bytes, body: bytes | None) -> Response:
+    async def send(self, *, method: str, head: bytes, body: bytes | None) -> ResponseLike:
         """Return the head of the answer. Raises `UpstreamError`, or `Unavailable` when nothing can be sent now."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CallAnswer:
     """An answer, read to its end and decoded."""
 
     #: Of the request; aiohttp-retry asks for it.
@@ -98,17 +98,17 @@ class Answer:
 
 
 async def call(
-    client: Client,
+    client: CallClient,
     method: str,
     *,
     head: bytes,
     body: bytes | None,
     attempts: int,
-    passing: Callable[[Answer], bool],
+    passing: Callable[[CallAnswer], bool],
     clock: Clock,
     fraction: Callable[[], float],
     failed: Callable[[str], None],
-) -> Answer:
+) -> CallAnswer:
     """Send one call up to `attempts` times; returns the answer that is left at the end of all tries.
 
     `passing` says of an answer below 500 whether another try may bring a better one; `fraction` gives numbers from 0 to 1;
@@ -117,14 +117,14 @@ async def call(
     sender = _Sender(client, head, body, clock, failed)
     client_session = cast("ClientSession", sender)  # it uses `request` only
     retrying = RetryClient(client_session, _MUTE, _Rules(attempts, method, passing, fraction))
-    return cast("Answer", await retrying.request(method, ""))
+    return cast("CallAnswer", await retrying.request(method, ""))
 
 
 class _Sender:
     """One try, in the shape of the session that aiohttp-retry takes."""
 
     def __init__(
-        self, client: Client, head: bytes, body: bytes | None, clock: Clock, failed: Callable[[str], None]
+        self, client: CallClient, head: bytes, body: bytes | None, clock: Clock, failed: Callable[[str], None]
     ) -> None:
         self._client = client
         self._head = head
@@ -132,7 +132,7 @@ class _Sender:
         self._clock = clock
         self._failed = failed
 
-    async def request(self, method: str, _url: str, **_: object) -> Answer:
+    async def request(self, method: str, _url: str, **_: object) -> CallAnswer:
         sent, began, silence = self._clock.now(), time.monotonic(), "head_timeout"
         try:
             response = await self._client.send(method=method, head=self._head, body=self._body)
@@ -146,14 +146,14 @@ class _Sender:
                 self._failed(silence)
             raise
         asked = retry_after(response.headers, self._clock.now().wall)
-        return Answer(method, response.status, response.headers, body, sent, asked)
+        return CallAnswer(method, response.status, response.headers, body, sent, asked)
 
 
 class _Rules(RetryOptionsBase):
     """The table above, in the shape that aiohttp-retry takes: it retries exceptions of every method."""
 
     def __init__(
-        self, attempts: int, method: str, passing: Callable[[Answer], bool], fraction: Callable[[], float]
+        self, attempts: int, method: str, passing: Callable[[CallAnswer], bool], fraction: Callable[[], float]
     ) -> None:
         super().__init__(
             attempts,
@@ -166,17 +166,17 @@ class _Rules(RetryOptionsBase):
         self._fraction = fraction
 
     async def _stands(self, response: ClientResponse) -> bool:
-        answer = cast("Answer", response)
+        answer = cast("CallAnswer", response)
         return (answer.retry_after or 0.0) > LONGEST_WAIT or not (answer.status >= 500 or self._passing(answer))
 
     def get_timeout(self, attempt: int, response: ClientResponse | None = None) -> float:
         """Return the seconds to wait after so many tries."""
-        asked = None if response is None else cast("Answer", response).retry_after
+        asked = None if response is None else cast("CallAnswer", response).retry_after
         wait = full_jitter(attempt, first=FIRST_WAIT, cap=LONGEST_WAIT, fraction=self._fraction())
         return max(wait, asked or 0.0)
 
 
-async def _whole(response: Response) -> bytes:
+async def _whole(response: ResponseLike) -> bytes:
     if response.status >= 500:
         response.close()  # whatever the page says, and however long it is
         return b""

@@ -53,7 +53,7 @@ class Metrics:
             "outcome_unknown_total",
             "Requests that may have been processed, and whose callers were told so.",
             "route",
-            born=_each(labels.ROUTES),
+            initial=_each(labels.ROUTES),
         )
         #: All of them.
         self.outcomes_unknown = 0
@@ -61,7 +61,7 @@ class Metrics:
             "upstream_errors_total",
             "Failed exchanges with CardCash, by kind.",
             "kind",
-            born=_each(labels.UPSTREAM_FAILURES),
+            initial=_each(labels.UPSTREAM_FAILURES),
         )
         self._connections = gauge("upstream_connections", "Connections to CardCash.", "state")
         self._expiry = gauge("session_expiry_timestamp_seconds", "Unix time at which the held token ends; 0: none.")
@@ -74,26 +74,26 @@ class Metrics:
             "Unix time at which CardCash last gave or refreshed the session; 0: never.",
         ).set_function(lambda: self.last_success)
         self.renewals = counter(
-            "session_renewals_total", "Renewals of the session.", "reason", "result", born=labels.RENEWALS
+            "session_renewals_total", "Renewals of the session.", "reason", "result", initial=labels.RENEWALS
         )
         self.renewal_seconds = histogram("session_renewal_seconds", "Renewals, retries included.")
         self.harvests = counter(
-            "session_harvests_total", "Tokens seen in answers.", "result", born=_each(labels.HARVESTS)
+            "session_harvests_total", "Tokens seen in answers.", "result", initial=_each(labels.HARVESTS)
         )
         self.retries = counter(
             "session_retries_total",
             "Requests sent once more after a rejection.",
             "result",
-            born=_each(labels.RETRIES),
+            initial=_each(labels.RETRIES),
         )
         self._waiters = gauge("session_waiters", "Callers waiting for a renewal.")
-        self._replay = gauge("replay_buffer_bytes", "Request bodies kept so that they can be sent again.")
+        self._replay = gauge("replay_buffer_bytes", "Request bodies buffered so that they can be sent again.")
         self.store_operations = counter(
             "store_operations_total",
             "Uses of the session store.",
             "operation",
             "result",
-            born=labels.STORE_OPERATIONS,
+            initial=labels.STORE_OPERATIONS,
         )
         self.store_seconds = Histogram(
             *("cardcash_proxy_store_seconds", "Uses of a Redis.", ["operation"]),
@@ -106,7 +106,7 @@ class Metrics:
         self._store_up = gauge("store_up", "1 while the session store answers; always for memory:// and file://.")
         self._alone = gauge("session_alone", "1 while the held token is not the one in the store.")
         self.identity_lost = counter("session_identity_lost_total", "Logins of callers that were lost.")
-        self._latched = gauge("session_latched", "1 while CardCash's refusal of it is not tried again.", "what")
+        self._refused = gauge("session_latched", "1 while CardCash's refusal of it is not tried again.", "what")
         workers = gauge("workers", "Worker processes; a single process is one that is up.", "state")
         for state, number in (("up", 1), ("down", 0)):
             workers.labels(state).set(number)
@@ -134,7 +134,7 @@ class Metrics:
         replay_bytes: Callable[[], float],
         idle: Callable[[], float],
         active: Callable[[], float],
-        latched: Callable[[str], float],
+        refused: Callable[[str], float],
         store_up: Callable[[], float],
         alone: Callable[[], float],
     ) -> None:
@@ -147,7 +147,7 @@ class Metrics:
         self._store_up.set_function(store_up)
         self._alone.set_function(alone)
         for what in ("app_id", "login"):
-            self._latched.labels(what).set_function(partial(latched, what))
+            self._refused.labels(what).set_function(partial(refused, what))
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Write all metrics in the format the scraper accepts; returns body and content type."""
@@ -156,10 +156,10 @@ class Metrics:
 
 
 def _counter(
-    registry: CollectorRegistry, name: str, text: str, *names: str, born: Iterable[Sequence[str]] = ()
+    registry: CollectorRegistry, name: str, text: str, *names: str, initial: Iterable[Sequence[str]] = ()
 ) -> Counter:
     made = Counter(f"cardcash_proxy_{name}", text, names, registry=registry)
-    for values in born:
+    for values in initial:
         made.labels(*values)
     return made
 
@@ -184,7 +184,7 @@ def process_registry() -> CollectorRegistry:
 def errors_counter(registry: CollectorRegistry) -> Counter:
     """Make the counter of errors by code; all are there from the start."""
     text = "Requests the proxy ended with an error of its own, by code."
-    return _counter(registry, "request_errors_total", text, "code", born=_each(labels.error_codes()))
+    return _counter(registry, "request_errors_total", text, "code", initial=_each(labels.error_codes()))
 
 
 def _each(values: Iterable[str]) -> list[tuple[str]]:

@@ -86,7 +86,7 @@ class Upstream:
         head: bytes | Callable[[bool], bytes],
         body: bytes | AsyncIterator[bytes] | None = None,
         chunked: bool = False,
-        fresh: bool = False,
+        new_connection: bool = False,
         repeatable: bool = True,
     ) -> Response:
         """Send one request and return when the head of its answer is in.
@@ -106,10 +106,12 @@ class Upstream:
         length = check_framing(head, body, chunked=chunked) if isinstance(head, bytes) else None
         loop = self._loop = self._loop or asyncio.get_running_loop()
         now = loop.time()
-        connection = None if fresh else self._pool.take(now, inf if repeatable else self._pool.endings.trusted(now))
+        connection = (
+            None if new_connection else self._pool.take(now, inf if repeatable else self._pool.endings.trusted(now))
+        )
         waited = connection is None
         if connection is None:
-            connection = await self._pool.acquire(fresh=fresh)
+            connection = await self._pool.acquire(new=new_connection)
         if not repeatable and connection.used and loop.time() - connection.idle_since < SILENCE:
             connection, waited = await self._pool.listened_to(connection), True
         # No await from here to the write: the connection was found clean just now.

@@ -171,7 +171,7 @@ class Connection(Flow):
     def eof_received(self) -> bool | None:
         """The upstream will send no more; the transport closes by itself after this."""
         if self._phase is _SENDING:
-            self._reader.keep = False
+            self._reader.keep_alive = False
             # It may read on; under TLS that cannot be told, and the loop ends the connection whatever is said here.
             return True if tls_of(self._transport) is None else None
         if self._response is None:
@@ -293,7 +293,7 @@ class Connection(Flow):
             self.fail(failures.invalid(str(error)))
 
     def _receive_too_much(self, _: bytes) -> None:
-        self._reader.keep = False
+        self._reader.keep_alive = False
 
     def _receive_head(self, data: bytes) -> None:
         response, reader, interim = self._response, self._reader, self._reader.interim
@@ -310,7 +310,7 @@ class Connection(Flow):
         if not reader.done:
             if self._upload is not None and response.status >= 300:
                 # The answer is a refusal: the rest of the upload is of no use to anybody.
-                reader.keep = False
+                reader.keep_alive = False
                 self._upload.stop()
                 self._upload = None
             self._enter(_BODY, self._receive_body, self.clock())
@@ -352,7 +352,7 @@ class Connection(Flow):
             return
         self._end_exchange()
         # Only a request that is fully out and an answer that ended exactly leave a clean connection.
-        if is_out and self._reader.keep and self.is_open:
+        if is_out and self._reader.keep_alive and self.is_open:
             self._enter(_IDLE, self._ended_unasked)
             self._owner.released(self)
         else:

@@ -95,7 +95,7 @@ class Pool:
             connection.abort()
         return None
 
-    async def acquire(self, *, fresh: bool) -> Connection:
+    async def acquire(self, *, new: bool) -> Connection:
         """Return a connection that may be written to at once; call it when `take` gave none.
 
         Raises:
@@ -111,7 +111,7 @@ class Pool:
             self._slots += 1
         # From here this call owns one slot.
         if connection is not None:
-            if not fresh and connection.usable():
+            if not new and connection.usable():
                 connection.slot = True
                 return connection
             connection.abort()
@@ -142,7 +142,7 @@ class Pool:
 
     async def listened_to(self, connection: Connection) -> Connection:
         """Return a connection that has answered just now if nothing follows, else a new one. Raises as `acquire`."""
-        return connection if await _stays_silent(connection) else await self.acquire(fresh=True)
+        return connection if await _stays_silent(connection) else await self.acquire(new=True)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -11,7 +11,7 @@ import socket
 from dataclasses import dataclass, field
 
 from proxy.core.errors import UpstreamUnreachable
-from proxy.http.answer_head import AnswerHead, check_partial
+from proxy.http.answer_head import AnswerHead, check_partial_answer
 from proxy.http.heads import HeadReader, InvalidMessage
 from proxy.upstream import failures
 from proxy.upstream.origin import Origin
@@ -30,7 +30,7 @@ class _Handshake(asyncio.Protocol):
     """Reads the proxy's answer to CONNECT: its head, and what follows that."""
 
     def __init__(self) -> None:
-        self._head = HeadReader(check_partial)
+        self._head = HeadReader(check_partial_answer)
         self.answer: asyncio.Future[tuple[AnswerHead, bytes]] = asyncio.get_running_loop().create_future()
 
     def data_received(self, data: bytes) -> None:

@@ -120,7 +120,7 @@ def test_an_answer_to_a_request_without_a_token_is_delivered() -> None:
 @pytest.mark.parametrize("kind", ["refused", "dns", "unreachable"])
 @pytest.mark.parametrize("request_", EVERY)
 def test_a_connection_that_was_not_made_is_tried_once_more_whatever_the_request(kind: str, request_: Traits) -> None:
-    assert Walk(request_).failed(unreachable(kind)).step == Send(fresh=True)
+    assert Walk(request_).failed(unreachable(kind)).step == Send(new_connection=True)
 
 
 @pytest.mark.parametrize("kind", ["connect_timeout", "tls", "proxy"])
@@ -136,12 +136,12 @@ def test_an_unreachable_upstream_that_may_have_got_something_is_not_asked_again(
 @pytest.mark.parametrize("request_", EVERY)
 def test_a_reset_before_the_answer_repeats_only_what_is_safe(request_: Traits) -> None:
     walk = Walk(request_).failed(reset())
-    assert walk.step == (Send(fresh=True) if request_.safe else None)
+    assert walk.step == (Send(new_connection=True) if request_.safe else None)
 
 
 @pytest.mark.parametrize("request_", EVERY)
 def test_a_reset_before_anything_was_sent_repeats_every_request(request_: Traits) -> None:
-    assert Walk(request_).failed(reset(sent=False)).step == Send(fresh=True)
+    assert Walk(request_).failed(reset(sent=False)).step == Send(new_connection=True)
 
 
 BEGUN = (
@@ -200,7 +200,7 @@ def test_an_error_before_anything_was_sent_says_so(error: SessionUnavailable | O
 def test_the_documented_rejection_is_renewed_and_sent_once_more_whatever_the_request(request_: Traits) -> None:
     walk = Walk(request_).rejected()
     assert walk.step == Renew(walk.step.rejected, needed=True)  # type: ignore[union-attr]
-    assert walk.told(Renewed(token("b"))).step == Send(fresh=False)
+    assert walk.told(Renewed(token("b"))).step == Send(new_connection=False)
     assert walk.told(Answered(token("b"))).end == Deliver(retried=True, counted="accepted")
 
 
@@ -227,7 +227,7 @@ def test_an_undocumented_rejection_renews_and_repeats_what_cannot_spend_money(
     walk = Walk(request_).rejected(kind)
     assert isinstance(walk.step, Renew)
     assert walk.step.needed
-    assert walk.told(Renewed(token("b"))).step == Send(fresh=False)
+    assert walk.told(Renewed(token("b"))).step == Send(new_connection=False)
 
 
 @pytest.mark.parametrize("kind", [VARIANT, BARE])
@@ -297,7 +297,7 @@ def test_a_token_that_was_good_on_the_route_is_renewed_once_more_and_the_route_d
     second = token("b")
     walk.history.accepted(second, SAFE.route)
     walk.rejected(of=second)
-    assert walk.told(Renewed(token("c"))).step == Send(fresh=False)
+    assert walk.told(Renewed(token("c"))).step == Send(new_connection=False)
     third = token("c")
     walk.history.accepted(third, SAFE.route)
     assert walk.rejected(of=third).end == Deliver(retried=True, counted="rejected")
@@ -499,9 +499,9 @@ def test_no_walk_sends_twice_without_a_proof_and_every_sentence_is_true(data: st
 
 
 def rejection(
-    of: Token, kind: Rejection = DOCUMENTED, *, now: float = 0.0, replaced: bool = False, body_kept: bool = True
+    of: Token, kind: Rejection = DOCUMENTED, *, now: float = 0.0, replaced: bool = False, resendable: bool = True
 ) -> Rejected:
-    return Rejected(kind, of, now, replaced=replaced, body_kept=body_kept)
+    return Rejected(kind, of, now, replaced=replaced, resendable=resendable)
 
 
 def test_an_accepted_token_is_known_to_be_good_on_its_route() -> None:
@@ -570,5 +570,5 @@ def test_a_bare_rejection_whose_renewal_failed_is_delivered_as_a_first_answer() 
 
 
 def test_a_body_that_is_gone_is_told_together_with_what_to_do() -> None:
-    walk = Walk(SAFE).told(rejection(token("a"), body_kept=False)).told(Renewed(token("b")))
+    walk = Walk(SAFE).told(rejection(token("a"), resendable=False)).told(Renewed(token("b")))
     assert "the session has been renewed: send the request again." in str(walk.end)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from httptools import HttpResponseParser
 
-from proxy.http.answer_head import AnswerHead, AnswerReader, check_partial
+from proxy.http.answer_head import AnswerHead, AnswerReader, check_partial_answer
 from proxy.http.chunks import Chunks
 from proxy.http.heads import InvalidMessage
 
@@ -120,12 +120,12 @@ def test_the_upstreams_own_idle_timeout_is_read(value: bytes, seconds: int | Non
 )
 def test_what_cannot_become_a_head_is_refused_at_once(data: bytes) -> None:
     with pytest.raises(InvalidMessage):
-        check_partial(data)
+        check_partial_answer(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"H", b"HTTP/1.", b"HTTP/1.1 200 OK\r", b"HTTP/1.1 200 OK\r\nA: b\r\n\r"])
 def test_the_beginning_of_a_head_is_waited_for(data: bytes) -> None:
-    check_partial(data)
+    check_partial_answer(data)
 
 
 def chunked(*segments: bytes) -> tuple[bytes, bool, bool]:
@@ -202,7 +202,7 @@ def test_odd_answers_are_refused_or_read_but_never_crash() -> None:
         end = data.find(b"\r\n\r\n") + 4
         try:
             if end == 3:
-                check_partial(data)
+                check_partial_answer(data)
                 continue
             head = AnswerHead(data[:end])
             if head.fields.chunked:
@@ -222,7 +222,7 @@ def read(*segments: bytes, head_only: bool = False) -> tuple[int, bytes, bool, b
         rest = reader.feed_head(segment) if reader.head is None else segment
         if reader.head is not None and rest:
             content += reader.feed_body(rest)
-    return reader.head.status if reader.head else 0, content, reader.done, reader.keep
+    return reader.head.status if reader.head else 0, content, reader.done, reader.keep_alive
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.core.errors import BadRequest, HeadersTooLarge, ProxyError, TargetTooLong
 from proxy.core.target import METHODS
-from proxy.http.request_head import MAX_FIELD, MAX_FIELDS, MAX_TARGET, RequestHead, check_partial
+from proxy.http.request_head import MAX_FIELD, MAX_FIELDS, MAX_TARGET, RequestHead, check_partial_request
 
 
 def head(start: bytes = b"GET /a HTTP/1.1", *fields: bytes) -> RequestHead:
@@ -148,14 +148,14 @@ def test_the_bounds_are_exact() -> None:
 )
 def test_a_hopeless_beginning_is_refused_at_once(data: bytes, error: type[ProxyError]) -> None:
     with pytest.raises(error):
-        check_partial(data, 0)
+        check_partial_request(data, 0)
 
 
 @given(cut=st.integers(1, 40), method=st.sampled_from(sorted(METHODS)))
 def test_every_beginning_of_a_good_head_is_waited_for(cut: int, method: str) -> None:
     data = b"%b /a?b HTTP/1.1\r\nHost: x\r\nX-A: \tb\r\n\r\n" % method.encode()
     for known in range(cut):
-        check_partial(data[:cut], known)
+        check_partial_request(data[:cut], known)
 
 
 @given(st.binary(max_size=200))

@@ -23,7 +23,7 @@ def scraped(*requests: tuple[str, float], expiry: float = 0.0, in_flight: int = 
         replay_bytes=lambda: 0.0,
         idle=lambda: 0.0,
         active=lambda: 0.0,
-        latched=lambda _: 0.0,
+        refused=lambda _: 0.0,
         store_up=lambda: 1.0,
         alone=lambda: 0.0,
     )

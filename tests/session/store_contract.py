@@ -33,16 +33,16 @@ async def refusals(store: SharedStore, secrets: str = "secrets") -> Mapping[str,
 
 
 async def enter(
-    store: SharedStore, known: Token | None = None, *, logs_in: bool = False, fresh: bool = False
+    store: SharedStore, known: Token | None = None, *, logs_in: bool = False, forced: bool = False
 ) -> Entered:
-    return await store.enter("secrets", known=known, needs_login=logs_in, fresh=fresh)
+    return await store.enter("secrets", known=known, needs_login=logs_in, forced=forced)
 
 
 async def take(store: SharedStore, right: Right) -> bool:
     """Ask for a right once; say whether it is ours."""
     if right is Right.LOGIN:
         return await store.take_login_turn() == 0
-    return (await enter(store, fresh=True)).turn is Turn.GRANTED
+    return (await enter(store, forced=True)).turn is Turn.GRANTED
 
 
 @contextlib.asynccontextmanager
@@ -284,7 +284,7 @@ class StoreContract:
         assert (await enter(store, token)).turn is Turn.GRANTED
         await other.failed(5)
         assert (await enter(store, token)).turn is Turn.PAUSED
-        assert (await enter(other, fresh=True)).turn is Turn.GRANTED
+        assert (await enter(other, forced=True)).turn is Turn.GRANTED
 
     async def test_an_expired_token_is_no_news(self, make: Make, clock: FakeClock) -> None:
         await make().save(self.token(clock), replaces=None)
@@ -312,8 +312,8 @@ class StoreContract:
         await make().save(self.token(clock), replaces=None)
         await make().failed(5)
         store = make()
-        assert (await enter(store, fresh=True)).turn is Turn.GRANTED
-        assert (await enter(make(), fresh=True)).turn is Turn.BUSY
+        assert (await enter(store, forced=True)).turn is Turn.GRANTED
+        assert (await enter(make(), forced=True)).turn is Turn.BUSY
 
     async def test_whoever_is_granted_the_right_has_seen_what_its_last_holder_saved(
         self, make: Make, clock: FakeClock

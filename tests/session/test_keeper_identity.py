@@ -101,7 +101,7 @@ async def test_a_refused_application_id_is_not_tried_again(house: House) -> None
             await house.keeper.token()
         house.clock.advance(3600)
     assert len(house.calls.sessions) == 1
-    assert house.keeper.status().latched == "app_id"
+    assert house.keeper.status().refused == "app_id"
 
 
 async def test_with_the_application_id_refused_the_held_token_lives_on(house: House) -> None:
@@ -266,7 +266,7 @@ async def test_an_anonymous_renewal_never_replaces_a_login_that_raced_with_it(ho
 async def test_a_login_that_repeats_the_token_without_a_lifetime_keeps_the_sessions(house: House) -> None:
     sent = await house.keeper.token()
     house.clock.advance(100)
-    again = Candidate(sent.value, 600, "header", told=False)
+    again = Candidate(sent.value, 600, "header", tells_lifetime=False)
     assert house.keeper.offer(again, sent_with=sent, login_as=CALLER) is house.held
     assert (house.held.identity, house.held.born, house.held.lifetime) == (CALLER, sent.born, sent.lifetime)
 

@@ -38,9 +38,9 @@ class UnhurriedStore(MemoryStore):
         await asyncio.sleep(0)
         return await super().look(secrets)
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, fresh: bool = False) -> Entered:
+    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool = False) -> Entered:
         await asyncio.sleep(0)
-        return await super().enter(secrets, known=known, needs_login=needs_login, fresh=fresh)
+        return await super().enter(secrets, known=known, needs_login=needs_login, forced=forced)
 
 
 class OthersStore(MemoryStore):
@@ -469,9 +469,9 @@ class Distant(BrokenStore):
         super().__init__(clock, "load", "enter", "save", "lease", "latch")
         self.asked = 0
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, fresh: bool = False) -> Entered:
+    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool = False) -> Entered:
         self.asked += 1
-        return await super().enter(secrets, known=known, needs_login=needs_login, fresh=fresh)
+        return await super().enter(secrets, known=known, needs_login=needs_login, forced=forced)
 
 
 async def test_a_store_that_is_out_of_reach_is_asked_again_for_a_while_before_the_proxy_goes_on_alone(

@@ -27,7 +27,7 @@ from proxy.session.cardcash_calls import (
 )
 from proxy.session.keeper import Policy, SessionKeeper
 from proxy.session.stores.memory import MemoryStore
-from proxy.session.tries import Answer
+from proxy.session.tries import CallAnswer
 from proxy.upstream import ProxyTunnel, tls_context
 from tests.session.calls import calls_to
 from tests.session.fakes import FakeClock, Recorder
@@ -369,7 +369,7 @@ async def test_a_proxy_that_refuses_is_named_without_its_credentials(calls: Call
 async def test_no_secret_shows_in_any_repr() -> None:
     clock = FakeClock()
     shown = repr(Credentials(APP, EMAIL, PASSWORD)) + repr(
-        Answer("POST", 200, ((b"authorization", TOKEN.encode()),), TOKEN.encode(), clock.now())
+        CallAnswer("POST", 200, ((b"authorization", TOKEN.encode()),), TOKEN.encode(), clock.now())
     )
     for secret in (APP, EMAIL, PASSWORD, TOKEN):
         assert secret not in shown

@@ -18,7 +18,7 @@ from proxy.core.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from proxy.session.tries import Answer, call, retry_after
+from proxy.session.tries import CallAnswer, call, retry_after
 from tests.session.fakes import FakeClock
 
 NOW = FakeClock().wall
@@ -39,7 +39,7 @@ class Reply:
         self._parts.clear()
 
 
-class Client:
+class CallClient:
     """Brings the same again and again, and counts."""
 
     def __init__(self, *brings: Reply | Exception) -> None:
@@ -67,8 +67,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def outcome(
-    client: Client, *, attempts: int = 3, passing: Iterable[int] = (), fraction: float = 1.0
-) -> Answer | ProxyError:
+    client: CallClient, *, attempts: int = 3, passing: Iterable[int] = (), fraction: float = 1.0
+) -> CallAnswer | ProxyError:
     failed: list[str] = []
     try:
         return await call(
@@ -134,30 +134,30 @@ TABLE: dict[str, tuple[Reply | Exception, list[float]]] = {
 async def test_when_a_call_is_sent_again_and_after_how_long(waits: list[float], case: str) -> None:
     """418 stands for what the call itself takes for passing."""
     brings, expected = TABLE[case]
-    client = Client(brings)
+    client = CallClient(brings)
     last = await outcome(client, passing=[418])
     assert client.sent == 1 + len(expected)
     assert waits == pytest.approx(expected)
-    assert last is brings if isinstance(brings, Exception) else isinstance(last, Answer)
+    assert last is brings if isinstance(brings, Exception) else isinstance(last, CallAnswer)
 
 
 async def test_tries_end_with_the_first_answer_that_stands(waits: list[float]) -> None:
-    client = Client(UpstreamReset("no", kind="reset_before_head", sent=True), Reply(502), Reply(201))
+    client = CallClient(UpstreamReset("no", kind="reset_before_head", sent=True), Reply(502), Reply(201))
     last = await outcome(client, attempts=9)
-    assert isinstance(last, Answer)
+    assert isinstance(last, CallAnswer)
     assert (last.status, client.sent) == (201, 3)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
 async def test_waits_are_a_random_part_of_a_capped_doubling(waits: list[float], fraction: float) -> None:
-    await outcome(Client(Reply(503)), attempts=7, fraction=fraction)
+    await outcome(CallClient(Reply(503)), attempts=7, fraction=fraction)
     assert waits == pytest.approx([fraction * wait for wait in (0.5, 1.0, 2.0, 4.0, 4.0, 4.0)])
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 async def test_a_call_is_never_sent_more_often_than_asked(waits: list[float], attempts: int) -> None:
     for brings in (Reply(503), UpstreamReset("no", kind="reset_before_head", sent=True)):
-        client = Client(brings)
+        client = CallClient(brings)
         await outcome(client, attempts=attempts)
         assert client.sent == attempts
 

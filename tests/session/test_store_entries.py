@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.core.identity import has_lost_login, marks_of_login
 from proxy.core.token import Moment, Token
-from proxy.session.stores.entries import LARGEST, Entry, KeptPause, KeptToken, parse, render
+from proxy.session.stores.entries import LARGEST, Entry, StoredPause, StoredToken, parse, render
 
 NOW = 1_800_000_000.0
 
@@ -30,11 +30,11 @@ def file(**changes: Any) -> bytes:
 def test_a_sound_file_is_read() -> None:
     entries, is_sound = parse(file())
     assert is_sound
-    assert entries["key"].token == KeptToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
+    assert entries["key"].token == StoredToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
 
 
 def test_what_was_written_is_read_again() -> None:
-    token = KeptToken("a.b.c", NOW, 600.0, "é@example.com", own_login=True, marks={"a": [1, None]})
+    token = StoredToken("a.b.c", NOW, 600.0, "é@example.com", own_login=True, marks={"a": [1, None]})
     entries = {"one": Entry(token, written=NOW), "two": Entry(None, {"login": "Näh."}, "f", NOW)}
     assert parse(render(entries, NOW)) == (entries, True)
 
@@ -141,25 +141,25 @@ def test_no_json_makes_the_use_of_it_fail(name: str, value: object) -> None:
 
 @pytest.mark.parametrize(("age", "alive"), [(-61, False), (-60, True), (0, True), (599.9, True), (600, False)])
 def test_a_token_lives_by_the_wall_clock(age: float, alive: bool) -> None:
-    kept = KeptToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
+    kept = StoredToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
     assert kept.is_alive(NOW + age) is alive
     assert (kept.at(Moment(5.0, NOW + age), app_id="") is not None) is alive
 
 
 def test_a_token_of_the_near_future_lives_no_longer_than_a_new_one() -> None:
-    kept = KeptToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
+    kept = StoredToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
     token = kept.at(Moment(5.0, NOW - 30), app_id="")
     assert token is not None
     assert token.born.steady == 5.0
 
 
 def test_what_is_over_is_not_written() -> None:
-    token = KeptToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
+    token = StoredToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
     assert parse(render({"key": Entry(token)}, NOW + 600)) == ({}, True)
 
 
 def test_a_refusal_is_written_although_its_token_is_over() -> None:
-    token = KeptToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
+    token = StoredToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
     entries, _ = parse(render({"key": Entry(token, {"login": "x"})}, NOW + 600))
     assert entries["key"].refusals == {"login": "x"}
 
@@ -170,14 +170,14 @@ def test_only_the_last_bindings_are_kept() -> None:
 
 
 def test_the_largest_that_is_written_can_be_read() -> None:
-    token = KeptToken("a.b." + "c" * 8000, NOW, 600.0, "x" * 300, own_login=True, marks={"x": [None, "é" * 8000]})
+    token = StoredToken("a.b." + "c" * 8000, NOW, 600.0, "x" * 300, own_login=True, marks={"x": [None, "é" * 8000]})
     raw = render({str(number): Entry(token, {"login": "x" * 500}) for number in range(8)}, NOW)
     assert parse(raw)[1]
 
 
 def test_the_marks_of_a_login_still_work_when_they_come_back() -> None:
     before, after = (jwt.encode(claims, "k" * 32) for claims in ({"role": "guest"}, {"role": "user", "id": 7}))
-    kept = KeptToken.of(Token(after, Moment(0, NOW), marks=marks_of_login(before, after)))
+    kept = StoredToken.of(Token(after, Moment(0, NOW), marks=marks_of_login(before, after)))
     (entry,) = parse(render({"key": Entry(kept)}, NOW))[0].values()
     assert entry.token is not None
     assert has_lost_login(entry.token.marks, before)
@@ -185,12 +185,12 @@ def test_the_marks_of_a_login_still_work_when_they_come_back() -> None:
 
 
 def test_neither_token_nor_secret_shows_in_a_repr() -> None:
-    kept = KeptToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
+    kept = StoredToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
     assert "a.b.c" not in repr(kept) + repr(Entry(kept, {}, "fingerprint"))
 
 
 def test_a_pause_is_written_although_there_is_no_token() -> None:
-    entries, is_sound = parse(render({"key": Entry(pause=KeptPause(3, NOW - 2, 5))}, NOW))
+    entries, is_sound = parse(render({"key": Entry(pause=StoredPause(3, NOW - 2, 5))}, NOW))
     assert is_sound
     pause = entries["key"].pause
     assert (pause.failures_at(NOW), pause.left(NOW)) == (3, 3)
@@ -200,4 +200,4 @@ def test_a_pause_is_written_although_there_is_no_token() -> None:
     "pause", [None, [], [1, 2], [1, NOW, -1], [1, NOW, 1e9], [-1, NOW, 1], ["1", NOW, 1], [True, NOW, 1]]
 )
 def test_a_pause_that_is_unsound_is_none(pause: object) -> None:
-    assert KeptPause.read(pause) == KeptPause()
+    assert StoredPause.read(pause) == StoredPause()

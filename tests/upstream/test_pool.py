@@ -121,7 +121,7 @@ async def test_a_request_that_must_not_be_repeated_takes_a_young_connection(
 async def test_fresh_is_always_a_new_connection(connect: Connect) -> None:
     _, up = await connect(answers(OK), max_connections=1)
     for count in (1, 2, 3):
-        await up.send(method="GET", head=GET, fresh=True)
+        await up.send(method="GET", head=GET, new_connection=True)
         assert up.opened_total == count
     assert up.idle_connections == 1
 

@@ -133,7 +133,7 @@ async def test_tickets_of_tls_1_3_are_no_answer(connect: Connect) -> None:
     authority.configure_trust(context)
     wire, up = await connect(answers(OK), server_tls=server, ssl_context=context)
     for count in range(1, 11):
-        assert (await up.send(method="POST", head=GET, fresh=True, repeatable=False)).status == 200
+        assert (await up.send(method="POST", head=GET, new_connection=True, repeatable=False)).status == 200
         assert wire.accepted == up.opened_total == count
 
 
@@ -166,7 +166,7 @@ async def test_who_leaves_while_a_connection_is_listened_to_keeps_no_slot(
     with monkeypatch.context() as patched:
         patched.setattr("proxy.upstream.connection.SILENCE", 60.0)
         patched.setattr("proxy.upstream.client.SILENCE", 60.0)
-        task = asyncio.create_task(up.send(method="POST", head=GET, fresh=fresh, repeatable=False))
+        task = asyncio.create_task(up.send(method="POST", head=GET, new_connection=fresh, repeatable=False))
         await until(lambda: up.idle_connections == 0 and up.active_connections == 1 and wire.accepted == 1 + fresh)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -31,7 +31,7 @@ _REFUSALS: Final = frozenset({"app_id", "login"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class KeptToken:
+class StoredToken:
     """A token as it stands in the file."""
 
     value: str
@@ -43,13 +43,13 @@ class KeptToken:
     login_lost: bool = False
 
     @classmethod
-    def of(cls, token: Token) -> KeptToken:
+    def of(cls, token: Token) -> StoredToken:
         """Turn a token into what is kept of it."""
         lost = token.login_lost
         return cls(token.value, token.born.wall, token.lifetime, token.identity, token.own_login, token.marks, lost)
 
     @classmethod
-    def read(cls, content: object) -> KeptToken | None:
+    def read(cls, content: object) -> StoredToken | None:
         """Return the token in `content` if everything about it is sound."""
         if not isinstance(content, dict) or content.keys() | {"login_lost"} != _TOKEN_KEYS:
             return None
@@ -92,11 +92,11 @@ class KeptToken:
         return {name: getattr(self, name) for name in sorted(_TOKEN_KEYS)}
 
 
-_TOKEN_KEYS: Final = frozenset(KeptToken.__slots__)
+_TOKEN_KEYS: Final = frozenset(StoredToken.__slots__)
 
 
 @dataclass(frozen=True, slots=True)
-class KeptPause:
+class StoredPause:
     """The pause after failures in a row: when the last one was, and how many seconds none other may begin."""
 
     failures: int = 0
@@ -104,7 +104,7 @@ class KeptPause:
     seconds: float = 0.0
 
     @classmethod
-    def read(cls, content: object) -> KeptPause:
+    def read(cls, content: object) -> StoredPause:
         """Return the pause in `content`; none when there is anything unsound about it."""
         if not isinstance(content, list) or len(content) != 3 or not all(map(_is_number, content)):
             return cls()
@@ -125,11 +125,11 @@ class KeptPause:
 class Entry:
     """All that is kept for one binding. `fingerprint`: a slow salted hash of the secrets that `refusals` are about."""
 
-    token: KeptToken | None = None
+    token: StoredToken | None = None
     refusals: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
     written: float = 0.0
-    pause: KeptPause = KeptPause()
+    pause: StoredPause = StoredPause()
 
     @classmethod
     def read(cls, content: object) -> Entry | None:
@@ -141,7 +141,7 @@ class Entry:
             return None
         entry = cls(fingerprint=fingerprint, written=written)
         if (token := content.get("token")) is not None:
-            entry.token = KeptToken.read(token)
+            entry.token = StoredToken.read(token)
             if entry.token is None:
                 return None
         refusals = content.get("latches", {})
@@ -149,7 +149,7 @@ class Entry:
             return None
         if not all(isinstance(sentence, str) and sentence.isprintable() for sentence in refusals.values()):
             return None
-        entry.refusals, entry.pause = refusals, KeptPause.read(content.get("pause"))
+        entry.refusals, entry.pause = refusals, StoredPause.read(content.get("pause"))
         return entry
 
     def content(self) -> dict[str, Any]:

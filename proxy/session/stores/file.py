@@ -25,7 +25,7 @@ from typing import Final, ParamSpec, TypeVar
 from proxy.clock import Clock
 from proxy.core.token import Moment, Token
 from proxy.session.stores import Binding, Entered, Right, Stored, StoreUnusable, Turn, turned_away
-from proxy.session.stores.entries import LARGEST, Entries, Entry, KeptPause, KeptToken, parse, render
+from proxy.session.stores.entries import LARGEST, Entries, Entry, StoredPause, StoredToken, parse, render
 from proxy.session.stores.file_right import FileRight, LockFile, Sign
 
 P = ParamSpec("P")
@@ -66,7 +66,7 @@ class FileStore:
         """Return all there is for this binding; a token's life is counted from its absolute expiry."""
         return await self._run(self._looked, secrets, self._binding(), self._clock.now())
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, fresh: bool = False) -> Entered:
+    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool = False) -> Entered:
         """Ask to begin a renewal."""
         binding, now = self._binding(), self._clock.now()
         right = self._rights[Right.RENEWAL]
@@ -76,7 +76,7 @@ class FileStore:
             # First the right: what its last holder has left in the file is then seen.
             sign = right.take(silent)
             stored, is_sound = self._looked(secrets, binding, now)
-            turn = turned_away(stored, known=known, needs_login=needs_login, fresh=fresh)
+            turn = turned_away(stored, known=known, needs_login=needs_login, forced=forced)
             if turn is not None:
                 right.leave()
             return (stored, turn, sign), is_sound
@@ -98,7 +98,7 @@ class FileStore:
             kept = entry.token
             if (kept and kept.value) != expected and (expected is not None or (kept and kept.is_alive(wall))):
                 return False
-            entry.token = KeptToken.of(token)
+            entry.token = StoredToken.of(token)
             return True
 
         return await self._change(binding, change)
@@ -108,7 +108,7 @@ class FileStore:
         wall = self._clock.now().wall
 
         def change(entry: Entry) -> bool:
-            entry.pause = KeptPause(entry.pause.failures_at(wall) + 1, wall, seconds)
+            entry.pause = StoredPause(entry.pause.failures_at(wall) + 1, wall, seconds)
             return True
 
         try:
@@ -150,7 +150,7 @@ class FileStore:
         """Forget the failures."""
 
         def change(entry: Entry) -> bool:
-            had, entry.pause = entry.pause, KeptPause()
+            had, entry.pause = entry.pause, StoredPause()
             return had.failures > 0
 
         await self._change(self._binding(), change)

@@ -6,7 +6,7 @@ import pytest
 from redis import exceptions
 from redis._parsers import BaseParser
 
-from proxy.session.stores.redis.failures import GRANTS, Kind, failure_of
+from proxy.session.stores.redis.failures import GRANTS, FailureKind, failure_of
 
 SCRIPT_6 = "ERR Error running script (call to f_0a): @user_script:7: @user_script: 7: -{} hush"
 SCRIPT_7 = "{} hush script: 0a, on @user_script:7."
@@ -16,22 +16,22 @@ SCRIPT_7 = "{} hush script: 0a, on @user_script:7."
 @pytest.mark.parametrize(
     ("code", "kind", "says"),
     [
-        ("LOADING", Kind.DOWN, "loading"),
-        ("MASTERDOWN", Kind.DOWN, "lost its master"),
-        ("CLUSTERDOWN", Kind.DOWN, "cluster is down"),
-        ("READONLY", Kind.DOWN, "read-only replica"),
-        ("BUSY", Kind.DOWN, "busy"),
-        ("UNHEARDOF", Kind.DOWN, "answers UNHEARDOF"),
-        ("NOAUTH", Kind.DENIED, "wants a password"),
-        ("WRONGPASS", Kind.DENIED, "refuses the user or password"),
-        ("NOPERM", Kind.DENIED, GRANTS),
-        ("OOM", Kind.REFUSED, "out of memory"),
-        ("MISCONF", Kind.REFUSED, "snapshots"),
-        ("NOREPLICAS", Kind.REFUSED, "too few replicas"),
-        ("WRONGTYPE", Kind.REFUSED, "not of our making"),
+        ("LOADING", FailureKind.DOWN, "loading"),
+        ("MASTERDOWN", FailureKind.DOWN, "lost its master"),
+        ("CLUSTERDOWN", FailureKind.DOWN, "cluster is down"),
+        ("READONLY", FailureKind.DOWN, "read-only replica"),
+        ("BUSY", FailureKind.DOWN, "busy"),
+        ("UNHEARDOF", FailureKind.DOWN, "answers UNHEARDOF"),
+        ("NOAUTH", FailureKind.DENIED, "wants a password"),
+        ("WRONGPASS", FailureKind.DENIED, "refuses the user or password"),
+        ("NOPERM", FailureKind.DENIED, GRANTS),
+        ("OOM", FailureKind.REFUSED, "out of memory"),
+        ("MISCONF", FailureKind.REFUSED, "snapshots"),
+        ("NOREPLICAS", FailureKind.REFUSED, "too few replicas"),
+        ("WRONGTYPE", FailureKind.REFUSED, "not of our making"),
     ],
 )
-def test_a_refusal_is_known_however_a_version_puts_it(form: str, code: str, kind: Kind, says: str) -> None:
+def test_a_refusal_is_known_however_a_version_puts_it(form: str, code: str, kind: FailureKind, says: str) -> None:
     failure = failure_of(BaseParser.parse_error(form.format(code)))  # type: ignore[no-untyped-call]
     assert (failure.kind, says in failure.sentence, "hush" in failure.sentence) == (kind, True, False)
 

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.core.secret import Secret
 from proxy.session.stores import Right, Turn
-from proxy.session.stores.redis.client import Unavailable
+from proxy.session.stores.redis.client import RedisUnavailable
 from tests.session.redis.conftest import Build
 from tests.session.redis.replicas import place_of
 from tests.session.redis.servers import WHERE_SENTINEL, Cluster, Sentinels, Server, free_port, wait_for
@@ -28,7 +28,7 @@ async def again(do: Callable[[], Awaitable[object]], within: float = SOON) -> fl
         while True:
             try:
                 await do()
-            except Unavailable:
+            except RedisUnavailable:
                 await asyncio.sleep(0.05)
             else:
                 return time.monotonic() - began
@@ -78,18 +78,18 @@ class TestSentinel:
             assert await replica(sentinels).save()
 
     async def test_no_sentinel_is_there(self, replica: Build) -> None:
-        with pytest.raises(Unavailable, match="Connection refused"):
+        with pytest.raises(RedisUnavailable, match="Connection refused"):
             await replica(f"redis+sentinel://127.0.0.1:{free_port()}/main").stored()
 
     async def test_a_name_that_they_do_not_know(self, replica: Build, sentinels: Sentinels) -> None:
-        with pytest.raises(Unavailable, match="no Sentinel knows"):
+        with pytest.raises(RedisUnavailable, match="no Sentinel knows"):
             await replica(sentinels.url.replace("/main", "/other")).stored()
 
     async def test_their_password_is_their_own(self, replica: Build, tmp_path: Path) -> None:
         if WHERE_SENTINEL is None:
             pytest.skip("redis-sentinel is not installed")
         guarded = Sentinels(tmp_path, password="of-the-sentinels")
-        with pytest.raises(Unavailable, match="password"):
+        with pytest.raises(RedisUnavailable, match="password"):
             await replica(guarded).stored()
         place = replace(place_of(guarded.url), sentinel_password=Secret("of-the-sentinels"))
         assert await replica(place).save()
@@ -147,7 +147,7 @@ class TestCluster:
         try:
             # One key is asked for where it goes; of several some may be here and some there.
             assert await one.store.take_login_turn() == 0
-            with pytest.raises(Unavailable, match="moving the keys"):
+            with pytest.raises(RedisUnavailable, match="moving the keys"):
                 await one.stored()
         finally:
             for node in (target, source):
@@ -164,7 +164,7 @@ def _known(sentinels: Sentinels) -> int:
 async def test_a_server_with_tls_is_reached_as_it_proves_to_be(replica: Build, tls_server: Server) -> None:
     assert tls_server.tls is not None
     tls_server.command("FLUSHALL")
-    with pytest.raises(Unavailable, match="certificate of Redis is not accepted"):
+    with pytest.raises(RedisUnavailable, match="certificate of Redis is not accepted"):
         await replica(tls_server).stored()
     assert await replica(replace(place_of(tls_server.url), tls=tls_server.tls.context())).save()
 
@@ -172,14 +172,14 @@ async def test_a_server_with_tls_is_reached_as_it_proves_to_be(replica: Build, t
 async def test_a_certificate_for_another_name_is_not_accepted(replica: Build, tls_server: Server) -> None:
     assert tls_server.tls is not None
     place = replace(place_of(tls_server.url.replace("127.0.0.1", "127.0.0.2")), tls=tls_server.tls.context())
-    with pytest.raises(Unavailable, match=r"certificate of Redis is not accepted|Connection refused"):
+    with pytest.raises(RedisUnavailable, match=r"certificate of Redis is not accepted|Connection refused"):
         await replica(place).stored()
 
 
 async def test_tls_and_none_do_not_understand_each_other(replica: Build, server: Server, tls_server: Server) -> None:
-    with pytest.raises(Unavailable):
+    with pytest.raises(RedisUnavailable):
         await replica(tls_server.url.replace("rediss", "redis")).stored()
-    with pytest.raises(Unavailable):
+    with pytest.raises(RedisUnavailable):
         await replica(server.url.replace("redis", "rediss")).stored()
 
 
@@ -188,7 +188,7 @@ async def test_a_server_may_want_a_certificate_too(replica: Build, tls_server: S
     with tls_server.client() as client:
         client.config_set("tls-auth-clients", "yes")
         try:
-            with pytest.raises(Unavailable):
+            with pytest.raises(RedisUnavailable):
                 await replica(replace(place_of(tls_server.url), tls=tls_server.tls.context())).stored()
             context = tls_server.tls.context(as_client=True)
             assert await replica(replace(place_of(tls_server.url), tls=context)).stored() in {None, "one.token."}

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core.secret import Secret
 from proxy.session.stores import Right, Turn
-from proxy.session.stores.redis.client import Client, Unavailable
+from proxy.session.stores.redis.client import RedisClient, RedisUnavailable
 from tests.session.fakes import APP
 from tests.session.redis.conftest import Build
 from tests.session.redis.relay import relay_to
@@ -145,7 +145,7 @@ async def test_a_key_of_another_type_is_neither_read_nor_replaced(replica: Build
     assert [await other.stored(), await other.stored()] == [None, None]
     assert other.seen.warnings == ["a key under our prefix is not of our making; choose another ?prefix="]
     assert await other.enters() is Turn.GRANTED
-    with pytest.raises(Unavailable, match="not of our making"):
+    with pytest.raises(RedisUnavailable, match="not of our making"):
         await other.save("two.token.")
     assert server.command("GET", key) == "theirs"
 
@@ -200,5 +200,5 @@ class TestRotation:
 
 async def test_a_repr_shows_nothing(replica: Build, server: Server) -> None:
     one: Replica = replica(f"redis://hush:hush@127.0.0.1:{server.port}", "hush")
-    client = Client(lambda: one.place, watch=one.seen)
+    client = RedisClient(lambda: one.place, watch=one.seen)
     assert "hush" not in f"{one.store!r} {one.place!r} {client!r} {client.address} {one.store.address} {one.store.kind}"

@@ -15,8 +15,8 @@ import pytest
 import redis
 
 from proxy.session.stores import Right, Turn
-from proxy.session.stores.redis.client import Haste, Unavailable
-from proxy.session.stores.redis.failures import GRANTS, Kind
+from proxy.session.stores.redis.client import Haste, RedisUnavailable
+from proxy.session.stores.redis.failures import GRANTS, FailureKind
 from tests.session.redis.conftest import Build
 from tests.session.redis.relay import relay_to
 from tests.session.redis.replicas import MINE, SECRETS, Replica, as_somebody, place_of
@@ -25,9 +25,9 @@ from tests.session.redis.servers import Cluster, Server, free_port, wait_for
 HUSH = "hush-hush"
 
 
-async def trouble(one: Replica, haste: Haste = Haste.LOOK) -> Unavailable:
+async def trouble(one: Replica, haste: Haste = Haste.LOOK) -> RedisUnavailable:
     """Look, or ask for what requests or renewals wait for; it must fail."""
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(RedisUnavailable) as caught:
         match haste:
             case Haste.LOOK:
                 await one.store.look(SECRETS)
@@ -46,14 +46,14 @@ async def comes_back(one: Replica) -> None:
             try:
                 await one.store.look(SECRETS)
                 return
-            except Unavailable:
+            except RedisUnavailable:
                 await asyncio.sleep(0.05)
 
 
 class TestNobodyThere:
     async def test_refused(self, replica: Build) -> None:
         caught = await trouble(replica(f"redis://127.0.0.1:{free_port()}"))
-        assert (caught.failure.kind, str(caught)) == (Kind.DOWN, "Redis cannot be reached: Connection refused")
+        assert (caught.failure.kind, str(caught)) == (FailureKind.DOWN, "Redis cannot be reached: Connection refused")
 
     async def test_a_name_that_cannot_be_resolved(self, replica: Build) -> None:
         assert "cannot be resolved" in str(await trouble(replica("redis://nobody.invalid")))
@@ -141,12 +141,12 @@ class TestSparing:
 
     async def test_a_renewal_tries_again_within_half_a_second(self, replica: Build) -> None:
         one = replica(f"redis://127.0.0.1:{free_port()}")
-        with pytest.raises(Unavailable):
+        with pytest.raises(RedisUnavailable):
             await one.enters()
         tried = one.seen.operations["enter"]
         began = time.monotonic()
         while one.seen.operations["enter"] == tried:
-            with pytest.raises(Unavailable):
+            with pytest.raises(RedisUnavailable):
                 await one.enters()
             await asyncio.sleep(0.01)
         assert 0.05 < time.monotonic() - began < 0.8
@@ -194,14 +194,14 @@ class TestItSaysNo:
         guarded.login = {"password": HUSH}
         guarded.start()
         caught = await trouble(replica(guarded))
-        assert (caught.failure.kind, "wants a password" in str(caught)) == (Kind.DENIED, True)
+        assert (caught.failure.kind, "wants a password" in str(caught)) == (FailureKind.DENIED, True)
         one = replica(f"redis://:{HUSH}@127.0.0.1:{guarded.port}")
         assert await one.save()
         guarded.kill()
 
     async def test_a_wrong_password(self, replica: Build, server: Server) -> None:
         caught = await trouble(replica(self.known(server, f"{HUSH}-not")))
-        assert (caught.failure.kind, "refuses the user or password" in str(caught)) == (Kind.DENIED, True)
+        assert (caught.failure.kind, "refuses the user or password" in str(caught)) == (FailureKind.DENIED, True)
 
     async def test_a_password_where_there_is_none(self, replica: Build, server: Server) -> None:
         assert "user or password" in str(await trouble(replica(f"redis://:{HUSH}@127.0.0.1:{server.port}")))
@@ -227,7 +227,7 @@ class TestItSaysNo:
     ) -> None:
         restricted("~cardcash:*", "+evalsha", "+eval", "+time")
         caught = await trouble(replica(self.known(server)))
-        assert caught.failure.kind is Kind.DENIED
+        assert caught.failure.kind is FailureKind.DENIED
         assert "grant the user" in str(caught)
         assert "+hmget" in str(caught)
         assert "me" not in str(caught).split()
@@ -261,9 +261,9 @@ class TestItSaysNo:
         token = one.token()
         await one.store.save(token, replaces=None)
         server.command("CONFIG", "SET", "maxmemory", "1")
-        with pytest.raises(Unavailable, match="out of memory") as caught:
+        with pytest.raises(RedisUnavailable, match="out of memory") as caught:
             await one.save("two.token.", replaces=token)
-        assert caught.value.failure.kind is Kind.REFUSED
+        assert caught.value.failure.kind is FailureKind.REFUSED
         assert await one.stored() == "one.token."
         server.command("CONFIG", "SET", "maxmemory", "0")
         assert await one.save("two.token.", replaces=token)
@@ -271,7 +271,7 @@ class TestItSaysNo:
     async def test_too_few_replicas_to_write_to(self, replica: Build, server: Server) -> None:
         server.command("CONFIG", "SET", "min-replicas-to-write", "1")
         one = replica(server)
-        with pytest.raises(Unavailable, match="too few replicas"):
+        with pytest.raises(RedisUnavailable, match="too few replicas"):
             await one.save()
         assert await one.stored() is None
 
@@ -289,7 +289,7 @@ class TestItSaysNo:
         copy = Server(tmp_path / "copy", "--replicaof", f"127.0.0.1 {server.port}").start()
         wait_for(lambda: copy.command("ROLE")[3] == "connected", "no sync")
         one = replica(copy)
-        with pytest.raises(Unavailable, match="read-only replica"):
+        with pytest.raises(RedisUnavailable, match="read-only replica"):
             await one.save()
         both = replica(f"redis://127.0.0.1:{copy.port},127.0.0.1:{server.port}")
         assert await both.save()
@@ -396,7 +396,7 @@ async def test_a_redis_that_is_busy_is_down_for_a_while(replica: Build, own_serv
     await one.save()
     own_server.command("CONFIG", "SET", "busy-reply-threshold", "20")
     busy = asyncio.create_task(asyncio.to_thread(_spin, own_server))
-    with pytest.raises(Unavailable, match=r"busy with a script|did not answer"):
+    with pytest.raises(RedisUnavailable, match=r"busy with a script|did not answer"):
         while True:
             await one.stored()
     own_server.command("SCRIPT", "KILL")

@@ -18,15 +18,15 @@ from proxy.core.retry import backoff, full_jitter
 from proxy.session.stores import StoreUnreachable
 from proxy.session.stores.factory import StoreWatch
 from proxy.session.stores.redis.failures import (
-    ASTRAY,
+    NO_ANSWER,
     NO_MASTER,
-    SILENT,
-    Failure,
-    Kind,
+    TOO_MANY_REDIRECTS,
+    FailureKind,
+    RedisFailure,
     code_of,
     failure_of,
 )
-from proxy.session.stores.redis.link import Address, Argument, Link
+from proxy.session.stores.redis.link import Address, Argument, Connections
 from proxy.session.stores.redis.place import Place
 from proxy.session.stores.redis.scripts import Script
 from proxy.session.stores.redis.servers import NoMaster, Servers
@@ -57,15 +57,15 @@ class Haste(enum.Enum):
     RENEWAL = "renewal"
 
 
-class Unavailable(StoreUnreachable):
+class RedisUnavailable(StoreUnreachable):
     """An operation could not be carried out."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: RedisFailure) -> None:
         super().__init__(failure.sentence)
         self.failure = failure
 
 
-class Client:
+class RedisClient:
     """Runs scripts, for one process and event loop. `place` is asked each time: files change. `close` must be called."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Client:
         self._fraction = fraction
         self._used = place()
         self._servers = Servers(self._used)
-        self._link: Link | None = None
+        self._link: Connections | None = None
         self._connections = 0
         # Two commands at a time, since each needs a connection; a command takes 2 s at most.
         self._turns = asyncio.Semaphore(_AT_A_TIME)
@@ -88,7 +88,7 @@ class Client:
         #: The last operation reached Redis; None: none was tried yet.
         self.up: bool | None = None
         #: What is wrong with it now.
-        self.trouble: Failure | None = None
+        self.trouble: RedisFailure | None = None
 
     @property
     def address(self) -> str:
@@ -97,7 +97,7 @@ class Client:
         return str(self._used.url) if current is None else f"{current[0]}:{current[1]}"
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], haste: Haste) -> Any:
-        """Run a script; returns Redis's answer as bytes, numbers and lists. Raises `Unavailable`."""
+        """Run a script; returns Redis's answer as bytes, numbers and lists. Raises `RedisUnavailable`."""
         self._check(haste)
         async with self._turns:
             await self._follow_place()
@@ -108,15 +108,15 @@ class Client:
                     answer = await self._run(script, keys, arguments)
             except asyncio.CancelledError:
                 if time.monotonic() - began > _SILENT:
-                    self._failed(SILENT, began)
+                    self._failed(NO_ANSWER, began)
                 raise
             except Exception as error:
                 failure = _failure(error)
-                if failure is SILENT and self._link is not None:
+                if failure is NO_ANSWER and self._link is not None:
                     await self._give_up(self._servers, self._link)
                 self._failed(failure, began)
                 # What it was raised from may repeat what the server or the library says.
-                raise Unavailable(failure) from None
+                raise RedisUnavailable(failure) from None
             finally:
                 self._watch.took(script.name, time.monotonic() - began)
             self._failures, self.up, self.trouble = 0, True, None
@@ -131,10 +131,10 @@ class Client:
 
     def _check(self, haste: Haste) -> None:
         if self.trouble is not None and self._place() is self._used and time.monotonic() < self._not_before[haste]:
-            raise Unavailable(self.trouble)
+            raise RedisUnavailable(self.trouble)
 
-    def _failed(self, failure: Failure, began: float) -> None:
-        if failure.kind is Kind.REFUSED:
+    def _failed(self, failure: RedisFailure, began: float) -> None:
+        if failure.kind is FailureKind.REFUSED:
             # Redis is there, and other operations may work.
             self.up = True
             return
@@ -143,7 +143,7 @@ class Client:
         if began >= self._failed_at:  # one of two that failed together counts
             self._failures += 1
         self._failed_at = now
-        if failure.kind is Kind.DENIED:
+        if failure.kind is FailureKind.DENIED:
             self._not_before = dict.fromkeys(Haste, now + _DENIED_FOR)
             return
         look = full_jitter(self._failures, first=0.1, cap=2.5, fraction=self._fraction())
@@ -191,16 +191,16 @@ class Client:
 
     async def _aside(self, address: Address, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Ask the node to which a slot is just being moved, this once."""
-        link = Link(self._used, address, self._connected)
+        link = Connections(self._used, address, self._connected)
         try:
             return await link.run(script, keys, arguments, asking=True)
         finally:
             await link.close()
 
-    async def _link_to(self, address: Address) -> Link:
+    async def _link_to(self, address: Address) -> Connections:
         if self._link is None or self._link.address != address:
             await self._leave()
-            self._link = Link(self._used, address, self._connected)
+            self._link = Connections(self._used, address, self._connected)
         return self._link
 
     async def _leave(self) -> None:
@@ -208,7 +208,7 @@ class Client:
         if link is not None:
             await link.close()
 
-    async def _give_up(self, servers: Servers, link: Link) -> None:
+    async def _give_up(self, servers: Servers, link: Connections) -> None:
         servers.lost(link.address)
         await link.close()
         if self._link is link:
@@ -224,13 +224,13 @@ class _Astray(Exception):
     """A cluster's nodes point to each other."""
 
 
-def _failure(error: Exception) -> Failure:
+def _failure(error: Exception) -> RedisFailure:
     match error:
         case NoMaster():
             return NO_MASTER
         case _Astray():
-            return ASTRAY
+            return TOO_MANY_REDIRECTS
         case TimeoutError():
-            return SILENT
+            return NO_ANSWER
         case _:
             return failure_of(error)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from proxy.core.token import Moment, Token
-from proxy.session.stores.entries import Entry, KeptToken
+from proxy.session.stores.entries import Entry, StoredToken
 
 #: Bytes; the longest token that is taken from CardCash is 8 KiB.
 _LARGEST: Final = 64 * 1024
@@ -15,7 +15,7 @@ _LARGEST: Final = 64 * 1024
 
 def pack_token(token: Token) -> bytes:
     """Write all of a token but its age, which is counted by Redis's clock beside it."""
-    content = KeptToken.of(token).content()
+    content = StoredToken.of(token).content()
     del content["born"]
     return json.dumps(content, separators=(",", ":")).encode()
 
@@ -28,7 +28,7 @@ def unpack_token(raw: bytes, *, age: float, asked: Moment, app_id: str) -> Token
     content = _json(raw)
     if not isinstance(content, dict):
         return None
-    kept = KeptToken.read({**content, "born": asked.wall - age})
+    kept = StoredToken.read({**content, "born": asked.wall - age})
     # By the steady clock too: the wall clock may be set at any time.
     return None if kept is None else kept.at(asked, app_id=app_id)
 

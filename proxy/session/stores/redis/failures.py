@@ -13,7 +13,7 @@ from typing import Final
 from redis import exceptions
 
 
-class Kind(enum.Enum):
+class FailureKind(enum.Enum):
     """What follows from a failure."""
 
     #: Redis cannot be reached, or says that it is not ready. Tried again soon.
@@ -25,10 +25,10 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class RedisFailure:
     """What went wrong; `sentence` is for logs and operators, and holds nothing secret."""
 
-    kind: Kind
+    kind: FailureKind
     sentence: str
 
 
@@ -38,38 +38,44 @@ GRANTS: Final = (
 )
 #: What Redis calls its refusals (the first word of an error), and what is said of them.
 _CODES: Final = {
-    "LOADING": Failure(Kind.DOWN, "Redis is still loading its data"),
-    "MASTERDOWN": Failure(Kind.DOWN, "this Redis is a replica that has lost its master"),
-    "CLUSTERDOWN": Failure(Kind.DOWN, "the Redis cluster is down"),
-    "TRYAGAIN": Failure(Kind.DOWN, "the Redis cluster is moving the keys"),
-    "READONLY": Failure(Kind.DOWN, "this Redis is a read-only replica; no master was found"),
-    "BUSY": Failure(Kind.DOWN, "Redis is busy with a script"),
-    "UNKILLABLE": Failure(Kind.DOWN, "Redis is busy with a script"),
-    "NOAUTH": Failure(Kind.DENIED, "Redis wants a password; write it into session.store or its file"),
-    "WRONGPASS": Failure(Kind.DENIED, "Redis refuses the user or password in session.store"),
-    "DENIED": Failure(Kind.DENIED, "Redis is in protected mode and serves its own machine only"),
-    "NOPERM": Failure(Kind.DENIED, f"Redis does not permit it; grant the user ~<prefix>* and {GRANTS}"),
-    "OOM": Failure(Kind.REFUSED, "Redis is out of memory (maxmemory); nothing can be written"),
-    "MISCONF": Failure(Kind.REFUSED, "Redis cannot write its snapshots (MISCONF); nothing can be written"),
-    "NOREPLICAS": Failure(Kind.REFUSED, "Redis has too few replicas (min-replicas-to-write); nothing can be written"),
-    "WRONGTYPE": Failure(Kind.REFUSED, "a key under our prefix is not of our making; choose another ?prefix="),
+    "LOADING": RedisFailure(FailureKind.DOWN, "Redis is still loading its data"),
+    "MASTERDOWN": RedisFailure(FailureKind.DOWN, "this Redis is a replica that has lost its master"),
+    "CLUSTERDOWN": RedisFailure(FailureKind.DOWN, "the Redis cluster is down"),
+    "TRYAGAIN": RedisFailure(FailureKind.DOWN, "the Redis cluster is moving the keys"),
+    "READONLY": RedisFailure(FailureKind.DOWN, "this Redis is a read-only replica; no master was found"),
+    "BUSY": RedisFailure(FailureKind.DOWN, "Redis is busy with a script"),
+    "UNKILLABLE": RedisFailure(FailureKind.DOWN, "Redis is busy with a script"),
+    "NOAUTH": RedisFailure(FailureKind.DENIED, "Redis wants a password; write it into session.store or its file"),
+    "WRONGPASS": RedisFailure(FailureKind.DENIED, "Redis refuses the user or password in session.store"),
+    "DENIED": RedisFailure(FailureKind.DENIED, "Redis is in protected mode and serves its own machine only"),
+    "NOPERM": RedisFailure(FailureKind.DENIED, f"Redis does not permit it; grant the user ~<prefix>* and {GRANTS}"),
+    "OOM": RedisFailure(FailureKind.REFUSED, "Redis is out of memory (maxmemory); nothing can be written"),
+    "MISCONF": RedisFailure(FailureKind.REFUSED, "Redis cannot write its snapshots (MISCONF); nothing can be written"),
+    "NOREPLICAS": RedisFailure(
+        FailureKind.REFUSED, "Redis has too few replicas (min-replicas-to-write); nothing can be written"
+    ),
+    "WRONGTYPE": RedisFailure(
+        FailureKind.REFUSED, "a key under our prefix is not of our making; choose another ?prefix="
+    ),
 }
-SILENT: Final = Failure(Kind.DOWN, "Redis did not answer in time")
-ASTRAY: Final = Failure(Kind.DOWN, "Redis sends us from one node to the next")
-NO_MASTER: Final = Failure(Kind.DOWN, "no Sentinel knows a master of this name that is up")
+NO_ANSWER: Final = RedisFailure(FailureKind.DOWN, "Redis did not answer in time")
+TOO_MANY_REDIRECTS: Final = RedisFailure(FailureKind.DOWN, "Redis sends us from one node to the next")
+NO_MASTER: Final = RedisFailure(FailureKind.DOWN, "no Sentinel knows a master of this name that is up")
 NOT_OURS: Final = _CODES["WRONGTYPE"]
-UNKNOWN_ANSWER: Final = Failure(Kind.DOWN, "Redis answers the scripts with something that is not theirs")
-STRANGE: Final = Failure(Kind.DOWN, "what answers is no Redis, or one with TLS where session.store has none")
+UNKNOWN_ANSWER: Final = RedisFailure(FailureKind.DOWN, "Redis answers the scripts with something that is not theirs")
+NOT_A_REDIS: Final = RedisFailure(
+    FailureKind.DOWN, "what answers is no Redis, or one with TLS where session.store has none"
+)
 
 
-def failure_of(error: BaseException) -> Failure:
+def failure_of(error: BaseException) -> RedisFailure:
     """Say what an exception of redis-py 8.1, of a socket or of TLS means."""
     if isinstance(error, exceptions.AuthorizationError):
         return _CODES["NOPERM"]
     if isinstance(error, TimeoutError | exceptions.TimeoutError):
-        return SILENT
+        return NO_ANSWER
     if (code := code_of(error)) is not None:
-        return _CODES.get(code) or Failure(Kind.DOWN, f"Redis answers {code}")
+        return _CODES.get(code) or RedisFailure(FailureKind.DOWN, f"Redis answers {code}")
     if isinstance(error, exceptions.AuthenticationError):
         return _CODES["WRONGPASS"]  # such as a password for a server that has none
     if isinstance(error, exceptions.ResponseError):
@@ -77,13 +83,13 @@ def failure_of(error: BaseException) -> Failure:
         if "user executing the script" in text:  # Redis 7.0; later ones say NOPERM there too
             return _CODES["NOPERM"]
         if "DB index" in text or "SELECT" in text:
-            return Failure(Kind.DENIED, "Redis has no database of this number; a cluster has 0 only")
-        return Failure(Kind.DOWN, "Redis answers with an error that is not known")
+            return RedisFailure(FailureKind.DENIED, "Redis has no database of this number; a cluster has 0 only")
+        return RedisFailure(FailureKind.DOWN, "Redis answers with an error that is not known")
     if "max number of clients" in str(error):
-        return Failure(Kind.DOWN, "Redis has no connection left for us (maxclients)")
+        return RedisFailure(FailureKind.DOWN, "Redis has no connection left for us (maxclients)")
     if isinstance(error, exceptions.ConnectionError):
         return _of_the_network(error.__cause__ or error.__context__)
-    return _of_the_network(error) if isinstance(error, OSError) else STRANGE
+    return _of_the_network(error) if isinstance(error, OSError) else NOT_A_REDIS
 
 
 def code_of(error: BaseException) -> str | None:
@@ -99,19 +105,19 @@ def code_of(error: BaseException) -> str | None:
     return None if found is None else found[1]
 
 
-def _of_the_network(error: BaseException | None) -> Failure:
+def _of_the_network(error: BaseException | None) -> RedisFailure:
     match error:
         case ssl.SSLCertVerificationError():
-            return Failure(Kind.DOWN, f"the certificate of Redis is not accepted: {error.verify_message}")
+            return RedisFailure(FailureKind.DOWN, f"the certificate of Redis is not accepted: {error.verify_message}")
         case ssl.SSLError():
             reason = (error.reason or "").replace("_", " ").lower()
-            return Failure(Kind.DOWN, f"TLS with Redis fails ({reason or 'no reason given'})")
+            return RedisFailure(FailureKind.DOWN, f"TLS with Redis fails ({reason or 'no reason given'})")
         case socket.gaierror():
-            return Failure(Kind.DOWN, "the name of Redis cannot be resolved")
+            return RedisFailure(FailureKind.DOWN, "the name of Redis cannot be resolved")
         case TimeoutError():
-            return SILENT
+            return NO_ANSWER
         case OSError() if error.errno:
             # Not its own text: asyncio puts the address there.
-            return Failure(Kind.DOWN, f"Redis cannot be reached: {os.strerror(error.errno)}")
+            return RedisFailure(FailureKind.DOWN, f"Redis cannot be reached: {os.strerror(error.errno)}")
         case _:
-            return Failure(Kind.DOWN, "the connection to Redis was closed or cannot be made")
+            return RedisFailure(FailureKind.DOWN, "the connection to Redis was closed or cannot be made")

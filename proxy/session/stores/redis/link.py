@@ -25,7 +25,7 @@ TIMEOUT: Final = 1.0
 SENTINEL_TIMEOUT: Final = 0.5
 
 
-class Link:
+class Connections:
     """The connections to one address. `close` must be called."""
 
     def __init__(self, place: Place, address: Address, connected: Callable[[], None]) -> None:

@@ -17,7 +17,7 @@ _LONGEST_PAUSE: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ScriptReply:
     """What a script of `scripts.py` answers, as numbers and texts."""
 
     verdict: str
@@ -43,10 +43,10 @@ class Answer:
         return self.tag is not None and self.life > 0 and not self.blob
 
 
-def read_answer(raw: Any) -> Answer:
+def read_reply(raw: Any) -> ScriptReply:
     """Read it. Raises ValueError, TypeError or IndexError when it is not what a script of ours answers."""
     verdict, failures, pause, lease, refusals, *entry = raw
-    answer = Answer(
+    answer = ScriptReply(
         verdict=bytes(verdict).decode("ascii"),
         failures=int(failures),
         pause=min(int(pause) / MICRO, _LONGEST_PAUSE),
@@ -57,7 +57,7 @@ def read_answer(raw: Any) -> Answer:
     if not entry or answer.is_not_ours:
         return answer
     tag, age, life, blob = entry
-    return Answer(
+    return ScriptReply(
         *(answer.verdict, answer.failures, answer.pause, answer.leased, answer.refusals),
         tag=bytes(tag).decode("ascii", "surrogateescape"),  # it is asked for again byte by byte
         age=int(age) / MICRO,
@@ -66,7 +66,7 @@ def read_answer(raw: Any) -> Answer:
     )
 
 
-def token_in(answer: Answer, vault: Vault, *, asked: Moment, app_id: str) -> Token | None:
+def token_in(answer: ScriptReply, vault: Vault, *, asked: Moment, app_id: str) -> Token | None:
     """Return the token in an answer to a question `asked` at a moment; None: it cannot be read, or is another's."""
     plain = vault.unseal("token", answer.blob)
     if plain is None:
@@ -78,7 +78,7 @@ def token_in(answer: Answer, vault: Vault, *, asked: Moment, app_id: str) -> Tok
     return token
 
 
-def refusals_in(answer: Answer, vault: Vault) -> tuple[Mapping[str, str], str]:
+def refusals_in(answer: ScriptReply, vault: Vault) -> tuple[Mapping[str, str], str]:
     """Return what CardCash refused, and the fingerprint of the secrets that it is about."""
     plain = vault.unseal("refusals", answer.refusals) if answer.refusals else None
     return ({}, "") if plain is None else unpack_refusals(plain)

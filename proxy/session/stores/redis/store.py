@@ -18,13 +18,13 @@ from proxy.core.token import Moment, Token
 from proxy.session.stores import Binding, Entered, Right, Stored, Turn, turned_away
 from proxy.session.stores.factory import StoreWatch
 from proxy.session.stores.redis import scripts
-from proxy.session.stores.redis.client import Client, Haste, Unavailable
+from proxy.session.stores.redis.client import Haste, RedisClient, RedisUnavailable
 from proxy.session.stores.redis.entry import pack_refusals, pack_token
 from proxy.session.stores.redis.failures import NOT_OURS, UNKNOWN_ANSWER
 from proxy.session.stores.redis.fingerprints import Fingerprints
 from proxy.session.stores.redis.link import Argument
 from proxy.session.stores.redis.place import Place
-from proxy.session.stores.redis.reading import MICRO, Answer, read_answer, refusals_in, token_in
+from proxy.session.stores.redis.reading import MICRO, ScriptReply, read_reply, refusals_in, token_in
 from proxy.session.stores.redis.scripts import Script
 from proxy.session.stores.redis.vault import Vault, Vaults
 
@@ -46,8 +46,8 @@ class RedisStore:
     """A store for all who name the same Redis; for one event loop.
 
     `place` and `binding` say what holds at this moment: files and secrets change. `warn(what)` is told of an entry that
-    cannot be read, once until one could. Every operation ends within 2 s and raises `Unavailable`, a `StoreUnreachable`,
-    when it could not be carried out; at once while Redis is known not to answer.
+    cannot be read, once until one could. Every operation ends within 2 s and raises `RedisUnavailable`
+    (a `StoreUnreachable`) when it could not be carried out; at once while Redis is known not to answer.
     """
 
     shared = True
@@ -66,7 +66,7 @@ class RedisStore:
         self._binding = binding
         self._clock = clock
         self._warn = warn
-        self._client = Client(place, watch=watch)
+        self._client = RedisClient(place, watch=watch)
         #: Seconds that count in place of Redis's time, for tests.
         self._now = now
         self.patience = random.uniform(*_PATIENCE)  # noqa: S311 - spreads, guards nothing
@@ -105,13 +105,13 @@ class RedisStore:
         """Read all that is shared."""
         return (await self._asked(scripts.LOOK, secrets, Haste.LOOK))[1]
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, fresh: bool = False) -> Entered:
+    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool = False) -> Entered:
         """Ask to begin a renewal."""
         vault, _ = await self._vault()
         tag = "" if known is None else vault.tag(known.value)
 
-        async def ask() -> tuple[Answer, Stored]:
-            wanted = (_flag(needs_login), _flag(fresh), self._unreadable)
+        async def ask() -> tuple[ScriptReply, Stored]:
+            wanted = (_flag(needs_login), _flag(forced), self._unreadable)
             return await self._asked(scripts.ENTER, secrets, Haste.RENEWAL, self._me, _micro(LEASE), tag, *wanted)
 
         answer, stored = await ask()
@@ -125,7 +125,7 @@ class RedisStore:
         self._holds(Right.RENEWAL, turn is Turn.GRANTED)
         if (
             turn is not Turn.NEWS
-            and turned_away(stored, known=known, needs_login=needs_login, fresh=fresh) is Turn.NEWS
+            and turned_away(stored, known=known, needs_login=needs_login, forced=forced) is Turn.NEWS
         ):
             # Redis cannot read what was refused: to whom no login helps, an anonymous token is news as well.
             turn = Turn.NEWS
@@ -148,7 +148,7 @@ class RedisStore:
         answer = await self._run(scripts.SAVE, vault, arguments, haste)
         if answer.is_not_ours:
             self._tell(NOT_OURS.sentence)
-            raise Unavailable(NOT_OURS)
+            raise RedisUnavailable(NOT_OURS)
         if answer.verdict != "saved":
             return False
         self._unreadable = b""
@@ -207,7 +207,7 @@ class RedisStore:
     async def close(self) -> None:
         """Give the rights back, as far as Redis answers, and close the connections."""
         for right in tuple(self._held):
-            with suppress(Unavailable):
+            with suppress(RedisUnavailable):
                 await self.leave(right)
         await self._client.close()
 
@@ -219,7 +219,7 @@ class RedisStore:
             binding = replace(binding, app_id=app_id)
         return await self._vaults.vault(binding, self._place().secrets), binding
 
-    async def _asked(self, script: Script, secrets: str, haste: Haste, *more: Argument) -> tuple[Answer, Stored]:
+    async def _asked(self, script: Script, secrets: str, haste: Haste, *more: Argument) -> tuple[ScriptReply, Stored]:
         vault, binding = await self._vault()
         last = self._last if self._last is not None and self._last[0] == vault.id else None
         asked = self._clock.now()
@@ -230,7 +230,7 @@ class RedisStore:
             refusals = {}
         return answer, Stored(token, refusals, answer.failures, answer.pause)
 
-    def _read(self, answer: Answer, vault: Vault, asked: Moment, binding: Binding) -> Token | None:
+    def _read(self, answer: ScriptReply, vault: Vault, asked: Moment, binding: Binding) -> Token | None:
         """Return the token that came with an answer, and warn when it cannot be read."""
         self._last, self._unreadable = None, b""
         if answer.is_not_ours:
@@ -245,13 +245,13 @@ class RedisStore:
             self._tell(_UNREADABLE)
         return None
 
-    async def _run(self, script: Script, vault: Vault, arguments: Sequence[Argument], haste: Haste) -> Answer:
+    async def _run(self, script: Script, vault: Vault, arguments: Sequence[Argument], haste: Haste) -> ScriptReply:
         keys = [self._key(vault, what) for what in "slpx"]
         raw = await self._client.run(script, keys, (self._time(), *arguments), haste)
         try:
-            return read_answer(raw)
+            return read_reply(raw)
         except (ValueError, TypeError, IndexError):
-            raise Unavailable(UNKNOWN_ANSWER) from None
+            raise RedisUnavailable(UNKNOWN_ANSWER) from None
 
     def _key(self, vault: Vault, what: str) -> str:
         return f"{self._place().url.prefix}{{{vault.id}}}:{what}"
@@ -288,4 +288,4 @@ def _number(raw: object) -> int:
     try:
         return int(raw)  # type: ignore[call-overload,no-any-return]
     except (ValueError, TypeError):
-        raise Unavailable(UNKNOWN_ANSWER) from None
+        raise RedisUnavailable(UNKNOWN_ANSWER) from None

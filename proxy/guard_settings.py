@@ -8,8 +8,8 @@ from proxy.server.guard import GuardSettings
 from proxy.settings import Settings
 
 
-def guard_policy(settings: Settings, *, required_value: Callable[[], str]) -> GuardSettings:
-    """Build the policy; `required_value` reads the header that callers must send, which may change with its file."""
+def guard_settings(settings: Settings, *, required_value: Callable[[], str]) -> GuardSettings:
+    """Build them; `required_value` reads the header that callers must send, which may change with its file."""
     callers, header = settings.callers, settings.callers.require_header
     if callers.allowed_hosts is not None:
         hosts = frozenset(callers.allowed_hosts)
