@@ -27,9 +27,9 @@ def begin_with_signals(*, serves: bool, runs: bool) -> None:
     Until the event loop handles them there is nothing to drain: what `runs` for long ends at once, as a success. SIGHUP
     never ends what `serves`: it means to read files again, and they have not been read yet.
     """
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if serves:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if runs:
         for number in STOP_SIGNALS:
             signal.signal(number, lambda *_: _end_early(in_log=serves))

@@ -30,9 +30,9 @@ def run(options: argparse.Namespace) -> int:
     from proxy.memory import begin_lean
 
     begin_lean()  # before anything imports aiohttp
-    from proxy.commands.running import run_loop
     from proxy.handed_over import HandedOver
     from proxy.listening import descriptors
+    from proxy.loops import run_loop
     from proxy.notify import ServiceManager
 
     settings = loaded.settings
@@ -56,6 +56,7 @@ async def _served(settings: Settings, handed_over: HandedOver, manager: ServiceM
     from proxy.app import Proxy
     from proxy.commands.running import on_signals
     from proxy.listening import CannotListen
+    from proxy.loops import on_hangup
     from proxy.memory import settle
     from proxy.session.stores import StoreUnusable
     from proxy.tasks import Tasks
@@ -64,7 +65,8 @@ async def _served(settings: Settings, handed_over: HandedOver, manager: ServiceM
 
     writer = logs.configure(settings.log.level, settings.log.format)
     proxy, tasks = Proxy(settings, handed_over=handed_over, manager=manager), Tasks()
-    on_signals(proxy.request_stop, reread=lambda: tasks.spawn(proxy.have_read_again(), name="read again"))
+    on_signals(proxy.request_stop)
+    on_hangup(lambda: tasks.spawn(proxy.have_read_again(), name="read again"))
     if unused := handed_over.close_unused(settings):
         log.warning("sockets_unused", names=unused)
     try:

@@ -12,10 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-import uvloop
-
 from proxy.app import Inherited, Proxy
 from proxy.listening import CannotListen, Sockets
+from proxy.loops import on_hangup, run_loop
 from proxy.memory import settle
 from proxy.process import BAD_USAGE, FAILED, OK, STOP_SIGNALS
 from proxy.processes.admin import WorkersAdmin
@@ -58,8 +57,7 @@ def run(role: Role) -> int:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
     _close_all_but({0, 1, 2, *(sock.fileno() for sock in (*role.sockets.all(), *role.admin_sockets.all()))})
     role.folder.hold()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = runner.run(_Worker(role).work())
+    code = run_loop(_Worker(role).work())
     if os.getppid() != role.supervisor:
         role.folder.remove_if_last()
     return code
@@ -91,7 +89,7 @@ class _Worker:
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, proxy.request_stop)
         tasks = Tasks()
-        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.spawn(self._read_again(), name="read again"))
+        on_hangup(lambda: tasks.spawn(self._read_again(), name="read again"))
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         try:
             async with proxy:

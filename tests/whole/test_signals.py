@@ -83,3 +83,38 @@ async def test_a_hangup_while_it_starts_stops_nothing(simulator: Simulator) -> N
         proxy.signal(HUP)
         assert (await fetch("GET", f"{proxy.url}/merchants/sell"))[0] == 200
         assert signal.Signals(HUP) is signal.SIGHUP
+
+
+#: Lets a hangup come with everything that is imported after the product's first module.
+HANGUPS = """
+import os, signal, sys
+class Finder:
+    begun = False
+    def find_spec(self, name, *_):
+        if self.begun and "proxy.cli" not in sys.modules:
+            os.kill(os.getpid(), signal.SIGHUP)
+        self.begun = self.begun or name == "proxy.__main__"
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@WAYS
+async def test_hangups_from_the_first_moment_on_stop_nothing(
+    simulator: Simulator, tmp_path: Path, workers: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANGUPS)
+    through = ("env", f"PYTHONPATH={tmp_path}")
+    async with serving(simulator.url, WORKERS=workers, through=through) as proxy:
+        assert (await fetch("GET", f"{proxy.url}/merchants/sell"))[0] == 200
+        proxy.signal(TERM)
+        assert await proxy.ended() == 0
+        assert not proxy.events("worker_died")
+
+
+async def test_hangups_at_any_moment_of_a_life_do_not_end_it(simulator: Simulator) -> None:
+    async with serving(simulator.url, through=DEAF) as proxy:
+        proxy.signal(TERM)
+        while proxy.process.returncode is None:
+            proxy.signal(HUP)
+            await asyncio.sleep(0)
+        assert await proxy.ended() == 0
