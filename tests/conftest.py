@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
 
 import hypothesis
 import pytest
+from pytest_aiohttp.plugin import AiohttpClient
 
+from proxy.simulator import Simulator, SimulatorSettings
+from tests.asking import Asking, Listening
 from tests.server.harness import RawUpstream, Running, running_proxy
 
 # An example that takes long tells of the machine, not of the code.
@@ -15,6 +19,33 @@ hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
 
 StartProxy = Callable[..., Awaitable[Running]]
+StartSimulator = Callable[..., Awaitable[Simulator]]
+
+
+@pytest.fixture
+def aiohttp_client_cls() -> type[Asking]:
+    """What `aiohttp_client` makes."""
+    return Asking
+
+
+@pytest.fixture
+async def start_simulator() -> AsyncIterator[StartSimulator]:
+    """Start simulators with the settings given, each on a free port."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> Simulator:
+            simulator = Simulator(SimulatorSettings(**settings))
+            await simulator.start()
+            stack.push_async_callback(simulator.stop)
+            return simulator
+
+        yield start
+
+
+@pytest.fixture
+async def simulator(start_simulator: StartSimulator) -> Simulator:
+    """A simulator whose wallet fills at once."""
+    return await start_simulator(wallet_delay=0.0)
 
 
 @pytest.fixture
@@ -27,12 +58,15 @@ async def upstream() -> AsyncIterator[RawUpstream]:
 
 
 @pytest.fixture
-async def start_proxy(upstream: RawUpstream) -> AsyncIterator[StartProxy]:
+async def start_proxy(upstream: RawUpstream, aiohttp_client: AiohttpClient) -> AsyncIterator[StartProxy]:
     """Start proxies in front of `upstream`, or of `origin=`; settings as environment names without CARDCASH_."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(*, origin: str | None = None, **settings: str) -> Running:
-            return await stack.enter_async_context(running_proxy(origin or upstream.url, **settings))
+            proxy = await stack.enter_async_context(running_proxy(origin or upstream.url, **settings))
+            if proxy.admin_port:  # else it is a unix socket
+                proxy.admin = cast("Asking", await aiohttp_client(Listening(f"http://127.0.0.1:{proxy.admin_port}")))
+            return proxy
 
         yield start
 

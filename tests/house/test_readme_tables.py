@@ -68,7 +68,7 @@ def test_every_setting_stands_in_the_annotated_file(path: str) -> None:
 async def _metrics(proxy: Running) -> set[tuple[str, ...]]:
     """Name, type and labels of all metrics but the process's own, as a proxy shows them that has served a request."""
     await proxy.ask("GET /carts")
-    text = (await proxy.admin("GET /metrics")).body.decode()
+    text = (await proxy.admin.ask("GET /metrics")).text
     found: set[tuple[str, ...]] = set()
     for family in text_string_to_metric_families(text):
         if family.name.startswith("cardcash_proxy_"):

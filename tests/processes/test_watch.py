@@ -7,7 +7,6 @@ import os
 import signal
 
 from proxy.simulator import Simulator
-from tests.whole.conftest import simulator  # noqa: F401  # a fixture
 from tests.whole.processes import ProxyProcess, fetch
 
 #: `serve`, with a supervisor that loses its patience sooner.
@@ -20,7 +19,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-async def test_a_stuck_worker_is_killed_and_started_again(simulator: Simulator) -> None:  # noqa: F811
+async def test_a_stuck_worker_is_killed_and_started_again(simulator: Simulator) -> None:
     proxy = await ProxyProcess.run_program(
         *(HASTY, "serve"),
         CARDCASH_APP_ID="demo-app-id",

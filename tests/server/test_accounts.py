@@ -113,7 +113,7 @@ async def test_without_a_configured_login_it_is_forwarded_and_adopted(upstream: 
     }
     await proxy.ask("GET /carts")
     assert upstream.requests[0].token == upstream.tokens[1]
-    assert (await proxy.admin("GET /status")).json["session"]["identity_from_caller"] is True
+    assert (await proxy.admin.ask("GET /status")).json["session"]["identity_from_caller"] is True
 
 
 #: A token that says nothing of its life, as CardCash's may.
@@ -129,7 +129,7 @@ async def test_a_login_that_repeats_the_token_without_a_lifetime_keeps_the_lifet
     upstream.login_answers.append(answer(200, b"{}", b"authorization: " + OPAQUE))
     proxy = await start_proxy(**({"LOGIN__EMAIL": "me@x.example", "LOGIN__PASSWORD": "p"} if configured else {}))
     assert (await proxy.ask("POST /customers/login", JSON, body=login("me@x.example"))).status == 200
-    told = (await proxy.admin("GET /status")).json["session"]
+    told = (await proxy.admin.ask("GET /status")).json["session"]
     assert (told["identity"], 2900 < told["expires_in_seconds"] <= 3000) == ("m…@x.example", True)
 
 
@@ -150,7 +150,7 @@ async def test_a_login_whose_session_has_been_revoked_is_made_again_and_adopted(
     assert (await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))).status == 200
     await proxy.ask("GET /carts")
     assert upstream.requests[-1].token == upstream.tokens[-1]
-    session = (await proxy.admin("GET /status")).json["session"]
+    session = (await proxy.admin.ask("GET /status")).json["session"]
     assert (session["identity"], session["identity_lost"]) == ("m…@example.com", False)
 
 
@@ -213,7 +213,7 @@ async def test_a_lost_login_goes_on_anonymously_says_so_and_anybody_may_log_in(
     await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))
     upstream.answers += [REJECTION, REJECTION, OK]  # the second is the probe's: the login is gone for certain
     assert (await proxy.ask("GET /merchants/buy")).status == 200
-    session = (await proxy.admin("GET /status")).json["session"]
+    session = (await proxy.admin.ask("GET /status")).json["session"]
     assert session["identity"] is None
     assert session["identity_lost"] is True
     assert proxy.sample("session_identity_lost_total") == 1
@@ -276,7 +276,7 @@ async def test_a_login_that_lapses_without_traffic_is_reported_as_lost(
     assert (await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))).status == 200
     await until(lambda: proxy.proxy.keeper.identity_lost)
     assert proxy.sample("session_identity_lost_total") == 1
-    session = (await proxy.admin("GET /status")).json["session"]
+    session = (await proxy.admin.ask("GET /status")).json["session"]
     assert (session["state"], session["identity"], session["identity_lost"]) == ("expired", None, True)
 
 

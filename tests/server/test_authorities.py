@@ -45,7 +45,7 @@ def pem(authority: trustme.CA) -> bytes:
 
 async def works(proxy: Running) -> tuple[bool, bool]:
     """Say whether session calls and traffic reach CardCash."""
-    renewed = await proxy.admin("POST /session/renew")
+    renewed = await proxy.admin.ask("POST /session/renew")
     return renewed.status == 200, (await proxy.ask("GET /merchants/buy")).status == 200
 
 
@@ -81,7 +81,7 @@ async def test_a_new_bundle_is_trusted_without_a_restart_and_the_old_one_no_more
         trust(authorities[0])
         await until(lambda: sum(line["event"] == "ca_changed" for line in lines) == 2)
     assert (await proxy.ask("GET /merchants/buy")).code == "upstream_unreachable"
-    assert (await proxy.admin("POST /session/renew")).status == 503
+    assert (await proxy.admin.ask("POST /session/renew")).status == 503
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"half of a certificate", None], ids=["empty", "no PEM", "gone"])

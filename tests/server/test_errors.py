@@ -279,7 +279,7 @@ async def test_a_refused_application_id_is_not_tried_again(upstream: RawUpstream
     for _ in range(3):
         assert (await proxy.ask("GET /a")).code == "session_unavailable"
     assert len(upstream.sessions) == 1
-    assert (await proxy.admin("GET /readyz")).status == 503
+    assert (await proxy.admin.ask("GET /readyz")).status == 503
 
 
 async def test_a_refused_login_lets_requests_go_on_anonymously_and_says_so(
@@ -310,7 +310,7 @@ async def test_while_a_refused_login_is_tried_again_anonymous_answers_say_so(
     proxy = await start_proxy(LOGIN__EMAIL="a@example.com", LOGIN__PASSWORD_FILE=str(secret))
     assert (await proxy.ask("GET /carts")).status == 200
     secret.write_text("new")
-    asked = asyncio.create_task(proxy.admin("POST /session/renew")) if asked_by == "operator" else None
+    asked = asyncio.create_task(proxy.admin.ask("POST /session/renew")) if asked_by == "operator" else None
     await until(lambda: len(upstream.logins) == 2)
     for _ in range(5):
         got = await proxy.ask("GET /carts")
@@ -373,8 +373,8 @@ async def test_while_draining_a_new_request_is_503(upstream: RawUpstream, proxy:
     stopping = asyncio.create_task(proxy.proxy.run())
     proxy.proxy.request_stop()
     await until(lambda: proxy.proxy.server.draining)
-    assert (await proxy.admin("GET /readyz")).status == 503
-    assert (await proxy.admin("GET /healthz")).status == 200
+    assert (await proxy.admin.ask("GET /readyz")).status == 503
+    assert (await proxy.admin.ask("GET /healthz")).status == 200
     go.set()
     got = await busy.answer()
     assert got.status == 200

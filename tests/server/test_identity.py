@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.simulator import Simulator, SimulatorSettings
-from tests.conftest import StartProxy
+from proxy.simulator import Simulator
+from tests.conftest import StartProxy, StartSimulator
 from tests.server.harness import Running, until
 
 APP = "app-id-of-the-tests"
@@ -17,18 +16,13 @@ JSON = b"Content-Type: application/json"
 
 
 @pytest.fixture
-async def cardcash() -> AsyncIterator[Simulator]:
-    simulator = Simulator(
-        SimulatorSettings(
-            app_ids=(APP, "rotated-app-id"),
-            accounts={EMAIL: PASSWORD, "other@example.com": "other"},
-            # A guest may read account paths: exactly what must never be mistaken for the account's answer.
-            anonymous="guest",
-        )
+async def cardcash(start_simulator: StartSimulator) -> Simulator:
+    return await start_simulator(
+        app_ids=(APP, "rotated-app-id"),
+        accounts={EMAIL: PASSWORD, "other@example.com": "other"},
+        # A guest may read account paths: exactly what must never be mistaken for the account's answer.
+        anonymous="guest",
     )
-    await simulator.start()
-    yield simulator
-    await simulator.stop()
 
 
 def login(email: str = EMAIL, password: str = PASSWORD) -> bytes:
@@ -73,7 +67,7 @@ async def test_the_call_that_finds_out_that_the_login_is_lost_is_not_repeated_an
 async def test_a_lost_login_is_told_by_status_and_metric(cardcash: Simulator, start_proxy: StartProxy) -> None:
     proxy = await start_proxy(origin=cardcash.url)
     await lost(proxy, cardcash)
-    session = (await proxy.admin("GET /status")).json["session"]
+    session = (await proxy.admin.ask("GET /status")).json["session"]
     assert (session["identity_lost"], session["identity"]) == (True, None)
     assert proxy.sample("session_identity_lost_total") == 1
 
@@ -82,7 +76,7 @@ async def test_after_a_lost_login_anybody_may_log_in(cardcash: Simulator, start_
     proxy = await start_proxy(origin=cardcash.url)
     await lost(proxy, cardcash)
     assert (await proxy.ask("POST /customers/login", JSON, body=login("other@example.com", "other"))).status == 200
-    session = (await proxy.admin("GET /status")).json["session"]
+    session = (await proxy.admin.ask("GET /status")).json["session"]
     assert (session["identity_lost"], session["identity"]) == (False, "o…@example.com")
     assert await customer(proxy) is not None
 

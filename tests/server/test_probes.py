@@ -31,7 +31,7 @@ async def logged_in(proxy: Running) -> None:
 
 
 async def identity(proxy: Running) -> object:
-    return (await proxy.admin("GET /status")).json["session"]["identity"]
+    return (await proxy.admin.ask("GET /status")).json["session"]["identity"]
 
 
 @pytest.mark.parametrize(

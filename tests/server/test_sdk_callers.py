@@ -7,13 +7,13 @@ they find none.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from http.cookies import SimpleCookie
 
 import pytest
 
-from proxy.simulator import Simulator, SimulatorSettings
-from tests.conftest import StartProxy
+from proxy.simulator import Simulator
+from tests.conftest import StartProxy, StartSimulator
 from tests.server.harness import Answer, RawUpstream, Running
 
 EMAIL, PASSWORD = "partner@example.com", "password-of-the-tests"
@@ -25,13 +25,8 @@ LOGIN = json.dumps({"customer": {"email": EMAIL, "password": PASSWORD}}).encode(
 
 
 @pytest.fixture
-async def cardcash() -> AsyncIterator[Simulator]:
-    simulator = Simulator(
-        SimulatorSettings(app_ids=("app-id-of-the-tests",), accounts={EMAIL: PASSWORD}, wallet_delay=0.0)
-    )
-    await simulator.start()
-    yield simulator
-    await simulator.stop()
+async def cardcash(start_simulator: StartSimulator) -> Simulator:
+    return await start_simulator(app_ids=("app-id-of-the-tests",), accounts={EMAIL: PASSWORD}, wallet_delay=0.0)
 
 
 class Sdk:

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from proxy.session.cardcash_calls import Credentials
-from proxy.simulator import Simulator, SimulatorSettings
-from tests.conftest import StartProxy
+from proxy.simulator import Simulator
+from tests.conftest import StartProxy, StartSimulator
 from tests.server.harness import APP_ID, EMAIL, PASSWORD, Peer, RawUpstream, Running, until
 
 JSON = b"Content-Type: application/json"
 
 
 @pytest.fixture
-async def cardcash() -> AsyncIterator[Simulator]:
+async def cardcash(start_simulator: StartSimulator) -> Simulator:
     accounts = {EMAIL: PASSWORD, "other@example.com": "other"}
-    simulator = Simulator(SimulatorSettings(app_ids=(APP_ID,), accounts=accounts, anonymous="guest"))
-    await simulator.start()
-    yield simulator
-    await simulator.stop()
+    return await start_simulator(app_ids=(APP_ID,), accounts=accounts, anonymous="guest")
 
 
 @pytest.fixture
@@ -118,10 +114,10 @@ async def test_a_wrong_password_is_tried_once_by_all_and_an_operator_opens_it_fo
     await until(lambda: all("login" in proxy.proxy.keeper.refusals for proxy in proxies))
     assert cardcash.calls["POST /v3/customers/login"] == logins + 1
     cardcash.configure(accounts={EMAIL: "wrong"})
-    assert (await proxies[0].admin("POST /session/renew")).status == 200
+    assert (await proxies[0].admin.ask("POST /session/renew")).status == 200
     await until(lambda: not any(proxy.proxy.keeper.refusals for proxy in proxies))
     assert cardcash.calls["POST /v3/customers/login"] == logins + 2
-    assert [(await proxy.admin("GET /readyz")).status for proxy in proxies] == [200] * 3
+    assert [(await proxy.admin.ask("GET /readyz")).status for proxy in proxies] == [200] * 3
 
 
 async def test_a_right_password_after_a_change_costs_one_login_for_all(

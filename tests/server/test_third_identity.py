@@ -44,7 +44,7 @@ async def test_while_an_account_is_logged_in_anothers_token_in_an_answer_is_left
     assert (await proxy.ask(line)).status == 200
     assert await carried(upstream, proxy) == mine.decode()
     assert proxy.sample("session_harvests_total", result="foreign") == 1
-    assert (await proxy.admin("GET /status")).json["session"]["identity"] == "m…@x.example"
+    assert (await proxy.admin.ask("GET /status")).json["session"]["identity"] == "m…@x.example"
 
 
 @pytest.mark.parametrize("theirs", THEIRS)
@@ -63,7 +63,7 @@ async def test_a_login_that_is_answered_with_anothers_token_is_left(upstream: Ra
     upstream.login_answers.append(with_token(jwt(sid=1, customerId=7, email=YOU)))
     assert (await proxy.ask("POST /customers/login", JSON, body=login(ME))).status == 200
     assert await carried(upstream, proxy) == anonymous
-    assert (await proxy.admin("GET /status")).json["session"]["identity"] is None
+    assert (await proxy.admin.ask("GET /status")).json["session"]["identity"] is None
 
 
 async def test_a_refresh_of_the_held_account_is_taken(upstream: RawUpstream, proxy: Running) -> None:

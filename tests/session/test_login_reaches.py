@@ -68,7 +68,7 @@ async def test_a_pool_that_is_full_keeps_no_session_from_being_renewed(
     upstream.default = silent
     busy = [asyncio.create_task(proxy.ask("GET /merchants/buy")) for _ in range(2)]
     await until(lambda: len(upstream.requests) == 2)
-    assert (await proxy.admin("POST /session/renew")).status == 200
+    assert (await proxy.admin.ask("POST /session/renew")).status == 200
     assert len(upstream.sessions) == 2
     for task in busy:
         task.cancel()
@@ -81,7 +81,7 @@ async def test_no_connection_carries_a_session_call_and_anything_else(
     proxy = await start_proxy(**LOGIN)
     for _ in range(3):
         assert (await proxy.ask("GET /merchants/buy")).status == 200
-    assert (await proxy.admin("POST /session/renew")).status == 200
+    assert (await proxy.admin.ask("POST /session/renew")).status == 200
     calls = [call.connection for call in (*upstream.sessions, *upstream.logins)]
     assert len(set(calls)) == len(calls) == 4
     assert not set(calls) & {request.connection for request in upstream.requests}
@@ -211,7 +211,7 @@ async def test_traffic_and_session_calls_judge_a_tunnel_alike(
         await until(lambda: proxy.proxy.keeper.held)
         tunnels.reply = reply
         traffic = await proxy.ask("GET /merchants/buy")
-        session = await proxy.admin("POST /session/renew")
+        session = await proxy.admin.ask("POST /session/renew")
         assert (traffic.status == 200, session.status == 200) == (opens, opens)
         if not opens:
             assert traffic.code == "upstream_unreachable"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import pytest
-from yarl import URL
+from aiohttp.test_utils import TestClient
+from pytest_aiohttp.plugin import AiohttpClient
 
-from proxy.simulator import Simulator, SimulatorSettings
+from proxy.simulator import Simulator
+from tests.asking import Listening
+from tests.conftest import StartSimulator
 
 APP = "demo-app-id"
 
@@ -31,17 +34,17 @@ class Answer:
 
 
 class Caller:
-    """One client session; `token` goes out as Bearer when it is set."""
+    """One client; `token` goes out as Bearer when it is set."""
 
-    def __init__(self, sim: Simulator, http: aiohttp.ClientSession) -> None:
+    def __init__(self, sim: Simulator, client: TestClient[Any, Any]) -> None:
         self.sim = sim
-        self.http = http
+        self.client = client
         self.token: str | None = None
 
     async def call(self, method: str, path: str, *, headers: dict[str, str] | None = None, **more: Any) -> Answer:
         sent = {"x-cc-app": APP, **({"Authorization": f"Bearer {self.token}"} if self.token else {}), **(headers or {})}
         clean = {name: value for name, value in sent.items() if value}
-        async with self.http.request(method, URL(self.sim.url + path, encoded=True), headers=clean, **more) as response:
+        async with self.client.request(method, path, headers=clean, **more) as response:
             raw = await response.read()
             try:
                 value = await response.json(content_type=None, encoding="utf-8-sig") if raw else None
@@ -73,23 +76,16 @@ Start = Callable[..., Awaitable[Caller]]
 
 
 @pytest.fixture
-async def start() -> AsyncIterator[Start]:
+async def start(start_simulator: StartSimulator, aiohttp_client: AiohttpClient) -> Start:
     """Start simulators with the settings given; their clock stands still until it is moved."""
-    running: list[tuple[Simulator, aiohttp.ClientSession]] = []
 
     async def begin(**settings: Any) -> Caller:
-        sim = Simulator(SimulatorSettings(**settings))
+        sim = await start_simulator(**settings)
         sim.clock = lambda: 1_800_000_000.0
-        await sim.start()
         # Cookies are sent by hand where a test is about them.
-        http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
-        running.append((sim, http))
-        return Caller(sim, http)
+        return Caller(sim, await aiohttp_client(Listening(sim.url), cookie_jar=aiohttp.DummyCookieJar()))
 
-    yield begin
-    for sim, http in running:
-        await http.close()
-        await sim.stop()
+    return begin
 
 
 @pytest.fixture

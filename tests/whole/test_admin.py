@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 from proxy import __version__
 from tests.conftest import StartProxy
-from tests.server.harness import OK, REJECTION, Peer, RawUpstream, Running, answer, until
+from tests.server.harness import OK, REJECTION, Answer, Peer, RawUpstream, Running, answer, until
 
 #: What is open on the admin port.
 PROMISED = {
@@ -43,9 +42,15 @@ PROMISED = {
 }
 
 
+async def raw(proxy: Running, line: str, *headers: bytes, host: bytes | None = None) -> Answer:
+    """Ask the admin port in bytes: for what no client sends."""
+    caller = await proxy.caller(port=proxy.admin_port)
+    return await caller.ask(proxy.request(line, *headers, host=host or b"127.0.0.1:%d" % proxy.admin_port))
+
+
 async def goes_on(proxy: Running) -> None:
     """Nobody told it to stop: it is well, and serves."""
-    got = await proxy.admin("GET /healthz")
+    got = await proxy.admin.ask("GET /healthz")
     assert (got.status, proxy.proxy.life.draining) == (200, False)
     assert (await proxy.ask("GET /carts")).status == 200
 
@@ -64,9 +69,9 @@ async def test_every_promised_metric_is_there_with_its_labels(upstream: RawUpstr
     await proxy.ask("GET /a", b"Origin: https://evil.example")
     upstream.answers += [b"nonsense\r\n\r\n"]
     await proxy.ask("POST /orders", body=b"{}")
-    page = await proxy.admin("GET /metrics")
-    assert (page.value("content-type") or b"").startswith(b"text/plain")
-    text = page.body.decode()
+    page = await proxy.admin.ask("GET /metrics")
+    assert page.headers["Content-Type"].startswith("text/plain")
+    text = page.text
     found = {name: set(labels) for name, labels, _ in samples(text)}
     assert {name: found.get(name) for name in PROMISED} == PROMISED
     assert ("build_info", {"version": __version__}, 1.0) in list(samples(text))
@@ -78,15 +83,15 @@ async def test_every_promised_metric_is_there_with_its_labels(upstream: RawUpstr
 
 async def test_metrics_come_as_openmetrics_when_asked_for(upstream: RawUpstream, proxy: Running) -> None:
     await proxy.ask("GET /a")
-    page = await proxy.admin("GET /metrics", b"Accept: application/openmetrics-text; version=1.0.0")
-    assert (page.value("content-type") or b"").startswith(b"application/openmetrics-text")
-    names = {family.name for family in openmetrics(page.body.decode())}  # type: ignore[no-untyped-call]
+    page = await proxy.admin.ask("GET /metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert page.headers["Content-Type"].startswith("application/openmetrics-text")
+    names = {family.name for family in openmetrics(page.text)}  # type: ignore[no-untyped-call]
     assert "cardcash_proxy_requests" in names
 
 
 async def test_the_expiry_gauge_is_unix_time(upstream: RawUpstream, proxy: Running) -> None:
     await proxy.ask("GET /a")
-    page = await proxy.admin("GET /status")
+    page = await proxy.admin.ask("GET /status")
     shown = page.json["session"]["expires_in_seconds"]
     assert 3500 < shown <= 3600
     import time
@@ -99,11 +104,11 @@ async def test_readyz_waits_for_the_first_attempt_and_not_for_its_success(
     upstream: RawUpstream, start_proxy: StartProxy
 ) -> None:
     proxy = await start_proxy(origin="http://127.0.0.1:9")
-    first = await proxy.admin("GET /readyz")
+    first = await proxy.admin.ask("GET /readyz")
     assert (first.status, first.json["because"]) == (503, ["the first session is being made"])
     await until(proxy.proxy.keeper.first_attempt_over.is_set)
-    assert (await proxy.admin("GET /readyz")).status == 200
-    assert (await proxy.admin("GET /healthz")).status == 200
+    assert (await proxy.admin.ask("GET /readyz")).status == 200
+    assert (await proxy.admin.ask("GET /healthz")).status == 200
 
 
 async def test_a_lazy_proxy_is_ready_without_a_session_and_never_dials(
@@ -111,7 +116,7 @@ async def test_a_lazy_proxy_is_ready_without_a_session_and_never_dials(
 ) -> None:
     proxy = await start_proxy(SESSION__EAGER="false")
     for path in ("/readyz", "/healthz", "/status", "/metrics", "/"):
-        assert (await proxy.admin(f"GET {path}")).status == 200
+        assert (await proxy.admin.ask(f"GET {path}")).status == 200
     assert upstream.accepted == 0
     assert (await proxy.ask("GET /a")).status == 200
 
@@ -120,10 +125,10 @@ async def test_status_names_no_token_and_no_application_id(upstream: RawUpstream
     proxy = await start_proxy(LOGIN__EMAIL="person@example.com", LOGIN__PASSWORD="p-word", APP_ID="zebra-app")
     await proxy.ask("GET /a")
     for path in ("/status", "/", "/metrics"):
-        text = (await proxy.admin(f"GET {path}")).body.decode()
+        text = (await proxy.admin.ask(f"GET {path}")).text
         for secret in (*upstream.tokens, "zebra-app", "p-word", "person@example.com"):
             assert secret not in text
-    session = (await proxy.admin("GET /status")).json
+    session = (await proxy.admin.ask("GET /status")).json
     assert session["version"] == __version__
     assert session["session"]["state"] == "fresh"
 
@@ -133,7 +138,7 @@ async def test_status_names_no_token_and_no_application_id(upstream: RawUpstream
 )
 async def test_the_admin_port_never_serves_proxied_paths(upstream: RawUpstream, proxy: Running, path: str) -> None:
     for method in ("GET", "POST"):
-        assert (await proxy.admin(f"{method} {path}")).status in (404, 405)
+        assert (await proxy.admin.ask(f"{method} {path}")).status in (404, 405)
     assert upstream.requests == []
 
 
@@ -145,7 +150,7 @@ async def test_the_proxy_port_never_serves_admin_paths(upstream: RawUpstream, pr
 
 async def test_renew_makes_a_new_session(upstream: RawUpstream, proxy: Running) -> None:
     await proxy.ask("GET /a")
-    got = await proxy.admin("POST /session/renew")
+    got = await proxy.admin.ask("POST /session/renew")
     assert got.status == 200
     assert len(upstream.sessions) == 2
     await proxy.ask("GET /b")
@@ -157,16 +162,16 @@ async def test_renew_opens_a_latch(upstream: RawUpstream, start_proxy: StartProx
     upstream.session_answers.append(answer(400, b'{"message":["no x-cc-app was found"]}'))
     proxy = await start_proxy()
     assert (await proxy.ask("GET /a")).status == 503
-    assert (await proxy.admin("GET /readyz")).status == 503
-    assert (await proxy.admin("POST /session/renew")).status == 200
-    assert (await proxy.admin("GET /readyz")).status == 200
+    assert (await proxy.admin.ask("GET /readyz")).status == 503
+    assert (await proxy.admin.ask("POST /session/renew")).status == 200
+    assert (await proxy.admin.ask("GET /readyz")).status == 200
     assert (await proxy.ask("GET /a")).status == 200
 
 
 async def test_a_renewal_that_fails_says_so(upstream: RawUpstream, proxy: Running) -> None:
     await proxy.ask("GET /a")
     upstream.session_answers += [answer(400, b'{"message":["no x-cc-app was found"]}')] * 9
-    got = await proxy.admin("POST /session/renew")
+    got = await proxy.admin.ask("POST /session/renew")
     assert (got.status, got.json["error"]) == (503, "session_unavailable")
 
 
@@ -175,14 +180,15 @@ async def test_the_actions_pass_the_guards_of_the_proxy_port(upstream: RawUpstre
     serving = asyncio.create_task(proxy.proxy.run())
     await until(lambda: upstream.sessions)
     refused = [
-        (await proxy.admin(f"POST {path}", host=b"evil.example"), 421, "host_not_allowed"),
-        (await proxy.admin(f"POST {path}", b"Origin: https://evil.example"), 403, "origin_not_allowed"),
-        (await proxy.admin(f"POST {path}", b"Origin: null"), 403, "origin_not_allowed"),
-        (await proxy.admin(f"POST {path}", b"Sec-Fetch-Site: cross-site"), 403, "origin_not_allowed"),
+        ({"Host": "evil.example"}, 421, "host_not_allowed"),
+        ({"Origin": "https://evil.example"}, 403, "origin_not_allowed"),
+        ({"Origin": "null"}, 403, "origin_not_allowed"),
+        ({"Sec-Fetch-Site": "cross-site"}, 403, "origin_not_allowed"),
     ]
-    for got, status, code in refused:
+    for headers, status, code in refused:
+        got = await proxy.admin.ask(f"POST {path}", headers=headers)
         assert (got.status, got.json["error"]) == (status, code)
-    assert (await proxy.admin(f"GET {path}")).status == 405
+    assert (await proxy.admin.ask(f"GET {path}")).status == 405
     assert len(upstream.sessions) == 1
     await goes_on(proxy)
     serving.cancel()
@@ -192,11 +198,11 @@ async def test_the_actions_pass_the_guards_of_the_proxy_port(upstream: RawUpstre
 async def test_an_absolute_target_elsewhere_acts_on_nothing(upstream: RawUpstream, proxy: Running, path: str) -> None:
     serving = asyncio.create_task(proxy.proxy.run())
     await until(lambda: upstream.sessions)
-    got = await proxy.admin(f"POST http://evil.example{path}")
+    got = await raw(proxy, f"POST http://evil.example{path}")
     assert (got.status, got.code) == (421, "host_not_allowed")
     assert len(upstream.sessions) == 1
     await goes_on(proxy)
-    assert (await proxy.admin(f"POST http://localhost{path}")).status in (200, 202)
+    assert (await raw(proxy, f"POST http://localhost{path}")).status in (200, 202)
     if path == "/shutdown":
         await serving
     serving.cancel()
@@ -214,7 +220,7 @@ async def test_an_absolute_target_elsewhere_acts_on_nothing(upstream: RawUpstrea
 async def test_a_refusal_is_counted_and_has_the_headers_of_our_answers(
     upstream: RawUpstream, proxy: Running, *, lines: list[bytes], host: bytes | None, status: int, code: str
 ) -> None:
-    got = await proxy.admin("POST /session/renew", b"X-Request-ID: mine", *lines, host=host)
+    got = await raw(proxy, "POST /session/renew", b"X-Request-ID: mine", *lines, host=host)
     assert (got.status, got.code) == (status, code)
     assert status == 400 or got.value("x-request-id") == b"mine"
     assert proxy.sample("request_errors_total", code=code) == 1
@@ -235,25 +241,25 @@ async def test_malformed_input_is_a_400_of_ours_in_http_1_1(
 
 
 async def test_shutdown_drains_and_stops(upstream: RawUpstream, proxy: Running) -> None:
-    got = await proxy.admin("POST /shutdown")
+    got = await proxy.admin.ask("POST /shutdown")
     assert got.status == 202
     await proxy.proxy.run()
     assert proxy.proxy.life.draining
 
 
 async def test_the_page_for_people_is_html_and_loads_nothing(upstream: RawUpstream, proxy: Running) -> None:
-    got = await proxy.admin("GET /")
-    assert (got.value("content-type") or b"").startswith(b"text/html")
-    assert b"default-src 'none'" in (got.value("content-security-policy") or b"")
-    assert b"unsafe" not in (got.value("content-security-policy") or b"")
-    assert got.value("cache-control") == b"no-store"
-    assert not re.search(rb"<[^>]+ (src|href)=[\"']?(//|http)", got.body)
+    got = await proxy.admin.ask("GET /")
+    assert got.headers["Content-Type"].startswith("text/html")
+    assert "default-src 'none'" in got.headers["Content-Security-Policy"]
+    assert "unsafe" not in got.headers["Content-Security-Policy"]
+    assert got.headers["Cache-Control"] == "no-store"
+    assert not re.search(r"<[^>]+ (src|href)=[\"']?(//|http)", got.text)
 
 
 async def test_status_is_json_with_the_counters(upstream: RawUpstream, proxy: Running) -> None:
     upstream.answers += [REJECTION, OK]
     await proxy.ask("GET /a")
-    status = json.loads((await proxy.admin("GET /status")).body)
+    status = (await proxy.admin.ask("GET /status")).json
     assert status["session"]["renewals"] == 2
     assert status["upstream"]["connections_opened"] >= 1
     assert status["requests_in_flight"] == 0
@@ -273,18 +279,18 @@ async def test_startupz_is_200_once_the_first_attempt_is_over_well_or_not(
 
     upstream.session_answers.append(held_up)
     proxy = await start_proxy()
-    first = await proxy.admin("GET /startupz")
+    first = await proxy.admin.ask("GET /startupz")
     assert (first.status, first.json["because"]) == (503, ["the first session is being made"])
     go.set()
     await until(proxy.proxy.keeper.first_attempt_over.is_set)
-    assert (await proxy.admin("GET /startupz")).status == 200
+    assert (await proxy.admin.ask("GET /startupz")).status == 200
     # Wrong credentials have started, and are never ready.
-    assert (await proxy.admin("GET /readyz")).status == 503
+    assert (await proxy.admin.ask("GET /readyz")).status == 503
 
 
 async def test_a_lazy_proxy_has_started_without_an_attempt(upstream: RawUpstream, start_proxy: StartProxy) -> None:
     proxy = await start_proxy(SESSION__EAGER="false")
-    assert (await proxy.admin("GET /startupz")).status == 200
+    assert (await proxy.admin.ask("GET /startupz")).status == 200
     assert upstream.accepted == 0
 
 
@@ -293,24 +299,24 @@ async def test_what_was_ready_stays_ready_whatever_cardcash_says(upstream: RawUp
     upstream.answers.append(REJECTION)
     upstream.session_answers += [REFUSAL] * 9
     await proxy.ask("GET /a")
-    assert (await proxy.admin("GET /status")).json["session"]["latched"] == "app_id"
+    assert (await proxy.admin.ask("GET /status")).json["session"]["latched"] == "app_id"
     # Nobody had asked before: the credentials were accepted all the same.
-    assert (await proxy.admin("GET /readyz")).status == 200
-    status = (await proxy.admin("GET /status")).json
+    assert (await proxy.admin.ask("GET /readyz")).status == 200
+    status = (await proxy.admin.ask("GET /status")).json
     assert (status["ready"], status["not_ready_because"]) == (True, [])
 
 
 async def test_draining_is_not_ready_and_still_started(upstream: RawUpstream, proxy: Running) -> None:
     await proxy.ask("GET /a")
     proxy.proxy.life.draining = True
-    assert (await proxy.admin("GET /readyz")).json["because"] == ["draining"]
-    assert (await proxy.admin("GET /startupz")).status == 200
+    assert (await proxy.admin.ask("GET /readyz")).json["because"] == ["draining"]
+    assert (await proxy.admin.ask("GET /startupz")).status == 200
 
 
 async def test_status_tells_of_the_last_renewals(upstream: RawUpstream, proxy: Running) -> None:
     upstream.answers += [REJECTION, OK]
     await proxy.ask("GET /a")
-    told = (await proxy.admin("GET /status")).json["recent_renewals"]
+    told = (await proxy.admin.ask("GET /status")).json["recent_renewals"]
     assert [(one["reason"], one["result"]) for one in told] == [("start", "ok"), ("rejected", "ok")]
     assert all(0 <= one["seconds"] < 10 for one in told)
     assert datetime.fromisoformat(told[0]["time"]) <= datetime.fromisoformat(told[1]["time"])
@@ -322,7 +328,7 @@ async def test_status_tells_of_the_last_failure_with_its_sentence_and_time(
     upstream.session_answers += [REFUSAL] * 9
     proxy = await start_proxy()
     await until(proxy.proxy.keeper.first_attempt_over.is_set)
-    told = (await proxy.admin("GET /status")).json
+    told = (await proxy.admin.ask("GET /status")).json
     assert "refused the application id" in told["last_failure"]["sentence"]
     age = datetime.now(UTC) - datetime.fromisoformat(told["last_failure"]["time"])
     assert timedelta(0) <= age < timedelta(seconds=30)
@@ -332,18 +338,18 @@ async def test_status_tells_of_the_last_failure_with_its_sentence_and_time(
 async def test_status_tells_of_requests_that_the_proxy_could_not_answer(upstream: RawUpstream, proxy: Running) -> None:
     upstream.answers.append(b"nonsense\r\n\r\n")
     got = await proxy.ask("POST /orders", body=b"{}")
-    told = (await proxy.admin("GET /status")).json["last_failure"]
+    told = (await proxy.admin.ask("GET /status")).json["last_failure"]
     assert (told["what"], told["sentence"]) == (f"request ({got.code})", got.json["message"][0])
 
 
 async def test_what_a_caller_did_wrong_is_no_failure_of_the_proxy(upstream: RawUpstream, proxy: Running) -> None:
     assert (await proxy.ask("GET /a", b"Origin: https://evil.example")).status == 403
-    assert (await proxy.admin("GET /status")).json["last_failure"] is None
+    assert (await proxy.admin.ask("GET /status")).json["last_failure"] is None
 
 
 async def test_status_tells_how_long_the_session_lives_and_its_window(upstream: RawUpstream, proxy: Running) -> None:
     await proxy.ask("GET /a")
-    session = (await proxy.admin("GET /status")).json["session"]
+    session = (await proxy.admin.ask("GET /status")).json["session"]
     assert session["lifetime_seconds"] == pytest.approx(3595, abs=2)
     assert session["window_seconds"] == pytest.approx(295, abs=2)
     assert session["expires_in_seconds"] <= session["lifetime_seconds"]
@@ -357,15 +363,15 @@ async def test_no_seconds_in_status_are_negative(upstream: RawUpstream, start_pr
     proxy.proxy.keeper.refuse()
     await until(lambda: proxy.proxy.keeper.status().state == "expired")
     await asyncio.sleep(0.1)
-    told = (await proxy.admin("GET /status")).json
+    told = (await proxy.admin.ask("GET /status")).json
     assert told["session"]["state"] == "expired"
     assert (told["session"]["expires_in_seconds"], told["session"]["renews_in_seconds"]) == (0, 0)
-    assert (await proxy.admin("GET /")).status == 200
+    assert (await proxy.admin.ask("GET /")).status == 200
 
 
 async def test_status_tells_of_its_process_and_its_store(upstream: RawUpstream, proxy: Running) -> None:
     await proxy.ask("GET /a")
-    told = (await proxy.admin("GET /status")).json
+    told = (await proxy.admin.ask("GET /status")).json
     ((pid, state, requests),) = [(one["pid"], one["state"], one["requests"]) for one in told["processes"]]
     assert (pid, state, requests) == (os.getpid(), "up", 1)
     assert (told["store"]["kind"], told["store"]["up"], told["not_alive"]) == ("memory", True, [])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,17 +60,17 @@ async def test_what_has_died_is_named_logged_and_started_again(
     proxy = await start_proxy(
         APP_ID="", APP_ID_FILE=str(tmp_path / "id"), SESSION__STORE=f"file://{tmp_path}/session", SESSION__EAGER="false"
     )
-    assert (await proxy.admin("GET /healthz")).status == 200
+    assert (await proxy.admin.ask("GET /healthz")).status == 200
     broken = True
     await until(lambda: any(line.get("loop") == name for line in lines))
-    health = await proxy.admin("GET /healthz")
+    health = await proxy.admin.ask("GET /healthz")
     assert health.status == 503
     assert name in health.json["not_alive"]
     broken = False
     (line, *_) = [line for line in lines if line.get("loop") == name]
     assert (line["event"], line["log_level"], line["error"]) == ("bug", "error", "ZeroDivisionError")
     await until(lambda: proxy.proxy.loops.not_alive() == [])
-    assert (await proxy.admin("GET /healthz")).json == {"status": "ok"}
+    assert (await proxy.admin.ask("GET /healthz")).json == {"status": "ok"}
 
 
 async def test_a_background_renewal_that_died_is_tried_again(
@@ -90,7 +89,7 @@ async def test_a_background_renewal_that_died_is_tried_again(
         broken.setattr(keeper, "what_is_due", breaks)
         await proxy.ask("GET /a")
         await until(lambda: any(line.get("loop") == "keeper" for line in lines))
-        assert (await proxy.admin("GET /healthz")).json["not_alive"] == ["keeper"]
+        assert (await proxy.admin.ask("GET /healthz")).json["not_alive"] == ["keeper"]
     await until(lambda: proxy.proxy.loops.not_alive() == [])
 
 
@@ -98,4 +97,4 @@ async def test_health_speaks_json_that_names_nothing_while_all_is_well(
     upstream: RawUpstream, start_proxy: StartProxy
 ) -> None:
     proxy = await start_proxy()
-    assert json.loads((await proxy.admin("GET /healthz")).body) == {"status": "ok"}
+    assert (await proxy.admin.ask("GET /healthz")).json == {"status": "ok"}

@@ -22,9 +22,7 @@ async def ended(*arguments: str, **environ: str) -> tuple[int, str, str]:
     return code, process.out.decode(), process.err.decode()
 
 
-async def test_wait_returns_when_the_proxy_is_ready_and_shutdown_stops_it() -> None:
-    simulator = Simulator()
-    await simulator.start()
+async def test_wait_returns_when_the_proxy_is_ready_and_shutdown_stops_it(simulator: Simulator) -> None:
     admin = f"127.0.0.1:{free_port()}"
     # It waits from before there is anything to wait for.
     waiting = await Process.start("wait", "--timeout", "30s", "--admin-listen", admin)
@@ -41,7 +39,6 @@ async def test_wait_returns_when_the_proxy_is_ready_and_shutdown_stops_it() -> N
     assert await proxy.ended() == 0
     events = [json.loads(line)["event"] for line in bytes(proxy.out).splitlines()]
     assert events[-2:] == ["draining", "stopped"]
-    await simulator.stop()
 
 
 async def test_wait_gives_up_in_time_and_says_why() -> None:
@@ -50,10 +47,8 @@ async def test_wait_gives_up_in_time_and_says_why() -> None:
     assert "no proxy answers" in err and len(err.splitlines()) == 1
 
 
-async def test_wait_tells_what_stands_against_readiness() -> None:
-    simulator = Simulator()
+async def test_wait_tells_what_stands_against_readiness(simulator: Simulator) -> None:
     simulator.configure(unknown_app_status=400)
-    await simulator.start()
     admin = f"127.0.0.1:{free_port()}"
     proxy = await Process.start(
         "serve",
@@ -68,7 +63,6 @@ async def test_wait_tells_what_stands_against_readiness() -> None:
     assert "app_id refused" in err and "nobody-knows-it" not in err
     proxy.process.terminate()
     assert await proxy.ended() == 0
-    await simulator.stop()
 
 
 async def test_shutdown_of_nothing_is_one_clear_line() -> None:
