@@ -64,7 +64,7 @@ def open_store(
     if isinstance(place, str) and is_redis(place):
         place = _fixed(place)
     if not isinstance(place, str):
-        # Imported here: it brings redis-py and encryption, 0.15 s and 15 MB that nobody else should pay for.
+        # Imported here: it brings encryption, 9 MB that nobody else should pay for.
         from proxy.session.stores.redis.store import RedisStore  # noqa: PLC0415
 
         return RedisStore(place, binding=binding, clock=clock, warn=warn, watch=watch or _Nobody())

@@ -1,12 +1,11 @@
-"""What Redis, redis-py, sockets and TLS say goes into our own words, whatever else stands there."""
+"""What Redis, sockets and TLS say goes into our own words, whatever else stands there."""
 
 from __future__ import annotations
 
 import pytest
-from redis import exceptions
-from redis._parsers import BaseParser
 
 from proxy.session.stores.redis.failures import GRANTS, FailureKind, failure_of
+from proxy.session.stores.redis.wire import NotRedis, RedisError
 
 SCRIPT_6 = "ERR Error running script (call to f_0a): @user_script:7: @user_script: 7: -{} hush"
 SCRIPT_7 = "{} hush script: 0a, on @user_script:7."
@@ -32,19 +31,62 @@ SCRIPT_7 = "{} hush script: 0a, on @user_script:7."
     ],
 )
 def test_a_refusal_is_known_however_a_version_puts_it(form: str, code: str, kind: FailureKind, says: str) -> None:
-    failure = failure_of(BaseParser.parse_error(form.format(code)))  # type: ignore[no-untyped-call]
+    failure = failure_of(RedisError(form.format(code)))
     assert (failure.kind, says in failure.sentence, "hush" in failure.sentence) == (kind, True, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("ERR max number of clients reached", "maxclients"),
+        ("ERR DB index is out of range", "no database"),
+        ("ERR SELECT is not allowed in cluster mode", "no database"),
+        (
+            "ERR The user executing the script can't run this command or subcommand script: 0a, on @user_script:7.",
+            "grant",
+        ),
+        ("ERR hush", "not known"),
+        ("hush", "not known"),
+        ("", "not known"),
+    ],
+)
+def test_what_redis_has_no_word_for_is_known_by_its_text(text: str, says: str) -> None:
+    assert says in failure_of(RedisError(text)).sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("MOVED 3999 127.0.0.1:6381", ("127.0.0.1", 6381)),
+        ("ASK 3999 redis-2.example:6381", ("redis-2.example", 6381)),
+        ("MOVED 3999 2001:db8::1:6381", ("2001:db8::1", 6381)),
+        ("MOVED 3999 :6381", ("", 6381)),
+        ("MOVED 3999 ?:6381", ("", 6381)),
+        ("MOVED 3999", None),
+        ("MOVED away", None),
+        ("READONLY MOVED 3999 127.0.0.1:6381", None),
+    ],
+)
+def test_where_a_cluster_points_to(text: str, target: tuple[str, int] | None) -> None:
+    assert RedisError(text).target == target
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        *(exceptions.ConnectionError("hush"), exceptions.TimeoutError("hush"), exceptions.ResponseError("hush")),
-        *(exceptions.InvalidResponse("hush"), exceptions.AuthenticationError("hush"), OSError("hush")),
-        *(OSError(113, "hush"), TimeoutError("hush"), ValueError("hush"), exceptions.ResponseError("ERR hush")),
+        RedisError("hush"),
+        RedisError("ERR hush"),
+        NotRedis("hush"),
+        OSError("hush"),
+        OSError(113, "hush"),
+        ValueError("hush"),
     ],
 )
 def test_nothing_that_others_say_is_repeated(error: Exception) -> None:
     failure = failure_of(error)
     assert failure.sentence
-    assert "hush" not in failure.sentence
+    assert (
+        "hush" not in f"{failure.sentence} {error!r}"
+        if isinstance(error, RedisError)
+        else "hush" not in failure.sentence
+    )

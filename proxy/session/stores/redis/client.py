@@ -12,24 +12,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from redis import exceptions
-
 from proxy.core.retry import backoff, full_jitter
 from proxy.session.stores import StoreUnreachable
 from proxy.session.stores.factory import StoreWatch
-from proxy.session.stores.redis.failures import (
-    NO_ANSWER,
-    NO_MASTER,
-    TOO_MANY_REDIRECTS,
-    FailureKind,
-    RedisFailure,
-    code_of,
-    failure_of,
-)
-from proxy.session.stores.redis.link import Address, Argument, Connections
+from proxy.session.stores.redis.failures import NO_ANSWER, FailureKind, RedisFailure, failure_of
+from proxy.session.stores.redis.link import Connections
 from proxy.session.stores.redis.place import Place
 from proxy.session.stores.redis.scripts import Script
-from proxy.session.stores.redis.servers import NoMaster, Servers
+from proxy.session.stores.redis.servers import Servers
+from proxy.session.stores.redis.wire import Address, NotRedis, RedisError, Word
 
 #: Seconds for one operation, whatever has to be found, connected and repeated for it; less than whoever asks gives it.
 DEADLINE: Final = 1.9
@@ -42,7 +33,7 @@ _MOST_HOPS: Final = 5
 #: Seconds without a try after Redis did not know us or did not let us; a changed file ends them.
 _DENIED_FOR: Final = 10.0
 #: Refusals after which another server is looked for.
-_ELSEWHERE: Final = frozenset({"READONLY", "CLUSTERDOWN", "MASTERDOWN"})
+_ELSEWHERE: Final = frozenset({"READONLY", "CLUSTERDOWN", "MASTERDOWN", "LOADING", "MAXCLIENTS"})
 
 
 class Haste(enum.Enum):
@@ -96,7 +87,7 @@ class RedisClient:
         current = self._servers.current
         return str(self._used.url) if current is None else f"{current[0]}:{current[1]}"
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], haste: Haste) -> Any:
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Word], haste: Haste) -> Any:
         """Run a script; returns Redis's answer as bytes, numbers and lists. Raises `RedisUnavailable`."""
         self._check(haste)
         async with self._turns:
@@ -111,7 +102,7 @@ class RedisClient:
                     self._failed(NO_ANSWER, began)
                 raise
             except Exception as error:
-                failure = _failure(error)
+                failure = failure_of(error)
                 if failure is NO_ANSWER and self._link is not None:
                     await self._give_up(self._servers, self._link)
                 self._failed(failure, began)
@@ -162,34 +153,35 @@ class RedisClient:
         self._failures, self.trouble = 0, None
         await self._leave()
 
-    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
         failed: Exception | None = None
         for _ in range(_MOST_HOPS):
             servers = self._servers
             async with self._finding:
-                address = await servers.find()
-                link = await self._link_to(address)
+                link = await self._link_to(await servers.find())
             try:
-                return await link.run(script, keys, arguments, asking=False)
-            except exceptions.MovedError as moved:
-                servers.moved(moved)
-            except exceptions.AskError as asked:
-                return await self._aside(servers.target(asked), script, keys, arguments)
-            except Exception as error:
-                code = code_of(error)
-                if isinstance(error, exceptions.ResponseError) and code not in _ELSEWHERE:
-                    raise
-                await self._give_up(servers, link)
-                if code == "READONLY":
+                return await link.run(script, keys, arguments)
+            except RedisError as error:
+                if error.target is not None and error.code == "MOVED":
+                    servers.moved(error.target)
+                elif error.target is not None:
+                    return await self._aside(servers.full(error.target), script, keys, arguments)
+                else:
+                    if error.code in _ELSEWHERE:
+                        await self._give_up(servers, link)
                     # A master no longer, and what it is asked for is old: the new one is looked for at once, but once.
-                    if failed is not None and code_of(failed) == code:
+                    if error.code != "READONLY" or (isinstance(failed, RedisError) and failed.code == error.code):
                         raise
-                elif code is not None or isinstance(error, exceptions.TimeoutError) or servers.is_alone:
+                failed = error
+            except (OSError, NotRedis) as error:
+                await self._give_up(servers, link)
+                if isinstance(error, TimeoutError) or servers.is_alone:
                     raise
                 failed = error
-        raise failed or _Astray
+        assert failed is not None  # noqa: S101
+        raise failed
 
-    async def _aside(self, address: Address, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    async def _aside(self, address: Address, script: Script, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
         """Ask the node to which a slot is just being moved, this once."""
         link = Connections(self._used, address, self._connected)
         try:
@@ -218,19 +210,3 @@ class RedisClient:
         self._connections += 1
         if self._connections > 1:
             self._watch.reconnected()
-
-
-class _Astray(Exception):
-    """A cluster's nodes point to each other."""
-
-
-def _failure(error: Exception) -> RedisFailure:
-    match error:
-        case NoMaster():
-            return NO_MASTER
-        case _Astray():
-            return TOO_MANY_REDIRECTS
-        case TimeoutError():
-            return NO_ANSWER
-        case _:
-            return failure_of(error)

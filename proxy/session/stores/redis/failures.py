@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import enum
 import os
-import re
 import socket
 import ssl
 from dataclasses import dataclass
 from typing import Final
 
-from redis import exceptions
+from proxy.session.stores.redis.servers import NoMaster
+from proxy.session.stores.redis.wire import RedisError
 
 
 class FailureKind(enum.Enum):
@@ -42,13 +42,16 @@ _CODES: Final = {
     "MASTERDOWN": RedisFailure(FailureKind.DOWN, "this Redis is a replica that has lost its master"),
     "CLUSTERDOWN": RedisFailure(FailureKind.DOWN, "the Redis cluster is down"),
     "TRYAGAIN": RedisFailure(FailureKind.DOWN, "the Redis cluster is moving the keys"),
+    "MOVED": RedisFailure(FailureKind.DOWN, "Redis sends us from one node to the next"),
     "READONLY": RedisFailure(FailureKind.DOWN, "this Redis is a read-only replica; no master was found"),
     "BUSY": RedisFailure(FailureKind.DOWN, "Redis is busy with a script"),
     "UNKILLABLE": RedisFailure(FailureKind.DOWN, "Redis is busy with a script"),
+    "MAXCLIENTS": RedisFailure(FailureKind.DOWN, "Redis has no connection left for us (maxclients)"),
     "NOAUTH": RedisFailure(FailureKind.DENIED, "Redis wants a password; write it into session.store or its file"),
     "WRONGPASS": RedisFailure(FailureKind.DENIED, "Redis refuses the user or password in session.store"),
     "DENIED": RedisFailure(FailureKind.DENIED, "Redis is in protected mode and serves its own machine only"),
     "NOPERM": RedisFailure(FailureKind.DENIED, f"Redis does not permit it; grant the user ~<prefix>* and {GRANTS}"),
+    "NODB": RedisFailure(FailureKind.DENIED, "Redis has no database of this number; a cluster has 0 only"),
     "OOM": RedisFailure(FailureKind.REFUSED, "Redis is out of memory (maxmemory); nothing can be written"),
     "MISCONF": RedisFailure(FailureKind.REFUSED, "Redis cannot write its snapshots (MISCONF); nothing can be written"),
     "NOREPLICAS": RedisFailure(
@@ -57,10 +60,9 @@ _CODES: Final = {
     "WRONGTYPE": RedisFailure(
         FailureKind.REFUSED, "a key under our prefix is not of our making; choose another ?prefix="
     ),
+    "ERR": RedisFailure(FailureKind.DOWN, "Redis answers with an error that is not known"),
 }
 NO_ANSWER: Final = RedisFailure(FailureKind.DOWN, "Redis did not answer in time")
-TOO_MANY_REDIRECTS: Final = RedisFailure(FailureKind.DOWN, "Redis sends us from one node to the next")
-NO_MASTER: Final = RedisFailure(FailureKind.DOWN, "no Sentinel knows a master of this name that is up")
 NOT_OURS: Final = _CODES["WRONGTYPE"]
 UNKNOWN_ANSWER: Final = RedisFailure(FailureKind.DOWN, "Redis answers the scripts with something that is not theirs")
 NOT_A_REDIS: Final = RedisFailure(
@@ -68,45 +70,15 @@ NOT_A_REDIS: Final = RedisFailure(
 )
 
 
-def failure_of(error: BaseException) -> RedisFailure:
-    """Say what an exception of redis-py 8.1, of a socket or of TLS means."""
-    if isinstance(error, exceptions.AuthorizationError):
-        return _CODES["NOPERM"]
-    if isinstance(error, TimeoutError | exceptions.TimeoutError):
-        return NO_ANSWER
-    if (code := code_of(error)) is not None:
-        return _CODES.get(code) or RedisFailure(FailureKind.DOWN, f"Redis answers {code}")
-    if isinstance(error, exceptions.AuthenticationError):
-        return _CODES["WRONGPASS"]  # such as a password for a server that has none
-    if isinstance(error, exceptions.ResponseError):
-        text = str(error)
-        if "user executing the script" in text:  # Redis 7.0; later ones say NOPERM there too
-            return _CODES["NOPERM"]
-        if "DB index" in text or "SELECT" in text:
-            return RedisFailure(FailureKind.DENIED, "Redis has no database of this number; a cluster has 0 only")
-        return RedisFailure(FailureKind.DOWN, "Redis answers with an error that is not known")
-    if "max number of clients" in str(error):
-        return RedisFailure(FailureKind.DOWN, "Redis has no connection left for us (maxclients)")
-    if isinstance(error, exceptions.ConnectionError):
-        return _of_the_network(error.__cause__ or error.__context__)
-    return _of_the_network(error) if isinstance(error, OSError) else NOT_A_REDIS
-
-
-def code_of(error: BaseException) -> str | None:
-    """Return the first word of Redis's error, the one meant where a script has failed over it."""
-    if not isinstance(error, exceptions.RedisError):
-        return None
-    text = str(error)
-    if error.status_code not in {None, "ERR"}:
-        return error.status_code
-    # Redis 6 puts the error in the middle of its own sentence, Redis 7 has it in front.
-    inner = re.search(r"@user_script: ?[0-9]+: -?([A-Z]{3,}) ", text)
-    found = inner or (re.match(r"([A-Z]{3,}) ", text) if error.status_code is None else None)
-    return None if found is None else found[1]
-
-
-def _of_the_network(error: BaseException | None) -> RedisFailure:
+def failure_of(error: Exception) -> RedisFailure:
+    """Say what an answer of Redis, an exception of a socket or of TLS means."""
     match error:
+        case RedisError(code=code):
+            return _CODES.get(code or "ERR") or RedisFailure(FailureKind.DOWN, f"Redis answers {code}")
+        case NoMaster():
+            return RedisFailure(FailureKind.DOWN, "no Sentinel knows a master of this name that is up")
+        case TimeoutError():
+            return NO_ANSWER
         case ssl.SSLCertVerificationError():
             return RedisFailure(FailureKind.DOWN, f"the certificate of Redis is not accepted: {error.verify_message}")
         case ssl.SSLError():
@@ -114,10 +86,10 @@ def _of_the_network(error: BaseException | None) -> RedisFailure:
             return RedisFailure(FailureKind.DOWN, f"TLS with Redis fails ({reason or 'no reason given'})")
         case socket.gaierror():
             return RedisFailure(FailureKind.DOWN, "the name of Redis cannot be resolved")
-        case TimeoutError():
-            return NO_ANSWER
         case OSError() if error.errno:
             # Not its own text: asyncio puts the address there.
             return RedisFailure(FailureKind.DOWN, f"Redis cannot be reached: {os.strerror(error.errno)}")
-        case _:
+        case OSError():
             return RedisFailure(FailureKind.DOWN, "the connection to Redis was closed or cannot be made")
+        case _:
+            return NOT_A_REDIS

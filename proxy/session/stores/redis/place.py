@@ -1,4 +1,4 @@
-"""Where a Redis is, and who we are there, at one moment. Imports nothing of redis-py, so that settings can make one."""
+"""Where a Redis is, and who we are there, at one moment. Imports nothing that is large, so that settings can make one."""
 
 from __future__ import annotations
 

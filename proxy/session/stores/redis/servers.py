@@ -5,10 +5,8 @@ All keys of one binding have one hash tag, so one node of a cluster serves them,
 
 from __future__ import annotations
 
-from redis.exceptions import AskError, RedisError
-
-from proxy.session.stores.redis.link import Address, make_connection
 from proxy.session.stores.redis.place import Place
+from proxy.session.stores.redis.wire import Address, NotRedis, RedisError, connect
 
 
 class NoMaster(Exception):
@@ -45,26 +43,22 @@ class Servers:
             self._seed = (self._seed + 1) % len(hosts)
         self.current = None
 
-    def moved(self, redirection: AskError) -> None:
+    def moved(self, target: Address) -> None:
         """Go where a node of a cluster points to, until that cannot be reached."""
-        self.current = self.target(redirection)
+        self.current = self.full(target)
 
-    def target(self, redirection: AskError) -> Address:
+    def full(self, target: Address) -> Address:
         """Return the address in a redirection; a node that does not know its own name leaves it out."""
-        host, port = redirection.node_addr
         here = self.current[0] if self.current is not None else self._place.url.hosts[self._seed][0]
-        return (host if host not in {"", "?"} else here), port
+        return target[0] or here, target[1]
 
     async def _ask_sentinels(self, master: str) -> Address:
-        """Ask one Sentinel after the other, the one that knew last first.
-
-        redis-py's own way would bring a pool and ten tries for each. Whether it is a master is seen when it is written to.
-        """
+        """Ask one Sentinel after the other, the one that knew last first. One that is none any more shows in a write."""
         failed: Exception | None = None
         for sentinel in (*self._sentinels,):
             try:
                 found = await self._ask(sentinel, master)
-            except (RedisError, OSError) as error:
+            except (RedisError, NotRedis, OSError) as error:
                 failed = error
                 continue
             if found is not None:
@@ -75,11 +69,11 @@ class Servers:
         raise failed or NoMaster
 
     async def _ask(self, sentinel: Address, master: str) -> Address | None:
-        connection = make_connection(self._place, sentinel, to_sentinel=True)
+        connection = await connect(self._place, sentinel, to_sentinel=True)
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)
-            answer = await connection.read_response()
+            told = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)
+            return None if told is None else (bytes(told[0]).decode(), int(told[1]))
+        except (ValueError, TypeError, IndexError):
+            raise NotRedis from None
         finally:
-            await connection.disconnect(nowait=True)
-        return None if answer is None else (bytes(answer[0]).decode(), int(answer[1]))
+            connection.abort()

@@ -22,11 +22,11 @@ from proxy.session.stores.redis.client import Haste, RedisClient, RedisUnavailab
 from proxy.session.stores.redis.entry import pack_refusals, pack_token
 from proxy.session.stores.redis.failures import NOT_OURS, UNKNOWN_ANSWER
 from proxy.session.stores.redis.fingerprints import Fingerprints
-from proxy.session.stores.redis.link import Argument
 from proxy.session.stores.redis.place import Place
 from proxy.session.stores.redis.reading import MICRO, ScriptReply, read_reply, refusals_in, token_in
 from proxy.session.stores.redis.scripts import Script
 from proxy.session.stores.redis.vault import Vault, Vaults
+from proxy.session.stores.redis.wire import Word
 
 #: Seconds for which a right is given. Longer than a failover of Sentinels or of a cluster takes (4 s with what we
 #: recommend): when the next master answers, whoever renews still has the right. Shorter than the 10 s of whoever waits.
@@ -135,7 +135,7 @@ class RedisStore:
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
         """Compare and set."""
         vault, binding = await self._vault(token.app_id)
-        expected: Argument = vault.tag(replaces.value) if replaces is not None else ""
+        expected: Word = vault.tag(replaces.value) if replaces is not None else ""
         if replaces is None and Right.RENEWAL in self._held:
             expected = self._unreadable
         sealed = vault.seal("token", pack_token(token))
@@ -219,7 +219,7 @@ class RedisStore:
             binding = replace(binding, app_id=app_id)
         return await self._vaults.vault(binding, self._place().secrets), binding
 
-    async def _asked(self, script: Script, secrets: str, haste: Haste, *more: Argument) -> tuple[ScriptReply, Stored]:
+    async def _asked(self, script: Script, secrets: str, haste: Haste, *more: Word) -> tuple[ScriptReply, Stored]:
         vault, binding = await self._vault()
         last = self._last if self._last is not None and self._last[0] == vault.id else None
         asked = self._clock.now()
@@ -245,7 +245,7 @@ class RedisStore:
             self._tell(_UNREADABLE)
         return None
 
-    async def _run(self, script: Script, vault: Vault, arguments: Sequence[Argument], haste: Haste) -> ScriptReply:
+    async def _run(self, script: Script, vault: Vault, arguments: Sequence[Word], haste: Haste) -> ScriptReply:
         keys = [self._key(vault, what) for what in "slpx"]
         raw = await self._client.run(script, keys, (self._time(), *arguments), haste)
         try:
