@@ -52,7 +52,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from proxy.core.dialect import Rejection
 from proxy.core.errors import (
     Earlier,
     NotRepeatable,
@@ -62,7 +61,8 @@ from proxy.core.errors import (
     UpstreamReset,
     UpstreamUnreachable,
 )
-from proxy.core.rejections import RejectionHistory
+from proxy.core.rejection_history import RejectionHistory
+from proxy.core.rejections import Rejection
 from proxy.core.token import Source, Token
 
 #: Rejections of one request after which it is delivered whatever is known of its tokens.

@@ -9,6 +9,8 @@ from typing import Final, Protocol
 
 import brotli
 
+from proxy.core.dialect import RawHeaders
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -75,6 +77,12 @@ def _zstd(data: bytes, limit: int) -> bytes | None:
 
 
 _DECODERS: Final = {b"gzip": _gzip, b"x-gzip": _gzip, b"deflate": _deflate, b"br": _brotli, b"zstd": _zstd}
+
+
+def decode_answer(data: bytes, headers: RawHeaders, *, limit: int) -> bytes | None:
+    """Undo what the header fields of an answer say was done to its body; None as for `decode`."""
+    codings = (value for name, value in headers if name.lower() == b"content-encoding")
+    return decode(data, b",".join(codings), limit=limit)
 
 
 def decode(data: bytes, content_encoding: bytes, *, limit: int) -> bytes | None:

@@ -1,23 +1,20 @@
-"""Every fact about CardCash's wire, in one place; where each is from stands in core/README.md.
+"""CardCash's wire, as core/README.md has it: header names, where a token stands in an answer, session and login calls.
 
-Owns header names, the shapes of session and login, what a rejected token looks like, where tokens hide in answers, and
-what may be sent twice. Knows no sockets and no clock.
+What a rejected token looks like stands in `rejections.py`, what may be sent twice in `repeatability.py`.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import Enum
-from itertools import chain
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from proxy.core.path_readings import Route
+from proxy.core.rejections import LONGEST_REJECTION, Rejection, json_or, judge_rejection
 from proxy.core.token import is_lifetime, usable_lifetime
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -27,41 +24,12 @@ TOKEN_HEADER: Final = b"authorization"
 LIFETIME_HEADER: Final = b"x-token-exp-seconds"
 SESSION_ID_HEADER: Final = b"x-session-id"
 
-#: Documented: what an expired or missing token is answered with; compared trimmed and without case.
-DOCUMENTED_REJECTION: Final = "no Authorization token was found"
-#: Undocumented, but usual for the libraries behind such an API (core/README.md, "Errors").
-REJECTION_VARIANTS: Final = frozenset(
-    {
-        "jwt expired",
-        "jwt malformed",
-        "invalid token",
-        "invalid signature",
-        "jwt not active",
-        "the token has expired",
-        "authorization token expired",
-    }
-)
-#: A rejection is a short envelope; a longer answer is not one (core/README.md, "Errors").
-LONGEST_REJECTION: Final = 64 * 1024
-#: Statuses a rejection can have: 400 is documented.
-REJECTION_STATUSES: Final = frozenset({400, 401})
-
 #: JWS compact serialization, RFC 7515, 3.1: three base64url parts; the signature may be empty.
 _JWT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\Z")
 _PLAIN_NUMBER: Final = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,9})?\Z")
 _LONGEST_TOKEN: Final = 8 * 1024
-
-
-class Rejection(Enum):
-    """What a 400 or 401 says about the token it was sent with."""
-
-    NONE = "none"
-    #: The documented wording in CardCash's envelope: refused before anything was processed.
-    DOCUMENTED = "documented"
-    #: A wording nobody documented: surely a rejection, but not surely before anything was processed.
-    VARIANT = "variant"
-    #: A bare 400 to a HEAD, which has no body that could say more.
-    BARE = "bare"
+#: Characters of a plain text that may be a refusal; a longer one is somebody's page.
+_LONGEST_SENTENCE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +38,6 @@ class Candidate:
 
     value: str = field(repr=False)
     lifetime: float
-    where: str
     #: The answer or the token itself says how long it lives; else `lifetime` is a guess.
     tells_lifetime: bool = True
 
@@ -83,39 +50,7 @@ class Candidate:
 class Malformed:
     """Something stood where a token stands, and was not one; `fault` says what it is instead."""
 
-    where: str
     fault: str = "not a JWT"
-
-
-def judge_rejection(status: int, body: bytes) -> Rejection:
-    """Judge a decoded answer body by its whole message, never by a substring or the status alone.
-
-    Accepted shapes: CardCash's envelope with `message` as an array (its first element) or a string, other fields or none
-    beside it, a BOM, white space; as variants also a bare JSON string or array, or plain text.
-    """
-    if status not in REJECTION_STATUSES or len(body) > LONGEST_REJECTION:
-        return Rejection.NONE
-    try:
-        text = body.decode("utf-8-sig").strip().strip("\0")
-    except UnicodeDecodeError:
-        return Rejection.NONE
-    try:
-        content: Any = json.loads(text)
-        envelope = isinstance(content, dict)
-    except (ValueError, RecursionError):
-        content, envelope = text, False
-    message = content.get("message") if isinstance(content, dict) else content
-    if isinstance(message, list):
-        message = message[0] if message else None
-    if not isinstance(message, str):
-        return Rejection.NONE
-    wording = message.strip().lower()
-    if wording == DOCUMENTED_REJECTION.lower():
-        # To the letter, with its status and in the envelope it is documented. express-jwt's "No authorization token was
-        # found" differs by its capitals only; it is among the variants, and money is safer with it there.
-        documented = status == 400 and envelope and message.strip() == DOCUMENTED_REJECTION
-        return Rejection.DOCUMENTED if documented else Rejection.VARIANT
-    return Rejection.VARIANT if wording in REJECTION_VARIANTS else Rejection.NONE
 
 
 def well_formed(text: str) -> str | None:
@@ -128,12 +63,11 @@ def well_formed(text: str) -> str | None:
 
 def claims_of(token: str) -> dict[str, Any]:
     """Read a JWT's claims without verifying them (the key is CardCash's); empty when unreadable."""
+    part = token.partition(".")[2].partition(".")[0]
     try:
-        part = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    except (IndexError, ValueError, RecursionError, binascii.Error):
+        return _object(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except ValueError:
         return {}
-    return claims if isinstance(claims, dict) else {}
 
 
 def _seconds(value: object) -> float | None:
@@ -160,8 +94,7 @@ def harvest(headers: RawHeaders, *, cookie: bytes, wall: float) -> Candidate | M
     `cookie` is that name, `wall` the Unix time. Of several the first good one counts; a malformed value is reported only
     when there is none.
     """
-    offered = [*_in_header(headers), *_in_cookies(headers, cookie)]
-    return _first_good(offered, header_value(headers, LIFETIME_HEADER), None, wall) if offered else None
+    return _first_good([*_in_header(headers), *_in_cookies(headers, cookie)], headers, None, wall)
 
 
 def session_token(headers: RawHeaders, body: bytes, *, cookie: bytes, wall: float) -> Candidate | Malformed | None:
@@ -169,22 +102,20 @@ def session_token(headers: RawHeaders, body: bytes, *, cookie: bytes, wall: floa
 
     `Malformed` only when none of the three holds a good one.
     """
-    content = _json_object(body)
+    content = _object(body)
     in_body = content.get("access_token")
-    offered = [*_in_header(headers), *_in_cookies(headers, cookie)]
-    if isinstance(in_body, str) and in_body:
-        offered.insert(sum(where == "header" for where, _ in offered), ("body", in_body))
-    found = _first_good(offered, header_value(headers, LIFETIME_HEADER), content.get("expiresInSeconds"), wall)
-    return replace(found, where="session", tells_lifetime=True) if isinstance(found, Candidate) else found
+    bodies = [in_body] if isinstance(in_body, str) and in_body else []
+    offered = [*_in_header(headers), *bodies, *_in_cookies(headers, cookie)]
+    return _first_good(offered, headers, content.get("expiresInSeconds"), wall)
 
 
-def _in_header(headers: RawHeaders) -> list[tuple[str, str]]:
-    return [("header", value.decode("latin-1")) for name, value in headers if name.lower() == TOKEN_HEADER]
+def _in_header(headers: RawHeaders) -> list[str]:
+    return [value.decode("latin-1") for name, value in headers if name.lower() == TOKEN_HEADER]
 
 
-def _in_cookies(headers: RawHeaders, wanted: bytes) -> list[tuple[str, str]]:
-    values = [_cookie_value(value, wanted) for name, value in headers if name.lower() == b"set-cookie"]
-    return [("cookie", value.decode("latin-1")) for value in values if value]
+def _in_cookies(headers: RawHeaders, wanted: bytes) -> list[str]:
+    values = (_cookie_value(value, wanted) for name, value in headers if name.lower() == b"set-cookie")
+    return [value.decode("latin-1") for value in values if value]
 
 
 def _cookie_value(set_cookie: bytes, wanted: bytes) -> bytes:
@@ -196,18 +127,17 @@ def _cookie_value(set_cookie: bytes, wanted: bytes) -> bytes:
 
 
 def _first_good(
-    offered: Iterable[tuple[str, str]], lifetime: bytes | None, body_lifetime: object, wall: float
+    offered: Sequence[str], headers: RawHeaders, body_lifetime: object, wall: float
 ) -> Candidate | Malformed | None:
-    malformed: Malformed | None = None
-    for where, text in offered:
-        token = well_formed(text)
-        if token is not None:
-            claims = (_seconds(lifetime), _seconds(body_lifetime), _left_by_claims(token, wall))
-            return Candidate(token, usable_lifetime(*claims), where, any(map(is_lifetime, claims)))
-        if malformed is None:
-            long = len(text.strip()) > _LONGEST_TOKEN
-            malformed = Malformed(where, f"longer than {_LONGEST_TOKEN} bytes") if long else Malformed(where)
-    return malformed
+    if not offered:
+        return None
+    token = next(filter(None, map(well_formed, offered)), None)
+    if token is None:
+        long = len(offered[0].strip()) > _LONGEST_TOKEN
+        return Malformed(f"longer than {_LONGEST_TOKEN} bytes") if long else Malformed()
+    by_header = _seconds(header_value(headers, LIFETIME_HEADER))
+    claims = (by_header, _seconds(body_lifetime), _left_by_claims(token, wall))
+    return Candidate(token, usable_lifetime(*claims), any(map(is_lifetime, claims)))
 
 
 def header_value(headers: RawHeaders, name: bytes) -> bytes | None:
@@ -215,11 +145,8 @@ def header_value(headers: RawHeaders, name: bytes) -> bytes | None:
     return next((value for key, value in headers if key.lower() == name), None)
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(body.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return {}
+def _object(text: bytes) -> dict[str, Any]:
+    content = json_or(text, None)
     return content if isinstance(content, dict) else {}
 
 
@@ -248,10 +175,10 @@ def judge_failure(status: int, body: bytes) -> FailedCall:
     text = body[: LONGEST_REJECTION + 1].decode("utf-8", "replace").lstrip("\ufeff").strip()
     if not text or text.startswith("<") or "<html" in text[:1024].lower() or text.lower().startswith("error code:"):
         return FailedCall.OUTAGE
-    try:
-        content: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        return FailedCall.REFUSED if len(text) <= 256 and "\n" not in text else FailedCall.OUTAGE
+    content = json_or(text, ...)
+    if content is ...:
+        short = len(text) <= _LONGEST_SENTENCE and "\n" not in text
+        return FailedCall.REFUSED if short else FailedCall.OUTAGE
     if isinstance(content, dict):
         return FailedCall.REFUSED if "message" in content or "error" in content else FailedCall.OUTAGE
     return FailedCall.REFUSED if isinstance(content, (str, list)) else FailedCall.OUTAGE
@@ -260,38 +187,3 @@ def judge_failure(status: int, body: bytes) -> FailedCall:
 def login_body(email: str, password: str) -> bytes:
     """Write the body of `POST /customers/login`."""
     return json.dumps({"customer": {"email": email, "password": password}}).encode()
-
-
-#: Fields by which some servers let a request be another method's, and keys of a query that do the same.
-METHOD_OVERRIDES: Final = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
-_OVERRIDING_KEYS: Final = re.compile(
-    rb"(?:\A|[&;?])\s*(?:_method|x-http-method(?:-override)?|x-method-override)\s*(?:[=&;]|\Z)", re.IGNORECASE
-)
-
-
-def overrides_method(query: str) -> bool:
-    """Say whether a query may make another method of the request's."""
-    return _OVERRIDING_KEYS.search(unquote_to_bytes(query)) is not None
-
-
-def may_repeat(method: str, path: str, *, overridden: bool = False) -> bool:
-    """Say whether a request may be sent twice although the first may have been processed.
-
-    `path` is the normalised path without its version. The safe list: every GET (HEAD is one without the body, RFC 9110,
-    9.3.2), `POST /session`, `POST /carts`; nothing that is `overridden`.
-    """
-    if overridden:
-        return False
-    return method in ("GET", "HEAD") or (method == "POST" and path in ("/session", "/carts"))
-
-
-def buys(method: str, route: Route) -> bool:
-    """Say whether a request can spend money: anything but a read that any server may take for an order.
-
-    Whatever has the word in it counts, since a lenient server may see it in `orders.json` or `orders%00`, and so does a
-    path that nobody can read to its end. To take too much for an order costs a caller a second try of his own, no more.
-    """
-    if method in ("GET", "HEAD", "OPTIONS"):
-        return False
-    readings = chain(route.views, (view for view, _ in route.lenient))
-    return route.unfathomed or any("orders" in view for view in readings)

@@ -13,9 +13,10 @@ from typing import Final
 
 from proxy.core.errors import BadRequest
 from proxy.core.path_readings import Route
+from proxy.core.route_names import VERSION
 
 _OWN: Final = ("/session", "/customers/login")
-_VERSION: Final = re.compile(r"/v[0-9]+(?:\.[0-9]+)?(?=/)")
+_VERSION: Final = re.compile(rf"{VERSION}(?=/)")
 #: The same where it is only read: `/V3/session` has the base path's before it.
 _VERSIONS: Final = re.compile(r"(?:/v[0-9]+(?=/))*")
 #: The name at the head of a segment: what a server may still see in `session.json`, `session%20` or `.session`.
@@ -32,8 +33,7 @@ def check_own_call(method: str, path: str, route: Route, base_path: str) -> None
 
     Raises `BadRequest`. Any version is plain (`/v3`, `/v3.1`), and so is the base path or none at all.
     """
-    readings = [*route.views, *(view for view, _ in route.lenient)]
-    if not any(_is_own(name, base_path) for view in readings for name in _names(view)):
+    if not any(_is_own(name, base_path) for reading in route.readings for name in _names(reading.view)):
         return
     if path.removeprefix(base_path) not in _OWN and _VERSION.sub("", path, count=1) not in _OWN:
         raise BadRequest("This path may be read as the session or the login call; spell it plainly.")

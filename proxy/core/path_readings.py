@@ -10,15 +10,14 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from proxy.core.errors import BadRequest
-from proxy.core.route_names import OTHER, is_account_path, template_of
+from proxy.core.route_names import OTHER, VERSION, is_account_path, template_of
 
 #: A version at the head of a view, which is in lower case and has no query.
-_VERSION_OF_VIEW: Final = re.compile(r"/v[0-9]+(?:\.[0-9]+)?(?=/|\Z)")
+_VERSION_OF_VIEW: Final = re.compile(rf"{VERSION}(?=/|\Z)")
 #: Percent-decoding is repeated until nothing changes; a path coded deeper than this is refused by every deny rule.
 _DEEPEST_CODING: Final = 8
 #: More lenient readings than this are not looked at; a path that has more is refused by every deny rule too.
@@ -36,30 +35,41 @@ _UNREADABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u2
 _LENIENT: Final = re.compile(r"[. ](?:/|\\|;|\Z)|[/\\] |[?#]|[^\x00-\x7f]")
 
 
+class Reading(NamedTuple):
+    """One thing that a path may be read as: normalised, in lower case."""
+
+    view: str
+    #: The same without its base path or version: "/orders" for "/v3/orders".
+    plain: str
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What one path means. `views` are all the paths an upstream may read it as, normalised and in lower case."""
+    """What one path means."""
 
     template: str
-    views: tuple[str, ...]
-    #: The fully decoded view without its version: "/orders" for "/v3/orders"; if any view is below `orders`, that one,
-    #: because money is at stake.
+    #: All that an upstream may read it as, the most decoded last.
+    usual: tuple[Reading, ...]
+    #: The most decoded of them, without its version; if any reading is below `orders`, that one, because money is at stake.
     path: str
     is_session: bool
     is_login: bool
-    #: `views` without their base path or version, one for one.
-    plain: tuple[str, ...]
-    #: What an upstream more lenient than most may read it as, with and without base path or version. Only rules judge it.
-    lenient: tuple[tuple[str, str], ...] = ()
+    #: What only an upstream more lenient than most may read it as: no reason to refuse it, but rules and money count it.
+    lenient: tuple[Reading, ...] = ()
     #: Not every reading could be looked at: coded too deep, or with bytes of which every server makes something else.
     unfathomed: bool = False
 
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        """All readings, the usual ones and the others."""
+        return self.usual + self.lenient
+
     def needs_login(self, method: str) -> bool:
         """Say whether any reading of the path is about somebody's account."""
-        readings = chain(self.plain, (view for _, view in self.lenient))
-        if any(map(is_account_path, readings)):
+        if any(is_account_path(reading.plain) for reading in self.readings):
             return True
-        return method != "POST" and "/customers" in self.plain  # with POST it is a sign-up, else one's own record
+        # With POST it is a sign-up, else one's own record.
+        return method != "POST" and any(reading.plain == "/customers" for reading in self.usual)
 
     @property
     def key(self) -> str:
@@ -71,23 +81,16 @@ def classify(path: str, base_path: str = "/v3") -> Route:
     """Judge an upstream path (no query). Raises `BadRequest` for a long path that can be read in very many ways."""
     views, lenient, unfathomed = _views(path)
     base = base_path.casefold()
-    plain = tuple(_plain(view, base) for view in views)
-    others = tuple((view, _plain(view, base)) for view in lenient)
-    is_session = "/session" in plain
-    is_login = "/customers/login" in plain
-    if is_session:
-        template = "/v3/session"
-    elif is_login:
-        template = "/v3/customers/login"
-    else:
-        template = template_of(path)
+    usual, others = (tuple(Reading(view, _plain(view, base)) for view in each) for each in (views, lenient))
+    paths = [reading.plain for reading in usual]
+    is_session, is_login = "/session" in paths, "/customers/login" in paths
+    own = "/v3/session" if is_session else "/v3/customers/login" if is_login else None
     return Route(
-        template=template,
-        views=views,
-        path=next((view for view in (*plain, *(p for _, p in others)) if "orders" in view.split("/")), plain[-1]),
+        template=own or template_of(path),
+        usual=usual,
+        path=next((each.plain for each in usual + others if "orders" in each.view.split("/")), paths[-1]),
         is_session=is_session,
         is_login=is_login,
-        plain=plain,
         lenient=others,
         unfathomed=unfathomed or sum(map(len, (*views, *lenient))) > _MOST_MATCHED,
     )

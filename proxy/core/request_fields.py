@@ -13,11 +13,11 @@ from urllib.parse import unquote_to_bytes
 
 from proxy.core.dialect import (
     APP_HEADER,
-    METHOD_OVERRIDES,
     TOKEN_HEADER,
     RawHeaders,
 )
 from proxy.core.errors import BadRequest, BodyTooLarge, HeadersTooLarge
+from proxy.core.repeatability import METHOD_OVERRIDES
 
 #: RFC 9110, 7.6.1, and the older names it lists; framing is written anew on each side.
 HOP_BY_HOP: Final = frozenset(

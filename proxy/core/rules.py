@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
-from proxy.core.path_readings import Route
+from proxy.core.path_readings import Reading, Route
 
 
 class _Glob:
@@ -86,16 +85,12 @@ class Rule:
             return False
         if route.unfathomed:
             return not self.allow
-        usual = zip(route.views, route.plain, strict=True)
-        return (all if self.allow else any)(self._matches_view(*view) for view in chain(usual, route.lenient))
+        return (all if self.allow else any)(map(self._matches_reading, route.readings))
 
-    def _matches_view(self, view: str, plain: str) -> bool:
-        return self._glob.matches(view) or (self._any_version and self._glob.matches(plain))
+    def _matches_reading(self, reading: Reading) -> bool:
+        return self._glob.matches(reading.view) or (self._any_version and self._glob.matches(reading.plain))
 
 
 def allowed(rules: Sequence[Rule], method: str, route: Route) -> bool:
     """Apply the rules in order; the first match wins, no match allows."""
-    for rule in rules:
-        if rule.matches(method, route):
-            return rule.allow
-    return True
+    return next((rule.allow for rule in rules if rule.matches(method, route)), True)

@@ -7,7 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from proxy.core import values
 from proxy.core.errors import BadRequest
+from proxy.core.route_names import VERSION
 
 #: The IANA method registry (RFC 9110, 16.1.1 and later), less CONNECT and PRI, which are no requests of an application.
 METHODS: Final = frozenset(
@@ -21,7 +23,7 @@ _VISIBLE: Final = re.compile(r"[!-~]+\Z")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?\Z")
 
 #: A client path that begins with a version segment is already an upstream path.
-_VERSION: Final = re.compile(r"/v[0-9]+(?:\.[0-9]+)?(?=/|\?|\Z)")
+_VERSION: Final = re.compile(rf"{VERSION}(?=/|\?|\Z)")
 #: A key that looks like a name, without a long number; anything else could be a value in the wrong place.
 _KEY: Final = re.compile(r"(?!.*[0-9]{6})[A-Za-z_][A-Za-z0-9_.\[\]-]{0,39}\Z")
 _MOST_KEYS: Final = 16
@@ -91,14 +93,9 @@ def host_in(authority: str) -> str:
     return host
 
 
-def is_loopback(host: str) -> bool:
-    """Say whether a host name or address literal is this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def names_this_machine(host: str) -> bool:
+    """Say whether the host of a request is this machine; a browser resolves names below `localhost` by itself."""
+    return host.endswith(".localhost") or values.is_loopback(host)
 
 
 def query_keys(query: str) -> tuple[str, ...]:

@@ -15,9 +15,10 @@ import orjson
 
 from proxy.clock import Clock
 from proxy.core.content_coding import decode
-from proxy.core.dialect import LONGEST_REJECTION, Candidate, Malformed
+from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import BadRequest, OtherAccount, SessionUnavailable
 from proxy.core.login_request import AmbiguousLogin, login_email, same_account
+from proxy.core.rejections import LONGEST_REJECTION
 from proxy.core.request_fields import RequestFields
 from proxy.core.token import Token, Windows
 from proxy.server.answers import send_json
@@ -102,7 +103,7 @@ class Accounts:
         if not isinstance(found, Candidate):
             if found is not None:
                 self._keeper.offer(found, sent_with=sent_with)
-            found = Candidate(sent_with.value, sent_with.lifetime, "login", tells_lifetime=False)
+            found = Candidate(sent_with.value, sent_with.lifetime, tells_lifetime=False)
         self._keeper.offer(found, sent_with=sent_with, login_as=email)
 
     def email(self, body: Body, fields: RequestFields, start: bytes) -> str:

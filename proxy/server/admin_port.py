@@ -21,7 +21,7 @@ from aiohttp.web_protocol import RequestHandler
 from proxy.core.dialect import RawHeaders
 from proxy.core.errors import BadRequest, Denied, ProxyError
 from proxy.core.request_fields import read_request
-from proxy.core.target import is_loopback, parse_target
+from proxy.core.target import names_this_machine, parse_target
 from proxy.server.answers import NAME
 from proxy.server.guard import Guard
 from proxy.server.page import POLICY, render
@@ -191,7 +191,7 @@ class AdminPort(ABC):
     def _check_actor(self, request: web.Request) -> None:
         peer = request.transport.get_extra_info("peername") if request.transport is not None else None
         address = peer[0] if isinstance(peer, tuple) else None
-        if address is not None and not is_loopback(address.removeprefix("::ffff:")):
+        if address is not None and not names_this_machine(address.removeprefix("::ffff:")):
             raise Denied("client_not_allowed", "This action is allowed from loopback only.")
         self._guard.check_actor(read_request(request.raw_headers), parse_target("POST", request.raw_path).authority)
 

@@ -28,10 +28,10 @@ from proxy.core.attempts import (
     Send,
     attempts,
 )
-from proxy.core.content_coding import decode
-from proxy.core.dialect import Rejection
+from proxy.core.content_coding import decode_answer
 from proxy.core.errors import NotRepeatable, SessionUnavailable, Unavailable, UpstreamError
-from proxy.core.rejections import RejectionHistory
+from proxy.core.rejection_history import RejectionHistory
+from proxy.core.rejections import LONGEST_REJECTION, REJECTION_STATUSES, Rejection, judge_head, judge_rejection
 from proxy.core.request_fields import RequestFields, for_upstream
 from proxy.core.token import Token
 from proxy.server.accounts import Accounts
@@ -184,7 +184,7 @@ class Sender:
         if token is not None and (response.fields.private or request.login_as is not None):
             self._harvest(response.headers, response.status, request, token)
         answer = request.answer = Answer(response, token)
-        if token is not None and answer.status in dialect.REJECTION_STATUSES:
+        if token is not None and answer.status in REJECTION_STATUSES:
             kind = await _rejection(request.method, answer)
             if kind is not Rejection.NONE:
                 now, resendable = self._clock.now().steady, body.resendable
@@ -275,12 +275,11 @@ class Sender:
 
 
 async def _rejection(method: str, answer: Answer) -> Rejection:
-    """Judge a 400 or 401 by its decoded body; what was read of it is kept for the caller."""
+    """Judge a 400 or 401 by its decoded body; what was read of it still goes down to the caller."""
     if method == "HEAD":
-        return Rejection.BARE if answer.status == 400 else Rejection.NONE
-    raw = await answer.peek(dialect.LONGEST_REJECTION)
+        return judge_head(answer.status)
+    raw = await answer.peek(LONGEST_REJECTION)
     if raw is None:
         return Rejection.NONE
-    coding = b",".join(value for name, value in answer.response.headers if name.lower() == b"content-encoding")
-    body = decode(raw, coding, limit=dialect.LONGEST_REJECTION)
-    return Rejection.NONE if body is None else dialect.judge_rejection(answer.status, body)
+    body = decode_answer(raw, answer.response.headers, limit=LONGEST_REJECTION)
+    return Rejection.NONE if body is None else judge_rejection(answer.status, body)

@@ -14,6 +14,7 @@ from proxy.clock import Clock
 from proxy.core import dialect
 from proxy.core.errors import Unavailable, UpstreamError
 from proxy.core.identity import is_of_the_held, marks_of_login
+from proxy.core.rejections import Rejection, judge_rejection
 from proxy.core.token import Source, Token
 from proxy.session import tries
 from proxy.session.tries import CallAnswer, CallClient
@@ -178,7 +179,7 @@ class SessionCalls:
         found = self._harvested(answer, credentials)
         if found is not None and found.value != token.value and is_of_the_held(found.value, token):
             return replace(token, value=found.value, born=answer.sent, lifetime=found.lifetime, source=Source.HARVEST)
-        if dialect.judge_rejection(answer.status, answer.body) is not dialect.Rejection.NONE:
+        if judge_rejection(answer.status, answer.body) is not Rejection.NONE:
             raise SessionTokenRejected(f"CardCash rejected the token of the keep-alive call with {answer.status}.")
         return None
 

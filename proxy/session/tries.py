@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from aiohttp_retry import RetryClient, RetryOptionsBase
 
 from proxy.clock import Clock
-from proxy.core.content_coding import decode
+from proxy.core.content_coding import decode_answer
 from proxy.core.dialect import RawHeaders, header_value
 from proxy.core.errors import UpstreamError, UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
 from proxy.core.retry import full_jitter
@@ -186,8 +186,7 @@ async def _whole(response: ResponseLike) -> bytes:
         if len(content) > LONGEST_ANSWER:
             response.close()
             raise _unusable("too long to be one of a session")
-    coding = b", ".join(value for name, value in response.headers if name.lower() == b"content-encoding")
-    decoded = decode(content, coding, limit=LONGEST_ANSWER) if coding else content
+    decoded = decode_answer(content, response.headers, limit=LONGEST_ANSWER)
     if decoded is None:
         raise _unusable("in a coding that cannot be undone, or too long to be one of a session")
     return decoded

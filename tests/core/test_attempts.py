@@ -26,7 +26,6 @@ from proxy.core.attempts import (
     Verdict,
     attempts,
 )
-from proxy.core.dialect import Rejection
 from proxy.core.errors import (
     NotRepeatable,
     Overloaded,
@@ -38,7 +37,8 @@ from proxy.core.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from proxy.core.rejections import RejectionHistory
+from proxy.core.rejection_history import RejectionHistory
+from proxy.core.rejections import Rejection
 from proxy.core.token import Moment, Source, Token
 
 DOCUMENTED, VARIANT, BARE = Rejection.DOCUMENTED, Rejection.VARIANT, Rejection.BARE

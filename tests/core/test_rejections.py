@@ -1,177 +1,177 @@
-"""What is known of rejected tokens and of the routes that reject them."""
+"""What a rejected token looks like (core/README.md, "Errors")."""
 
 from __future__ import annotations
 
-from proxy.core.rejections import RejectionHistory, RoutePauses
-from proxy.core.token import Moment, Token
+import json
 
-TOKEN = Token("a.b.c", Moment(0.0, 0.0))
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from proxy.core.rejections import Rejection, judge_head, judge_rejection
 
-def test_rejections_on_all_routes_together_begin_twenty_renewals_at_once() -> None:
-    history = RejectionHistory()
-    assert [history.may_begin_renewal(TOKEN, f"GET /{number}", 5.0) for number in range(25)] == [True] * 20 + [
-        False
-    ] * 5
-
-
-def test_several_processes_share_the_renewals_that_rejections_may_begin() -> None:
-    each = [RejectionHistory(processes=4) for _ in range(4)]
-    begun = sum(
-        history.may_begin_renewal(TOKEN, "GET /a", 100.0 + second)
-        for history in each
-        for second in range(9)
-        for _ in range(9)
-    )
-    assert begun == 20 + 8
-
-
-def test_one_more_renewal_may_begin_every_second() -> None:
-    history = RejectionHistory()
-    begun = sum(history.may_begin_renewal(TOKEN, "GET /a", 100.0 + tick / 10) for tick in range(301))
-    assert begun == 20 + 30
-
-
-def test_the_allowance_does_not_grow_beyond_its_burst() -> None:
-    history = RejectionHistory()
-    history.may_begin_renewal(TOKEN, "GET /a", 0.0)
-    assert sum(history.may_begin_renewal(TOKEN, "GET /a", 10_000.0) for _ in range(50)) == 20
+DOCUMENTED = "no Authorization token was found"
+VARIANTS = (
+    "jwt expired",
+    "jwt malformed",
+    "invalid token",
+    "invalid signature",
+    "jwt not active",
+    "The token has expired",
+    "Authorization token expired",
+)
+STATUSES = pytest.mark.parametrize("status", [400, 401])
+ORDINARY = (
+    "Error, insufficient inventory",
+    "Invalid coupon",
+    "no order status found",
+    "Insufficient funds",
+    "Not all requested cards were added to the cart",
+    "no x-cc-app was found",
+    "OVER_THE_LIMIT",
+    "Unauthorized",
+)
 
 
-def test_renewals_begun_by_two_other_routes_lately_are_many() -> None:
-    history = RejectionHistory()
-    history.may_begin_renewal(TOKEN, "GET /a", 0.0)
-    assert not history.comes_from_many_routes("GET /c", 1.0)
-    history.may_begin_renewal(TOKEN, "GET /b", 1.0)
-    assert history.comes_from_many_routes("GET /c", 2.0)
-    assert not history.comes_from_many_routes("GET /b", 2.0)
-    assert not history.comes_from_many_routes("GET /c", 10.5)
+def envelope(message: object, **more: object) -> bytes:
+    return json.dumps({"message": message, **more}).encode()
 
 
-def test_a_token_is_known_to_be_accepted_only_on_the_routes_where_it_was() -> None:
-    history = RejectionHistory()
-    history.accepted(TOKEN, "GET /a")
-    assert history.was_accepted(TOKEN, "GET /a")
-    assert not history.was_accepted(TOKEN, "GET /b")
-    assert not history.was_accepted(Token("a.b.c", Moment(0.0, 0.0)), "GET /a")
+@pytest.mark.parametrize(("status", "counts"), [(400, True), (401, False), (404, False), (200, False), (500, False)])
+def test_a_head_has_no_body_to_read_so_its_400_counts(status: int, *, counts: bool) -> None:
+    assert judge_head(status) is (Rejection.BARE if counts else Rejection.NONE)
 
 
-def test_a_token_rejected_on_a_second_route_is_suspect() -> None:
-    history = RejectionHistory()
-    assert not history.rejected(TOKEN, "GET /a")
-    assert not history.rejected(TOKEN, "GET /a")
-    assert history.rejected(TOKEN, "GET /b")
+@pytest.mark.parametrize("wording", [DOCUMENTED, f" {DOCUMENTED}\n"])
+def test_the_documented_wording_is_a_documented_rejection(wording: str) -> None:
+    assert judge_rejection(400, envelope([wording])) is Rejection.DOCUMENTED
+    assert judge_rejection(400, envelope(wording)) is Rejection.DOCUMENTED
 
 
-def test_two_tokens_rejected_on_a_route_each_are_not_suspect() -> None:
-    history = RejectionHistory()
-    assert not history.rejected(TOKEN, "GET /a")
-    assert not history.rejected(Token("d.e.f", Moment(0.0, 0.0)), "GET /b")
+@pytest.mark.parametrize(
+    ("status", "wording"),
+    [
+        (401, DOCUMENTED),
+        (400, DOCUMENTED.lower()),
+        (400, DOCUMENTED.upper()),
+        (400, "No authorization token was found"),
+    ],
+)
+def test_what_differs_from_the_documented_answer_by_status_or_capitals_is_a_variant(status: int, wording: str) -> None:
+    assert judge_rejection(status, envelope([wording])) is Rejection.VARIANT
 
 
-def test_an_accepted_answer_ends_the_pause_of_its_route() -> None:
-    history = RejectionHistory()
-    history.pauses.rejected_again("GET /a", 0.0)
-    history.accepted(TOKEN, "GET /a")
-    assert not history.pauses.paused("GET /a", 0.5)
+@STATUSES
+@pytest.mark.parametrize("wording", VARIANTS)
+def test_an_undocumented_wording_is_a_variant(status: int, wording: str) -> None:
+    for spelling in (wording, wording.upper(), wording.title(), f"\t{wording} "):
+        assert judge_rejection(status, envelope([spelling])) is Rejection.VARIANT
+        assert judge_rejection(status, envelope(spelling)) is Rejection.VARIANT
 
 
-def test_of_many_processes_each_may_begin_one_renewal() -> None:
-    history = RejectionHistory(processes=40)
-    assert [history.may_begin_renewal(TOKEN, "GET /a", 100.0) for _ in range(3)] == [True, False, False]
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xef\xbb\xbf" + envelope([DOCUMENTED]),
+        b" \r\n\t" + envelope([DOCUMENTED]) + b"\r\n",
+        envelope([DOCUMENTED]) + b"\n\0",
+        envelope([DOCUMENTED, "and more"]),
+        envelope([DOCUMENTED], error=True, statusCode=400, stack=[1, {"a": None}]),
+        json.dumps({"message": [DOCUMENTED]}, indent=4).encode(),
+        b'{"message":["no Authorizatio\\u006e token was found"]}',
+    ],
+    ids=["BOM", "white space", "NUL", "longer array", "more fields", "indented", "escapes"],
+)
+def test_packaging_does_not_hide_a_rejection(body: bytes) -> None:
+    assert judge_rejection(400, body) is Rejection.DOCUMENTED
 
 
-def test_renewals_are_lately_for_ten_seconds_and_just_begun_for_one() -> None:
-    history, newer = RejectionHistory(), Token("d.e.f", Moment(100.0, 0.0))
-    for route in ("GET /a", "GET /b"):
-        history.may_begin_renewal(TOKEN, route, 100.0)
-    assert history.comes_from_many_routes("GET /c", 109.9) and not history.comes_from_many_routes("GET /c", 110.0)
-    assert history.just_renewed(newer, "GET /a", 100.9) and not history.just_renewed(newer, "GET /a", 101.0)
+@pytest.mark.parametrize(
+    "body",
+    [DOCUMENTED.encode(), json.dumps(DOCUMENTED).encode(), json.dumps([DOCUMENTED]).encode(), b"jwt expired\n"],
+    ids=["plain text", "JSON string", "JSON array", "plain variant"],
+)
+def test_a_wording_outside_the_envelope_is_only_a_variant(body: bytes) -> None:
+    assert judge_rejection(400, body) is Rejection.VARIANT
+    assert judge_rejection(401, body) is Rejection.VARIANT
 
 
-def test_of_too_many_routes_that_began_renewals_the_first_are_forgotten() -> None:
-    history = RejectionHistory()
-    for second in range(25):
-        assert history.may_begin_renewal(TOKEN, f"GET /{second}", float(second))
-    assert history.comes_from_many_routes("GET /c", 32.0)  # those of 23 and 24
+@STATUSES
+@pytest.mark.parametrize("message", ORDINARY)
+def test_an_ordinary_error_is_no_rejection(status: int, message: str) -> None:
+    for body in (envelope([message]), envelope(message), message.encode(), json.dumps(message).encode()):
+        assert judge_rejection(status, body) is Rejection.NONE
 
 
-# Pauses of routes
+@pytest.mark.parametrize("wording", [DOCUMENTED, *VARIANTS])
+@pytest.mark.parametrize("frame", ["{}.", "{}!", "Error: {}", "{} {}", "'{}'", "x{}", "{}\u200b", "{}: order 5"])
+def test_a_rejection_inside_a_longer_message_is_none(wording: str, frame: str) -> None:
+    message = frame.format(wording, wording)
+    assert judge_rejection(400, envelope([message])) is Rejection.NONE
+    assert judge_rejection(400, message.encode()) is Rejection.NONE
 
 
-def test_a_route_that_was_never_rejected_is_not_paused() -> None:
-    assert not RoutePauses().paused("/a", 0.0)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b"true",
+        b"400",
+        envelope([]),
+        envelope(None),
+        envelope([None, DOCUMENTED]),
+        envelope(["Invalid coupon", DOCUMENTED]),
+        envelope([[DOCUMENTED]]),
+        envelope({"0": DOCUMENTED}),
+        json.dumps({"error": DOCUMENTED}).encode(),
+        json.dumps({"Message": [DOCUMENTED]}).encode(),
+        json.dumps({"data": {"message": [DOCUMENTED]}}).encode(),
+        json.dumps([{"message": [DOCUMENTED]}]).encode(),
+        envelope([DOCUMENTED])[:-1],
+        envelope([DOCUMENTED]) * 2,
+        envelope([DOCUMENTED]).decode().encode("utf-16"),
+        b"<html><body>" + DOCUMENTED.encode() + b"</body></html>",
+        b'{"message":["\xff"]}',
+    ],
+)
+def test_another_shape_is_no_rejection(body: bytes) -> None:
+    assert judge_rejection(400, body) is Rejection.NONE
 
 
-def test_a_pause_ends_after_its_time() -> None:
-    pauses = RoutePauses()
-    pauses.rejected_again("/a", 100.0)
-    assert pauses.paused("/a", 100.0)
-    assert pauses.paused("/a", 100.999)
-    assert not pauses.paused("/a", 101.0)
+@pytest.mark.parametrize("status", [200, 201, 204, 301, 402, 403, 404, 408, 409, 422, 429, 500, 502, 503, 504])
+def test_only_400_and_401_can_be_rejections(status: int) -> None:
+    assert judge_rejection(status, envelope([DOCUMENTED])) is Rejection.NONE
 
 
-def test_pauses_of_a_route_grow_from_one_to_sixty_seconds() -> None:
-    pauses, now, lengths = RoutePauses(), 0.0, []
-    for _ in range(9):
-        pauses.rejected_again("/a", now)
-        lengths.append(next(length for length in (1, 2, 4, 8, 16, 32, 60, 64) if not pauses.paused("/a", now + length)))
-        now += lengths[-1]
-    assert lengths == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+@pytest.mark.parametrize(
+    "wording", ["The token haſ expired", "jwt expıred", "ｊｗｔ expired", "no Authorization token was ﬁound"]
+)
+def test_letters_that_only_look_alike_do_not_match(wording: str) -> None:
+    assert judge_rejection(400, envelope([wording])) is Rejection.NONE
 
 
-def test_many_rejections_in_one_pause_lengthen_nothing() -> None:
-    pauses = RoutePauses()
-    for moment in range(1000):
-        pauses.rejected_again("/a", moment / 1001)
-    assert not pauses.paused("/a", 1.0)
-    pauses.rejected_again("/a", 1.0)
-    assert pauses.paused("/a", 2.99)
-    assert not pauses.paused("/a", 3.0)
+def test_an_answer_over_64_kibibytes_is_no_rejection() -> None:
+    body = envelope([DOCUMENTED])
+    assert judge_rejection(400, body.ljust(64 * 1024)) is Rejection.DOCUMENTED
+    assert judge_rejection(400, body.ljust(64 * 1024 + 1)) is Rejection.NONE
 
 
-def test_a_pause_is_of_its_route_only() -> None:
-    pauses = RoutePauses()
-    pauses.rejected_again("/a", 0.0)
-    assert not pauses.paused("/b", 0.5)
+@pytest.mark.parametrize(
+    "body", [b"[" * 60_000, b'{"message":' * 5_000, b"9" * 60_000, b'{"message":[' + b"9" * 60_000 + b"]}"]
+)
+def test_json_made_to_hurt_is_no_rejection(body: bytes) -> None:
+    assert judge_rejection(400, body) is Rejection.NONE
 
 
-def test_an_accepted_answer_ends_the_pause_and_its_growth() -> None:
-    pauses = RoutePauses()
-    pauses.rejected_again("/a", 0.0)
-    pauses.rejected_again("/a", 1.0)
-    pauses.accepted("/a")
-    assert not pauses.paused("/a", 1.5)
-    pauses.rejected_again("/a", 1.5)
-    assert not pauses.paused("/a", 2.5)
+@given(st.text(max_size=60))
+def test_any_other_message_is_no_rejection(message: str) -> None:
+    known = message.strip().lower() in {DOCUMENTED.lower(), *(wording.lower() for wording in VARIANTS)}
+    assert (judge_rejection(400, envelope([message])) is not Rejection.NONE) is known
 
 
-def test_an_accepted_answer_of_another_route_ends_nothing() -> None:
-    pauses = RoutePauses()
-    pauses.rejected_again("/a", 0.0)
-    pauses.accepted("/b")
-    assert pauses.paused("/a", 0.5)
-
-
-def test_pauses_are_bounded_and_the_least_recent_goes_first() -> None:
-    pauses = RoutePauses()
-    pauses.rejected_again("/first", 0.0)
-    pauses.rejected_again("/first", 1.0)
-    for number in range(RoutePauses.MOST - 1):
-        pauses.rejected_again(f"/{number}", 2.0)
-    assert pauses.paused("/first", 2.5)
-    pauses.rejected_again("/first", 3.0)
-    for number in range(5000):
-        pauses.rejected_again(f"/more/{number}", 3.0)
-        assert len(pauses) <= RoutePauses.MOST
-    assert not pauses.paused("/first", 3.5)
-    assert pauses.paused("/more/4999", 3.5)
-
-
-def test_made_up_routes_share_one_pause_beyond_the_first_few() -> None:
-    pauses = RoutePauses()
-    for number in range(100):
-        pauses.rejected_again(f"GET other made-up-{number}", 0.0)
-    assert len(pauses) == RoutePauses.MOST_UNKNOWN + 1
-    assert pauses.paused("GET other never-seen", 0.5)
-    assert not pauses.paused("GET /v3/carts", 0.5)
+@given(st.integers(100, 599), st.binary(max_size=80))
+def test_no_answer_makes_judging_fail(status: int, body: bytes) -> None:
+    assert judge_rejection(status, body) is Rejection.NONE

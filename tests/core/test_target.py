@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import BadRequest
-from proxy.core.target import METHODS, Target, host_in, is_loopback, parse_target
+from proxy.core.target import METHODS, Target, host_in, names_this_machine, parse_target
 
 
 def parsed(target: str, method: str = "GET") -> Target:
@@ -207,7 +207,7 @@ def test_a_host_is_valid_or_refused_and_nothing_else(authority: str) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "app.localhost", "127.0.0.1", "127.255.255.254", "::1"])
 def test_this_machine_is_loopback(host: str) -> None:
-    assert is_loopback(host)
+    assert names_this_machine(host)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_this_machine_is_loopback(host: str) -> None:
     ],
 )
 def test_any_other_machine_is_not_loopback(host: str) -> None:
-    assert not is_loopback(host)
+    assert not names_this_machine(host)
 
 
 @pytest.mark.parametrize("host", ["a%zz", "a%4", "%"])

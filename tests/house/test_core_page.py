@@ -8,7 +8,8 @@ from fnmatch import fnmatch
 
 import pytest
 
-from proxy.core.dialect import REJECTION_VARIANTS, Rejection, judge_rejection, may_repeat
+from proxy.core.rejections import REJECTION_VARIANTS, Rejection, judge_rejection
+from proxy.core.repeatability import may_repeat
 from proxy.core.route_names import KNOWN_ROUTES
 from proxy.simulator import SimulatorSettings
 from tests.house.pages import PAGES, project_files, table, text_of, ticked

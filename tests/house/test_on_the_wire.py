@@ -9,7 +9,7 @@ import pytest
 from proxy.core import answer_fields, request_fields
 from proxy.core.attempts import Failed, Send, Traits, attempts
 from proxy.core.errors import UpstreamError, UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
-from proxy.core.rejections import RejectionHistory
+from proxy.core.rejection_history import RejectionHistory
 from tests.house.pages import ROOT, table, text_of, ticked
 
 SECTION = text_of("config/README.md").partition("\n## On the wire\n")[2].partition("\n## ")[0]

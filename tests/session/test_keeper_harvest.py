@@ -7,7 +7,7 @@ from proxy.core.token import Source
 from tests.session.conftest import Build
 from tests.session.fakes import LOGIN, ME, House
 
-NEW = Candidate("new.token.", 900, "header")
+NEW = Candidate("new.token.", 900)
 
 
 async def test_a_token_in_an_answer_to_the_held_token_is_adopted(house: House) -> None:
@@ -21,21 +21,21 @@ async def test_a_token_in_an_answer_to_the_held_token_is_adopted(house: House) -
 async def test_a_late_answer_never_overwrites_a_newer_token(house: House) -> None:
     sent = await house.keeper.token()
     first = house.keeper.offer(NEW, sent_with=sent)
-    assert house.keeper.offer(Candidate("late.token.", 900, "header"), sent_with=sent) is None
+    assert house.keeper.offer(Candidate("late.token.", 900), sent_with=sent) is None
     assert house.held is first
     assert house.seen.harvests == {"adopted": 1, "late": 1}
 
 
 async def test_the_same_token_is_unchanged(house: House) -> None:
     sent = await house.keeper.token()
-    assert house.keeper.offer(Candidate(sent.value, 900, "header"), sent_with=sent) is None
+    assert house.keeper.offer(Candidate(sent.value, 900), sent_with=sent) is None
     assert house.held is sent
     assert house.seen.harvests == {"unchanged": 1}
 
 
 async def test_a_malformed_token_is_counted_and_dropped(house: House) -> None:
     sent = await house.keeper.token()
-    assert house.keeper.offer(Malformed("header"), sent_with=sent) is None
+    assert house.keeper.offer(Malformed(), sent_with=sent) is None
     assert house.held is sent
     assert house.seen.harvests == {"malformed": 1}
 
@@ -50,7 +50,7 @@ async def test_a_harvested_token_inherits_the_account(build: Build) -> None:
 async def test_a_harvested_token_of_a_callers_login_stays_the_callers(house: House) -> None:
     login = house.keeper.offer(NEW, sent_with=await house.keeper.token(), login_as="a@example.com")
     assert login is not None
-    token = house.keeper.offer(Candidate("refreshed.token.", 900, "header"), sent_with=login)
+    token = house.keeper.offer(Candidate("refreshed.token.", 900), sent_with=login)
     assert token is not None
     assert (token.identity, token.own_login) == ("a@example.com", True)
 

@@ -21,7 +21,7 @@ REFUSED_LOGIN = SessionRefused("login", "The login was refused.")
 async def own_login(house: House) -> Token:
     """A caller logs in through the proxy."""
     sent = await house.keeper.token()
-    token = house.keeper.offer(Candidate("callers.login.", 1200, "header"), sent_with=sent, login_as=CALLER)
+    token = house.keeper.offer(Candidate("callers.login.", 1200), sent_with=sent, login_as=CALLER)
     assert token is not None
     return token
 
@@ -235,7 +235,7 @@ async def test_a_token_harvested_with_the_old_application_id_is_late(house: Hous
     old = await house.keeper.token()
     house.calls.gate.clear()
     house.keeper.use_credentials(Credentials("new-app"))
-    assert house.keeper.offer(Candidate("old.apps.", 1200, "header"), sent_with=old) is None
+    assert house.keeper.offer(Candidate("old.apps.", 1200), sent_with=old) is None
     assert house.seen.harvests == {"late": 1}
 
 
@@ -257,7 +257,7 @@ async def test_an_anonymous_renewal_never_replaces_a_login_that_raced_with_it(ho
     house.calls.gate.clear()
     renewal = asyncio.create_task(house.keeper.renew(rejected=sent))
     await settle()
-    login = house.keeper.offer(Candidate("callers.login.", 1200, "header"), sent_with=sent, login_as=CALLER)
+    login = house.keeper.offer(Candidate("callers.login.", 1200), sent_with=sent, login_as=CALLER)
     house.calls.gate.set()
     assert await renewal is login is house.held
     assert house.seen.renewals[-1] == ("rejected", "superseded")
@@ -266,28 +266,28 @@ async def test_an_anonymous_renewal_never_replaces_a_login_that_raced_with_it(ho
 async def test_a_login_that_repeats_the_token_without_a_lifetime_keeps_the_sessions(house: House) -> None:
     sent = await house.keeper.token()
     house.clock.advance(100)
-    again = Candidate(sent.value, 600, "header", tells_lifetime=False)
+    again = Candidate(sent.value, 600, tells_lifetime=False)
     assert house.keeper.offer(again, sent_with=sent, login_as=CALLER) is house.held
     assert (house.held.identity, house.held.born, house.held.lifetime) == (CALLER, sent.born, sent.lifetime)
 
 
 async def test_a_login_that_repeats_the_token_with_a_lifetime_brings_that_one(house: House) -> None:
     sent = await house.keeper.token()
-    house.keeper.offer(Candidate(sent.value, 900, "header"), sent_with=sent, login_as=CALLER)
+    house.keeper.offer(Candidate(sent.value, 900), sent_with=sent, login_as=CALLER)
     assert house.held.lifetime == 900
 
 
 async def test_a_late_login_beats_an_anonymous_token(house: House) -> None:
     sent = await house.keeper.token()
     await house.keeper.renew(rejected=sent)
-    login = house.keeper.offer(Candidate("callers.login.", 1200, "header"), sent_with=sent, login_as=CALLER)
+    login = house.keeper.offer(Candidate("callers.login.", 1200), sent_with=sent, login_as=CALLER)
     assert house.held is login
 
 
 async def test_a_late_login_does_not_beat_another_login(house: House) -> None:
     sent = await house.keeper.token()
     first = await own_login(house)
-    late = house.keeper.offer(Candidate("late.login.", 1200, "header"), sent_with=sent, login_as="b@example.com")
+    late = house.keeper.offer(Candidate("late.login.", 1200), sent_with=sent, login_as="b@example.com")
     assert late is None
     assert house.held is first
 

@@ -74,7 +74,7 @@ async def test_a_token_no_longer_held_renews_nothing(house: House) -> None:
 async def test_a_rejected_value_is_renewed_whatever_object_carries_it(house: House) -> None:
     sent = await house.keeper.token()
     # A caller's login that brought no token of its own: the same value, now with an account.
-    house.keeper.offer(Candidate(sent.value, 600, "login"), sent_with=sent, login_as="a@example.com")
+    house.keeper.offer(Candidate(sent.value, 600), sent_with=sent, login_as="a@example.com")
     renewed = await house.keeper.renew(rejected=sent)
     assert renewed.value != sent.value
 

@@ -82,7 +82,7 @@ async def test_a_store_that_raises_loses_no_token_and_breaks_no_request(
     await house.keeper.start(eager=True)
     first = await house.keeper.token()
     assert await house.keeper.renew(rejected=first) is house.held
-    harvested = house.keeper.offer(Candidate("new.token.", 900, "header"), sent_with=house.held)
+    harvested = house.keeper.offer(Candidate("new.token.", 900), sent_with=house.held)
     await settle()
     assert await house.keeper.token() is harvested
     await house.keeper.close()
@@ -163,7 +163,7 @@ async def test_harvests_that_race_with_slow_saves_leave_the_newest_in_the_store(
     store.go.clear()
     for number in range(5):
         assert token is not None
-        token = house.keeper.offer(Candidate(f"token.{number}.", 900, "header"), sent_with=token)
+        token = house.keeper.offer(Candidate(f"token.{number}.", 900), sent_with=token)
         await settle()
     store.go.set()
     await settle()
@@ -179,7 +179,7 @@ async def test_a_harvest_during_a_renewals_save_does_not_stay_in_the_store(build
     store.go.clear()
     renewal = asyncio.create_task(house.keeper.renew(rejected=sent))
     await settle()
-    house.keeper.offer(Candidate("harvested.token.", 900, "header"), sent_with=sent)
+    house.keeper.offer(Candidate("harvested.token.", 900), sent_with=sent)
     await settle()
     store.go.set()
     renewed = await renewal
@@ -194,7 +194,7 @@ async def test_a_login_that_raced_with_a_renewal_ends_up_in_the_store(build: Bui
     house.calls.gate.clear()
     renewal = asyncio.create_task(house.keeper.renew(rejected=sent))
     await settle()
-    house.keeper.offer(Candidate("callers.login.", 900, "header"), sent_with=sent, login_as="a@example.com")
+    house.keeper.offer(Candidate("callers.login.", 900), sent_with=sent, login_as="a@example.com")
     await settle()
     house.calls.gate.set()
     await renewal
@@ -208,7 +208,7 @@ async def test_a_younger_token_of_another_process_wins_over_a_harvest(build: Bui
     now = house.clock.now()
     theirs = Token("theirs.token.", Moment(now.steady + 1, now.wall + 1), 900)
     assert await house.store.save(theirs, replaces=sent)
-    house.keeper.offer(Candidate("ours.token.", 900, "header"), sent_with=sent)
+    house.keeper.offer(Candidate("ours.token.", 900), sent_with=sent)
     await settle()
     assert house.held.value == "theirs.token."
     assert await kept(house) == "theirs.token."
@@ -219,7 +219,7 @@ async def test_a_login_wins_over_a_younger_anonymous_token_of_another_process(bu
     sent = await house.keeper.token()
     now = house.clock.now()
     assert await house.store.save(Token("theirs.token.", Moment(now.steady, now.wall + 9), 900), replaces=sent)
-    house.keeper.offer(Candidate("callers.login.", 900, "header"), sent_with=sent, login_as="a@example.com")
+    house.keeper.offer(Candidate("callers.login.", 900), sent_with=sent, login_as="a@example.com")
     await settle()
     assert house.held.value == await kept(house) == "callers.login."
 
@@ -236,7 +236,7 @@ async def test_the_last_token_is_written_before_the_keeper_is_gone(build: Build)
     clock = FakeClock()
     store = Spy(clock)
     house = build(store=store, clock=clock)
-    token = house.keeper.offer(Candidate("last.token.", 900, "header"), sent_with=await house.keeper.token())
+    token = house.keeper.offer(Candidate("last.token.", 900), sent_with=await house.keeper.token())
     await house.keeper.close()
     assert store.last is token
 
@@ -266,7 +266,7 @@ async def test_an_older_token_of_another_process_loses_against_a_harvest(build: 
     now = house.clock.now()
     sent = await house.keeper.token()
     await house.store.save(Token("older.token.", Moment(now.steady - 9, now.wall - 9), 900), replaces=sent)
-    house.keeper.offer(Candidate("ours.token.", 900, "header"), sent_with=sent)
+    house.keeper.offer(Candidate("ours.token.", 900), sent_with=sent)
     await settle()
     assert house.held.value == await kept(house) == "ours.token."
 
@@ -309,7 +309,7 @@ async def test_a_login_that_is_stored_while_a_look_is_made_is_seen_by_who_asks_a
     await other.keeper.start(eager=True)
     early = asyncio.create_task(other.keeper.token(account=True))
     await asyncio.sleep(0)
-    one.keeper.offer(Candidate("callers.login.", 900, "header"), sent_with=one.held, login_as=ME)
+    one.keeper.offer(Candidate("callers.login.", 900), sent_with=one.held, login_as=ME)
     await one.keeper.catch_up()
     assert (await other.keeper.token(account=True)).identity == ME
     await early
@@ -322,7 +322,7 @@ async def test_only_anonymous_requests_about_an_account_look_into_a_shared_store
     token = await house.keeper.token()
     looks = store.looks
     await house.keeper.token()
-    house.keeper.offer(Candidate("callers.login.", 900, "header"), sent_with=token, login_as=ME)
+    house.keeper.offer(Candidate("callers.login.", 900), sent_with=token, login_as=ME)
     await house.keeper.token(account=True)
     assert store.looks == looks
     alone = build()
@@ -352,7 +352,7 @@ async def test_a_login_in_the_store_is_taken_over_even_during_a_renewal(build: B
     other.calls.gate.clear()
     renewal = asyncio.create_task(other.keeper.renew_now())
     await settle()
-    login = one.keeper.offer(Candidate("callers.login.", 900, "header"), sent_with=one.held, login_as=ME)
+    login = one.keeper.offer(Candidate("callers.login.", 900), sent_with=one.held, login_as=ME)
     assert login is not None
     await one.keeper.catch_up()
     assert (await other.keeper.token(account=True)).value == login.value

@@ -98,7 +98,7 @@ async def test_a_try_that_is_overdue_and_fails_does_not_spin(house: House) -> No
 async def test_a_harvest_puts_the_background_renewal_off(house: House) -> None:
     token = await house.keeper.token()
     house.to_the_window()
-    house.keeper.offer(Candidate("new.token.", 1200, "header"), sent_with=token)
+    house.keeper.offer(Candidate("new.token.", 1200), sent_with=token)
     house.tick()
     await settle()
     assert len(house.calls.sessions) == 1

@@ -185,7 +185,7 @@ class Story(RuleBasedStateMachine):
         sent_with = self.tokens[-1 - min(which, len(self.tokens) - 1)]
         self.clock.made += 1
         value = {"unchanged": sent_with.value, "older": self.tokens[0].value}.get(found, f"new.{self.clock.made}.")
-        what = Malformed("header") if found == "malformed" else Candidate(value, lifetime, "header")
+        what = Malformed() if found == "malformed" else Candidate(value, lifetime)
 
         def offer() -> None:
             before = self.house.held

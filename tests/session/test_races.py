@@ -13,6 +13,7 @@ import pytest
 from proxy.clock import SystemClock
 from proxy.core import dialect
 from proxy.core.errors import SessionUnavailable
+from proxy.core.rejections import Rejection, judge_rejection
 from proxy.core.token import Token
 from proxy.session.cardcash_calls import Credentials
 from proxy.session.keeper import Policy, SessionKeeper
@@ -48,7 +49,7 @@ class World:
             found = dialect.harvest(tuple(response.raw_headers), cookie=APP.encode(), wall=SystemClock().now().wall)
             if found is not None:
                 keeper.offer(found, sent_with=token)
-            return dialect.judge_rejection(response.status, body) is dialect.Rejection.NONE
+            return judge_rejection(response.status, body) is Rejection.NONE
 
     async def caller(self, keeper: SessionKeeper) -> bool:
         """Do as the request path does: send, and once more after a rejection."""

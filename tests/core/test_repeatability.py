@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.dialect import buys, may_repeat, overrides_method
 from proxy.core.path_readings import classify
+from proxy.core.repeatability import buys, may_repeat, overrides_method
 
 
 @pytest.mark.parametrize(

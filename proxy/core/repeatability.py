@@ -1,0 +1,45 @@
+"""Which requests may be sent twice, and which can spend money (core/README.md, "What may be sent twice").
+
+When one is sent twice is decided in `attempts.py`, by these two.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from proxy.core.path_readings import Route
+
+#: Fields by which some servers let a request be another method's, and keys of a query that do the same.
+METHOD_OVERRIDES: Final = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
+_OVERRIDING_KEYS: Final = re.compile(
+    rb"(?:\A|[&;?])\s*(?:_method|x-http-method(?:-override)?|x-method-override)\s*(?:[=&;]|\Z)", re.IGNORECASE
+)
+
+
+def overrides_method(query: str) -> bool:
+    """Say whether a query may make another method of the request's."""
+    return _OVERRIDING_KEYS.search(unquote_to_bytes(query)) is not None
+
+
+def may_repeat(method: str, path: str, *, overridden: bool = False) -> bool:
+    """Say whether a request may be sent twice although the first may have been processed.
+
+    `path` is the normalised path without its version. The safe list: every GET (HEAD is one without the body, RFC 9110,
+    9.3.2), `POST /session`, `POST /carts`; nothing that is `overridden`.
+    """
+    if overridden:
+        return False
+    return method in ("GET", "HEAD") or (method == "POST" and path in ("/session", "/carts"))
+
+
+def buys(method: str, route: Route) -> bool:
+    """Say whether a request can spend money: anything but a read that any server may take for an order.
+
+    Whatever has the word in it counts, since a lenient server may see it in `orders.json` or `orders%00`, and so does a
+    path that nobody can read to its end. To take too much for an order costs a caller a second try of his own, no more.
+    """
+    if method in ("GET", "HEAD", "OPTIONS"):
+        return False
+    return route.unfathomed or any("orders" in reading.view for reading in route.readings)
