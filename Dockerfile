@@ -1,8 +1,9 @@
 # cardcash-proxy in a small image: `make image`; or `docker build -t cardcash-proxy .`, which leaves its labels empty.
 # Everything that is installed comes from the hashed locks in requirements/; the final image has no build tools in it.
 
-# The tag says which it is, the digest that it is that one for ever: `make pin` writes the digest behind the tag.
-ARG PYTHON_IMAGE=python:3.13-slim-bookworm
+# The tag says which it is, the digest that it is that one for ever, on all platforms: what the tag meant on 2026-08-05. What
+# Debian and Python have mended since then is not in it; `make pin` writes today's digest behind the tag, and the date here.
+ARG PYTHON_IMAGE=python:3.13-slim-bookworm@sha256:67a1e1f215ccda113cfc024e8639049257e88f273898f595b61476d128d387e8
 
 FROM ${PYTHON_IMAGE} AS builder
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1

@@ -56,7 +56,8 @@ pin: ## write the digest that the base image's tag has today behind the tag in t
 	digest=$$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$$tag" 2>/dev/null || \
 	  skopeo inspect --format '{{.Digest}}' "docker://docker.io/library/$$tag") && \
 	expr "$$digest" : 'sha256:[0-9a-f]\{64\}$$' >/dev/null && \
-	sed -i "s|^ARG PYTHON_IMAGE=.*|ARG PYTHON_IMAGE=$$tag@$$digest|" Dockerfile && grep '^ARG PYTHON_IMAGE=' Dockerfile
+	sed -i -e "s|^ARG PYTHON_IMAGE=.*|ARG PYTHON_IMAGE=$$tag@$$digest|" \
+	  -e "/^#/s/meant on [-0-9]*/meant on $$(date -u +%F)/" Dockerfile && grep '^ARG PYTHON_IMAGE=' Dockerfile
 
 sbom: $(STAMP) ## write dist/sbom.cdx.json: what the proxy runs with, from the lock, as CycloneDX
 	@mkdir -p dist

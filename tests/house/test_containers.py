@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import re
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def test_both_stages_stand_on_the_same_slim_python() -> None:
     assert images == {"${PYTHON_IMAGE}"}
     name, _, image = _one(GLOBAL, "ARG").partition("=")
     assert name == "PYTHON_IMAGE"
-    assert re.fullmatch(r"python:3\.1[1-4]-slim-\w+(@sha256:[0-9a-f]{64})?", image)
+    # A tag to read, and the digest that says which of all that bore it.
+    assert re.fullmatch(r"python:3\.1[1-4]-slim-\w+@sha256:[0-9a-f]{64}", image)
 
 
 @pytest.mark.parametrize("tool", ["docker", "skopeo"])
@@ -68,6 +70,7 @@ def test_make_pin_writes_the_digest_behind_the_tag(tool: str, tmp_path: Path) ->
     pinned = (tmp_path / "Dockerfile").read_text()
     assert f"ARG {tag}@{digest}\n" in pinned
     assert pinned.count(digest) == 1
+    assert re.findall(r"^#.*\b(20\d\d-\d\d-\d\d)\b", pinned, re.MULTILINE) == [f"{datetime.now(tz=UTC):%F}"]
 
 
 def test_the_final_stage_takes_only_what_was_built_the_code_last() -> None:
