@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from proxy.core.values import ADMIN_LISTEN, Bad, ListenAddress, bracketed, each_part, ip_address, listen_address, shown
 from proxy.process import BAD_USAGE, FAILED, complain
@@ -26,7 +26,7 @@ class NoAnswer(Exception):
 
 
 class Reply(NamedTuple):
-    """An answer of the admin port; `body` is its JSON, {} when it was none."""
+    """An answer of the admin port; `body` is its JSON."""
 
     status: int
     body: Mapping[str, Any]
@@ -103,8 +103,19 @@ def ask(address: ListenAddress, method: str, path: str, *, timeout: float) -> Re
     try:
         found = json.loads(body)
     except ValueError:
-        found = {}
-    return Reply(int(words[1]), found if isinstance(found, dict) else {})
+        found = None
+    if not _of_admin_port(found):
+        server = f" by {shown(fields[b'server'].decode('latin-1'))}" if b"server" in fields else ""
+        said = f"it answered {int(words[1])}{server}"
+        raise NoAnswer(f"what answers at {address} is no admin port of cardcash-proxy: {said}; {_ADVICE}")
+    return Reply(int(words[1]), found)
+
+
+def _of_admin_port(body: object) -> TypeGuard[Mapping[str, Any]]:
+    """Say whether an admin port answers so. The port of callers alone speaks of its upstream."""
+    if not isinstance(body, dict) or str(body.get("error", "")).startswith("upstream_"):
+        return False
+    return not {"status", "session", "error"}.isdisjoint(body)
 
 
 def _reached_by(host: str) -> str:

@@ -58,28 +58,33 @@ def _once(options: argparse.Namespace) -> int:
         return reply
     if reply.status != 200:
         return refused(reply)
-    session = reply.body.get("session", {})
+    session = reply.body["session"]
     if options.as_json:
         print(json.dumps(session, indent=None if options.watch else 2, ensure_ascii=False))
         return OK
-    if options.watch and session:
-        _print_head(reply.body)
-    width = max(map(len, session), default=0)
-    for name, value in session.items():
-        print(f"{name.replace('_', ' '):{width}}  {_shown(value)}")
+    rows = {name.replace("_", " "): _shown(value) for name, value in session.items()}
+    if options.action == "status":
+        rows = _head(reply.body) | rows | _tail(reply.body)
+    if options.watch:
+        # In place of what was printed before where that can be.
+        print(f"{_AGAIN if sys.stdout.isatty() else chr(10)}{time.strftime('%H:%M:%S')}")
+    width = max(map(len, rows), default=0)
+    for name, text in rows.items():
+        print(f"{name:{width}}  {text}")
     return OK
 
 
-def _print_head(status: Mapping[str, Any]) -> None:
-    """Print the time and how things stand, in place of what was printed before where that can be."""
+def _head(status: Mapping[str, Any]) -> dict[str, str]:
+    """Say how things stand and what to do, as the page for people does."""
     from proxy.server.page import banner
 
     told = banner(status)
-    again = _AGAIN if sys.stdout.isatty() else "\n"
-    print(f"{again}{time.strftime('%H:%M:%S')}  {told.sentence}")
-    if told.advice:
-        print(f"          {told.advice}")
-    print()
+    return {"summary": told.sentence} | ({"to do": told.advice} if told.advice else {})
+
+
+def _tail(status: Mapping[str, Any]) -> dict[str, str]:
+    last = status.get("last_failure")
+    return {"last failure": f"{last['time']} {last['what']}: {last['sentence']}"} if last else {}
 
 
 def _shown(value: object) -> str:

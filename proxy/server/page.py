@@ -58,7 +58,7 @@ def banner(status: Status) -> Banner:  # a list of checks, the worst first
         return Banner(
             "red",
             f"There is no session with CardCash, and none can be made{f': {why}' if why else '.'}",
-            "It is tried again by itself; `cardcash-proxy doctor` shows where the way is barred.",
+            "It is tried again by itself; `cardcash-proxy doctor --no-login` shows where the way is barred.",
         )
     if "login" in refused:
         return Banner(colour, f"CardCash refuses the login; requests go on without an account.{many}", advice)
@@ -72,13 +72,13 @@ def banner(status: Status) -> Banner:  # a list of checks, the worst first
         return Banner(
             colour,
             f"The session is good, but could not be renewed{f': {why}' if why else '.'}{many}",
-            "It is tried again by itself; if it lasts, `cardcash-proxy doctor` shows where the way is barred.",
+            "It is tried again by itself; if it lasts, `cardcash-proxy doctor --no-login` shows where the way is barred.",
         )
     if store.get("up") is False:
         return Banner(
             colour,
             f"The session store cannot be used; the session in memory is. {store.get('trouble') or ''}".rstrip() + many,
-            "`cardcash-proxy doctor` says what is wrong with the store.",
+            "`cardcash-proxy doctor --no-login` says what is wrong with the store.",
         )
     if many:
         return Banner(colour, many.strip(), "Look at the last failures below, and into the log for their codes.")

@@ -37,15 +37,14 @@ class Traffic:
         self._totals = totals
         self._bounds = tuple(bounds)
         self._steps: deque[Totals] = deque(maxlen=STEPS)
-        self._base: Totals | None = None
-        self._next = 0.0
+        self._base = totals()
+        self._next: float | None = None
 
     def look(self, steady: float) -> None:
         """Close the step that is over; to be called every second or so. Steps nobody looked in count as quiet."""
-        if self._base is None:
+        if self._next is None:
             # At whole multiples, so that the steps of all processes of a host end at the same time.
-            self._base, self._next = self._totals(), (steady // STEP + 1) * STEP
-            return
+            self._next = (steady // STEP + 1) * STEP
         if steady < self._next:
             return
         now, base = self._totals(), self._base

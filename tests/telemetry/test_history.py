@@ -33,6 +33,16 @@ def test_a_step_holds_what_was_counted_in_it() -> None:
     assert (told["requests"], told["errors"], told["buckets"]) == ([2], [1], [[1, 0, 1]])
 
 
+def test_what_came_before_the_first_look_belongs_to_the_first_step() -> None:
+    counters = Counters()
+    traffic = Traffic(counters, BOUNDS)
+    counters.request(0.05, error=True)
+    traffic.look(1.0)
+    traffic.look(STEP)
+    told = traffic.told()
+    assert (told["requests"], told["errors"], told["buckets"]) == ([1], [1], [[1, 0, 0]])
+
+
 def test_steps_that_nobody_looked_in_are_quiet() -> None:
     counters = Counters()
     traffic = Traffic(counters, BOUNDS)

@@ -85,6 +85,19 @@ async def test_status_tells_of_the_session_and_exits_0(simulator: Simulator, adm
         assert done.err == b""
 
 
+async def test_status_says_how_things_stand_what_to_do_and_what_failed_last(simulator: Simulator) -> None:
+    async with logged_in(simulator) as proxy:
+        await first_session(proxy)
+        simulator.fault("fail", path="/v3/session", status=503, times=-1)
+        assert await (await session("renew", proxy)).ended() == 1
+        done = await session("status", proxy)
+        assert await done.ended() == 0, done.text
+        shown = {line.split("  ")[0]: line for line in done.out.decode().splitlines()}
+        assert "could not be renewed" in shown["summary"]
+        assert "doctor --no-login" in shown["to do"]
+        assert re.search(r"20\d\d-\d\d-\d\d.* renewal \(operator\): .*503", shown["last failure"])
+
+
 async def test_status_as_json_is_the_session_of_the_status_page(simulator: Simulator) -> None:
     async with logged_in(simulator) as proxy:
         await first_session(proxy)
@@ -225,7 +238,26 @@ async def test_where_nothing_listens_is_one_line_and_exit_code_1(action: str, wh
     assert address in done.err.decode()
 
 
-@pytest.mark.parametrize("answer", [b"", b"220 mail.example.com ESMTP\r\n", b"HTTP/1.1 404 Not Found\r\n\r\n<html>"])
+async def test_the_port_of_callers_is_no_admin_port(simulator: Simulator) -> None:
+    async with logged_in(simulator) as proxy:
+        await first_session(proxy)
+        await simulator.stop()
+        for action in ("status", "renew"):
+            done = await run("session", action, "--admin.listen", proxy.url.removeprefix("http://"))
+            assert await done.ended() == 1
+            assert is_one_line(done), done.text
+            assert b"is no admin port of cardcash-proxy: it answered 502" in done.err
+
+
+SOMETHING_ELSE = [
+    b"",
+    b"220 mail.example.com ESMTP\r\n",
+    b"HTTP/1.1 404 Not Found\r\n\r\n<html>",
+    b"HTTP/1.1 200 OK\r\nServer: else/1\r\nContent-Length: 2\r\n\r\n{}",
+]
+
+
+@pytest.mark.parametrize("answer", SOMETHING_ELSE)
 async def test_something_else_at_the_address_is_one_line_and_exit_code_1(answer: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
