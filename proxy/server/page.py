@@ -69,9 +69,11 @@ def banner(status: Status) -> Banner:  # a list of checks, the worst first
             "A caller has to log in again with POST /customers/login.",
         )
     if failing:
+        cause = f": {why.rstrip('.')}" if why else ""
+        ends = span(session.get("expires_in_seconds") or 0.0)
         return Banner(
             colour,
-            f"The session is good, but could not be renewed{f': {why}' if why else '.'}{many}",
+            f"The session could not be renewed{cause}; the one that is held ends in {ends}.{many}",
             "It is tried again by itself; if it lasts, `cardcash-proxy doctor --no-login` shows where the way is barred.",
         )
     if store.get("up") is False:
@@ -111,10 +113,10 @@ def render(status: Status, *, version: str) -> str:
         _section("Session", charts.life(session) + _facts(_session_facts(session))),
         _section("Pauses and refusals", _facts(_in_the_way(status)) or _note("Nothing is paused or refused.")),
         _section("Traffic, the last 15 minutes", charts.traffic(status.get("traffic") or {})),
-        _section("Last renewals", _renewals(status) or _note("There were none yet.")),
+        _section("Last renewals", _renewals(status) or _note("None by the processes that run now.")),
         _section("Last failures", _failures(status) or _note("There were none since the start.")),
         _section("Processes", _processes(status)),
-        _section("Store of the session", _facts(_shown(status.get("store") or {}))),
+        _section("Store of the session", _facts(_shown(status.get("store") or {}, _OF_STORE))),
         _section("Connections to CardCash", _facts(_shown(status.get("upstream") or {}))),
     )
     return (
@@ -222,10 +224,18 @@ def _cell(name: str, value: object) -> str:
     return f"{value:.0f} MB" if name == "memory_mb" and isinstance(value, float) else _text(str(value))
 
 
-def _shown(facts: Mapping[str, Any]) -> dict[str, str]:
+#: What is told of the store, where its name says too little.
+_OF_STORE: Final = {
+    "up": "answers",
+    "pending": "something waits to be written",
+    "alone": "the held session is another than its",
+}
+
+
+def _shown(facts: Mapping[str, Any], names: Mapping[str, str] | None = None) -> dict[str, str]:
     words = {True: "yes", False: "no"}
     return {
-        name.replace("_", " "): words[value] if isinstance(value, bool) else str(value)
+        (names or {}).get(name, name.replace("_", " ")): words[value] if isinstance(value, bool) else str(value)
         for name, value in facts.items()
         if value is not None
     }

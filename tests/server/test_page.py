@@ -51,7 +51,8 @@ FAILING = {"step_seconds": 15.0, "bounds_seconds": [1.0], "requests": [50], "err
         (status({"state": "none", "expires_in_seconds": None}), "green", "made with the next request"),
         (status(OUTAGE, last_failure=FAILURE), "red", "it answered 503"),
         (status({"identity_lost": True}, traffic=FAILING), "red", "is lost; requests go on without an account. 80%"),
-        (status({"failures_in_a_row": 2}, last_failure=FAILURE), "yellow", "could not be renewed"),
+        (status({"failures_in_a_row": 2}, last_failure=FAILURE), "yellow", "could not be renewed: it answered 503"),
+        (status({"failures_in_a_row": 2}, last_failure=FAILURE), "yellow", "the one that is held ends in 19 min"),
         (status({"refused": ["app_id"], "advice": "Check app_id."}), "red", "application id"),
         (status({"refused": ["login"], "advice": "Check login.email."}), "yellow", "refuses the login"),
         (status({"identity_lost": True}), "yellow", "is lost"),
@@ -65,6 +66,31 @@ def test_the_banner_tells_the_worst_that_is_wrong(told: dict[str, Any], colour: 
     found = banner(told)
     assert found.colour == colour
     assert words in found.sentence
+
+
+@pytest.mark.parametrize("wrong", [OUTAGE, {"failures_in_a_row": 2}])
+def test_a_step_by_step_look_that_costs_no_login_is_advised(wrong: dict[str, Any]) -> None:
+    assert "`cardcash-proxy doctor --no-login`" in banner(status(wrong)).advice
+
+
+def test_processes_that_only_took_a_session_over_claim_no_more() -> None:
+    page = render(status(recent_renewals=[]), version="1").partition("<h2>Last renewals")[2].partition("</section>")[0]
+    assert "None by the processes that run now." in page
+
+
+def test_the_store_is_told_of_in_words() -> None:
+    store = {
+        "kind": "redis",
+        "host": "redis://a",
+        "up": False,
+        "trouble": "It is loading.",
+        "pending": True,
+        "alone": True,
+    }
+    page = re.sub("<[^>]+>", " ", render(status(store=store), version="1").partition("Store of the session")[2])
+    assert re.search(r"answers +no", page)
+    assert re.search(r"something waits to be written +yes", page)
+    assert re.search(r"the held session is another than its +yes", page)
 
 
 @pytest.mark.parametrize("wrong", [{"refused": ["app_id"], "advice": "Check app_id."}, OUTAGE, {"identity_lost": True}])
