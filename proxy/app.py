@@ -36,8 +36,8 @@ from proxy.server.proxy_port import ProxyServer
 from proxy.session import keeper as session
 from proxy.session.cardcash_calls import Credentials, SessionCalls
 from proxy.session.keeper import SessionKeeper
-from proxy.session.stores import Binding
-from proxy.session.stores.factory import OnNetwork, open_store
+from proxy.session.stores import Binding, OnNetwork
+from proxy.session.stores.factory import open_store
 from proxy.settings import Settings, proxy_variables
 from proxy.store_place import StorePlace
 from proxy.telemetry.history import Events, Traffic

@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 import orjson
@@ -23,7 +24,6 @@ from proxy.core.request_fields import RequestFields
 from proxy.core.token import Token, Windows
 from proxy.server.answers import send_json
 from proxy.server.bodies import Body
-from proxy.server.deliver import Answer
 from proxy.server.exchange import Exchange
 from proxy.server.record import Record
 from proxy.session.keeper import SessionKeeper
@@ -61,11 +61,12 @@ class Accounts:
         lines = [*_token_lines(exchange, placeholder, seconds), b"x-session-id: %b" % self._session_id.encode()]
         self._send(exchange, record, body, lines)
 
-    async def log_in(self, email: str, send: Callable[[], Awaitable[Answer]]) -> Answer | Token:
-        """Handle a caller's login as `email`: `send` forwards it.
+    @asynccontextmanager
+    async def turn(self, email: str) -> AsyncIterator[Token | None]:
+        """Wait for the turn of a caller's login as `email`.
 
-        Returns CardCash's answer, or the token whose session is that account's already. Raises `OtherAccount` when the
-        shared session is another account's, `SessionUnavailable`, and what `send` raises.
+        Yields None: it is to be forwarded now; or the token whose session is that account's already. Raises
+        `OtherAccount` when the shared session is another account's, and `SessionUnavailable`.
         """
         configured = self._configured_email()
         if configured is not None:
@@ -75,7 +76,8 @@ class Accounts:
                 raise SessionUnavailable(
                     "CardCash refused the proxy's own login; check login.email and login.password.", retry_after=30
                 )
-            return token
+            yield token
+            return
         seen = self._accepted
         # One at a time, among all who share the session, so that the first wins.
         async with self._keeper.login_turn():
@@ -84,9 +86,10 @@ class Accounts:
             if token.identity is not None:
                 self._refuse_other(email, token.identity)
                 if self._accepted != seen:
-                    return token  # somebody else logged this account in while we waited: one call is enough
+                    yield token  # somebody else logged this account in while we waited: one call is enough
+                    return
             try:
-                return await send()
+                yield None
             finally:
                 # Whoever has the next turn finds in the store whose session this is.
                 await self._keeper.catch_up()

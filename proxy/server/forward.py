@@ -103,13 +103,16 @@ class Forwarder:
     async def _login(self, request: OutgoingRequest) -> Answer | Token:
         """Handle a caller's own login; a caller that leaves meanwhile does not undo it."""
         request.login_as = self._accounts.email(request.body, request.fields, request.admission.start)
-        handled = self._accounts.log_in(request.login_as, lambda: self._sender.answer(request))
-        login = self._logins.spawn(handled, name="caller-login")
+        login = self._logins.spawn(self._log_in(request, request.login_as), name="caller-login")
         try:
             return await asyncio.shield(login)
         except asyncio.CancelledError:
             login.add_done_callback(_discard)
             raise
+
+    async def _log_in(self, request: OutgoingRequest, email: str) -> Answer | Token:
+        async with self._accounts.turn(email) as token:
+            return token or await self._sender.answer(request)
 
     def _refused(self, exchange: Exchange, error: ProxyError, record: Record) -> None:
         """Answer with an error, or end a connection whose answer has begun."""

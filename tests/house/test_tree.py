@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,28 @@ def test_import_contracts_hold() -> None:
     linter = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _imports() -> dict[str, set[str]]:
+    """List, for each module of the product, the others that it imports anywhere, by their dotted names."""
+    trees = {
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): tree for name, tree in modules().items()
+    }
+    found: dict[str, set[str]] = {}
+    for module, tree in trees.items():
+        named: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                named |= {name if name in trees else str(node.module) for name in whole}
+        found[module] = named & trees.keys() - {module}
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    TopologicalSorter(_imports()).prepare()
 
 
 @pytest.mark.parametrize("name", MODULES)

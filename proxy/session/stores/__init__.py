@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from proxy.core.login_request import account_key
 from proxy.core.token import Token
@@ -173,3 +173,28 @@ class SharedStore(Protocol):
     async def close(self) -> None:
         """Let go of rights, files and connections; twice is once. Nothing else is called afterwards."""
         ...
+
+
+class StoreWatch(Protocol):
+    """Who is told how a store on a network does; must not raise and must not wait."""
+
+    def took(self, operation: str, seconds: float) -> None:
+        """An operation was tried, well or not, for so many seconds."""
+        ...
+
+    def reconnected(self) -> None:
+        """A connection was made that is not the first."""
+        ...
+
+
+@runtime_checkable
+class OnNetwork(Protocol):
+    """What a store on a network tells of itself; never user or password."""
+
+    #: The scheme of its URL, and the server in use.
+    kind: str
+    address: str
+    #: The last use reached it.
+    is_up: bool
+    #: What is wrong with it now, in a sentence.
+    trouble: str | None

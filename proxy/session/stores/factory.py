@@ -4,41 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from proxy.clock import Clock
 from proxy.core.store_url import StoreUrl, is_redis, parse_store_url
-from proxy.session.stores import Binding, SharedStore, StoreUnusable
+from proxy.session.stores import Binding, SharedStore, StoreUnusable, StoreWatch
 from proxy.session.stores.file import FileStore, check_file
 from proxy.session.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from proxy.session.stores.redis.place import Place
-
-
-class StoreWatch(Protocol):
-    """Who is told how a store on a network does; must not raise and must not wait."""
-
-    def took(self, operation: str, seconds: float) -> None:
-        """An operation was tried, well or not, for so many seconds."""
-        ...
-
-    def reconnected(self) -> None:
-        """A connection was made that is not the first."""
-        ...
-
-
-@runtime_checkable
-class OnNetwork(Protocol):
-    """What a store on a network tells of itself; never user or password."""
-
-    #: The scheme of its URL, and the server in use.
-    kind: str
-    address: str
-    #: The last use reached it.
-    is_up: bool
-    #: What is wrong with it now, in a sentence.
-    trouble: str | None
 
 
 class _Nobody:

@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from proxy.core.retry import backoff, full_jitter
-from proxy.session.stores import StoreUnreachable
-from proxy.session.stores.factory import StoreWatch
+from proxy.session.stores import StoreUnreachable, StoreWatch
 from proxy.session.stores.redis.failures import NO_ANSWER, FailureKind, RedisFailure, failure_of
 from proxy.session.stores.redis.link import Connections
 from proxy.session.stores.redis.place import Place

@@ -15,8 +15,7 @@ from typing import Final
 
 from proxy.clock import Clock
 from proxy.core.token import Moment, Token
-from proxy.session.stores import Binding, Entered, Right, Stored, Turn, turned_away
-from proxy.session.stores.factory import StoreWatch
+from proxy.session.stores import Binding, Entered, Right, Stored, StoreWatch, Turn, turned_away
 from proxy.session.stores.redis import scripts
 from proxy.session.stores.redis.client import Haste, RedisClient, RedisUnavailable
 from proxy.session.stores.redis.entry import pack_refusals, pack_token
