@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -15,36 +14,34 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from proxy import __version__, memory
+from proxy import __version__, memory, parts
 from proxy.clock import Clock, TurnClock
 from proxy.core.store_url import StoreUrl
 from proxy.drain import close_listeners, finish
-from proxy.guard_settings import guard_settings
 from proxy.handed_over import HandedOver
-from proxy.listening import LAST_SECONDS, Budget, Sockets, Unattended, admin_port, budget, descriptors
+from proxy.listening import Sockets, accepting, budget_of
 from proxy.loops import Loops
 from proxy.notify import ServiceManager
 from proxy.server.accounts import Accounts
-from proxy.server.admin import Admin, Lifecycle
-from proxy.server.admin_port import AdminPort
+from proxy.server.admin import Lifecycle, OneProcess
+from proxy.server.admin_port import AdminPort, Told, serving
 from proxy.server.bodies import Bodies, ReplayBudget
 from proxy.server.forward import Forwarder
 from proxy.server.guard import Guard
-from proxy.server.listener import Listener
-from proxy.server.outgoing import Injected, Sender
+from proxy.server.listener import LAST_SECONDS
+from proxy.server.outgoing import Sender
 from proxy.server.proxy_port import ProxyServer
 from proxy.session import keeper as session
-from proxy.session.cardcash_calls import Credentials, SessionCalls
 from proxy.session.keeper import SessionKeeper
 from proxy.session.stores import Binding, OnNetwork
 from proxy.session.stores.factory import open_store
-from proxy.settings import Settings, proxy_variables
+from proxy.settings import Settings
 from proxy.store_place import StorePlace
 from proxy.telemetry.history import Events, Traffic
 from proxy.telemetry.logs import log
 from proxy.telemetry.metrics import BUCKETS, Metrics
 from proxy.telemetry.watch import RedisWatch, SessionWatch
-from proxy.upstream import Origin, ProxyTunnel, Upstream
+from proxy.upstream import Upstream
 from proxy.watched_files import POLL_EVERY, CaWatch, SecretsWatch
 
 #: Seconds between two looks at the callers' connections: time-outs, and resets that nobody has seen.
@@ -55,8 +52,6 @@ LOOK_AT_TOKEN_EVERY = 0.25
 FOLLOW_EVERY = 1.0
 #: Seconds between two looks at the sockets from which other workers accept.
 UNATTENDED_EVERY = 0.1
-#: Session calls at a time: a renewal, a keep-alive, and what was given up and still closes.
-SESSION_CONNECTIONS = 8
 #: Seconds after which a reload counts as done, whatever hangs.
 READ_AGAIN_WITHIN = 5.0
 #: Seconds over `drain.*` until the process is gone: what is cut gets its answer, a slow reader its log.
@@ -70,8 +65,9 @@ class Inherited:
     worker: int
     sockets: Sockets
     admin_sockets: Sockets
-    #: Make the admin port that all workers have in common, from what this process would tell alone.
-    admin_port: Callable[[Admin, Guard, Metrics], AdminPort]
+    #: Make what the admin port tells of all workers, from what it would tell of this process alone; and end them all.
+    told: Callable[[OneProcess], Told]
+    shutdown: Callable[[], None]
     #: No other worker will take in the callers that come now.
     all_end: Callable[[], bool]
 
@@ -165,63 +161,24 @@ class Proxy:
         self.secrets = SecretsWatch(settings)
         if self._inherited is not None:
             await self.secrets.look()  # the supervisor has read the files, perhaps long ago
-        origin = Origin.parse(settings.upstream.origin)
-        self._ca = CaWatch(settings.upstream.ca_file) if origin.scheme == "https" else None
-        variables = proxy_variables(settings.upstream.origin, os.environ) if settings.upstream.trust_env else None
-        tunnel = ProxyTunnel(variables.host, variables.port, variables.authorization) if variables else None
-        self._budget = self._shared_out(descriptors())
-        reach = partial(
-            Upstream,
-            origin,
-            ssl_context=None if self._ca is None else self._ca.context,
-            connect_timeout=settings.upstream.connect_timeout,
-            response_timeout=settings.upstream.response_timeout,
-            max_age=settings.upstream.max_age,
-            proxy=tunnel,
+        self._budget = budget_of(settings)
+        self._ca = CaWatch(settings.upstream.ca_file) if settings.upstream.origin.startswith("https:") else None
+        tls = None if self._ca is None else self._ca.context
+        self.upstream = parts.client(
+            settings, tls, max_connections=self._budget.upstream, idle_timeout=settings.upstream.idle_timeout
         )
-        self.upstream = reach(max_connections=self._budget.upstream, idle_timeout=settings.upstream.idle_timeout)
-        # The session calls' own connections: no full pool keeps them waiting, and none is used for a second call.
-        aside = reach(max_connections=SESSION_CONNECTIONS, idle_timeout=0.0)
+        aside = parts.client_of_session_calls(settings, tls)
         self._clients = (self.upstream, aside)
         for client in self._clients:
             self._stack.push_async_callback(client.aclose)
         self._events = Events(time.time)
         self._traffic = Traffic(self.metrics.totals, BUCKETS)
-        observer = self._observer(self.metrics, self._events)
-        calls = SessionCalls(
-            self._credentials(),
-            aside,
-            host=origin.host_header,
-            base_path=settings.upstream.base_path,
-            user_agent=settings.upstream.user_agent,
-            clock=self._clock,
-            failed=observer.call_failed,
-        )
-        url = settings.session.store
-        self._place = StorePlace(settings, url, self.secrets) if isinstance(url, StoreUrl) else None
-        store = self._store = open_store(
-            url if isinstance(url, str) else cast("StorePlace", self._place),
-            binding=lambda: Binding(str(origin), calls.credentials.app_id, calls.credentials.email),
-            clock=self._clock,
-            warn=lambda what: log.warning("session_store_corrupt", what=what),
-            watch=RedisWatch(self.metrics),
-        )
-        self.keeper = SessionKeeper(
-            calls,
-            store=store,
-            clock=self._clock,
-            observer=observer,
-            policy=session.Policy(
-                renew_ahead=settings.session.renew_ahead,
-                idle_after=settings.session.idle_after,
-                keepalive_path=settings.session.keepalive_path,
-            ),
-        )
+        self.keeper = self._build_keeper(aside)
         self._stack.push_async_callback(self.keeper.close)
-        self.guard = Guard(guard_settings(settings, required_value=lambda: self.secrets.required_header))
-        budget = ReplayBudget(settings.limits.replay_total)
-        self._watch_gauges(budget)
-        forwarder = self._forwarder(origin, budget)
+        self.guard = Guard(parts.guard_settings(settings, required_value=lambda: self.secrets.required_header))
+        buffered = ReplayBudget(settings.limits.replay_total)
+        self._bind_gauges(buffered)
+        forwarder = self._build_forwarder(buffered)
         self.server = ProxyServer(
             forwarder,
             forwarder.refuse_unparsed,
@@ -230,24 +187,10 @@ class Proxy:
             check=self.guard.check_caller,
             required=self.guard.policy.required_name,
         )
-        admin = Admin(
-            version=__version__,
-            origin=str(origin),
-            keeper=self.keeper,
-            upstream=self.upstream,
-            guard=self.guard,
-            metrics=self.metrics,
-            life=self.life,
-            not_alive=self.loops.not_alive,
-            accepted=lambda: self.metrics.accepted,
-            shutdown=self.request_stop,
-            store=self._store_facts,
-            recent=lambda: {**self._events.told(), "traffic": self._traffic.told()},
-        )
-        await self._open_ports(admin)
+        await self._open_ports()
         self._stack.push_async_callback(self.loops.close)
         await self.keeper.start(eager=settings.session.eager)
-        self._begin_loops(shares_store=store.shared)
+        self._begin_loops()
         self.life.started = True
         if self._inherited is None:
             log.info(
@@ -255,69 +198,112 @@ class Proxy:
                 version=__version__,
                 listen=self.addresses,
                 admin=self.admin_addresses,
-                origin=str(origin),
+                origin=settings.upstream.origin,
                 start_ms=round((time.perf_counter() - began) * 1000, 1),
             )
             self._manager.ready(self.addresses)
 
-    async def _open_ports(self, own: Admin) -> None:
+    def _build_keeper(self, aside: Upstream) -> SessionKeeper:
+        settings, url = self._settings, self._settings.session.store
+        observer = self._observer(self.metrics, self._events)
+        calls = parts.session_calls(
+            settings, self.secrets.credentials, aside, clock=self._clock, failed=observer.call_failed
+        )
+        self._place = StorePlace(settings, url, self.secrets) if isinstance(url, StoreUrl) else None
+        self._store = open_store(
+            url if isinstance(url, str) else cast("StorePlace", self._place),
+            binding=lambda: Binding(settings.upstream.origin, calls.credentials.app_id, calls.credentials.email),
+            clock=self._clock,
+            warn=lambda what: log.warning("session_store_corrupt", what=what),
+            watch=RedisWatch(self.metrics),
+        )
+        policy = session.Policy(
+            renew_ahead=settings.session.renew_ahead,
+            idle_after=settings.session.idle_after,
+            keepalive_path=settings.session.keepalive_path,
+        )
+        return SessionKeeper(calls, store=self._store, clock=self._clock, observer=observer, policy=policy)
+
+    def _build_forwarder(self, buffered: ReplayBudget) -> Forwarder:
+        settings, keeper = self._settings, self.keeper
+        login = settings.login
+        accounts = Accounts(keeper, self._clock, configured_email=lambda: login.email if login.configured else None)
+        sender = Sender(
+            processes=settings.workers,
+            keeper=keeper,
+            upstream=self.upstream,
+            injected=parts.injected(settings, lambda: keeper.calls.credentials.app_id),
+            accounts=accounts,
+            metrics=self.metrics,
+            clock=self._clock,
+        )
+        bodies = Bodies(
+            most=settings.limits.request_body,
+            buffer=settings.limits.replay_body,
+            budget=buffered,
+            aside=self.guard.aside,
+        )
+        return Forwarder(
+            guard=self.guard,
+            bodies=bodies,
+            sender=sender,
+            accounts=accounts,
+            metrics=self.metrics,
+            failed=self._events.failed,
+        )
+
+    async def _open_ports(self) -> None:
         """Listen: for operators first, who can see the start."""
         settings, given, stack = self._settings, self._inherited, self._stack
-        admin: AdminPort = own
-        if given is None:
-            admin_sockets = Sockets(settings.admin.listen, "admin.listen", handed_over=self._handed_over)
-            stack.callback(admin_sockets.remove)
-        else:
-            admin_sockets, admin = given.admin_sockets, given.admin_port(own, self.guard, self.metrics)
+        own = OneProcess(
+            origin=settings.upstream.origin,
+            keeper=self.keeper,
+            upstream=self.upstream,
+            guard=self.guard,
+            counted=self.metrics,
+            life=self.life,
+            dead_loops=self.loops.not_alive,
+            store=self._store_facts,
+            recent=lambda: {**self._events.told(), "traffic": self._traffic.told()},
+        )
+        told, shutdown = (own, self.request_stop) if given is None else (given.told(own), given.shutdown)
+        port = AdminPort(told, guard=self.guard, shutdown=shutdown, refused=self.metrics.refused_by_us)
+        admin_sockets = self._sockets_of("admin.listen") if given is None else given.admin_sockets
         number = 1 if given is None else given.worker
-        await stack.enter_async_context(admin_port(admin, admin_sockets, number))
+        at_admin_port = {sock: admin_sockets.stays(sock) for sock in admin_sockets.of(number)}
+        await stack.enter_async_context(serving(port, at_admin_port, most=self._budget.spare))
         stack.push_async_callback(self.server.shutdown, LAST_SECONDS)
-        if given is None:
-            self._sockets = Sockets(settings.listen, "listen", handed_over=self._handed_over)
-            stack.callback(self._sockets.remove)
-        else:
-            self._sockets = given.sockets
-        at_a_time = self._budget.spare
-        listener, stays = partial(Listener, self.server, at_a_time=at_a_time), self._sockets.stays
-        others = [listener(sock, waits=False, stays=stays(sock)) for sock in self._sockets.others(number)]
-        self._listeners = [listener(sock, stays=stays(sock)) for sock in self._sockets.of(number)]
-        self._listeners += others
+        self._sockets = self._sockets_of("listen") if given is None else given.sockets
+        self._listeners, self._unattended = accepting(self._sockets, number, self.server, at_a_time=self._budget.spare)
         for each in self._listeners:
             stack.callback(each.close)
-        self._unattended = Unattended(others)
         self.addresses, self.admin_addresses = self._sockets.names, admin_sockets.names
 
-    def _shared_out(self, descriptors: int) -> Budget:
-        """Share the descriptors out among the connections, and tell when they are fewer than the settings wish."""
-        upstream, callers = self._settings.upstream.max_connections, self._settings.limits.connections
-        shares = budget(descriptors, upstream=upstream, callers=callers)
-        if shares.upstream < upstream or shares.callers < (callers or 0):
-            log.warning("few_descriptors", limit=descriptors, callers=shares.callers, upstream=shares.upstream)
-        return shares
+    def _sockets_of(self, setting: str) -> Sockets:
+        addresses = self._settings.listen if setting == "listen" else self._settings.admin.listen
+        sockets = Sockets(addresses, setting, handed_over=self._handed_over)
+        self._stack.callback(sockets.remove)
+        return sockets
 
-    def _credentials(self) -> Credentials:
-        login = self._settings.login
-        password = self.secrets.password
-        return Credentials(self.secrets.app_id, login.email, password) if password else Credentials(self.secrets.app_id)
-
-    def _begin_loops(self, *, shares_store: bool) -> None:
+    def _begin_loops(self) -> None:
         """Begin all that runs for the life of the process."""
+        every = self.loops.every
         if self.secrets.has_files:
-            self.loops.every(POLL_EVERY, "secrets", self._look_at_secrets)
+            every(POLL_EVERY, "secrets", self._look_at_secrets)
         if self._settings.upstream.ca_file is not None:
-            self.loops.every(POLL_EVERY, "ca", self._look_at_ca)
+            every(POLL_EVERY, "ca", self._look_at_ca)
         if self._place is not None:
-            self.loops.every(POLL_EVERY, "store files", self._place.look)
-        if shares_store:
-            self.loops.every(FOLLOW_EVERY, "store", self._follow)
-        self.loops.every(LOOK_AT_TOKEN_EVERY, "keeper", self.keeper.look)
-        self.loops.every(LOOK_EVERY, "callers", self.server.look)
-        self.loops.every(memory.GIVE_BACK_EVERY, "memory", memory.give_back)
-        self.loops.every(LOOK_EVERY, "traffic", lambda: self._traffic.look(time.monotonic()))
+            every(POLL_EVERY, "store files", self._place.look)
+        if self._store.shared:
+            every(FOLLOW_EVERY, "store", self._follow)
+        every(LOOK_AT_TOKEN_EVERY, "keeper", self.keeper.look)
+        every(LOOK_EVERY, "callers", self.server.look)
+        every(memory.GIVE_BACK_EVERY, "memory", memory.give_back)
+        every(LOOK_EVERY, "traffic", lambda: self._traffic.look(time.monotonic()))
         if self._manager.word_every:
-            self.loops.every(self._manager.word_every, "watchdog", self._tell_alive)
+            every(self._manager.word_every, "watchdog", self._tell_alive)
         if self._inherited is not None:
-            self.loops.every(UNATTENDED_EVERY, "unattended", self._unattended.look)
+            every(UNATTENDED_EVERY, "unattended", self._unattended.look)
 
     async def _follow(self) -> None:
         """Look into a shared store for what other processes did."""
@@ -332,65 +318,29 @@ class Proxy:
 
     async def _look_at_secrets(self) -> None:
         if await self.secrets.has_changed():
-            self.keeper.use_credentials(self._credentials())
+            self.keeper.use_credentials(self.secrets.credentials)
 
     async def _look_at_ca(self) -> None:
         if self._ca is not None and await self._ca.look():
             for client in self._clients:
                 client.use_tls(self._ca.context)
 
-    def _forwarder(self, origin: Origin, budget: ReplayBudget) -> Forwarder:
-        settings = self._settings
-        host = origin.host_header
-        default_port = {"http": b":80", "https": b":443"}[origin.scheme]
-        plain = f"{origin.scheme}://".encode() + host
-        injected = Injected(
-            host=b"Host: %b\r\n" % host,
-            app_id=lambda: self.keeper.calls.credentials.app_id,
-            user_agent=b"User-Agent: %b\r\n" % settings.upstream.user_agent.encode("latin-1"),
-            origins=(plain.lower(), plain.lower() + default_port),
-        )
-        accounts = Accounts(
-            self.keeper,
-            self._clock,
-            configured_email=lambda: settings.login.email if settings.login.configured else None,
-        )
-        sender = Sender(
-            processes=settings.workers,
-            keeper=self.keeper,
-            upstream=self.upstream,
-            injected=injected,
-            accounts=accounts,
-            metrics=self.metrics,
-            clock=self._clock,
-        )
-        return Forwarder(
-            guard=self.guard,
-            bodies=Bodies(
-                most=settings.limits.request_body,
-                buffer=settings.limits.replay_body,
-                budget=budget,
-                aside=self.guard.aside,
-            ),
-            sender=sender,
-            accounts=accounts,
-            metrics=self.metrics,
-            failed=self._events.failed,
-        )
+    def _bind_gauges(self, buffered: ReplayBudget) -> None:
+        """Let gauges be read when they are scraped, so that they cost nothing in between."""
+        metrics, keeper, upstream = self.metrics, self.keeper, self.upstream
+        metrics.in_flight.set_function(lambda: self.guard.in_flight)
+        metrics.expiry.set_function(lambda: keeper.status().expires_wall or 0.0)
+        metrics.waiters.set_function(lambda: keeper.waiters)
+        metrics.replay_bytes.set_function(lambda: buffered.used)
+        metrics.connections.labels("idle").set_function(lambda: upstream.idle_connections)
+        metrics.connections.labels("active").set_function(lambda: upstream.active_connections)
+        for what in ("app_id", "login"):
+            metrics.refused.labels(what).set_function(partial(self._is_refused, what))
+        metrics.store_up.set_function(lambda: float(self._store_facts()["up"]))
+        metrics.alone.set_function(lambda: float(keeper.alone))
 
-    def _watch_gauges(self, budget: ReplayBudget) -> None:
-        keeper = self.keeper
-        self.metrics.in_flight.set_function(lambda: self.guard.in_flight)
-        self.metrics.watch(
-            expiry=lambda: keeper.status().expires_wall or 0.0,
-            waiters=lambda: keeper.waiters,
-            replay_bytes=lambda: budget.used,
-            idle=lambda: self.upstream.idle_connections,
-            active=lambda: self.upstream.active_connections,
-            refused=lambda what: float(what in keeper.refusals),
-            store_up=lambda: float(self._store_facts()["up"]),
-            alone=lambda: float(keeper.alone),
-        )
+    def _is_refused(self, what: str) -> float:
+        return float(what in self.keeper.refusals)
 
     def _store_facts(self) -> dict[str, Any]:
         """What `/status` says of the store itself; never user or password."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from proxy.core.errors import Draining
-from proxy.listening import LAST_SECONDS, let_nobody_new_connect
+from proxy.listening import let_nobody_new_connect
 from proxy.server.guard import Guard
-from proxy.server.listener import Listener
+from proxy.server.listener import LAST_SECONDS, Listener
 from proxy.server.proxy_port import ProxyServer
 from proxy.session.keeper import SessionKeeper
 from proxy.telemetry.logs import log

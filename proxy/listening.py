@@ -13,18 +13,17 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from aiohttp import web
-
 from proxy.handed_over import HandedOver, place_of
-from proxy.server.admin_port import AdminPort, AdminProtocol
 from proxy.server.listener import BACKLOG, Listener
-from proxy.settings import ListenAddress
+from proxy.settings import ListenAddress, Settings
+from proxy.telemetry.logs import log
 
 #: Descriptors for the rest: standard streams, event loop, listeners, admin port, session calls, store, secret files.
 _OTHER_DESCRIPTORS = 24
@@ -32,10 +31,6 @@ _OTHER_DESCRIPTORS = 24
 _MOST_SPARE = 64
 #: More than any proxy of this kind serves.
 _MANY_DESCRIPTORS = 65536
-#: Seconds given to connections to end after the server was told to stop.
-LAST_SECONDS = 0.5
-#: Seconds that the last connections to the admin port get for their request, where the next process serves those after.
-_JUST_MADE: Final = 0.05
 
 
 class CannotListen(Exception):
@@ -61,6 +56,15 @@ def budget(descriptors: int, *, upstream: int, callers: int | None = None) -> Bu
     left = max(2, descriptors - _OTHER_DESCRIPTORS - 2 * spare)
     upstream = min(upstream, left // 2)
     return Budget(min(callers or left, left - upstream), upstream, spare)
+
+
+def budget_of(settings: Settings) -> Budget:
+    """Share out what descriptors there are, and tell when they are fewer than the settings wish."""
+    upstream, callers = settings.upstream.max_connections, settings.limits.connections
+    shares = budget(there := descriptors(), upstream=upstream, callers=callers)
+    if shares.upstream < upstream or shares.callers < (callers or 0):
+        log.warning("few_descriptors", limit=there, callers=shares.callers, upstream=shares.upstream)
+    return shares
 
 
 def descriptors() -> int:
@@ -299,6 +303,16 @@ class Unattended:
         self._waiting = waiting
 
 
+def accepting(
+    sockets: Sockets, worker: int, server: Callable[[], asyncio.BaseProtocol], *, at_a_time: int
+) -> tuple[list[Listener], Unattended]:
+    """Accept from the sockets of this worker, and look at the others'; returns the listeners of all."""
+    listener = partial(Listener, server, at_a_time=at_a_time)
+    others = [listener(sock, waits=False, stays=sockets.stays(sock)) for sock in sockets.others(worker)]
+    own = [listener(sock, stays=sockets.stays(sock)) for sock in sockets.of(worker)]
+    return own + others, Unattended(others)
+
+
 #: A classic BPF program over the TCP header: drop a SYN without ACK, keep the rest.
 _DROP_SYN: Final = b"".join(
     struct.pack("HBBI", *step)
@@ -322,37 +336,6 @@ def let_nobody_new_connect(sock: socket.socket) -> bool:
     except OSError:
         return False
     return True
-
-
-@asynccontextmanager
-async def admin_port(admin: AdminPort, sockets: Sockets, worker: int) -> AsyncIterator[None]:
-    """Serve the admin port at the sockets of this worker."""
-    runner = web.AppRunner(admin.application(), access_log=None, handle_signals=False)
-    await runner.setup()
-    server = runner.server
-    assert server is not None  # noqa: S101
-    spare = budget(descriptors(), upstream=0).spare
-    connections: dict[AdminProtocol, None] = {}
-
-    def connection() -> asyncio.BaseProtocol:
-        return AdminProtocol(
-            *(server, admin.refused, connections, spare),
-            loop=asyncio.get_running_loop(),
-            access_log=None,
-            keepalive_timeout=75.0,
-        )
-
-    listeners = [Listener(connection, sock, at_a_time=spare, stays=sockets.stays(sock)) for sock in sockets.of(worker)]
-    try:
-        yield
-    finally:
-        for listener in listeners:
-            await listener.close_after_the_rest()
-        if connections and any(sockets.stays(sock) for sock in sockets.of(worker)):
-            await asyncio.sleep(_JUST_MADE)  # a connection that was just made may be about to bring a request
-        await runner.shutdown()
-        await server.shutdown(LAST_SECONDS)
-        await runner.cleanup()
 
 
 def _remove_stale_socket(path: Path) -> None:

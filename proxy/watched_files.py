@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
+from proxy.session.cardcash_calls import Credentials
 from proxy.settings import Secret, Settings, files, secret_files
 from proxy.telemetry.logs import log
 from proxy.upstream import tls_context
@@ -56,6 +57,7 @@ class SecretsWatch:
 
     def __init__(self, settings: Settings) -> None:
         header = settings.callers.require_header
+        self._email = settings.login.email
         self._given: dict[str, Secret | None] = {
             "app_id": settings.app_id,
             "login.password": settings.login.password,
@@ -85,6 +87,11 @@ class SecretsWatch:
     def password(self) -> str | None:
         """The login's password, None without a login."""
         return self._value("login.password")
+
+    @property
+    def credentials(self) -> Credentials:
+        """Who we are at CardCash; without a password nobody in particular."""
+        return Credentials(self.app_id, self._email if self.password else None, self.password)
 
     @property
     def required_header(self) -> str:

@@ -27,7 +27,7 @@ from proxy.handed_over import HandedOver
 from proxy.listening import CannotListen, Sockets
 from proxy.notify import ServiceManager
 from proxy.process import BAD_USAGE, BEFORE_THE_START, FAILED, OK, STOP_SIGNALS, complain, told
-from proxy.processes.admin import Standing
+from proxy.processes.admin import Report
 from proxy.processes.folder import Folder, read, write
 from proxy.processes.log import SupervisorLog
 from proxy.processes.worker import END, LOOK, Role, run
@@ -151,27 +151,19 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until told to end, or until a worker cannot start the first time; returns the exit code."""
-        self._folder = Folder.make()
-        try:
+        settings, handed_over = self._settings, self._handed_over
+        with contextlib.ExitStack() as at_the_end:
+            self._folder = Folder.make()
+            at_the_end.callback(self._folder.remove)
             self._writer.share(self._folder.log_lock)
-            self._sockets = Sockets(
-                self._settings.listen, "listen", each=self._settings.workers, handed_over=self._handed_over
-            )
-            try:
-                self._admin_sockets = Sockets(
-                    self._settings.admin.listen, "admin.listen", handed_over=self._handed_over
-                )
-                try:
-                    gc.collect()
-                    gc.freeze()
-                    gc.enable()
-                    self._serve()
-                finally:
-                    self._admin_sockets.remove()
-            finally:
-                self._sockets.remove()
-        finally:
-            self._folder.remove()
+            self._sockets = Sockets(settings.listen, "listen", each=settings.workers, handed_over=handed_over)
+            at_the_end.callback(self._sockets.remove)
+            self._admin_sockets = Sockets(settings.admin.listen, "admin.listen", handed_over=handed_over)
+            at_the_end.callback(self._admin_sockets.remove)
+            gc.collect()
+            gc.freeze()
+            gc.enable()
+            self._serve()
         if self._code == OK:
             log.info("stopped", **({} if self._started else {"what": BEFORE_THE_START}))
         return self._code
@@ -358,10 +350,9 @@ class Supervisor:
 
     def _is_well(self, one: Worker) -> bool:
         """Say whether a worker serves and would say so at `/healthz`; one that drains takes part until it has ended."""
-        standing = Standing(one.known(), read(self._folder.worker(one.worker)))
         if self._ends_at is not None:
             return one.pid is not None
-        return standing.answers and not standing.said["not_alive"]
+        return Report(one.known(), read(self._folder.worker(one.worker))).is_well
 
     def _tell(self) -> None:
         """Tell the workers of each other."""

@@ -17,16 +17,15 @@ from proxy.listening import CannotListen, Sockets
 from proxy.loops import on_hangup, run_loop
 from proxy.memory import settle
 from proxy.process import BAD_USAGE, FAILED, OK, STOP_SIGNALS
-from proxy.processes.admin import WorkersAdmin
+from proxy.processes.admin import AllWorkers
 from proxy.processes.folder import Folder, read, write
-from proxy.server.admin import Admin
-from proxy.server.guard import Guard
+from proxy.server.admin import OneProcess
+from proxy.server.admin_port import Told
 from proxy.session.stores import StoreUnusable
 from proxy.settings import Settings
 from proxy.tasks import Tasks
 from proxy.telemetry import logs
 from proxy.telemetry.logs import describe, log
-from proxy.telemetry.metrics import Metrics
 
 #: What workers tell the supervisor: to look at what they have written, and that all are to drain and end.
 LOOK: Final = signal.SIGUSR1
@@ -67,7 +66,7 @@ class _Worker:
     def __init__(self, role: Role) -> None:
         self._role = role
         self._folder = role.folder
-        self._admin: WorkersAdmin | None = None
+        self._admin: AllWorkers | None = None
 
     async def work(self) -> int:
         """Serve until told to end."""
@@ -80,7 +79,8 @@ class _Worker:
                 worker=worker,
                 sockets=self._role.sockets,
                 admin_sockets=self._role.admin_sockets,
-                admin_port=self._admin_port,
+                told=self._tell_for_all,
+                shutdown=lambda: self._signal(END),
                 all_end=self._all_end,
             ),
         )
@@ -95,7 +95,7 @@ class _Worker:
             async with proxy:
                 settle()
                 proxy.loops.every(TELL_EVERY, "worker", self._tell)
-                await self._tell()
+                self._tell()
                 self._signal(LOOK)
                 await proxy.run()
         except (StoreUnusable, CannotListen, ValueError) as error:
@@ -107,27 +107,21 @@ class _Worker:
         else:
             code = OK
             if self._admin is not None:
-                await self._admin.tell()
+                self._admin.tell()
         await tasks.close()
         await writer.finish()
         return code
 
-    def _admin_port(self, own: Admin, guard: Guard, metrics: Metrics) -> WorkersAdmin:
-        self._admin = WorkersAdmin(
-            *(own, guard, metrics),
-            worker=self._role.worker,
-            pid=os.getpid(),
-            folder=self._folder,
-            shutdown=lambda: self._signal(END),
-        )
+    def _tell_for_all(self, own: OneProcess) -> Told:
+        self._admin = AllWorkers(own, worker=self._role.worker, folder=self._folder)
         return self._admin
 
-    async def _tell(self) -> None:
+    def _tell(self) -> None:
         """Tell how it is with this process; and see whether there is somebody to tell it to."""
         if self._is_orphan():
             self._proxy.request_stop()
         if self._admin is not None:
-            await self._admin.tell()
+            self._admin.tell()
 
     async def _read_again(self) -> None:
         """Read all files that may change again, and tell the supervisor when it is done."""
@@ -135,7 +129,7 @@ class _Worker:
         await self._proxy.have_read_again()
         if self._admin is not None and self._proxy.life.started:
             self._admin.read_again_at = began
-            await self._admin.tell()
+            self._admin.tell()
             self._signal(LOOK)
 
     def _tell_failure(self, sentence: str, code: int) -> None:

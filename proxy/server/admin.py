@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-
+from proxy import __version__
 from proxy.core.errors import SessionUnavailable
 from proxy.core.identity import shortened
-from proxy.server.admin_port import AdminPort, in_json
+from proxy.server.admin_port import Standing, Told
 from proxy.server.guard import Guard
 from proxy.session.keeper import SessionKeeper
 from proxy.telemetry.metrics import Metrics
@@ -29,77 +28,52 @@ class Lifecycle:
     eager: bool = True
 
 
-class Admin(AdminPort):
-    """The admin port of one proxy."""
+@dataclass(kw_only=True)
+class OneProcess(Told):
+    """What one proxy process tells."""
 
-    def __init__(
-        self,
-        *,
-        version: str,
-        origin: str,
-        keeper: SessionKeeper,
-        upstream: Upstream,
-        guard: Guard,
-        metrics: Metrics,
-        life: Lifecycle,
-        not_alive: Callable[[], list[str]],
-        accepted: Callable[[], bool],
-        shutdown: Callable[[], None],
-        store: Callable[[], dict[str, Any]],
-        recent: Callable[[], dict[str, Any]],
-    ) -> None:
-        super().__init__(
-            version=version, guard=guard, shutdown=shutdown, refused=lambda code: metrics.errors.labels(code).inc()
-        )
-        self._origin = origin
-        self._keeper = keeper
-        self._upstream = upstream
-        self._counted = metrics
-        self._life = life
-        self._not_alive = not_alive
-        #: CardCash has accepted our credentials, once since the start.
-        self._accepted = accepted
-        self._store = store
-        #: What happened lately: traffic, renewals, failures.
-        self._recent = recent
-        self._since = datetime.now(UTC)
+    origin: str
+    keeper: SessionKeeper
+    upstream: Upstream
+    guard: Guard
+    counted: Metrics
+    life: Lifecycle
+    dead_loops: Callable[[], list[str]]
+    store: Callable[[], dict[str, Any]]
+    #: What happened lately: traffic, renewals, failures.
+    recent: Callable[[], dict[str, Any]]
+    since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def not_alive(self) -> list[str]:
-        """Name what should run for the life of the process and does not."""
-        return self._not_alive()
+        """Name the loops that have died."""
+        return self.dead_loops()
 
-    async def not_started_because(self) -> list[str]:
-        """List what the start still waits for: the first attempt at a session, well or not."""
-        because = []
-        if not self._life.started:
-            because.append("starting")
-        if self._life.eager and not self._keeper.first_attempt_over.is_set():
-            because.append("the first session is being made")
-        return because
-
-    async def against_readiness(self) -> tuple[list[str], list[str]]:
-        """List what stands against readiness, and what of the credentials is refused; nothing is dialled."""
-        because = await self.not_started_because()
-        if self._life.draining:
-            because.append("draining")
-        return because, [] if self._accepted() else self._refusals()
+    def standing(self) -> Standing:
+        """List what stands against start and readiness; a refusal only until CardCash has accepted the credentials once."""
+        starting = []
+        if not self.life.started:
+            starting.append("starting")
+        if self.life.eager and not self.keeper.first_attempt_over.is_set():
+            starting.append("the first session is being made")
+        against = [*starting, "draining"] if self.life.draining else starting
+        return Standing(starting, against, [] if self.counted.accepted else self._refusals())
 
     def _refusals(self) -> list[str]:
-        return [f"{what} refused: {sentence}" for what, sentence in self._keeper.refusals.items()]
+        return [f"{what} refused: {sentence}" for what, sentence in self.keeper.refusals.items()]
 
-    async def status(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """Describe the running proxy; holds no token and no application id."""
-        session = self._keeper.status()
-        because = await self.not_ready_because()
+        session = self.keeper.status()
+        because = self.not_ready_because(self.standing())
         return {
-            "version": self._version,
-            "since": self._since.isoformat(timespec="seconds"),
+            "version": __version__,
+            "since": self.since,
             "ready": not because,
             "not_ready_because": because,
             "refusals": self._refusals(),
-            "not_alive": self._not_alive(),
-            "draining": self._life.draining,
-            **self._recent(),
+            "not_alive": self.not_alive(),
+            "draining": self.life.draining,
+            **self.recent(),
             "session": {
                 "state": session.state,
                 "expires_at": _iso(session.expires_wall),
@@ -113,7 +87,7 @@ class Admin(AdminPort):
                 "identity_lost": session.identity_lost,
                 "latched": session.refused,
                 "advice": session.refusal,
-                "refused": sorted(self._keeper.refusals),
+                "refused": sorted(self.keeper.refusals),
                 "paused_seconds": round(session.paused_for, 3),
                 "failures_in_a_row": session.failures,
                 "renewing": session.renewing,
@@ -121,21 +95,21 @@ class Admin(AdminPort):
                 "renewals": session.renewals,
                 "harvests": session.harvests,
             },
-            "store": {**self._store(), "pending": self._keeper.pending, "alone": self._keeper.alone},
+            "store": {**self.store(), "pending": self.keeper.pending, "alone": self.keeper.alone},
             "upstream": {
-                "origin": self._origin,
-                "connections_idle": self._upstream.idle_connections,
-                "connections_active": self._upstream.active_connections,
-                "connections_opened": self._upstream.opened_total,
+                "origin": self.origin,
+                "connections_idle": self.upstream.idle_connections,
+                "connections_active": self.upstream.active_connections,
+                "connections_opened": self.upstream.opened_total,
             },
-            "requests_in_flight": self._guard.in_flight,
+            "requests_in_flight": self.guard.in_flight,
             "processes": [
                 {
                     "pid": os.getpid(),
-                    "state": "draining" if self._life.draining else "up",
-                    "since": self._since.isoformat(timespec="seconds"),
-                    "requests_in_flight": self._guard.in_flight,
-                    "requests": self._counted.requests,
+                    "state": "draining" if self.life.draining else "up",
+                    "since": self.since,
+                    "requests_in_flight": self.guard.in_flight,
+                    "requests": self.counted.requests,
                     "memory_mb": _resident_mb(),
                 }
             ],
@@ -143,14 +117,15 @@ class Admin(AdminPort):
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """Write all metrics in the format the scraper accepts; returns body and content type."""
-        return self._counted.render(accept)
+        return self.counted.render(accept)
 
-    async def renew(self, _: web.Request) -> web.Response:
+    async def renew(self) -> dict[str, Any]:
         """Make a new session now and tell of it. Raises `SessionUnavailable`."""
-        await self._keeper.renew_now()
-        for sentence in self._keeper.refusals.values():
+        await self.keeper.renew_now()
+        for sentence in self.keeper.refusals.values():
             raise SessionUnavailable(sentence)
-        return in_json({"status": "renewed", "session": (await self.status())["session"]})
+        session: dict[str, Any] = self.status()["session"]
+        return session
 
 
 def _resident_mb() -> float | None:

@@ -1,4 +1,4 @@
-"""The admin port as such: its endpoints, its guards, its JSON and its page; what they tell comes from a subclass.
+"""The admin port as such: its endpoints, its guards, its JSON and its page; what they tell comes from a `Told`.
 
 Reading is open to whoever reaches the port (scrapers come by any name); acting needs loopback and passes the same Host and
 Origin guards as the proxy port, so that no web page can do it. What one process tells is in `admin.py`; what one of several
@@ -9,24 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple
 
 import orjson
 from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
+from proxy import __version__
 from proxy.core.dialect import RawHeaders
 from proxy.core.errors import BadRequest, Denied, ProxyError
 from proxy.core.request_fields import read_request
 from proxy.core.target import names_this_machine, parse_target
 from proxy.server.answers import NAME
 from proxy.server.guard import Guard
+from proxy.server.listener import LAST_SECONDS, Listener
 from proxy.server.page import POLICY, render
 from proxy.server.record import new_request_id
 from proxy.telemetry.logs import describe, log
+
+#: Seconds that the last connections get for their request, where the next process serves those after.
+_JUST_MADE: Final = 0.05
 
 
 class AdminProtocol(RequestHandler):
@@ -81,45 +88,29 @@ class AdminProtocol(RequestHandler):
         return answer
 
 
-class AdminPort(ABC):
-    """The application on the admin port. `refused` counts a refusal by its code."""
+class Standing(NamedTuple):
+    """What stands against the start being over, what against being ready, and what of the credentials is refused."""
 
-    def __init__(
-        self, *, version: str, guard: Guard, shutdown: Callable[[], None], refused: Callable[[str], None]
-    ) -> None:
-        self.refused = refused
-        self._version = version
-        self._guard = guard
-        self._shutdown = shutdown
-        self._was_ready = False
+    starting: list[str]
+    against: list[str]
+    refusals: list[str]
+
+
+class Told(ABC):
+    """What an admin port tells: of one process, or of all workers together."""
+
+    was_ready = False
 
     @abstractmethod
     def not_alive(self) -> list[str]:
         """Name what should run for the life of the process and does not."""
 
     @abstractmethod
-    async def not_started_because(self) -> list[str]:
-        """List what the start still waits for: the first attempt at a session, well or not."""
+    def standing(self) -> Standing:
+        """List what stands against the start (the first attempt at a session, well or not) and readiness; dials nothing."""
 
     @abstractmethod
-    async def against_readiness(self) -> tuple[list[str], list[str]]:
-        """List what stands against readiness, and what of the credentials is refused; nothing is dialled."""
-
-    async def not_ready_because(self) -> list[str]:
-        """List what stands against readiness; an outage of the upstream does not.
-
-        A refusal does as long as these credentials were never good: a rollout of wrong ones halts. Once ready, it does not:
-        to take all replicas out of service helps nobody.
-        """
-        return self._judged(*await self.against_readiness())
-
-    def _judged(self, because: list[str], refusals: list[str]) -> list[str]:
-        because = because if self._was_ready else because + refusals
-        self._was_ready = self._was_ready or not because
-        return because
-
-    @abstractmethod
-    async def status(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """Describe what runs; holds no token and no application id."""
 
     @abstractmethod
@@ -127,8 +118,30 @@ class AdminPort(ABC):
         """Write all metrics in the format the scraper accepts; returns body and content type."""
 
     @abstractmethod
-    async def renew(self, request: web.Request) -> web.Response:
-        """Make a new session now and tell of it. Raises `SessionUnavailable`."""
+    async def renew(self) -> dict[str, Any]:
+        """Make a new session now; returns it as `status` does. Raises `SessionUnavailable`."""
+
+    def not_ready_because(self, standing: Standing) -> list[str]:
+        """List what stands against readiness; an outage of the upstream does not.
+
+        A refusal does as long as these credentials were never good: a rollout of wrong ones halts. Once ready, it does not:
+        to take all replicas out of service helps nobody.
+        """
+        because = standing.against if self.was_ready else standing.against + standing.refusals
+        self.was_ready = self.was_ready or not because
+        return because
+
+
+class AdminPort:
+    """The application on the admin port: asks `told`. `refused` counts a refusal by its code, `shutdown` begins a drain."""
+
+    def __init__(
+        self, told: Told, *, guard: Guard, shutdown: Callable[[], None], refused: Callable[[str], None]
+    ) -> None:
+        self.refused = refused
+        self._told = told
+        self._guard = guard
+        self._shutdown = shutdown
 
     def application(self) -> web.Application:
         """Build the application."""
@@ -144,29 +157,29 @@ class AdminPort(ABC):
         return app
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        dead = self.not_alive()
+        dead = self._told.not_alive()
         if dead:
-            return in_json({"status": f"not alive: {', '.join(dead)}", "not_alive": dead}, status=503)
-        return in_json({"status": "ok"})
+            return _in_json({"status": f"not alive: {', '.join(dead)}", "not_alive": dead}, status=503)
+        return _in_json({"status": "ok"})
 
     async def _startupz(self, _: web.Request) -> web.Response:
-        because = await self.not_started_because()
-        return in_json(
+        because = self._told.standing().starting
+        return _in_json(
             {"status": "starting" if because else "started", "because": because}, status=503 if because else 200
         )
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        standing, refusals = await self.against_readiness()
-        because = self._judged(standing, refusals)
-        told = {"status": "not ready" if because else "ready", "because": because, "refusals": refusals}
-        return in_json(told, status=503 if because else 200)
+        standing = self._told.standing()
+        because = self._told.not_ready_because(standing)
+        told = {"status": "not ready" if because else "ready", "because": because, "refusals": standing.refusals}
+        return _in_json(told, status=503 if because else 200)
 
     async def _metrics_page(self, request: web.Request) -> web.Response:
-        body, content_type = await self.metrics(request.headers.get("Accept", ""))
+        body, content_type = await self._told.metrics(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _status(self, _: web.Request) -> web.Response:
-        return in_json(await self.status())
+        return _in_json(self._told.status())
 
     async def _page(self, _: web.Request) -> web.Response:
         headers = {
@@ -175,18 +188,18 @@ class AdminPort(ABC):
             "Referrer-Policy": "no-referrer",
             "X-Content-Type-Options": "nosniff",
         }
-        text = render(await self.status(), version=self._version)
+        text = render(self._told.status(), version=__version__)
         return web.Response(text=text, content_type="text/html", charset="utf-8", headers=headers)
 
     async def _renew(self, request: web.Request) -> web.Response:
         self._check_actor(request)
-        return await self.renew(request)
+        return _in_json({"status": "renewed", "session": await self._told.renew()})
 
     async def _stop(self, request: web.Request) -> web.Response:
         self._check_actor(request)
         # After this answer is on its way.
         asyncio.get_running_loop().call_soon(self._shutdown)
-        return in_json({"status": "draining"}, status=202)
+        return _in_json({"status": "draining"}, status=202)
 
     def _check_actor(self, request: web.Request) -> None:
         peer = request.transport.get_extra_info("peername") if request.transport is not None else None
@@ -205,10 +218,40 @@ class AdminPort(ABC):
         except ProxyError as error:
             return _refusal(error, self.refused, request.raw_headers)
         except web.HTTPException as error:
-            answer = in_json({"message": [f"{error.reason}."], "error": f"admin_{error.status}"}, status=error.status)
+            answer = _in_json({"message": [f"{error.reason}."], "error": f"admin_{error.status}"}, status=error.status)
             if "Allow" in error.headers:
                 answer.headers["Allow"] = error.headers["Allow"]
             return answer
+
+
+@asynccontextmanager
+async def serving(port: AdminPort, sockets: Mapping[socket.socket, bool], *, most: int) -> AsyncIterator[None]:
+    """Serve it at these sockets, to `most` connections at a time; True: the socket goes on listening afterwards."""
+    runner = web.AppRunner(port.application(), access_log=None, handle_signals=False)
+    await runner.setup()
+    server = runner.server
+    assert server is not None  # noqa: S101
+    connections: dict[AdminProtocol, None] = {}
+
+    def connection() -> asyncio.BaseProtocol:
+        return AdminProtocol(
+            *(server, port.refused, connections, most),
+            loop=asyncio.get_running_loop(),
+            access_log=None,
+            keepalive_timeout=75.0,
+        )
+
+    listeners = [Listener(connection, sock, at_a_time=most, stays=stays) for sock, stays in sockets.items()]
+    try:
+        yield
+    finally:
+        for listener in listeners:
+            await listener.close_after_the_rest()
+        if connections and any(sockets.values()):
+            await asyncio.sleep(_JUST_MADE)  # a connection that was just made may be about to bring a request
+        await runner.shutdown()
+        await server.shutdown(LAST_SECONDS)
+        await runner.cleanup()
 
 
 def _refusal(error: ProxyError, refused: Callable[[str], None], fields: RawHeaders = ()) -> web.Response:
@@ -224,10 +267,10 @@ def _refusal(error: ProxyError, refused: Callable[[str], None], fields: RawHeade
     }
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    return in_json({"message": [str(error)], "error": error.code}, status=error.status, headers=headers)
+    return _in_json({"message": [str(error)], "error": error.code}, status=error.status, headers=headers)
 
 
-def in_json(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+def _in_json(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """Answer with JSON that people can read too."""
     body = orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n"
     return web.Response(body=body, status=status, content_type="application/json", headers=headers)

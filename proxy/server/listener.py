@@ -17,6 +17,8 @@ from proxy.telemetry.logs import log
 
 #: Connections that wait to be accepted; the kernel's somaxconn bounds it further.
 BACKLOG: Final = 1024
+#: Seconds given to connections to end after the server was told to stop.
+LAST_SECONDS: Final = 0.5
 #: Connections that are taken in at a time, of which no protocol has been told.
 _AT_A_TIME: Final = 16
 #: Seconds until the next try when the system had no descriptor.

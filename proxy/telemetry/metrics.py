@@ -6,7 +6,7 @@ there from the start, at 0 (`labels.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -63,8 +63,8 @@ class Metrics:
             "kind",
             initial=_each(labels.UPSTREAM_FAILURES),
         )
-        self._connections = gauge("upstream_connections", "Connections to CardCash.", "state")
-        self._expiry = gauge("session_expiry_timestamp_seconds", "Unix time at which the held token ends; 0: none.")
+        self.connections = gauge("upstream_connections", "Connections to CardCash.", "state")
+        self.expiry = gauge("session_expiry_timestamp_seconds", "Unix time at which the held token ends; 0: none.")
         #: Unix time at which CardCash last gave or refreshed a session; 0: never.
         self.last_success = 0.0
         #: CardCash has accepted our credentials, at least once.
@@ -86,8 +86,8 @@ class Metrics:
             "result",
             initial=_each(labels.RETRIES),
         )
-        self._waiters = gauge("session_waiters", "Callers waiting for a renewal.")
-        self._replay = gauge("replay_buffer_bytes", "Request bodies buffered so that they can be sent again.")
+        self.waiters = gauge("session_waiters", "Callers waiting for a renewal.")
+        self.replay_bytes = gauge("replay_buffer_bytes", "Request bodies buffered so that they can be sent again.")
         self.store_operations = counter(
             "store_operations_total",
             "Uses of the session store.",
@@ -103,10 +103,10 @@ class Metrics:
         for operation in labels.REDIS_OPERATIONS:
             self.store_seconds.labels(operation)
         self.store_reconnects = counter("store_reconnects_total", "Connections to a Redis after the first.")
-        self._store_up = gauge("store_up", "1 while the session store answers; always for memory:// and file://.")
-        self._alone = gauge("session_alone", "1 while the held token is not the one in the store.")
+        self.store_up = gauge("store_up", "1 while the session store answers; always for memory:// and file://.")
+        self.alone = gauge("session_alone", "1 while the held token is not the one in the store.")
         self.identity_lost = counter("session_identity_lost_total", "Logins of callers that were lost.")
-        self._refused = gauge("session_latched", "1 while CardCash's refusal of it is not tried again.", "what")
+        self.refused = gauge("session_latched", "1 while CardCash's refusal of it is not tried again.", "what")
         workers = gauge("workers", "Worker processes; a single process is one that is up.", "state")
         for state, number in (("up", 1), ("down", 0)):
             workers.labels(state).set(number)
@@ -126,28 +126,9 @@ class Metrics:
         self._unknown.labels(route).inc()
         self.outcomes_unknown += 1
 
-    def watch(
-        self,
-        *,
-        expiry: Callable[[], float],
-        waiters: Callable[[], float],
-        replay_bytes: Callable[[], float],
-        idle: Callable[[], float],
-        active: Callable[[], float],
-        refused: Callable[[str], float],
-        store_up: Callable[[], float],
-        alone: Callable[[], float],
-    ) -> None:
-        """Bind the gauges that are read when scraped, so that they cost nothing in between."""
-        self._expiry.set_function(expiry)
-        self._waiters.set_function(waiters)
-        self._replay.set_function(replay_bytes)
-        self._connections.labels("idle").set_function(idle)
-        self._connections.labels("active").set_function(active)
-        self._store_up.set_function(store_up)
-        self._alone.set_function(alone)
-        for what in ("app_id", "login"):
-            self._refused.labels(what).set_function(partial(refused, what))
+    def refused_by_us(self, code: str) -> None:
+        """Count an error of our own by its code."""
+        self.errors.labels(code).inc()
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Write all metrics in the format the scraper accepts; returns body and content type."""

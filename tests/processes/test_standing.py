@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client import Metric
 
-from proxy.processes.admin import SILENT_AFTER, Standing
+from proxy.processes.admin import SILENT_AFTER, Report
 from proxy.processes.summed_metrics import written
 
 
@@ -18,22 +18,27 @@ def families() -> list[Metric]:
     return [counter, gauge]
 
 
-def worker(*, state: str = "up", pid: int = 7, age: float = 0.0) -> Standing:
+def worker(*, state: str = "up", pid: int = 7, age: float = 0.0) -> Report:
     """Make one whose process 7 told of itself so many seconds ago."""
-    said: dict[str, Any] = {"pid": 7, "at": time.monotonic() - age, "start": ["wait"], "metrics": written(families())}
-    return Standing({"worker": 2, "state": state, "pid": pid}, said)
+    said: dict[str, Any] = {
+        "pid": 7,
+        "at": time.monotonic() - age,
+        "starting": ["wait"],
+        "metrics": written(families()),
+    }
+    return Report({"worker": 2, "state": state, "pid": pid}, said)
 
 
 def test_one_that_told_of_itself_just_now_answers() -> None:
     assert worker().answers
-    assert worker().against("start") == ["wait"]
+    assert worker().against("starting") == ["wait"]
     assert [family.name for family in worker().metrics()] == ["a", "b"]
 
 
 def test_of_one_that_is_silent_only_what_it_had_counted_is_told() -> None:
     silent = worker(age=SILENT_AFTER + 0.1)
     assert not silent.answers
-    assert silent.against("start") == ["worker 2 does not answer"]
+    assert silent.against("starting") == ["worker 2 does not answer"]
     assert [family.name for family in silent.metrics()] == ["a"]
 
 
@@ -43,5 +48,5 @@ def test_the_word_of_the_process_before_is_not_that_of_this_one() -> None:
 
 
 def test_one_that_is_started_again_is_told_of() -> None:
-    assert worker(state="starting").against("start") == ["starting"]
-    assert worker(state="down").against("start") == ["worker 2 has died and is being started again"]
+    assert worker(state="starting").against("starting") == ["starting"]
+    assert worker(state="down").against("starting") == ["worker 2 has died and is being started again"]

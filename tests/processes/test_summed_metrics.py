@@ -17,16 +17,7 @@ def scraped(*requests: tuple[str, float], expiry: float = 0.0, in_flight: int = 
     for route, seconds in requests:
         metrics.answered("GET", route, 200, seconds, seconds)
     metrics.in_flight.set(in_flight)
-    metrics.watch(
-        expiry=lambda: expiry,
-        waiters=lambda: 0.0,
-        replay_bytes=lambda: 0.0,
-        idle=lambda: 0.0,
-        active=lambda: 0.0,
-        refused=lambda _: 0.0,
-        store_up=lambda: 1.0,
-        alone=lambda: 0.0,
-    )
+    metrics.expiry.set(expiry)
     return told(metrics)
 
 
