@@ -15,6 +15,7 @@ from typing import Final
 
 from proxy.core.values import ListenAddress, bracketed, is_loopback
 from proxy.settings import Settings
+from proxy.telemetry.logs import log
 
 #: The first descriptor that is handed over.
 FIRST: Final = 3
@@ -87,12 +88,14 @@ class HandedOver:
         return f"no socket of this name was handed over, but {', '.join(names)}; set FileDescriptorName= in its .socket unit"
 
     def close_unused(self, settings: Settings) -> list[str]:
-        """Close what no setting names, and tell its names."""
+        """Close what no setting names, and warn of it; returns its names."""
         used = {address.name for address in (*settings.listen, *settings.admin.listen)}
         unused = [(name, sock) for name, sock in self._sockets if name not in used]
         for _, sock in unused:
             sock.close()
-        return sorted({name for name, _ in unused})
+        if names := sorted({name for name, _ in unused}):
+            log.warning("sockets_unused", names=names)
+        return names
 
     def _wide(self, name: str) -> Iterator[str]:
         for sock in self.named(name):

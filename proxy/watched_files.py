@@ -7,7 +7,8 @@ that could not have been started with, keeps the last good value, with one warni
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -18,36 +19,54 @@ from proxy.telemetry.logs import log
 from proxy.upstream import tls_context
 
 T = TypeVar("T")
+#: What stands in some files; None where a setting names none.
+Contents = Sequence[bytes | None]
 
 #: Seconds between two looks at the files.
 POLL_EVERY: Final = 2.0
 
 
-class WatchedFile(Generic[T]):
-    """One file; `value` is what `make` made of its last good content."""
+class WatchedFiles(Generic[T]):
+    """Files that make one thing together; `value` is what `make` made of their last good contents.
+
+    `warn` is told once, in words that go on after the file, why they cannot be used. `value` may be given: known already.
+    """
 
     def __init__(
-        self, path: Path, value: T, make: Callable[[bytes], T], *, most: int, warn: Callable[[str], None]
+        self,
+        paths: Sequence[Path | None],
+        make: Callable[[Contents], T],
+        *,
+        warn: Callable[[str], None],
+        most: int = files.LARGEST_SECRET,
+        value: T | None = None,
     ) -> None:
-        self.value = value
-        self._path = path
+        self._paths = paths
         self._make = make
         self._most = most
         self._warn = warn
         self._complaint = ""
-        self._content: bytes | None = None
+        self._contents: Contents | None = None
+        self.value = value
+
+    def read(self) -> T:
+        """Read them the first time, blocking. Raises `files.Unreadable`."""
+        self._contents = [files.read(path, most=self._most) if path else None for path in self._paths]
+        self.value = value = self._make(self._contents)
+        return value
 
     async def look(self) -> bool:
-        """Read it again, with a deadline; say whether there is a new value."""
+        """Read them again, with a deadline; say whether there is a new value."""
         try:
-            content = await files.read_again(self._path, most=self._most)
-            value = self.value if content == self._content else self._make(content)
+            contents = [await files.read_again(path, most=self._most) if path else None for path in self._paths]
+            new = contents != self._contents
+            value = await asyncio.to_thread(self._make, contents) if new else self.value
         except files.Unreadable as error:
             if self._complaint != str(error):
                 self._complaint = str(error)
-                self._warn(f"the file {error}")
+                self._warn(self._complaint)
             return False
-        self._complaint, self._content = "", content
+        self._complaint, self._contents = "", contents
         changed, self.value = value != self.value, value
         return changed
 
@@ -65,17 +84,12 @@ class SecretsWatch:
             "session.store_secret": settings.session.store_secret,
             "session.store_sentinel_password": settings.session.store_sentinel_password,
         }
-        self._files: dict[str, WatchedFile[Secret]] = {}
-        for name, (path, form) in secret_files(settings).items():
-            if name not in self._given:
-                continue  # `StorePlace` follows the store's own
-            value = self._given[name]
-            assert value is not None, name  # noqa: S101
-            self._files[name] = WatchedFile(
-                *(path, value, partial(files.secret, form=form)),
-                most=files.LARGEST_SECRET,
-                warn=partial(warn_of_secret, name),
-            )
+        # Those of the store's own place are followed by `StorePlace`.
+        self._files: dict[str, WatchedFiles[Secret]] = {
+            name: secret_file(name, path, partial(files.secret, form=form), self._given[name])
+            for name, (path, form) in secret_files(settings).items()
+            if name in self._given
+        }
         self._looking = asyncio.Lock()
 
     @property
@@ -129,33 +143,38 @@ class SecretsWatch:
         return bool({"app_id", "login.password"} & set(await self.look()))
 
 
-class CaWatch:
+class CaWatch(WatchedFiles[ssl.SSLContext]):
     """Whom we believe to be CardCash: the TLS context for new connections; `path` None is the system's bundle."""
 
     def __init__(self, path: Path | None) -> None:
         """Read the file, blocking. Raises ValueError, one sentence, when it cannot be used."""
-        self._file: WatchedFile[str] | None = None
-        if path is not None:
-            try:
-                bundle = files.bundle(files.read(path, most=files.LARGEST_BUNDLE))
-            except files.Unreadable as error:
-                raise ValueError(f"The CA file {path} {error}.") from None
-            self._file = WatchedFile(*(path, bundle, files.bundle), most=files.LARGEST_BUNDLE, warn=_warn_of_ca)
-        self.context = tls_context(None if self._file is None else self._file.value)
+        super().__init__([path], _trusting, most=files.LARGEST_BUNDLE, warn=_warn_of_ca)
+        try:
+            self.context = self.read()
+        except files.Unreadable as error:
+            raise ValueError(f"The CA file {path} {error}.") from None
 
     async def look(self) -> bool:
         """Read the file again; say whether there is a new `context`."""
-        if self._file is None or not await self._file.look():
-            return False
-        self.context = tls_context(self._file.value)
-        log.info("ca_changed")
-        return True
+        if changed := await super().look():
+            self.context = self.value or self.context
+            log.info("ca_changed")
+        return changed
 
 
-def warn_of_secret(name: str, reason: str) -> None:
-    """Tell that a secret's file cannot be used."""
-    log.warning("secret_file_unreadable", setting=name, reason=reason, advice="the last good value stays in use")
+def secret_file(name: str, path: Path, make: Callable[[bytes], T], value: T | None) -> WatchedFiles[T]:
+    """Watch the file of the setting `name`, whose value is known already."""
+
+    def warn(reason: str) -> None:
+        advice = "the last good value stays in use"
+        log.warning("secret_file_unreadable", setting=name, reason=f"the file {reason}", advice=advice)
+
+    return WatchedFiles([path], lambda contents: make(contents[0] or b""), warn=warn, value=value)
+
+
+def _trusting(contents: Contents) -> ssl.SSLContext:
+    return tls_context(None if contents[0] is None else files.bundle(contents[0]))
 
 
 def _warn_of_ca(reason: str) -> None:
-    log.warning("ca_file_unreadable", reason=reason, advice="the last good bundle stays in use")
+    log.warning("ca_file_unreadable", reason=f"the file {reason}", advice="the last good bundle stays in use")

@@ -31,9 +31,10 @@ def run(options: argparse.Namespace) -> int:
 
     begin_lean()  # before anything imports aiohttp
     from proxy.handed_over import HandedOver
-    from proxy.listening import descriptors
+    from proxy.listening import CannotListen, descriptors
     from proxy.loops import run_loop
     from proxy.notify import ServiceManager
+    from proxy.session.stores import StoreUnusable
 
     settings = loaded.settings
     handed_over, manager = HandedOver.take(os.environ), ServiceManager.take(os.environ)
@@ -45,40 +46,37 @@ def run(options: argparse.Namespace) -> int:
     if there < needed:
         complain(f"the limit of open files is {there}, and this needs {needed}: raise it (ulimit -n)")
         return FAILED
-    if settings.workers > 1:
-        from proxy.processes.supervisor import serve
-
-        return serve(settings, handed_over, manager)
-    return run_loop(_served(settings, handed_over, manager))
-
-
-async def _served(settings: Settings, handed_over: HandedOver, manager: ServiceManager) -> int:
-    from proxy.app import Proxy
-    from proxy.commands.running import on_signals
-    from proxy.listening import CannotListen
-    from proxy.loops import on_hangup
-    from proxy.memory import settle
-    from proxy.session.stores import StoreUnusable
-    from proxy.tasks import Tasks
-    from proxy.telemetry import logs
-    from proxy.telemetry.logs import log
-
-    writer = logs.configure(settings.log.level, settings.log.format)
-    proxy, tasks = Proxy(settings, handed_over=handed_over, manager=manager), Tasks()
-    on_signals(proxy.request_stop)
-    on_hangup(lambda: tasks.spawn(proxy.have_read_again(), name="read again"))
-    if unused := handed_over.close_unused(settings):
-        log.warning("sockets_unused", names=unused)
     try:
-        async with proxy:
-            settle()
-            await proxy.run()
+        if settings.workers > 1:
+            from proxy.processes.supervisor import serve
+
+            return serve(settings, handed_over, manager)
+        return run_loop(_served(settings, handed_over, manager))
     except StoreUnusable as error:
         complain(str(error))
         return BAD_USAGE
     except (CannotListen, ValueError) as error:
         complain(str(error))
         return FAILED
+
+
+async def _served(settings: Settings, handed_over: HandedOver, manager: ServiceManager) -> int:
+    from proxy.app import Proxy
+    from proxy.commands.running import on_signals
+    from proxy.loops import on_hangup
+    from proxy.memory import settle
+    from proxy.tasks import Tasks
+    from proxy.telemetry import logs
+
+    writer = logs.configure(settings.log.level, settings.log.format)
+    proxy, tasks = Proxy(settings, handed_over=handed_over, manager=manager), Tasks()
+    on_signals(proxy.request_stop)
+    on_hangup(lambda: tasks.spawn(proxy.have_read_again(), name="read again"))
+    handed_over.close_unused(settings)
+    try:
+        async with proxy:
+            settle()
+            await proxy.run()
     finally:
         await tasks.close()
         await writer.finish()

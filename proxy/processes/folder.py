@@ -31,6 +31,15 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._held: int | None = None
+        self._alive = path / "alive"
+        #: Whoever holds this file's lock may write to the log.
+        self.log_lock = path / "log.lock"
+        #: Where the session is kept when it would be in memory.
+        self.session = path / "session"
+        #: Where the supervisor tells of the workers: JSON, rewritten when something has changed.
+        self.workers = path / "workers.json"
+        #: Is there once all workers have been ready.
+        self.was_ready = path / "was-ready"
 
     @classmethod
     def make(cls) -> Folder:
@@ -47,33 +56,9 @@ class Folder:
                 return folder
         raise ValueError("workers: no folder for what the worker processes share; set TMPDIR to a writable one")
 
-    @property
-    def log_lock(self) -> Path:
-        """Whoever holds this file's lock may write to the log."""
-        return self.path / "log.lock"
-
-    @property
-    def session(self) -> Path:
-        """Where the session is kept when it would be in memory."""
-        return self.path / "session"
-
-    @property
-    def _alive(self) -> Path:
-        return self.path / "alive"
-
     def worker(self, worker: int) -> Path:
         """Where a worker tells of itself: JSON, rewritten every second and at its end."""
         return self.path / f"worker-{worker}.json"
-
-    @property
-    def workers(self) -> Path:
-        """Where the supervisor tells of the workers: JSON, rewritten when something has changed."""
-        return self.path / "workers.json"
-
-    @property
-    def was_ready(self) -> Path:
-        """Is there once all workers have been ready."""
-        return self.path / "was-ready"
 
     def hold(self) -> None:
         """Keep others from taking it for abandoned as long as this process lives."""

@@ -24,14 +24,13 @@ from typing import Any, Final
 from proxy import __version__
 from proxy.app import READ_AGAIN_WITHIN
 from proxy.handed_over import HandedOver
-from proxy.listening import CannotListen, Sockets
+from proxy.listening import Sockets
 from proxy.notify import ServiceManager
-from proxy.process import BAD_USAGE, BEFORE_THE_START, FAILED, OK, STOP_SIGNALS, complain, told
+from proxy.process import BEFORE_THE_START, FAILED, OK, STOP_SIGNALS, complain, told
 from proxy.processes.admin import Report
 from proxy.processes.folder import Folder, read, write
 from proxy.processes.log import SupervisorLog
-from proxy.processes.worker import END, LOOK, Role, run
-from proxy.session.stores import StoreUnusable
+from proxy.processes.worker import END, LOOK, WorkerProcess
 from proxy.session.stores.factory import check_store
 from proxy.settings import Settings
 from proxy.telemetry import logs
@@ -103,23 +102,19 @@ class Worker:
 
 
 def serve(settings: Settings, handed_over: HandedOver, manager: ServiceManager) -> int:
-    """Run all workers until a signal ends them; returns the exit code."""
+    """Run all workers until a signal ends them; returns the exit code.
+
+    Raises `StoreUnusable`, `CannotListen`, or ValueError for a setting.
+    """
     # Waited for, one at a time, from now on. What comes meanwhile is not lost; in a worker they are free again.
     signal.pthread_sigmask(signal.SIG_SETMASK, _WAITED_FOR)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some leave it, it would let no process be waited for
     writer = SupervisorLog()
     logs.configure(settings.log.level, settings.log.format, writer=writer)
-    if unused := handed_over.close_unused(settings):
-        log.warning("sockets_unused", names=unused)
+    handed_over.close_unused(settings)
     try:
         check_store(settings.session.store)
         return Supervisor(settings, writer, handed_over, manager).run()
-    except StoreUnusable as error:
-        complain(str(error))
-        return BAD_USAGE
-    except (CannotListen, ValueError) as error:
-        complain(str(error))
-        return FAILED
     finally:
         for number in STOP_SIGNALS:
             signal.signal(number, lambda number, _: os._exit(128 + number))
@@ -218,7 +213,7 @@ class Supervisor:
         if one.pid == 0:
             code, settings, sockets = FAILED, self._settings_of(one), (self._sockets, self._admin_sockets)
             try:
-                code = run(Role(one.worker, settings, *sockets, self._folder, self._pid))
+                code = WorkerProcess(one.worker, settings, *sockets, self._folder, self._pid).run()
             except BaseException as error:  # nothing of the supervisor's may go on in this process
                 log.error("bug", **describe(error))
             finally:

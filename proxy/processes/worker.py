@@ -36,8 +36,8 @@ TELL_EVERY: Final = 1.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Role:
+@dataclass
+class WorkerProcess:
     """What a worker is forked for: its number, its share of the settings, what it inherits, and from whom."""
 
     worker: int
@@ -46,39 +46,31 @@ class Role:
     admin_sockets: Sockets
     folder: Folder
     supervisor: int
+    _all: AllWorkers | None = None
 
+    def run(self) -> int:
+        """Be the worker, in the process that was forked for it, all signals blocked; returns the exit code."""
+        # Ctrl-C in a terminal goes to all of its processes; the workers hear of it from the supervisor.
+        os.setsid()
+        with contextlib.suppress(AttributeError, OSError):  # not Linux: `_tell` looks at the parent
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        _close_all_but({0, 1, 2, *(sock.fileno() for sock in (*self.sockets.all(), *self.admin_sockets.all()))})
+        self.folder.hold()
+        code = run_loop(self._work())
+        if self._is_orphan():
+            self.folder.remove_if_last()
+        return code
 
-def run(role: Role) -> int:
-    """Be the worker, in the process that was forked for it, all signals blocked; returns the exit code."""
-    # Ctrl-C in a terminal goes to all of its processes; the workers hear of it from the supervisor.
-    os.setsid()
-    with contextlib.suppress(AttributeError, OSError):  # not Linux: `_tell` looks at the parent
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
-    _close_all_but({0, 1, 2, *(sock.fileno() for sock in (*role.sockets.all(), *role.admin_sockets.all()))})
-    role.folder.hold()
-    code = run_loop(_Worker(role).work())
-    if os.getppid() != role.supervisor:
-        role.folder.remove_if_last()
-    return code
-
-
-class _Worker:
-    def __init__(self, role: Role) -> None:
-        self._role = role
-        self._folder = role.folder
-        self._admin: AllWorkers | None = None
-
-    async def work(self) -> int:
+    async def _work(self) -> int:
         """Serve until told to end."""
-        settings, worker = self._role.settings, self._role.worker
-        writer = logs.configure(settings.log.level, settings.log.format, worker=worker)
-        writer.share(self._folder.log_lock)
+        writer = logs.configure(self.settings.log.level, self.settings.log.format, worker=self.worker)
+        writer.share(self.folder.log_lock)
         proxy = self._proxy = Proxy(
-            settings,
+            self.settings,
             inherited=Inherited(
-                worker=worker,
-                sockets=self._role.sockets,
-                admin_sockets=self._role.admin_sockets,
+                worker=self.worker,
+                sockets=self.sockets,
+                admin_sockets=self.admin_sockets,
                 told=self._tell_for_all,
                 shutdown=lambda: self._signal(END),
                 all_end=self._all_end,
@@ -106,47 +98,46 @@ class _Worker:
             code = FAILED
         else:
             code = OK
-            if self._admin is not None:
-                self._admin.tell()
+            self._tell()
         await tasks.close()
         await writer.finish()
         return code
 
     def _tell_for_all(self, own: OneProcess) -> Told:
-        self._admin = AllWorkers(own, worker=self._role.worker, folder=self._folder)
-        return self._admin
+        self._all = AllWorkers(own, worker=self.worker, folder=self.folder)
+        return self._all
 
     def _tell(self) -> None:
         """Tell how it is with this process; and see whether there is somebody to tell it to."""
         if self._is_orphan():
             self._proxy.request_stop()
-        if self._admin is not None:
-            self._admin.tell()
+        if self._all is not None:
+            self._all.tell()
 
     async def _read_again(self) -> None:
         """Read all files that may change again, and tell the supervisor when it is done."""
         began = time.monotonic()
         await self._proxy.have_read_again()
-        if self._admin is not None and self._proxy.life.started:
-            self._admin.read_again_at = began
-            self._admin.tell()
+        if self._all is not None and self._proxy.life.started:
+            self._all.read_again_at = began
+            self._all.tell()
             self._signal(LOOK)
 
     def _tell_failure(self, sentence: str, code: int) -> None:
         """Tell the supervisor; what the processes before this one had counted stays."""
-        path = self._folder.worker(self._role.worker)
+        path = self.folder.worker(self.worker)
         write(path, {**read(path), "pid": os.getpid(), "failed": sentence, "code": code})
 
     def _is_orphan(self) -> bool:
-        return os.getppid() != self._role.supervisor
+        return os.getppid() != self.supervisor
 
     def _all_end(self) -> bool:
         """Say whether no other worker will take in the callers that come now."""
-        return self._is_orphan() or bool(read(self._folder.workers).get("draining"))
+        return self._is_orphan() or bool(read(self.folder.workers).get("draining"))
 
     def _signal(self, number: int) -> None:
         if not self._is_orphan():
-            os.kill(self._role.supervisor, number)
+            os.kill(self.supervisor, number)
 
 
 def _close_all_but(keep: Iterable[int]) -> None:

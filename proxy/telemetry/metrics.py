@@ -40,20 +40,27 @@ class Metrics:
 
     def __init__(self, version: str) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        registry = self.registry = process_registry()
+        registry = self.registry = CollectorRegistry()
+        for of_any_process in (ProcessCollector, PlatformCollector, GCCollector):
+            of_any_process(registry=registry)
         counter = partial(_counter, registry)
-        gauge, histogram = partial(_gauge, registry), partial(_histogram, registry)
+        gauge = partial(_gauge, registry)
         requests = self._requests = RequestMetrics(labels.ROUTES, BUCKETS)
         registry.register(requests)
         #: Counts one request: method, route (a template), status, seconds, seconds until CardCash's answer began or None.
         self.answered = requests.answered
         self.in_flight = gauge("requests_in_flight", "Requests being served.")
-        self.errors = errors_counter(registry)
+        self.errors = counter(
+            "request_errors_total",
+            "Requests the proxy ended with an error of its own, by code.",
+            "code",
+            initial=labels.error_codes(),
+        )
         self._unknown = counter(
             "outcome_unknown_total",
             "Requests that may have been processed, and whose callers were told so.",
             "route",
-            initial=_each(labels.ROUTES),
+            initial=labels.ROUTES,
         )
         #: All of them.
         self.outcomes_unknown = 0
@@ -61,7 +68,7 @@ class Metrics:
             "upstream_errors_total",
             "Failed exchanges with CardCash, by kind.",
             "kind",
-            initial=_each(labels.UPSTREAM_FAILURES),
+            initial=labels.UPSTREAM_FAILURES,
         )
         self.connections = gauge("upstream_connections", "Connections to CardCash.", "state")
         self.expiry = gauge("session_expiry_timestamp_seconds", "Unix time at which the held token ends; 0: none.")
@@ -76,15 +83,17 @@ class Metrics:
         self.renewals = counter(
             "session_renewals_total", "Renewals of the session.", "reason", "result", initial=labels.RENEWALS
         )
-        self.renewal_seconds = histogram("session_renewal_seconds", "Renewals, retries included.")
-        self.harvests = counter(
-            "session_harvests_total", "Tokens seen in answers.", "result", initial=_each(labels.HARVESTS)
+        self.renewal_seconds = Histogram(
+            *("cardcash_proxy_session_renewal_seconds", "Renewals, retries included."),
+            buckets=BUCKETS,
+            registry=registry,
         )
+        self.harvests = counter("session_harvests_total", "Tokens seen in answers.", "result", initial=labels.HARVESTS)
         self.retries = counter(
             "session_retries_total",
             "Requests sent once more after a rejection.",
             "result",
-            initial=_each(labels.RETRIES),
+            initial=labels.RETRIES,
         )
         self.waiters = gauge("session_waiters", "Callers waiting for a renewal.")
         self.replay_bytes = gauge("replay_buffer_bytes", "Request bodies buffered so that they can be sent again.")
@@ -137,36 +146,13 @@ class Metrics:
 
 
 def _counter(
-    registry: CollectorRegistry, name: str, text: str, *names: str, initial: Iterable[Sequence[str]] = ()
+    registry: CollectorRegistry, name: str, text: str, *names: str, initial: Iterable[str | Sequence[str]] = ()
 ) -> Counter:
     made = Counter(f"cardcash_proxy_{name}", text, names, registry=registry)
     for values in initial:
-        made.labels(*values)
+        made.labels(*((values,) if isinstance(values, str) else values))
     return made
 
 
 def _gauge(registry: CollectorRegistry, name: str, text: str, *names: str) -> Gauge:
     return Gauge(f"cardcash_proxy_{name}", text, names, registry=registry)
-
-
-def _histogram(registry: CollectorRegistry, name: str, text: str, *names: str) -> Histogram:
-    return Histogram(f"cardcash_proxy_{name}", text, names, buckets=BUCKETS, registry=registry)
-
-
-def process_registry() -> CollectorRegistry:
-    """Make a registry with the metrics of any process and of Python, under their own names."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    GCCollector(registry=registry)
-    return registry
-
-
-def errors_counter(registry: CollectorRegistry) -> Counter:
-    """Make the counter of errors by code; all are there from the start."""
-    text = "Requests the proxy ended with an error of its own, by code."
-    return _counter(registry, "request_errors_total", text, "code", initial=_each(labels.error_codes()))
-
-
-def _each(values: Iterable[str]) -> list[tuple[str]]:
-    return [(value,) for value in values]

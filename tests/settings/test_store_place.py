@@ -84,6 +84,23 @@ async def test_an_authority_is_followed(tmp_path: Path, tls: Tls) -> None:
     assert place().tls is not first
 
 
+@pytest.mark.parametrize("emptied", ["ca", "client_cert"])
+async def test_an_emptied_file_does_not_mean_that_there_is_none(tmp_path: Path, tls: Tls, emptied: str) -> None:
+    files = {name: tmp_path / name for name in ("ca", "client_cert", "client_key")}
+    for name, file in files.items():
+        file.write_bytes(getattr(tls, name).read_bytes())
+    place, _ = placed(
+        store="rediss://h",
+        store_ca_file=files["ca"],
+        store_cert_file=files["client_cert"],
+        store_cert_key_file=files["client_key"],
+    )
+    first = place().tls
+    files[emptied].write_bytes(b"")
+    await place.look()
+    assert place().tls is first
+
+
 async def test_a_certificate_is_taken_with_its_own_key_only(tmp_path: Path, tls: Tls) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     cert.write_bytes(tls.client_cert.read_bytes())
