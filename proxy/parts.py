@@ -10,6 +10,7 @@ from proxy.clock import Clock
 from proxy.server.guard import GuardSettings
 from proxy.server.outgoing import Injected
 from proxy.session.cardcash_calls import Credentials, SessionCalls
+from proxy.session.tries import CallClient
 from proxy.settings import Settings, proxy_variables
 from proxy.upstream import Origin, ProxyTunnel, Upstream
 
@@ -46,7 +47,7 @@ def client_of_session_calls(settings: Settings, tls: ssl.SSLContext | None) -> U
 def session_calls(
     settings: Settings,
     credentials: Credentials,
-    upstream: Upstream,
+    upstream: CallClient,
     *,
     clock: Clock,
     failed: Callable[[str], None] = lambda _: None,

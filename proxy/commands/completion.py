@@ -5,35 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from argparse import Action
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from proxy.commands import COMMANDS, parser_of
 from proxy.commands.flags import Parser
 from proxy.process import OK
 
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """One flag of a command."""
-
-    names: tuple[str, ...]
-    text: str
-    #: It takes a value; it may do without; that is the name of a file.
-    takes_value: bool
-    may_lack_value: bool
-    takes_file: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command, the words it takes, and its flags."""
-
-    name: str
-    text: str
-    words: tuple[str, ...]
-    flags: tuple[Flag, ...]
+Parsers = dict[str, Parser]
 
 
 def add_flags(parser: Parser) -> None:
@@ -45,30 +25,34 @@ def add_flags(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print it."""
-    print(_SHELLS[options.shell]([_described(name) for name in COMMANDS]), end="")
+    print(_SHELLS[options.shell]({name: parser_of(name)[1] for name in COMMANDS}), end="")
     return OK
 
 
-def _described(name: str) -> Command:
-    _, parser = parser_of(name)
-    return Command(name, COMMANDS[name], parser.words, tuple(_flags(parser)))
+def _names(flags: Iterable[Action]) -> list[str]:
+    return [name for flag in flags for name in flag.option_strings]
 
 
-def _flags(parser: Parser) -> Iterator[Flag]:
-    for action in parser.flags():
-        is_file = action.metavar == "FILE" or any(re.search("[_-]file$", name) for name in action.option_strings)
-        text = re.sub(r"\s+", " ", (action.help or "").replace("%%", "%"))
-        yield Flag(tuple(action.option_strings), text, action.nargs != 0, action.nargs == "?", is_file)
+def _text(flag: Action) -> str:
+    return re.sub(r"\s+", " ", (flag.help or "").replace("%%", "%"))
 
 
-def _bash(commands: list[Command]) -> str:
+def _takes_value(flag: Action) -> bool:
+    return flag.nargs != 0
+
+
+def _takes_file(flag: Action) -> bool:
+    return flag.metavar == "FILE" or any(re.search("[_-]file$", name) for name in flag.option_strings)
+
+
+def _bash(parsers: Parsers) -> str:
     cases = []
-    for command in commands:
-        names = " ".join(name for flag in command.flags for name in flag.names)
-        files = "|".join(name for flag in command.flags if flag.takes_file for name in flag.names) or "-"
-        values = "|".join(name for flag in command.flags if flag.takes_value for name in flag.names) or "-"
+    for name, parser in parsers.items():
+        flags = parser.flags()
+        files = "|".join(_names(filter(_takes_file, flags))) or "-"
+        values = "|".join(_names(filter(_takes_value, flags))) or "-"
         cases.append(
-            f"    {command.name}) words={shlex.quote(' '.join(command.words))} flags={shlex.quote(names)}\n"
+            f"    {name}) words={shlex.quote(' '.join(parser.words))} flags={shlex.quote(' '.join(_names(flags)))}\n"
             f"      case $prev in {files}) files=1 ;; {values}) value=1 ;; esac ;;\n"
         )
     return f"""# bash completion of cardcash-proxy: eval "$(cardcash-proxy completion bash)"
@@ -76,7 +60,7 @@ _cardcash_proxy() {{
   local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} words= flags= files= value=
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    COMPREPLY=($(compgen -W {shlex.quote(" ".join([*(one.name for one in commands), "--help", "--version"]))} -- "$cur"))
+    COMPREPLY=($(compgen -W {shlex.quote(" ".join([*parsers, "--help", "--version"]))} -- "$cur"))
     return
   fi
   case ${{COMP_WORDS[1]}} in
@@ -97,14 +81,14 @@ complete -F _cardcash_proxy cardcash-proxy
 """
 
 
-def _zsh(commands: list[Command]) -> str:
-    described = " ".join(shlex.quote(f"{one.name}:{one.text}") for one in commands)
+def _zsh(parsers: Parsers) -> str:
+    described = " ".join(shlex.quote(f"{name}:{COMMANDS[name]}") for name in parsers)
     cases = []
-    for command in commands:
-        specs = [_zsh_flag(flag) for flag in command.flags]
-        if command.words:
-            specs.append(shlex.quote(f"1:word:({' '.join(command.words)})"))
-        cases.append(f"    {command.name}) _arguments -s " + " ".join(specs) + " ;;\n")
+    for name, parser in parsers.items():
+        specs = [_zsh_flag(flag) for flag in parser.flags()]
+        if parser.words:
+            specs.append(shlex.quote(f"1:word:({' '.join(parser.words)})"))
+        cases.append(f"    {name}) _arguments -s " + " ".join(specs) + " ;;\n")
     return f"""#compdef cardcash-proxy
 # zsh completion of cardcash-proxy: eval "$(cardcash-proxy completion zsh)" after compinit
 _cardcash-proxy() {{
@@ -123,31 +107,30 @@ if [[ $funcstack[1] == _cardcash-proxy ]]; then _cardcash-proxy "$@"; else compd
 """
 
 
-def _zsh_flag(flag: Flag) -> str:
-    text = re.sub(r"([\\\[\]:])", r"\\\1", flag.text)
-    colon = "::" if flag.may_lack_value else ":"
-    value = "" if not flag.takes_value else f"{colon}file:_files" if flag.takes_file else f"{colon}value: "
-    return " ".join(shlex.quote(f"{name}[{text}]{value}") for name in flag.names)
+def _zsh_flag(flag: Action) -> str:
+    text = re.sub(r"([\\\[\]:])", r"\\\1", _text(flag))
+    colon = "::" if flag.nargs == "?" else ":"
+    value = "" if not _takes_value(flag) else f"{colon}file:_files" if _takes_file(flag) else f"{colon}value: "
+    return " ".join(shlex.quote(f"{name}[{text}]{value}") for name in flag.option_strings)
 
 
-def _fish(commands: list[Command]) -> str:
-    names = " ".join(command.name for command in commands)
-    none_yet = f'-n "not __fish_seen_subcommand_from {names}"'
+def _fish(parsers: Parsers) -> str:
+    none_yet = f'-n "not __fish_seen_subcommand_from {" ".join(parsers)}"'
     lines = [
         "# fish completion of cardcash-proxy: cardcash-proxy completion fish | source",
         "complete -c cardcash-proxy -f",
         f"complete -c cardcash-proxy {none_yet} -s h -l help -d 'show help'",
         f"complete -c cardcash-proxy {none_yet} -l version -d 'show the version'",
     ]
-    for command in commands:
-        lines.append(f"complete -c cardcash-proxy {none_yet} -a {command.name} -d {_fish_text(command.text)}")
-        seen = f'-n "__fish_seen_subcommand_from {command.name}"'
-        if command.words:
-            lines.append(f"complete -c cardcash-proxy {seen} -a {_fish_text(' '.join(command.words))}")
-        for flag in command.flags:
-            spelt = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in flag.names)
-            value = (" -r -F" if flag.takes_file else " -x") if flag.takes_value else ""
-            lines.append(f"complete -c cardcash-proxy {seen} {spelt}{value} -d {_fish_text(flag.text)}")
+    for command, parser in parsers.items():
+        lines.append(f"complete -c cardcash-proxy {none_yet} -a {command} -d {_fish_text(COMMANDS[command])}")
+        seen = f'complete -c cardcash-proxy -n "__fish_seen_subcommand_from {command}"'
+        if parser.words:
+            lines.append(f"{seen} -a {_fish_text(' '.join(parser.words))}")
+        for flag in parser.flags():
+            spelt = " ".join(f"-l {n[2:]}" if n.startswith("--") else f"-s {n[1:]}" for n in flag.option_strings)
+            value = (" -r -F" if _takes_file(flag) else " -x") if _takes_value(flag) else ""
+            lines.append(f"{seen} {spelt}{value} -d {_fish_text(_text(flag))}")
     return "\n".join(lines) + "\n"
 
 
@@ -155,4 +138,4 @@ def _fish_text(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-_SHELLS: Final[dict[str, Callable[[list[Command]], str]]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}
+_SHELLS: Final[dict[str, Callable[[Parsers], str]]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}

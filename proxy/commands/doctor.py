@@ -9,17 +9,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from functools import partial
 from typing import Any, Final, cast
 
+from proxy import parts
 from proxy.clock import SystemClock
 from proxy.commands.flags import add_settings, load
 from proxy.core.dialect import RawHeaders, header_value
@@ -27,12 +28,12 @@ from proxy.core.errors import UpstreamUnreachable
 from proxy.core.store_url import StoreUrl
 from proxy.core.token import Token
 from proxy.process import BAD_USAGE, FAILED, OK
-from proxy.session.cardcash_calls import Credentials, SessionCalls, SessionOutage, SessionRefused, SessionTokenRejected
+from proxy.session.cardcash_calls import SessionCalls, SessionOutage, SessionRefused, SessionTokenRejected
 from proxy.session.stores import Binding, StoreUnusable
 from proxy.session.stores.factory import check_store, open_store
-from proxy.settings import Settings, proxy_variables
+from proxy.settings import Settings
 from proxy.store_place import StorePlace
-from proxy.upstream import Origin, ProxyTunnel, Response, Upstream, failures
+from proxy.upstream import Origin, Response, Upstream, failures
 from proxy.upstream.tunnel import open_tunnel
 from proxy.watched_files import CaWatch, SecretsWatch
 
@@ -107,20 +108,7 @@ async def _timed(name: str, work: Callable[[], Awaitable[Step]]) -> Step:
     return replace(step, name=name, seconds=seconds)
 
 
-def _ok(detail: str) -> Step:
-    return Step("", Outcome.OK, detail)
-
-
-def _warning(detail: str, advice: str) -> Step:
-    return Step("", Outcome.WARNING, detail, advice)
-
-
-def _failed(detail: str, advice: str) -> Step:
-    return Step("", Outcome.FAILED, detail, advice)
-
-
-def _skipped(why: str) -> Step:
-    return Step("", Outcome.SKIPPED, why)
+_ok, _warning, _failed, _skipped = (partial(Step, "", outcome) for outcome in Outcome)
 
 
 async def _left_out() -> Step:
@@ -133,9 +121,10 @@ class _Patient:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._origin = Origin.parse(settings.upstream.origin)
-        found = proxy_variables(settings.upstream.origin, os.environ) if settings.upstream.trust_env else None
-        self._tunnel = ProxyTunnel(found.host, found.port, found.authorization) if found else None
-        self._host, self._port = (found.host, found.port) if found else (self._origin.host, self._origin.port)
+        self._secrets = SecretsWatch(settings)
+        self._tunnel = parts.tunnel(settings)
+        first = self._tunnel or self._origin
+        self._host, self._port = first.host, first.port
         self._addresses: list[tuple[str, int]] = []
         self._reached: str | None = None
         self._secured = False
@@ -223,29 +212,12 @@ class _Patient:
         transport.abort()
         return tls
 
-    def _calls(self, upstream: Upstream) -> SessionCalls:
-        settings = self._settings
-        password = settings.login.password
-        return SessionCalls(
-            Credentials(settings.app_id.reveal(), settings.login.email, password.reveal() if password else None),
-            _Noting(upstream, self),
-            host=self._origin.host_header,
-            base_path=settings.upstream.base_path,
-            user_agent=settings.upstream.user_agent,
-            clock=SystemClock(),
-        )
-
-    def _upstream(self) -> Upstream:
-        settings = self._settings.upstream
+    @asynccontextmanager
+    async def _calls(self) -> AsyncIterator[SessionCalls]:
         secure = self._origin.scheme == "https"
-        return Upstream(
-            self._origin,
-            ssl_context=CaWatch(settings.ca_file).context if secure else None,
-            connect_timeout=settings.connect_timeout,
-            response_timeout=settings.response_timeout,
-            idle_timeout=0.0,
-            proxy=self._tunnel,
-        )
+        tls = CaWatch(self._settings.upstream.ca_file).context if secure else None
+        async with aclosing(_Noting(parts.client_of_session_calls(self._settings, tls), self)) as upstream:
+            yield parts.session_calls(self._settings, self._secrets.credentials, upstream, clock=SystemClock())
 
     def noted(self, headers: RawHeaders) -> None:
         """Keep the head of an answer, for its Date."""
@@ -255,13 +227,13 @@ class _Patient:
         """Make a session."""
         if not self._secured:
             return _skipped("no connection")
-        async with _closing(self._upstream()) as upstream:
-            try:
-                self._session = await self._calls(upstream).session(attempts=1)
-            except SessionRefused as refused:
-                return _failed(*_parted(str(refused)))
-            except SessionOutage as outage:
-                return _failed(*_parted(str(outage), "CardCash may be down, or something on the way answers for it"))
+        try:
+            async with self._calls() as calls:
+                self._session = await calls.session(attempts=1)
+        except SessionRefused as refused:
+            return _failed(*_parted(str(refused)))
+        except SessionOutage as outage:
+            return _failed(*_parted(str(outage), "CardCash may be down, or something on the way answers for it"))
         return _ok(f"a session that lives for {self._session.lifetime:.0f} s")
 
     async def compare_clocks(self) -> Step:
@@ -284,13 +256,13 @@ class _Patient:
             return _skipped("no login is configured")
         if self._session is None:
             return _skipped("no session")
-        async with _closing(self._upstream()) as upstream:
-            try:
-                await self._calls(upstream).login(self._session, attempts=1)
-            except SessionRefused as refused:
-                return _failed(*_parted(str(refused)))
-            except (SessionOutage, SessionTokenRejected) as outage:
-                return _failed(*_parted(str(outage), "try again later"))
+        try:
+            async with self._calls() as calls:
+                await calls.login(self._session, attempts=1)
+        except SessionRefused as refused:
+            return _failed(*_parted(str(refused)))
+        except (SessionOutage, SessionTokenRejected) as outage:
+            return _failed(*_parted(str(outage), "try again later"))
         return _ok("logged in")
 
     async def store(self) -> Step:
@@ -312,7 +284,7 @@ class _Patient:
         from proxy.session.stores.redis.client import RedisUnavailable
         from proxy.session.stores.redis.store import RedisStore
 
-        place = StorePlace(self._settings, url, SecretsWatch(self._settings))
+        place = StorePlace(self._settings, url, self._secrets)
         binding = Binding(str(self._origin), self._settings.app_id.reveal(), self._settings.login.email)
         store = cast("RedisStore", open_store(place, binding=lambda: binding, clock=SystemClock(), warn=lambda _: None))
         try:
@@ -337,15 +309,12 @@ class _Noting:
     def __init__(self, upstream: Upstream, patient: _Patient) -> None:
         self._upstream = upstream
         self._patient = patient
+        self.aclose = upstream.aclose
 
     async def send(self, *, method: str, head: bytes, body: bytes | None) -> Response:
         response = await self._upstream.send(method=method, head=head, body=body)
         self._patient.noted(response.headers)
         return response
-
-
-def _closing(upstream: Upstream) -> aclosing[Any]:
-    return aclosing(upstream)
 
 
 def _described(tls: ssl.SSLObject) -> Step:

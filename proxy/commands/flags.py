@@ -83,7 +83,7 @@ class Parser(argparse.ArgumentParser):
         known = [flag for action in self._actions for flag in action.option_strings]
         said = []
         for flag in (word.partition("=")[0] for word in words if word.startswith("-")):
-            if flag in ("--app-id", "--login-password"):
+            if f"{flag}-file" in known:
                 said.append(f"{flag}: a secret on a command line can be read by others; use {flag}-file")
                 continue
             near = nearest(flag, known)
