@@ -78,56 +78,35 @@ def descriptors() -> int:
     return _MANY_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
-class Bound:
-    """The sockets bound to one address, a name such as localhost may stand for several, and the path of a unix socket."""
+class _UnixPath:
+    """The path of a unix socket that was bound: removed if it is still that very socket, another may stand there by now."""
 
-    def __init__(self, address: ListenAddress) -> None:
-        self.address = address
-        self.sockets: list[socket.socket] = []
-        self._ours: os.stat_result | None = None
-        self._held: int | None = None
-
-    def names(self) -> list[str]:
-        """Write what is listened on the way people do."""
-        return [place_of(sock) for sock in self.sockets]
-
-    def remember(self) -> None:
-        """Note what stands at the path now, and keep hold of it: while it is held no other file can come by its inode."""
-        self._ours = os.lstat(self.address.path)
-        if hasattr(os, "O_PATH"):
-            self._held = os.open(self.address.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        """Close the sockets that were not given away."""
-        for sock in self.sockets:
-            sock.close()
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._ours = os.lstat(path)
+        # While it is held no other file can come by its inode.
+        self._held = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC) if hasattr(os, "O_PATH") else None
 
     def remove(self) -> None:
-        """Close them, and remove the path if it is still the very socket that was bound: another may stand there by now."""
-        self.close()
-        if self._ours is not None:
-            with contextlib.suppress(OSError):
-                if os.path.samestat(self._ours, os.lstat(self.address.path)):
-                    Path(self.address.path).unlink()
-            self._ours = None
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self._ours, os.lstat(self._path)):
+                Path(self._path).unlink()
         if self._held is not None:
             os.close(self._held)
-            self._held = None
 
 
-def bind(address: ListenAddress, setting: str) -> Bound:
-    """Bind plain sockets to one address, and listen; `setting` is named when that fails. Raises `CannotListen`.
+def _bind(address: ListenAddress, setting: str, at_the_end: contextlib.ExitStack) -> list[socket.socket]:
+    """Bind plain sockets to one address, and listen; a name such as localhost may stand for several.
 
-    Blocks on the resolver: for the start only.
+    `setting` is named when that fails. Blocks on the resolver: for the start only. Raises `CannotListen`.
     """
-    bound = Bound(address)
-    with _explained(address, setting), contextlib.ExitStack() as unless_well:
-        unless_well.callback(bound.remove)
+    sockets = []
+    with _explained(address, setting):
         if address.kind == "unix":
             with _unix_socket(address):
-                bound.sockets.append(socket.socket(socket.AF_UNIX))
-                bound.sockets[0].bind(address.path)
-                bound.remember()
+                sockets.append(at_the_end.enter_context(socket.socket(socket.AF_UNIX)))
+                sockets[0].bind(address.path)
+                at_the_end.callback(_UnixPath(address.path).remove)
         else:
             infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             for family, kind, protocol, _, place in dict.fromkeys(infos):
@@ -135,17 +114,16 @@ def bind(address: ListenAddress, setting: str) -> Bound:
                     sock = socket.socket(family, kind, protocol)
                 except OSError:
                     continue  # a kernel without IPv6 has a localhost, too
-                bound.sockets.append(sock)
+                sockets.append(at_the_end.enter_context(sock))
                 _prepare(sock)
                 sock.bind(place)
-        for sock in bound.sockets:
+        for sock in sockets:
             sock.setblocking(False)
             sock.listen(BACKLOG)
-        unless_well.pop_all()
-        return bound
+    return sockets
 
 
-def sibling(sock: socket.socket) -> socket.socket | None:
+def _sibling(sock: socket.socket) -> socket.socket | None:
     """Bind one more socket to the address of a listening one; the kernel shares connections out between those that listen.
 
     None where it does not: on a unix socket, or without SO_REUSEPORT. The first socket was bound without that option, so
@@ -222,19 +200,17 @@ class Sockets:
         self.names: list[str] = []
         #: For each bound address the socket of each worker, or one for all.
         self._rows: list[list[socket.socket]] = []
-        self._bound: list[Bound] = []
         self._stays: set[socket.socket] = set()
+        self._at_the_end = contextlib.ExitStack()
         with contextlib.ExitStack() as unless_well:
             unless_well.callback(self.remove)
             for address in addresses:
                 if address.kind == "fd":
                     self._take_over(address, setting, each, handed_over or HandedOver())
                     continue
-                bound = bind(address, setting)
-                self._bound.append(bound)
-                self.names += bound.names()
-                for first in bound.sockets:
-                    more = (sibling(first) for _ in range(each - 1))
+                for first in _bind(address, setting, self._at_the_end):
+                    self.names.append(place_of(first))
+                    more = (_sibling(first) for _ in range(each - 1))
                     self._rows.append([first, *(sock for sock in more if sock is not None)])
             unless_well.pop_all()
 
@@ -278,8 +254,7 @@ class Sockets:
     def remove(self) -> None:
         """Close them and remove the paths of unix sockets, where they are still ours."""
         self.close()
-        for bound in self._bound:
-            bound.remove()
+        self._at_the_end.close()
 
 
 class Unattended:
