@@ -12,28 +12,24 @@ from typing import Final
 from proxy.core.dialect import APP_HEADER, LIFETIME_HEADER, SESSION_ID_HEADER, TOKEN_HEADER, RawHeaders
 from proxy.core.request_fields import HOP_BY_HOP, NO_NAMES, OPTIONS, names_of
 
-#: What a line is beyond one that just goes down.
-_DROPPED, _LENGTH, _CODING, _CONNECTION, _KEEP_ALIVE, _LOCATION, _PRIVATE, _DATE = range(8)
-#: Never handed down, but for the last two; the framing is written anew, `X-Request-ID` is the one sent up.
-KINDS: Final = {
-    **dict.fromkeys(HOP_BY_HOP, _DROPPED),
-    b"x-request-id": _DROPPED,
-    b"proxy-authenticate": _DROPPED,
-    b"proxy-authentication-info": _DROPPED,
-    SESSION_ID_HEADER: _DROPPED,
-    APP_HEADER: _DROPPED,
-    b"set-cookie2": _DROPPED,
-    b"content-length": _LENGTH,
-    b"transfer-encoding": _CODING,
-    b"connection": _CONNECTION,
-    b"keep-alive": _KEEP_ALIVE,
-    # Where a refreshed token and its lifetime stand (`core/README.md`).
-    TOKEN_HEADER: _PRIVATE,
-    LIFETIME_HEADER: _PRIVATE,
-    b"set-cookie": _PRIVATE,
-    b"location": _LOCATION,
-    b"date": _DATE,
-}
+#: Where a refreshed token and its lifetime stand (`core/README.md`).
+_PRIVATE: Final = frozenset({TOKEN_HEADER, LIFETIME_HEADER, b"set-cookie"})
+#: Never handed down; the framing is written anew, `X-Request-ID` is the one sent up.
+NEVER_DOWN: Final = (
+    HOP_BY_HOP
+    | _PRIVATE
+    | {
+        SESSION_ID_HEADER,
+        APP_HEADER,
+        b"set-cookie2",
+        b"content-length",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"x-request-id",
+    }
+)
+#: What is looked at on its way.
+_READ: Final = NEVER_DOWN | {b"date", b"location"}
 _KEEP_ALIVE_TIMEOUT: Final = re.compile(rb"(?:\A|[,;\s])timeout\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 #: Bytes of a secret that is not met by chance inside another word; and of a status line before its reason.
 _LONG: Final = 8
@@ -43,76 +39,64 @@ _BEFORE_REASON: Final = len(b"HTTP/1.1 200 ")
 class AnswerFields:
     """What the proxy itself reads of an answer's fields, and the lines that go down."""
 
-    __slots__ = (
-        "_lines",
-        "chunked",
-        "content_length",
-        "dated",
-        "down",
-        "keep_alive_timeout",
-        "locations",
-        "nominated",
-        "private",
-    )
+    __slots__ = ("_found", "_lines", "chunked", "content_length", "down", "nominated")
 
     def __init__(self, lines: Sequence[bytes]) -> None:
         """Read the field lines of a head that llhttp has judged. Raises `ValueError` for framing that is ambiguous."""
         self._lines = lines
         #: Field lines for the caller, without CRLF; names of `Connection` already gone.
         self.down: list[bytes] = []
-        self.content_length: int | None = None
-        self.chunked = False
-        #: What `Connection` says: options and names of fields, in lower case.
-        self.nominated = NO_NAMES
-        #: Seconds of `Keep-Alive: timeout`.
-        self.keep_alive_timeout: int | None = None
-        #: There is a field in which a token, its lifetime or a cookie may stand.
-        self.private = False
-        #: There is a `Location` among `down`.
-        self.locations = False
-        #: There is a `Date` among `down`.
-        self.dated = False
-        down = self.down
+        #: The fields of `_READ`, by their names in lower case; those that came more than once as a list (RFC 9110, 5.3).
+        self._found: dict[bytes, bytes] = {}
+        down, found = self.down, self._found
         for line in lines:
-            name, colon, value = line.partition(b":")
-            if not colon:
-                raise ValueError("malformed header line")
-            kind = KINDS.get(name.lower())
-            if kind is None:
-                down.append(line)
-            elif kind == _DATE:
-                self.dated = True
-                down.append(line)
-            elif kind != _DROPPED:
-                self._take(kind, line, value.strip(b" \t"))
-        # RFC 9112, 6.3: both together are a smuggling attempt or a broken hop.
-        if self.chunked and self.content_length is not None:
-            raise ValueError("Content-Length beside Transfer-Encoding")
+            name, _, value = line.partition(b":")
+            name = name.lower()
+            if name in _READ:
+                found[name] = b"%b,%b" % (found[name], value) if name in found else value
+                if name in NEVER_DOWN:
+                    continue
+            down.append(line)
+        #: What `Connection` says: options and names of fields, in lower case.
+        self.nominated = names_of(found[b"connection"].strip(b" \t")) if b"connection" in found else NO_NAMES
         if not self.nominated <= OPTIONS:
-            self.down = [line for line in down if _name(line) not in self.nominated]
-            self.dated = self.dated and b"date" not in self.nominated
-
-    def _take(self, kind: int, line: bytes, value: bytes) -> None:
-        if kind == _LENGTH:
+            self.down = [line for line in down if line.partition(b":")[0].lower() not in self.nominated]
+        self.chunked = b"transfer-encoding" in found
+        self.content_length: int | None = None
+        if b"content-length" in found:
+            length = found[b"content-length"].strip(b" \t")
             # llhttp refuses lists of lengths and repeated ones already; a length over 2^63 is none.
-            if self.content_length is not None or not value.isdigit() or len(value) > 18:
+            if not length.isdigit() or len(length) > 18:
                 raise ValueError("malformed Content-Length")
-            self.content_length = int(value)
-        elif kind == _CONNECTION:
-            self.nominated = self.nominated | names_of(value)
-        elif kind == _PRIVATE:
-            self.private = True
-        elif kind == _CODING:
-            # We send no TE, so nothing but chunked may be used (RFC 9110, 10.1.4).
-            if self.chunked or value.lower() != b"chunked":
-                raise ValueError("unsupported Transfer-Encoding")
-            self.chunked = True
-        elif kind == _KEEP_ALIVE:
-            found = _KEEP_ALIVE_TIMEOUT.search(value)
-            self.keep_alive_timeout = int(found[1]) if found else self.keep_alive_timeout
-        else:
-            self.locations = True
-            self.down.append(line)
+            self.content_length = int(length)
+            # RFC 9112, 6.3: both together are a smuggling attempt or a broken hop.
+            if self.chunked:
+                raise ValueError("Content-Length beside Transfer-Encoding")
+        # We send no TE, so nothing but chunked may be used (RFC 9110, 10.1.4).
+        elif self.chunked and found[b"transfer-encoding"].strip(b" \t").lower() != b"chunked":
+            raise ValueError("unsupported Transfer-Encoding")
+
+    @property
+    def private(self) -> bool:
+        """There is a field in which a token, its lifetime or a cookie may stand."""
+        return not _PRIVATE.isdisjoint(self._found)
+
+    @property
+    def locations(self) -> bool:
+        """There may be a `Location` among `down`."""
+        return b"location" in self._found
+
+    @property
+    def dated(self) -> bool:
+        """There is a `Date` among `down`."""
+        return b"date" in self._found and b"date" not in self.nominated
+
+    @property
+    def keep_alive_timeout(self) -> int | None:
+        """Seconds of `Keep-Alive: timeout`."""
+        value = self._found.get(b"keep-alive")
+        found = None if value is None else _KEEP_ALIVE_TIMEOUT.search(value)
+        return int(found[1]) if found else None
 
     @property
     def raw(self) -> RawHeaders:
@@ -125,10 +109,6 @@ def _split(line: bytes) -> tuple[bytes, bytes]:
     return name, value.strip(b" \t")
 
 
-def _name(line: bytes) -> bytes:
-    return line.partition(b":")[0].lower()
-
-
 def for_client(fields: AnswerFields, *, host: bytes | None, origins: Iterable[bytes]) -> list[bytes]:
     """Return the field lines for the caller, without CRLF, framing and `X-Request-ID`.
 
@@ -137,7 +117,9 @@ def for_client(fields: AnswerFields, *, host: bytes | None, origins: Iterable[by
     if not fields.locations:
         return fields.down
     return [
-        b"%b: %b" % (_split(line)[0], _location(_split(line)[1], host, origins)) if _name(line) == b"location" else line
+        b"%b: %b" % (_split(line)[0], _location(_split(line)[1], host, origins))
+        if line[:9].lower() == b"location:"
+        else line
         for line in fields.down
     ]
 

@@ -64,6 +64,8 @@ OPTIONS: Final = frozenset({b"close", b"keep-alive"})
 _TYPED: Final = (b"POST ", b"PUT ")
 _JSON: Final = b"Content-Type: application/json\r\n"
 NO_NAMES: Final[frozenset[bytes]] = frozenset()
+#: `Connection` as it nearly always comes, and its names.
+_USUAL: Final = {option: frozenset((option,)) for option in OPTIONS}
 
 
 @dataclass(slots=True)
@@ -218,9 +220,9 @@ def _length(value: bytes, before: int | None) -> int:
 
 def names_of(connection: bytes) -> frozenset[bytes]:
     """Return what a `Connection` field names, in lower case."""
-    if connection in OPTIONS:  # nearly always
-        return frozenset((connection,))
-    return frozenset(name for part in connection.lower().split(b",") if (name := part.strip(b" \t")))
+    return _USUAL.get(connection) or frozenset(
+        name for part in connection.lower().split(b",") if (name := part.strip(b" \t"))
+    )
 
 
 def for_upstream(fields: RequestFields, *, start: bytes, host: bytes, request_id: bytes, user_agent: bytes) -> bytes:

@@ -20,7 +20,7 @@ from proxy.http.heads import HeadReader, InvalidMessage, check_lines, judged
 MAX_HEAD: Final = 64 * 1024
 #: Bytes of interim answers to one request: any number may come (RFC 9110, section 15.2), but not for ever.
 _MAX_INTERIM: Final = 256 * 1024
-_VERSIONS = {b"HTTP/1.1 ": b"1.1", b"HTTP/1.0 ": b"1.0"}
+_STATUSES: Final = {b"%d" % status: status for status in range(100, 1000)}
 _LATER_VERSION = re.compile(rb"\AHTTP/1\.[2-9] ")
 _LENGTH = re.compile(rb"\r\ncontent-length:([^\r\n]*)", re.IGNORECASE)
 
@@ -28,13 +28,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length:([^\r\n]*)", re.IGNORECASE)
 class AnswerHead:
     """One parsed head."""
 
-    __slots__ = ("fields", "keep_alive", "reason", "status", "version")
-
-    status: int
-    reason: bytes
-    version: bytes
-    fields: AnswerFields
-    keep_alive: bool
+    __slots__ = ("fields", "keep_alive", "reason", "status")
 
     def __init__(self, data: bytes) -> None:
         """Parse `data`, a head up to and with its first empty line.
@@ -51,24 +45,19 @@ class AnswerHead:
             if plainer == data:
                 raise
             lines = judged(HttpResponseParser, plainer)
-        start = lines[0]
-        version = _VERSIONS.get(start[:9])
-        code = start[9:12]
-        if version is None or not code.isdigit() or code < b"100" or start[12:13] not in {b"", b" "}:
+        version, _, rest = lines[0].partition(b" ")
+        code, _, self.reason = rest.partition(b" ")
+        http_11 = version == b"HTTP/1.1"
+        if code not in _STATUSES or not (http_11 or version == b"HTTP/1.0"):
             raise InvalidMessage("malformed status line")
-        self.version = version
-        self.status = int(code)
-        self.reason = start[13:]
-
+        self.status = _STATUSES[code]
         try:
             self.fields = fields = AnswerFields(lines[1:-2])
         except ValueError as error:
             raise InvalidMessage(str(error)) from None
         # RFC 9112, section 9.3. A chunked answer of HTTP/1.0 is read but its connection is not trusted (6.1).
         tokens = fields.nominated
-        self.keep_alive = b"close" not in tokens and (
-            version == b"1.1" or (b"keep-alive" in tokens and not fields.chunked)
-        )
+        self.keep_alive = b"close" not in tokens and (http_11 or (b"keep-alive" in tokens and not fields.chunked))
 
 
 def _plainer(data: bytes) -> bytes:
@@ -106,19 +95,19 @@ class AnswerReader:
 
     def __init__(self) -> None:
         self._heads = HeadReader(check_partial_answer)
+        self._body: Decoder | None = None
         self.begin(head_only=False)
 
     def begin(self, *, head_only: bool) -> None:
         """Expect an answer; `head_only`: to HEAD (RFC 9110, 9.3.2: no body, whatever the framing says)."""
         self._head_only = head_only
-        self._body: Decoder | None = None
         #: None until it is in.
         self.head: AnswerHead | None = None
         #: Bytes of interim answers.
         self.interim = 0
-        self.has_body = self.done = False
-        #: The answer leaves the connection as it must be for another one.
-        self.keep_alive = False
+        self.done = False
+        #: From the head on: it has a body, and it leaves the connection as it must be for another answer.
+        self.has_body = self.keep_alive = False
 
     @property
     def begun(self) -> bool:
@@ -128,12 +117,12 @@ class AnswerReader:
     @property
     def until_end(self) -> bool:
         """The end of the connection is the end of the body."""
-        return not self.done and isinstance(self._body, UntilEnd)
+        return self.head is not None and not self.done and isinstance(self._body, UntilEnd)
 
     def feed_body(self, data: bytes) -> bytes:
         """Take what follows the head, return what is content of it. Raises `InvalidMessage`."""
         content = b""
-        if self._body is not None and not self.done:
+        if not self.done and self._body is not None:
             content, data = self._body.feed(data)
             self.done = self._body.done
         if data:
@@ -146,7 +135,6 @@ class AnswerReader:
             raw, data = found
             head = AnswerHead(raw)
             if head.status >= 200:
-                self.head = head
                 self._frame(head)
                 return data
             # We asked for none of them.
@@ -159,8 +147,9 @@ class AnswerReader:
 
     def _frame(self, head: AnswerHead) -> None:
         """Find out how the body is framed (RFC 9112, 6.3, rules 1 and 4 to 8)."""
-        chunked, length = head.fields.chunked, head.fields.content_length
+        self.head = head
         self.keep_alive = head.keep_alive
+        chunked, length = head.fields.chunked, head.fields.content_length
         if self._head_only or head.status in {204, 304}:
             # A body that is announced may come all the same, and later than the next request goes out.
             self.keep_alive = self.keep_alive and not chunked and not length
@@ -174,4 +163,4 @@ class AnswerReader:
             self.keep_alive = False
         else:
             self._body = Counted(length)
-        self.done = self._body.done
+            self.done = not length

@@ -12,8 +12,8 @@ from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
-#: All control characters but the tab.
-_CONTROLS: Final = bytes(code for code in range(32) if code != 9) + b"\x7f"
+#: Turns every control character but the tab into another one, and leaves the rest.
+_SEEN: Final = bytes(33 if (code < 32 and code != 9) or code == 127 else code for code in range(256))
 _CR: Final = 13
 #: RFC 9112, 2.2: what some clients send after a body.
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
@@ -39,7 +39,7 @@ class _Sink:
 def judged(parser: type[HttpRequestParser | HttpResponseParser], data: bytes) -> list[bytes]:
     """Let llhttp judge `data`, a head up to and with its first empty line; returns its lines, the last two empty.
 
-    Raises `InvalidMessage`.
+    It refuses lines that are folded (RFC 9112, 5.2), so each field is one line. Raises `InvalidMessage`.
     """
     sink = _Sink()
     try:
@@ -48,11 +48,12 @@ def judged(parser: type[HttpRequestParser | HttpResponseParser], data: bytes) ->
         pass  # 101, or a request for it: nobody here upgrades
     except HttpParserError as error:
         raise InvalidMessage(str(error) or "malformed head") from None
+    lines = data.split(b"\r\n")
     # llhttp's idea of a line must be the one used here, and the controls that it lets pass in places must not be there.
-    check_lines(data)
+    _check(b"".join(lines))
     if sink.heads != 1:
         raise InvalidMessage("control characters in the head")
-    return data.split(b"\r\n")
+    return lines
 
 
 def check_lines(data: bytes | bytearray, known: int = 0) -> None:
@@ -62,8 +63,11 @@ def check_lines(data: bytes | bytearray, known: int = 0) -> None:
     """
     if known:
         data = data[known - (data[known - 1] == _CR) :]
-    breaks = data.count(b"\r\n")
-    if len(data.translate(None, _CONTROLS)) != len(data) - 2 * breaks - data.endswith(b"\r"):
+    _check(data.removesuffix(b"\r").replace(b"\r\n", b""))
+
+
+def _check(text: bytes | bytearray) -> None:
+    if text.translate(_SEEN) != text:
         raise InvalidMessage("control characters in the head")
 
 
@@ -88,25 +92,20 @@ class HeadReader:
         Raises what `check` raises; what has come stays in `begun`.
         """
         begun = self.begun
+        if not begun and data[0] != _CR and (end := data.find(b"\r\n\r\n") + 4) > 3:
+            return data[:end], data[end:]  # nearly always: a whole one at once
         if self._lenient and len(begun) < 2:  # nothing is told by one byte: it may be half of an empty line
-            if begun:
-                data = bytes(begun) + data
-                begun.clear()
-            if data[0] == _CR and (skipped := _EMPTY_LINES.match(data)):
+            data = bytes(begun) + data
+            begun.clear()
+            if skipped := _EMPTY_LINES.match(data):
                 data = data[skipped.end() :]
         known = len(begun)
-        if known:
-            begun += data
-            end = begun.find(b"\r\n\r\n", max(0, known - 3)) + 4
-            if end > 3:
-                data = bytes(begun)
-                begun.clear()
-        else:
-            end = data.find(b"\r\n\r\n") + 4
-            if end == 3:
-                begun += data
-        if end == 3:
-            if not self._lenient or len(begun) > 1 or begun.strip(b"\r"):
-                self._check(begun, known)
-            return None
-        return (data, b"") if end == len(data) else (data[:end], data[end:])
+        begun += data
+        end = begun.find(b"\r\n\r\n", max(0, known - 3)) + 4
+        if end > 3:
+            data = bytes(begun)
+            begun.clear()
+            return data[:end], data[end:]
+        if not self._lenient or len(begun) > 1 or begun.strip(b"\r"):
+            self._check(begun, known)
+        return None

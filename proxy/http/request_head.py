@@ -83,10 +83,7 @@ def _read(block: bytes, http_10: bool, required: bytes | None) -> RequestFields:
         raise HeadersTooLarge(f"The request has more than {MAX_FIELDS} header fields.")
     fields = []
     for line in lines[1:-2]:
-        name, colon, value = line.partition(b":")
-        # llhttp has judged names and values; only folded lines (RFC 9112, 5.2) it may take for part of a value.
-        if not colon or line[0] in b" \t":
-            raise BadRequest(_INVALID)
+        name, _, value = line.partition(b":")
         if len(line) > MAX_FIELD:
             raise HeadersTooLarge(f"A header field is longer than {MAX_FIELD} bytes.")
         fields.append((name, value.strip(b" \t")))

@@ -299,13 +299,13 @@ class Connection(Flow):
         response, reader, interim = self._response, self._reader, self._reader.interim
         assert response is not None  # noqa: S101 — there is one in every phase that reads an answer
         rest = reader.feed_head(data)
-        if reader.head is None:
-            if reader.interim != interim:
-                self._deadline = self.clock() + self._timeout
+        head = reader.head
+        if head is None:
+            self._deadline = self._deadline if reader.interim == interim else self.clock() + self._timeout
             return
-        response.started(reader.head, has_body=reader.has_body)
-        if reader.head.fields.keep_alive_timeout is not None:
-            self.idle_limit = reader.head.fields.keep_alive_timeout - 1.0
+        response.started(head, has_body=reader.has_body)
+        if (limit := head.fields.keep_alive_timeout) is not None:
+            self.idle_limit = limit - 1.0
         content = reader.feed_body(rest) if rest else b""
         if not reader.done:
             if self._upload is not None and response.status >= 300:

@@ -36,7 +36,7 @@ class Response(Inflow):
     it has been taken. A truncated body never looks complete.
     """
 
-    __slots__ = ("_closed", "_feeder", "content_length", "fields", "has_body", "head_only", "http_version",
+    __slots__ = ("_closed", "_feeder", "content_length", "fields", "has_body", "head_only",
                  "reason", "status")  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, head_only: bool) -> None:
@@ -47,7 +47,6 @@ class Response(Inflow):
         self.status = 0
         self.reason = b""
         self.fields = _NO_FIELDS
-        self.http_version = b"1.1"
         self.content_length: int | None = None
         self.has_body = False
         self._closed = False
@@ -120,7 +119,7 @@ class Response(Inflow):
     def started(self, head: AnswerHead, *, has_body: bool) -> None:
         """Take over what the head says."""
         fields = self.fields = head.fields
-        self.status, self.reason, self.http_version = head.status, head.reason, head.version
+        self.status, self.reason = head.status, head.reason
         self.content_length, self.has_body = fields.content_length, has_body
 
     def put(self, piece: bytes) -> bool:

@@ -63,7 +63,8 @@ def test_a_malformed_status_line_is_refused(line: bytes) -> None:
 @pytest.mark.parametrize(
     "lines",
     [
-        b"A: b\r\n c", b"A: b\r\n\tc", b" A: b", b"A : b", b"A", b": b", b"A(: b", b"A\xe9: b", b"A: b\nC: d",
+        b"A: b\r\n c", b"A: b\r\n\tc", b"A: b\r\n c: d", b"A: b\r\n\tc: d", b"A:\r\n b", b"A:\r\n :", b" A: b",
+        b"A : b", b"A", b": b", b"A(: b", b"A\xe9: b", b"A: b\nC: d",
         b"A: b\rc", b"A: \x00", b"A: \x01", b"A: \x0b", b"A: \x7f",
         b"Content-Length: 5\r\nContent-Length: 6", b"Content-Length: 5\r\nContent-Length: 05", b"Content-Length: 5, 6",
         b"Content-Length: -5", b"Content-Length: +5", b"Content-Length: 0x5", b"Content-Length:",
