@@ -309,7 +309,7 @@ class Proxy:
         """Look into a shared store for what other processes did."""
         # First, or a session that another process made with a new secret would be taken for one with the old.
         await self._look_at_secrets()
-        await self.keeper.catch_up()
+        await self.keeper.follow()
 
     def _tell_alive(self) -> None:
         """Tell that this process is alive, as long as `/healthz` says so."""

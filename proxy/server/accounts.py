@@ -80,19 +80,13 @@ class Accounts:
             return
         seen = self._accepted
         # One at a time, among all who share the session, so that the first wins.
-        async with self._keeper.login_turn():
-            await self._keeper.catch_up()
-            token = await self._keeper.token()
+        async with self._keeper.login_turn() as token:
             if token.identity is not None:
                 self._refuse_other(email, token.identity)
                 if self._accepted != seen:
                     yield token  # somebody else logged this account in while we waited: one call is enough
                     return
-            try:
-                yield None
-            finally:
-                # Whoever has the next turn finds in the store whose session this is.
-                await self._keeper.catch_up()
+            yield None
 
     def answer_login(self, exchange: Exchange, record: Record, token: Token) -> None:
         """Answer a login from the session that is logged in already."""

@@ -34,6 +34,13 @@ class Failure:
 ELSEWHERE: Final = Failure("failed", "No session with CardCash: the last tries failed.")
 #: Something went wrong at the end of a renewal that CardCash has no part in.
 BUG: Final = Failure("failed", "No session: the proxy failed at the end of a renewal; its log says where.")
+#: A caller wants to log in, and whether another account has done so elsewhere is not known.
+UNASKED: Final = Failure(
+    "failed",
+    "The store cannot be asked whether another account has logged in elsewhere, so nobody can log in now: "
+    "check session.store.",
+    retry_after=5.0,
+)
 #: Nobody can wait any longer: `drain.timeout` is over.
 STOPPING: Final = Failure("failed", "The proxy is stopping.")
 

@@ -5,9 +5,10 @@ Owns decisions only: no event loop, no clock; callers pass the time.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 
-from proxy.core.dialect import Candidate
+from proxy.core.dialect import Candidate, Malformed
 from proxy.core.identity import contradicts, has_lost_login, marks_of_login, shows_another
 from proxy.core.token import Freshness, Moment, Source, Token, Windows
 from proxy.session.failures import Failure
@@ -52,8 +53,17 @@ def refreshed(found: Candidate, *, sent_with: Token, login_as: str | None, now: 
     return replace(sent_with, value=found.value, born=now, lifetime=found.lifetime, source=Source.HARVEST)
 
 
-def outranks(theirs: Token, ours: Token | None, now: Moment) -> bool:
-    """Say whether another process's token is the better one: a login beats none, then the younger wins."""
+def shown(token: Token) -> tuple[str, str | None, bool]:
+    """Return what makes a token another one to whoever shares it."""
+    return token.value, token.identity, token.login_lost
+
+
+def gives_way(ours: Token | None, theirs: Token, now: Moment, *, is_new: bool) -> bool:
+    """Say whether another process's token is to be held in the place of ours.
+
+    A login beats none, then the younger wins; and if they have stored it since ours was adopted (`is_new`), any that
+    carries no less: whoever was first in the store has won, and ages may be wrong by as long as a store hung.
+    """
     if is_over(theirs, now):
         return False
     if ours is None:
@@ -63,6 +73,8 @@ def outranks(theirs: Token, ours: Token | None, now: Moment) -> bool:
         return theirs.born.wall > ours.born.wall
     if (theirs.identity is None) != (ours.identity is None):
         return theirs.identity is not None
+    if is_new:
+        return shown(theirs) != shown(ours)
     return theirs.value != ours.value and theirs.born.wall > ours.born.wall
 
 
@@ -75,23 +87,56 @@ class HeldToken:
         self.windows: Windows | None = None
         #: CardCash rejected it.
         self.is_rejected = False
+        # The values of the last ones that it rejected: wherever they come from, they are no news.
+        self._rejected: deque[str] = deque(maxlen=8)
 
     def adopt(self, token: Token) -> None:
         """Hold this one from now on."""
         self.token = token
         self.windows = Windows.of(token, self._renew_ahead)
         self.is_rejected = False
+        if token.value in self._rejected:  # CardCash has given it again
+            self._rejected.remove(token.value)
+
+    def reject(self) -> None:
+        """Note that CardCash rejected it."""
+        if self.token is not None:
+            self.is_rejected = True
+            self._rejected.append(self.token.value)
 
     def usable(self, now: Moment) -> Token | None:
         """Return the held token if it has not expired."""
         return None if self.windows is None or self.windows.freshness(now) is Freshness.EXPIRED else self.token
 
-    def is_news(self, shared: Token, now: Moment) -> bool:
-        """Say whether another process has already renewed: usable, and newer than what is held."""
-        held = self.token
-        if is_over(shared, now):
+    def yields_to(self, theirs: Token, ours: Token | None, now: Moment, *, is_new: bool) -> bool:
+        """Say whether another process's token is to be held in the place of `ours`, see `gives_way`."""
+        return theirs.value not in self._rejected and gives_way(ours, theirs, now, is_new=is_new)
+
+    def is_news(self, shared: Token, base: Token | None, now: Moment) -> bool:
+        """Say whether another process has already renewed: usable, and newer than what was held."""
+        if is_over(shared, now) or shared.value in self._rejected:
             return False
-        return held is None or (shared.value != held.value and shared.born.wall > held.born.wall)
+        return base is None or (shared.value != base.value and shared.born.wall > base.born.wall)
+
+    def came_meanwhile(self, shared: Token, base: Token | None) -> Token | None:
+        """Return the held token if it is this one, and was adopted after `base` was held."""
+        held = None if self.is_rejected or self.token is base else self.token
+        return held if held is not None and shown(held) == shown(shared) else None
+
+    def harvested(
+        self, found: Candidate | Malformed, *, sent_with: Token, login_as: str | None, is_foreign: bool, now: Moment
+    ) -> Token | str:
+        """Make a token of what an answer to a request with `sent_with` brought, or say why not, for the observer.
+
+        Late is what came to a request with another token than the held one; a caller's login is late only where somebody
+        has logged in meanwhile. `is_foreign`: the held one is another application id's.
+        """
+        if isinstance(found, Malformed):
+            return "malformed"
+        is_late = self.token is not sent_with or is_foreign
+        if is_late and (login_as is None or (self.token is not None and self.token.identity is not None)):
+            return "late"
+        return refreshed(found, sent_with=sent_with, login_as=login_as, now=now)
 
     def was_asked_too_early(self, token: Token, renewal: Renewal) -> bool:
         """Say whether the held token was rejected only after CardCash gave it again: it must be asked once more."""
@@ -106,6 +151,8 @@ class HeldToken:
         `is_foreign`: the held one is another application id's.
         """
         base = renewal.base
+        if token is self.token:
+            return token  # it came meanwhile, from another process
         held = None if self.is_rejected or is_foreign else self.usable(now)
         if held is not None:
             if held.identity is not None and token.identity is None and (held is not base or login_refused):

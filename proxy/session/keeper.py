@@ -24,17 +24,23 @@ What can happen, and what is then done and held:
                                                                                    renewal, or pause
     ... brings less (anonymous)      → held         an account that came meanwhile, or whose login is refused, stays
     ... fails                        pause; who waits is told so, unless the token is usable and was not rejected to him
-    another process's is better      → held         → held         → held          → held
+    another process's is better,     → held         → held         → held          → held
+      or was stored in its place,
+      or before it could be stored
     it expires                       -              → none         → none          → none
     the application id changes       renew          as rejected, but requests go with it; nothing is taken from answers
     an operator renews               renew          renew          renew           renew
 
 Beside it, `identity_lost`: a caller's login was in it and is gone (revoked, expired, renewed by an operator); it is told
-once, goes with the anonymous tokens that follow, and ends with the next token that has an account. And `refusals`:
+once, goes with the anonymous tokens that follow, and ends with the next token that has an account. If it gave way to
+another account (two logged in while the store was away; the first that is stored wins), only a login here ends it: nobody
+is moved to another account silently. And `refusals`:
 "app_id" (no renewal begins) and "login" (renewals stay anonymous, and do not take an account that is held); they come
 from a renewal or from the store, and end when the secrets change, an operator renews, or another process forgets them.
 A renewal is begun by one of these and joined by all others; none begins while one runs, a pause lasts, or the application
 id is refused. A changed secret and an operator end pauses; an operator waits for a renewal that began before he asked.
+While a store on other machines cannot be asked, each goes on alone: renewals after a while and spread over the window, what
+they bring is stored later, and no caller logs in unless the account is held already.
 At most one renewal runs at any time among all who share the store, and a caller that leaves cancels nothing. Tokens are
 compared by identity: the clock never decides whether a rejected token is replaced.
 """
@@ -42,29 +48,38 @@ compared by identity: the clock never decides whether a rejected token is replac
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import TypeGuard
+from typing import Final
 
 from proxy.clock import Clock
 from proxy.core.attempts import Verdict
 from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import SessionUnavailable
+from proxy.core.login_request import same_account
 from proxy.core.token import Freshness, Source, Token
-from proxy.session.background_renewal import Due, what_is_due
-from proxy.session.cardcash_calls import Credentials, SessionOutage
-from proxy.session.failures import BUG, ELSEWHERE, LONGEST_PAUSE, STOPPING, Failure, Pause
-from proxy.session.held_token import HeldToken, Stays, outranks, refreshed
-from proxy.session.ports import RENEWAL_DEADLINE, Calls, Observer, Policy, Status
+from proxy.session.background_renewal import Due, alone_from, what_is_due
+from proxy.session.cardcash_calls import Credentials
+from proxy.session.failures import BUG, LONGEST_PAUSE, STOPPING, UNASKED, Failure, Pause
+from proxy.session.held_token import HeldToken, Stays
+from proxy.session.obstacles import Obstacles
+from proxy.session.ports import RENEWAL_DEADLINE, Calls, Observer, Policy
 from proxy.session.probes import Probes
-from proxy.session.refusals import is_foreign, leave_anonymous, logs_in, secrets_of, will_do
-from proxy.session.renewal import FIRST_ATTEMPTS, OPERATOR, Renewal, make_token
-from proxy.session.shared import STORE_DEADLINE, Shared
-from proxy.session.stores import SharedStore, Stored, Turn
+from proxy.session.refusals import is_foreign, leave_anonymous, secrets_of, will_do
+from proxy.session.renewal import OPERATOR, Renewal
+from proxy.session.session_maker import SessionMaker
+from proxy.session.shared import Shared
+from proxy.session.status import Status, describe
+from proxy.session.store_access import STORE_DEADLINE
+from proxy.session.stores import SharedStore, Stored
 from proxy.tasks import Tasks
 
 __all__ = ["RENEWAL_DEADLINE", "Calls", "Observer", "Policy", "SessionKeeper", "Status"]
+
+#: Seconds by which a token that traffic brought is stored later, at random: of many replicas one is the first.
+_SPREAD: Final = 1.0
 
 
 class SessionKeeper:
@@ -76,20 +91,20 @@ class SessionKeeper:
         self._observer = observer
         self._policy = policy
         self._shared = Shared(store, clock=clock, observer=observer)
+        self._maker = SessionMaker(calls, self._shared, clock, deadline=policy.deadline)
         self._probes = Probes(policy)
         self._tasks = Tasks()
         self._held = HeldToken(policy.renew_ahead)
+        self._obstacles = Obstacles()
         self._renewal: Renewal | None = None
-        #: What CardCash refused; a new mapping with each change, so that an older reading of the store is known as such.
-        self.refusals: Mapping[str, str] = {}
-        #: The store could not be told of them.
-        self._refusals_unsaved = False
-        self._pause = Pause()
-        self._last_failure = ELSEWHERE
         #: Between background tries that bring nothing; no request is refused over it.
         self._background_pause = Pause()
         self._keeping_alive: asyncio.Task[None] | None = None
         self._saving: asyncio.Task[None] | None = None
+        #: Ends the wait of a token that is stored later.
+        self._save_now = asyncio.Event()
+        #: Where in the window this process renews while the store is down.
+        self._fraction = random.random()  # noqa: S311 - spreads, guards nothing
         #: A caller's login is gone, and nobody has logged in since.
         self.identity_lost = False
         #: Steady seconds of the last request.
@@ -155,7 +170,7 @@ class SessionKeeper:
         if held is not None and held.value != rejected.value:
             return await self.token()
         # By value: a login that brings no token of its own leaves the session's, in another object.
-        self._held.is_rejected = held is not None
+        self._held.reject()
         return await self._renewed("rejected", rejected)
 
     async def probe(self, token: Token) -> Verdict:
@@ -173,24 +188,21 @@ class SessionKeeper:
         Adopted only if `sent_with` is still held: a late answer never overwrites a newer token. `login_as` says that the
         answer is to a caller's own login; its token beats an anonymous one that raced with it.
         """
-        if isinstance(found, Malformed):
-            self._observer.harvest("malformed")
-            return None
-        held = self.held
-        is_late = held is not sent_with or self._is_foreign()
-        if is_late and (login_as is None or (held is not None and held.identity is not None)):
-            self._observer.harvest("late")
-            return None
-        outcome = refreshed(found, sent_with=sent_with, login_as=login_as, now=self._clock.now())
-        if isinstance(outcome, str):
-            self._observer.harvest(outcome)
-            if outcome == "anonymous" and not sent_with.own_login and self._may_begin():
-                self._begin("identity")
-            return None
-        self._harvests += 1
-        self._adopt_refreshed(outcome)
-        self._observer.harvest("adopted")
-        return outcome
+        outcome = self._held.harvested(
+            found, sent_with=sent_with, login_as=login_as, is_foreign=self._is_foreign(), now=self._clock.now()
+        )
+        if isinstance(outcome, Token):
+            self._harvests += 1
+            self._adopt_refreshed(outcome, logged_in=login_as is not None)
+            self._observer.harvest("adopted")
+            return outcome
+        self._observer.harvest(outcome)
+        if outcome == "anonymous" and not sent_with.own_login and self._may_begin():
+            self._begin("identity")
+        held = self.current()
+        if outcome == "late" and login_as and held and held.identity and not same_account(login_as, held.identity):
+            self._lose_identity()
+        return None
 
     def is_replacing(self, token: Token) -> bool:
         """Say whether this rejected token is being replaced, or has been."""
@@ -208,26 +220,53 @@ class SessionKeeper:
         """The token that is held, expired or not."""
         return self._held.token
 
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        """What CardCash refused ("app_id", "login"), each with a sentence for people."""
+        return self._obstacles.refusals
+
+    @asynccontextmanager
+    async def login_turn(self) -> AsyncIterator[Token]:
+        """Hold the turn to handle a caller's login, among all callers here and all who share the store; gives the token.
+
+        Whoever has the next turn finds in the store whose session this is by then. Raises `SessionUnavailable`, also when
+        the store of a fleet cannot be asked and the session is anonymous: another account may have logged in elsewhere.
+        """
+        async with self._shared.rights.login_turn() as is_everywhere:
+            is_known = await self.catch_up() and is_everywhere
+            held = self.current()
+            if not is_known and self._shared.access.is_distant and (held is None or held.identity is None):
+                raise UNASKED.error()
+            token = await self.token()
+            try:
+                yield token
+            finally:
+                await self.catch_up()
+
     # What operators and the composition root ask
 
     async def start(self, *, eager: bool) -> None:
         """Take over what the store holds, unless a caller's renewal does so; with `eager` begin one in the background."""
         self._last_used = self._clock.now().steady
         before = self.refusals
-        stored = await self._shared.look(self._secrets)
-        if stored is not None:
+        if (stored := await self._shared.look(self._secrets)) is not None:
             self._learn(stored, before)
-        shared = None if stored is None else stored.token
-        if self._renewal is None and self._is_news(shared):
-            self._adopt(replace(shared, source=Source.STORE))
-            self._save()
-            self.first_attempt_over.set()
-        elif eager and self.held is None and self._renewal is None:
+            shared = stored.token
+            if (
+                self._renewal is None
+                and will_do(shared, self.calls.credentials, self.refusals)
+                and self._held.is_news(shared, self.held, self._clock.now())
+            ):
+                self._adopt(replace(shared, source=Source.STORE))
+                self._save()
+                self.first_attempt_over.set()
+        if eager and self.held is None and self._renewal is None:
             self._begin("start")
 
     async def renew_now(self) -> Token:
         """Renew whatever is held: an operator asks. Forgets refusals and ends pauses. Raises `SessionUnavailable`."""
-        self._forget()
+        self._obstacles.forget()
+        self._background_pause.end()
         await self._shared.end_pause()
         if not self.refusals:
             await self._shared.refuse({}, self._secrets)
@@ -255,23 +294,30 @@ class SessionKeeper:
         self.calls.credentials = credentials
         if self._stopping:
             return
-        self._forget()
+        self._obstacles.forget()
+        self._background_pause.end()
         if self._renewal is not None:
             self._renewal.stop()
         elif self.first_attempt_over.is_set():
             self._begin("credentials")
 
+    async def follow(self) -> None:
+        """Catch up with those who share the store, if there are any; for every second, which a slow store makes longer."""
+        if self._shared.has_others and self._shared.look_is_due():
+            await self.catch_up()
+
     async def catch_up(self) -> bool:
-        """Take over what others stored, and store what could not be; False: nobody shares the store. For every second."""
+        """Take over what others stored, and store what could not be; False: the store did not say."""
         if not self._shared.has_others:
-            return False
+            return True
         await self._saved()
         before = self.refusals
-        if self._refusals_unsaved:
-            self._refusals_unsaved = not await self._shared.refuse(before, self._secrets)
-        self._take_over(await self._shared.look(self._secrets), before)
+        if self._obstacles.refusals_unsaved:
+            self._obstacles.refusals_unsaved = not await self._shared.refuse(before, self._secrets)
+        stored = await self._shared.look(self._secrets)
+        self._take_over(stored, before)
         self._save()
-        return True
+        return stored is not None
 
     def look(self) -> None:
         """Do what is due for the held token: for every second, and for requests in the second half of the window."""
@@ -279,12 +325,15 @@ class SessionKeeper:
         if held is None or windows is None or self._renewal is not None:
             return
         now = self._clock.now()
+        not_before = max(self._obstacles.pause.until, self._background_pause.until)
+        if self._shared.access.is_cut_off:
+            not_before = max(not_before, alone_from(windows, self._fraction))
         due = what_is_due(
             held,
             windows,
             now,
             is_used=now.steady - self._last_used < self._policy.idle_after,
-            not_before=max(self._pause.until, self._background_pause.until),
+            not_before=not_before,
             login_refused="login" in self.refusals,
         )
         if due is Due.LOSS:
@@ -294,10 +343,6 @@ class SessionKeeper:
                 self._begin("window")
             elif self._keeping_alive is None or self._keeping_alive.done():
                 self._keeping_alive = self._tasks.spawn(self._keep_alive(held), name="session-keep-alive")
-
-    def login_turn(self) -> AbstractAsyncContextManager[None]:
-        """Hold the turn to handle a caller's login, among all callers here and all who share the store."""
-        return self._shared.login_turn()
 
     def refuse(self) -> None:
         """Answer whoever waits for a renewal, or will, with `Draining`."""
@@ -323,7 +368,7 @@ class SessionKeeper:
     @property
     def pending(self) -> bool:
         """Say whether something is still to be stored."""
-        return self.alone or self._refusals_unsaved
+        return self.alone or self._obstacles.refusals_unsaved
 
     @property
     def waiters(self) -> int:
@@ -332,28 +377,14 @@ class SessionKeeper:
 
     def status(self) -> Status:
         """Describe the session as it is now."""
-        now = self._clock.now()
-        held, windows = self._held.token, self._held.windows
-        what, sentence = next(iter(self.refusals.items()), (None, None))
-        return Status(
-            state="none" if windows is None else windows.freshness(now).value,
-            expires_wall=windows.expires_wall if windows else None,
-            expires_in=max(0.0, windows.expires_at - now.steady) if windows else None,
-            renews_in=max(0.0, windows.renew_at - now.steady) if windows else None,
-            lifetime=windows.expires_at - held.born.steady if held and windows else None,
-            window=windows.expires_at - windows.stale_at if windows else None,
-            source=held.source.value if held else None,
-            identity=held.identity if held and not self.identity_lost else None,
-            own_login=held.own_login if held else False,
+        return describe(
+            self._held,
+            self._obstacles,
+            self._clock.now(),
             identity_lost=self.identity_lost,
-            refused=what,
-            refusal=sentence,
-            paused_for=self._pause.left(now.steady),
-            failures=self._pause.failures,
             renewals=self._renewals,
             harvests=self._harvests,
-            renewing=self._renewal is not None,
-            waiters=self.waiters,
+            waiters=None if self._renewal is None else len(self._renewal.waiters),
         )
 
     # Renewals
@@ -378,12 +409,7 @@ class SessionKeeper:
 
     def _obstacle(self) -> Failure | None:
         """Say why no renewal may begin now; whoever needs a token meanwhile is told so at once."""
-        if self._stopping:
-            return STOPPING
-        if (sentence := self.refusals.get("app_id")) is not None:
-            return Failure("refused", sentence, LONGEST_PAUSE, already_reported=True)
-        left = self._pause.left(self._clock.now().steady)
-        return replace(self._last_failure, retry_after=left, already_reported=True) if left > 0 else None
+        return STOPPING if self._stopping else self._obstacles.first(self._clock.now().steady)
 
     def _begin(self, reason: str) -> Renewal:
         renewal = Renewal(reason, self.held, self.calls.credentials, rejected=self._held.is_rejected)
@@ -398,7 +424,7 @@ class SessionKeeper:
             if renewal.credentials is not self.calls.credentials:  # they changed before it had begun
                 renewal.begin("credentials", self.held, self.calls.credentials, rejected=self._held.is_rejected)
             try:
-                outcome = await self._attempt(renewal)
+                outcome = await self._maker.make(renewal, self._held, self._obstacles)
             except Exception as error:
                 bug = error
                 outcome = Failure("failed", f"No session with CardCash: {type(error).__name__} in the renewal.")
@@ -411,61 +437,6 @@ class SessionKeeper:
             if bug is not None:
                 raise bug
 
-    async def _attempt(self, renewal: Renewal) -> Token | Failure:
-        """Take another process's token or make one, and store it."""
-        token: Token | None = None
-        secrets = self._secrets
-        try:
-            async with asyncio.timeout(self._policy.deadline) as renewal.scope:
-                if renewal.reason == "credentials":
-                    await self._shared.end_pause()  # it was about others
-                if (found := await self._enter(renewal, secrets)) is not None:
-                    return found
-                # While the store is away all replicas renew, each for itself: none of them insists.
-                is_alone = self._shared.is_cut_off
-                attempts = 1 if is_alone or self._pause.failures else FIRST_ATTEMPTS
-                token = await make_token(self.calls, renewal, attempts=attempts, login="login" not in self.refusals)
-                if renewal.refused:
-                    # Before the right is given back: the next in line must not try it too. It counts here only at the
-                    # end, since it may be about secrets that have just changed.
-                    self._refusals_unsaved = not await self._shared.refuse(
-                        {**self.refusals, **renewal.refused}, secrets
-                    )
-                if (
-                    token is not None and not is_alone
-                ):  # else it is stored when the store is back, and nobody waits for it
-                    token = await self._shared.save(token, secrets, yields=not renewal.is_forced) or token
-        except SessionOutage as outage:
-            return Failure("failed", f"No session with CardCash: {outage}", outage.retry_after)
-        except TimeoutError:
-            if token is None and not renewal.refused:
-                return Failure("failed", f"No session with CardCash within {self._policy.deadline:g} s.")
-        return Failure("refused", renewal.refused["app_id"], LONGEST_PAUSE) if token is None else token
-
-    async def _enter(self, renewal: Renewal, secrets: str) -> Token | Failure | None:
-        """Wait for the right to renew; None: it is ours, or the store does not answer. Else there is no need to renew."""
-        known = self.held
-        while True:
-            before = self.refusals
-            needs_login = logs_in(self.calls.credentials, before)
-            entered = await self._shared.enter(secrets, known=known, needs_login=needs_login, forced=renewal.is_forced)
-            if entered is None:
-                return None
-            if renewal.is_forced:
-                if entered.stored.refusals and not self.refusals:
-                    await self._shared.refuse({}, secrets)
-                return None
-            self._learn(entered.stored, before)
-            shared = entered.stored.token
-            if entered.turn is Turn.NEWS:
-                if self._is_news(shared):
-                    return replace(shared, source=Source.STORE)
-                known = shared
-            elif (obstacle := self._obstacle()) is not None:
-                return obstacle
-            elif entered.turn is Turn.GRANTED:
-                return None
-
     def _settle(self, renewal: Renewal, outcome: Token | Failure) -> None:
         """Take what a renewal brought, and tell those who wait, or begin anew for them."""
         self.first_attempt_over.set()
@@ -475,15 +446,14 @@ class SessionKeeper:
         if renewal.credentials is not self.calls.credentials:
             self._begin_anew(renewal, "credentials")
             return
-        if renewal.refused:
-            self.refusals = {**self.refusals, **renewal.refused}
+        self._obstacles.refused(renewal.refused)
         if isinstance(outcome, Token):
             if self._held.was_asked_too_early(outcome, renewal):
                 self._begin_anew(renewal, "rejected")
                 return
             outcome = self._judged(outcome, renewal)
         if isinstance(outcome, Token):
-            self._pause.end()
+            self._obstacles.pause.end()
             self._tell(renewal, outcome, recovered=True)
         elif outcome.already_reported:
             self._tell(renewal, outcome)
@@ -495,25 +465,26 @@ class SessionKeeper:
     ) -> None:
         self._renewal = None
         renewal.tell(outcome)
-        self._shared.end(failed_for=failed_for, recovered=recovered)
+        self._shared.rights.end(failed_for=failed_for, recovered=recovered)
         self._observer.renewal_took(asyncio.get_running_loop().time() - renewal.began)
 
     def _begin_anew(self, renewal: Renewal, reason: str) -> None:
         """Begin the next renewal for those who waited for this one."""
-        self._shared.end()
+        self._shared.rights.end()
         self._observer.renewal(renewal.reason, "superseded", {})
         renewal.begin(reason, self.held, self.calls.credentials, rejected=self._held.is_rejected)
 
     def _failed(self, renewal: Renewal, failure: Failure) -> None:
         """Begin a pause: of background tries when the held token is merely given again, else of all renewals."""
-        harmless = failure.result == "same_token" and not renewal.rejected
-        pause = self._background_pause if harmless else self._pause
-        seconds = pause.failed(self._clock.now().steady, at_least=failure.retry_after or 0.0)
-        failure = replace(failure, retry_after=seconds)
-        if not harmless:
-            self._last_failure = failure
-        self._observer.renewal(renewal.reason, failure.result, {"sentence": failure.sentence, "pause": seconds})
-        self._tell(renewal, failure, failed_for=None if harmless else seconds)
+        now = self._clock.now().steady
+        if harmless := failure.result == "same_token" and not renewal.rejected:
+            seconds = self._background_pause.failed(now, at_least=failure.retry_after or 0.0)
+            failure = replace(failure, retry_after=seconds)
+        else:
+            failure = self._obstacles.failed(failure, now)
+        fields = {"sentence": failure.sentence, "pause": failure.retry_after}
+        self._observer.renewal(renewal.reason, failure.result, fields)
+        self._tell(renewal, failure, failed_for=None if harmless else failure.retry_after)
 
     def _judged(self, token: Token, renewal: Renewal) -> Token | Failure:
         """Adopt a renewal's token if it is worth it; returns what is held then."""
@@ -557,7 +528,7 @@ class SessionKeeper:
         self._background_pause.failed(self._clock.now().steady)
         self._observer.renewal("keepalive", "failed", {"rejected": rejected})
         if rejected:
-            self._held.is_rejected = True
+            self._held.reject()
             if self._may_begin():
                 self._begin("rejected")
 
@@ -571,40 +542,36 @@ class SessionKeeper:
         """Say whether the held token is another application id's."""
         return self.held is not None and is_foreign(self.held, self.calls.credentials)
 
-    def _is_news(self, shared: Token | None) -> TypeGuard[Token]:
-        """Say whether what another process stored makes a renewal needless."""
-        return will_do(shared, self.calls.credentials, self.refusals) and self._held.is_news(shared, self._clock.now())
-
-    def _adopt(self, token: Token) -> None:
+    def _adopt(self, token: Token, *, logged_in: bool = False) -> None:
+        """Hold this one from now on; `logged_in`: a caller has just done so here."""
+        before, held = self.held, self.current()
+        if before is not None and before.own_login and held is None and token.identity is not None and not logged_in:
+            self._lose_identity()  # it expired unnoticed
+        moves = held is not None and held.identity is not None and token.identity is not None
+        if token.identity is None:
+            self.identity_lost = token.login_lost or self.identity_lost
+        elif logged_in or not moves:
+            self.identity_lost = False
+        elif held is not None and not same_account(str(held.identity), token.identity):
+            self._lose_identity()
         self._held.adopt(token)
-        self.identity_lost = token.identity is None and (token.login_lost or self.identity_lost)
+        self._shared.adopted(token)
         self._background_pause.end()
 
-    def _adopt_refreshed(self, token: Token) -> None:
-        self._adopt(token)
-        self._save()
+    def _adopt_refreshed(self, token: Token, *, logged_in: bool = False) -> None:
+        self._adopt(token, logged_in=logged_in)
+        self._save(later=not logged_in and self._shared.access.is_distant)
 
     def _lose_identity(self) -> None:
         if not self.identity_lost:
             self.identity_lost = True
             self._observer.identity_lost()
 
-    def _forget(self) -> None:
-        """Forget what is against a renewal: an operator asks, or the secrets are others."""
-        self.refusals = {}
-        self._refusals_unsaved = False
-        self._pause.end()
-        self._background_pause.end()
-
     # What is shared
 
     def _learn(self, stored: Stored, before: Mapping[str, str]) -> None:
-        """Take over what is against a renewal; `before` are the refusals when the store was asked."""
-        if self.refusals is before and not self._refusals_unsaved:
-            self.refusals = dict(stored.refusals)
-        now = self._clock.now().steady
-        if self._shared.knows_failures or stored.paused_for > self._pause.left(now):
-            self._pause.take_over(now, failures=stored.failures, left=stored.paused_for)
+        knows_failures = self._shared.rights.knows_failures
+        self._obstacles.learn(stored, before, self._clock.now().steady, knows_failures=knows_failures)
 
     def _take_over(self, stored: Stored | None, before: Mapping[str, str]) -> None:
         """Learn, and hold their token if it is the better one.
@@ -615,35 +582,58 @@ class SessionKeeper:
             return
         if self._renewal is None:
             self._learn(stored, before)
-        shared, held = stored.token, self.current()
-        if not will_do(shared, self.calls.credentials, self.refusals):
+        theirs, held = stored.token, self.current()
+        if self._renewal is not None and (
+            held is None or held.identity is not None or not theirs or not theirs.identity
+        ):
             return
-        if not outranks(shared, held, self._clock.now()) and not self._shared.replaced(held):
-            return
-        if self._renewal is not None and (shared.identity is None or held is None or held.identity is not None):
-            return
-        self._adopt(replace(shared, source=Source.STORE))
+        if theirs is not None and self._yields_to(theirs, is_new=self._shared.is_new(theirs)):
+            self._take(theirs)
+
+    def _yields_to(self, theirs: Token, *, is_new: bool = True) -> bool:
+        held = self.current()
+        return will_do(theirs, self.calls.credentials, self.refusals) and self._held.yields_to(
+            theirs, held, self._clock.now(), is_new=is_new
+        )
+
+    def _take(self, theirs: Token) -> None:
+        self._adopt(replace(theirs, source=Source.STORE))
         self._save()
         self._observer.renewal("store", "ok", {"source": "store"})
 
-    def _save(self) -> None:
-        """See to it that the held token gets into the store: one writer, which always ends with the newest."""
+    def _save(self, *, later: bool = False) -> None:
+        """See to it that the held token gets into the store: one writer, which always ends with the newest.
+
+        `later`: at a random moment soon, if then no other process has stored one that will do.
+        """
+        if not later:
+            self._save_now.set()
         if (self._saving is None or self._saving.done()) and self._unsaved() is not None:
-            self._saving = self._tasks.spawn(self._write(), name="session-save")
+            if later:
+                self._save_now.clear()
+            self._saving = self._tasks.spawn(self._write(later=later), name="session-save")
 
     def _unsaved(self) -> Token | None:
         held = self.current()
-        return None if held is None or self._shared.has(held) else held
+        # One of another application id is in the store for whoever has that one, and is to be replaced here.
+        return None if held is None or self._shared.has(held) or self._is_foreign() else held
 
     async def _saved(self) -> None:
         """Wait until what is held was written, or could not be in time."""
         if self._saving is not None:
+            self._save_now.set()
             await asyncio.wait({self._saving}, timeout=STORE_DEADLINE)
 
-    async def _write(self) -> None:
+    async def _write(self, *, later: bool) -> None:
+        if later:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(random.uniform(0, _SPREAD)):  # noqa: S311 - spreads, guards nothing
+                    await self._save_now.wait()
+            before = self.refusals
+            self._take_over(await self._shared.look(self._secrets), before)
         while (held := self._unsaved()) is not None:
-            winner = await self._shared.save(held, self._secrets, yields=True)
+            winner = await self._shared.save(held, self._secrets, yields_to=self._yields_to)
             if winner is None:
                 return  # it stays unsaved until the next look
             if winner is not held and self.held is held:
-                self._adopt(replace(winner, source=Source.STORE))
+                self._take(winner)

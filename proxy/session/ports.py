@@ -74,28 +74,3 @@ class Policy:
     keepalive_path: str = "/v3/carts"
     #: Not a setting; shorter in tests.
     deadline: float = RENEWAL_DEADLINE
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """A snapshot for `/status`; holds no token."""
-
-    state: str
-    expires_wall: float | None
-    expires_in: float | None
-    renews_in: float | None
-    #: Seconds from its making to its end, and of the renewal window before that.
-    lifetime: float | None
-    window: float | None
-    source: str | None
-    identity: str | None
-    own_login: bool
-    identity_lost: bool
-    refused: str | None
-    refusal: str | None
-    paused_for: float
-    failures: int
-    renewals: int
-    harvests: int
-    renewing: bool
-    waiters: int

@@ -261,11 +261,21 @@ async def test_an_older_token_in_the_store_does_not_replace_a_rejected_one(build
     assert (await house.keeper.renew(rejected=sent)).source is Source.SESSION
 
 
-async def test_an_older_token_of_another_process_loses_against_a_harvest(build: Build) -> None:
+async def test_what_another_process_has_stored_meanwhile_wins_over_a_harvest_though_it_is_older(build: Build) -> None:
     house = build()
     now = house.clock.now()
     sent = await house.keeper.token()
     await house.store.save(Token("older.token.", Moment(now.steady - 9, now.wall - 9), 900), replaces=sent)
+    house.keeper.offer(Candidate("ours.token.", 900), sent_with=sent)
+    await settle()
+    assert house.held.value == await kept(house) == "older.token."
+
+
+async def test_but_an_expired_one_does_not(build: Build) -> None:
+    house = build()
+    now = house.clock.now()
+    sent = await house.keeper.token()
+    await house.store.save(Token("older.token.", Moment(now.steady - 96, now.wall - 96), 100), replaces=sent)
     house.keeper.offer(Candidate("ours.token.", 900), sent_with=sent)
     await settle()
     assert house.held.value == await kept(house) == "ours.token."

@@ -16,6 +16,9 @@ from proxy.core.token import Token
 class StoreUnreachable(Exception):
     """The store does not answer, or not as it should, for now; the sentence holds nothing secret."""
 
+    #: It may do so in a few seconds.
+    passes = True
+
 
 class StoreUnusable(Exception):
     """The place named by `session.store` cannot be used safely; the sentence says what to do."""

@@ -53,6 +53,7 @@ class RedisUnavailable(StoreUnreachable):
     def __init__(self, failure: RedisFailure) -> None:
         super().__init__(failure.sentence)
         self.failure = failure
+        self.passes = failure.kind is FailureKind.DOWN
 
 
 class RedisClient:

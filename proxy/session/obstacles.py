@@ -1,0 +1,54 @@
+"""What stands against a renewal: what CardCash refused, and the pause after failures in a row.
+
+The keeper's, and told by it; no event loop, no clock: callers pass the time, in steady seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from proxy.session.failures import ELSEWHERE, LONGEST_PAUSE, Failure, Pause
+from proxy.session.stores import Stored
+
+
+class Obstacles:
+    """What is known against a renewal by this process, or by any that shares the store."""
+
+    def __init__(self) -> None:
+        #: What CardCash refused; a new mapping with each change, so that an older reading of the store is known as such.
+        self.refusals: Mapping[str, str] = {}
+        #: The store could not be told of them.
+        self.refusals_unsaved = False
+        self.pause = Pause()
+        self._last_failure = ELSEWHERE
+
+    def first(self, now: float) -> Failure | None:
+        """Say why no renewal may begin now; whoever needs a token meanwhile is told so at once."""
+        if (sentence := self.refusals.get("app_id")) is not None:
+            return Failure("refused", sentence, LONGEST_PAUSE, already_reported=True)
+        left = self.pause.left(now)
+        return replace(self._last_failure, retry_after=left, already_reported=True) if left > 0 else None
+
+    def learn(self, stored: Stored, before: Mapping[str, str], now: float, *, knows_failures: bool) -> None:
+        """Take over what all know; `before` are the refusals when the store was asked, `knows_failures`: it has ours."""
+        if self.refusals is before and not self.refusals_unsaved:
+            self.refusals = dict(stored.refusals)
+        if knows_failures or stored.paused_for > self.pause.left(now):
+            self.pause.take_over(now, failures=stored.failures, left=stored.paused_for)
+
+    def refused(self, refused: Mapping[str, str]) -> None:
+        """Remember what a renewal was refused."""
+        if refused:
+            self.refusals = {**self.refusals, **refused}
+
+    def failed(self, failure: Failure, now: float) -> Failure:
+        """Begin the pause after a failed renewal; returns the failure with its seconds."""
+        self._last_failure = replace(failure, retry_after=self.pause.failed(now, at_least=failure.retry_after or 0.0))
+        return self._last_failure
+
+    def forget(self) -> None:
+        """Forget all of it: an operator asks, or the secrets are others."""
+        self.refusals = {}
+        self.refusals_unsaved = False
+        self.pause.end()

@@ -1,0 +1,70 @@
+"""The use of a store: bounded in time, counted, and never a reason for a request to fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Final, TypeVar
+
+from proxy.session.ports import Observer
+from proxy.session.stores import SharedStore, StoreUnreachable, StoreUnusable
+
+T = TypeVar("T")
+
+#: Seconds for one use of the store.
+STORE_DEADLINE: Final = 2.0
+
+
+class StoreAccess:
+    """One store as one keeper uses it. A store that does not do its work is told apart from an empty one by None."""
+
+    def __init__(self, store: SharedStore, observer: Observer) -> None:
+        self.store = store
+        self.observer = observer
+        #: What was wrong with the last use.
+        self._trouble: Exception | None = None
+
+    @property
+    def is_distant(self) -> bool:
+        """Say whether others use the store on other machines."""
+        return self.store.shared and self.store.patience > 0
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Say whether others use the store on other machines, and it did not do its work when it was used last."""
+        return self.is_distant and self._trouble is not None
+
+    @property
+    def trouble_stays(self) -> bool:
+        """Say whether the last use failed for a reason that does not pass within seconds."""
+        return isinstance(self._trouble, StoreUnreachable) and not self._trouble.passes
+
+    async def do(self, operation: str, work: Awaitable[T], *, seconds: float = STORE_DEADLINE) -> T | None:
+        """Wait for one use; None when it failed, which the observer is told as `operation`. Raises nothing."""
+        try:
+            async with asyncio.timeout(seconds):
+                done = await work
+        except Exception as error:
+            self._trouble = error
+            self.observer.store(operation, "failed", _why(error))
+            return None
+        self._trouble = None
+        return done
+
+    async def done(self, operation: str, work: Awaitable[None]) -> bool:
+        """Wait for a use that answers nothing; say whether it was done."""
+
+        async def answering() -> bool:
+            await work
+            return True
+
+        return await self.do(operation, answering()) is not None
+
+
+def _why(error: Exception) -> str:
+    """A sentence for the log without anything that came from elsewhere: not every library minds what it repeats."""
+    if isinstance(error, StoreUnusable | StoreUnreachable):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (isinstance(error, TimeoutError) and str(error)) or f"{type(error).__name__} in the store"

@@ -1,0 +1,96 @@
+"""Callers log in at two replicas on one Redis that is stopped or falls over in the middle: nobody gets another's account."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartProxy
+from tests.server.harness import Answer, Peer, RawUpstream, Running, until
+from tests.session.redis.servers import WHERE, Server
+
+pytestmark = pytest.mark.skipif(WHERE is None, reason="redis-server is not installed")
+
+JSON = b"Content-Type: application/json"
+ME, YOU = "me@example.com", "you@example.com"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "redis").start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def pair(server: Server, upstream: RawUpstream, start_proxy: StartProxy) -> list[Running]:
+    proxies = [await start_proxy(SESSION__STORE=server.url) for _ in range(2)]
+    await until(lambda: all(proxy.proxy.keeper.status().state == "fresh" for proxy in proxies))
+    return proxies
+
+
+async def log_in(proxy: Running, email: str) -> Answer:
+    body = json.dumps({"customer": {"email": email, "password": "x"}}).encode()
+    return await proxy.ask("POST /customers/login", JSON, body=body)
+
+
+async def test_two_accounts_at_two_replicas_at_once_one_wins(pair: list[Running], upstream: RawUpstream) -> None:
+    answers = await asyncio.gather(log_in(pair[0], ME), log_in(pair[1], YOU))
+    assert sorted(answer.status for answer in answers) == [200, 409]
+    assert len(upstream.logins) == 1
+
+
+async def test_while_redis_does_not_answer_nobody_logs_in(
+    pair: list[Running], upstream: RawUpstream, server: Server
+) -> None:
+    with server.stopped():
+        for answer in await asyncio.gather(log_in(pair[0], ME), log_in(pair[1], YOU)):
+            assert (answer.status, answer.code) == (503, "session_unavailable")
+            assert int(answer.value("retry-after") or b"0") >= 1
+            assert "store cannot be asked" in answer.json["message"][0]
+    assert upstream.logins == []
+
+
+async def test_whoever_carries_the_account_answers_without_redis(pair: list[Running], server: Server) -> None:
+    assert (await log_in(pair[0], ME)).status == 200
+    await until(lambda: pair[1].proxy.keeper.status().identity == ME)
+    with server.stopped():
+        assert (await log_in(pair[1], ME)).status == 200
+        assert (await log_in(pair[1], YOU)).status == 409
+
+
+async def test_of_two_logins_with_redis_lost_in_the_middle_the_second_in_the_store_is_told_as_lost(
+    pair: list[Running], upstream: RawUpstream, server: Server
+) -> None:
+    go = asyncio.Event()
+
+    async def slow(peer: Peer) -> None:
+        await go.wait()
+        await upstream.answer_login(peer)
+
+    upstream.login_answers += [slow, slow]
+    first = asyncio.create_task(log_in(pair[0], ME))
+    await until(lambda: upstream.logins)
+    server.command("FLUSHALL")  # the turn with it, as with a master whose last writes are lost
+    second = asyncio.create_task(log_in(pair[1], YOU))
+    await until(lambda: len(upstream.logins) == 2)
+    go.set()
+    assert [(await login).status for login in (first, second)] == [200, 200]
+    await until(lambda: sum(proxy.proxy.keeper.identity_lost for proxy in pair) == 1)
+    held = [proxy.proxy.keeper.held for proxy in pair]
+    assert len({token.value for token in held if token}) == 1
+    (loser,) = [proxy for proxy in pair if proxy.proxy.keeper.identity_lost]
+    told = await loser.ask("GET /carts")
+    assert (told.status, "log in again" in told.json["message"][0]) == (503, True)
+    assert (await loser.ask("GET /merchants/sell")).status == 200
+    assert loser.sample("session_identity_lost_total") == 1
+    mine, yours = held[0], pair[0] if loser is pair[1] else pair[1]
+    assert mine is not None
+    assert (await log_in(loser, YOU if mine.identity == ME else ME)).status == 409
+    assert (await yours.ask("GET /carts")).status == 200
+    assert (await log_in(loser, mine.identity or "")).status == 200
+    assert (await loser.ask("GET /carts")).status == 200
