@@ -11,6 +11,7 @@ import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from proxy.server import charts
@@ -273,43 +274,8 @@ def _time(iso: object) -> str:
         return "–"
 
 
-_STYLE: Final = """
-:root{--text:#1b1f24;--soft:#57606a;--line:#d0d7de;--back:#fff;--card:#f6f8fa;--blue:#0969da;--red:#cf222e;
---amber:#9a6700;--green:#1a7f37}
-@media(prefers-color-scheme:dark){:root{--text:#e6edf3;--soft:#9198a1;--line:#3d444d;--back:#0d1117;--card:#161b22;
---blue:#4493f8;--red:#f85149;--amber:#d29922;--green:#3fb950}}
-*{box-sizing:border-box}body{font:15px/1.5 system-ui,sans-serif;color:var(--text);background:var(--back);margin:0 auto;
-max-width:60rem;padding:1rem}section{margin:0 0 1.5rem}h1{font-size:1.25rem;line-height:1.35;margin:0}
-h2{font-size:1rem;margin:0 0 .5rem}.banner{padding:1rem 1.25rem;border-radius:.5rem;color:#fff;overflow-wrap:anywhere}
-.banner p{margin:.35rem 0 0}section.green{background:#1a7f37}section.yellow{background:#8a5a00}
-section.red{background:#b3202c}
-.lost{display:none;margin:0 0 1rem;padding:.75rem 1.25rem;border-radius:.5rem;border:2px solid var(--red);font-weight:600}
-.stale .lost{display:block}.stale main{opacity:.45}
-.note{color:var(--soft);font-size:.85rem;margin:0}svg{display:block;width:100%;height:5rem}svg.life{height:1rem}
-.whole{fill:var(--line)}.past{fill:var(--blue);opacity:.8}.window{fill:var(--amber);opacity:.7}.now{fill:var(--text)}
-.axis{stroke:var(--line);stroke-width:2;vector-effect:non-scaling-stroke}.traffic{fill:var(--blue)}.errors{fill:var(--red)}
-path{fill:none;stroke-width:2;vector-effect:non-scaling-stroke}.line0{stroke:var(--blue)}.line1{stroke:var(--amber)}
-i{display:inline-block;width:.7rem;height:.7rem;border-radius:.15rem;margin-left:.4rem}.key0{background:var(--blue)}
-.key1,.windowed{background:var(--amber)}
-.scale{display:flex;justify-content:space-between;gap:.75rem;color:var(--soft);font-size:.8rem;margin:.15rem 0 0}
-figure{margin:0 0 .75rem;background:var(--card);padding:.5rem .75rem;border-radius:.5rem}figcaption{margin:0 0 .35rem}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.5rem 0 0}dt{color:var(--soft)}dd{margin:0;
-overflow-wrap:anywhere}.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th{text-align:left;color:var(--soft);font-weight:500;white-space:nowrap}td{white-space:nowrap}
-ul{list-style:none;margin:0;padding:0}li{padding:.35rem 0;border-bottom:1px solid var(--line);overflow-wrap:anywhere}
-li p{margin:.1rem 0 0}code{font:.92em ui-monospace,monospace}
-td,th{padding:.2rem .9rem .2rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-.good{color:var(--green)}.bad{color:var(--red);font-weight:600}
-footer{color:var(--soft);font-size:.85rem}a{color:var(--blue)}
-"""
-#: Takes the new content in place of the old, so that nothing flashes and no scroll is lost; says so when none comes.
-_SCRIPT: Final = (
-    "setInterval(async()=>{let lost=true;try{"
-    "const r=await fetch('/',{cache:'no-store',signal:AbortSignal.timeout(4500)});"
-    "const d=new DOMParser().parseFromString(await r.text(),'text/html'),m=d.querySelector('main');"
-    "if(r.ok&&m){document.querySelector('main').replaceWith(m);document.title=d.title;lost=false}}catch(e){}"
-    "document.body.classList.toggle('stale',lost);if(lost)document.title='cardcash-proxy: no answer'},5000)"
-)
+_STYLE: Final = Path(__file__).with_name("page.css").read_text("ascii")
+_SCRIPT: Final = Path(__file__).with_name("page.js").read_text("ascii")
 
 
 def _hashed(text: str) -> str:
