@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Final
@@ -72,19 +72,19 @@ def readable(value: object, kind: Kind | None = None) -> object:
 
 def readable_duration(seconds: float) -> str:
     """Return the shortest exact text of a duration, one that parses to the same number."""
-    for unit, length in (("h", 3600), ("m", 60), ("s", 1)):
-        if seconds and seconds % length == 0:
-            return f"{int(seconds // length)}{unit}"
+    if whole := _in_units(seconds, (("h", 3600), ("m", 60), ("s", 1))):
+        return whole
     text = f"{seconds * 1000:g}ms"
     return text if seconds and duration(text) == seconds else f"{seconds:g}s" if not seconds else f"{seconds!r}s"
 
 
 def readable_size(size: int) -> str:
     """Return the shortest exact text of a size."""
-    for unit, length in (("GiB", KIB**3), ("MiB", KIB**2), ("KiB", KIB)):
-        if size and size % length == 0:
-            return f"{size // length}{unit}"
-    return str(size)
+    return _in_units(size, (("GiB", KIB**3), ("MiB", KIB**2), ("KiB", KIB))) or str(size)
+
+
+def _in_units(number: float, units: Iterable[tuple[str, int]]) -> str | None:
+    return next((f"{int(number // of)}{unit}" for unit, of in units if number and number % of == 0), None)
 
 
 def without_credentials(text: str) -> str:

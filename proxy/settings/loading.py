@@ -159,11 +159,10 @@ def _cross_checks(
         except Bad as bad:
             yield {"upstream.trust_env"}, str(bad)
     if (login.email is None) != (login.password is None):
-        there, missing = ("email", "password") if login.password is None else ("password", "email")
-        advice = (
-            "set CARDCASH_LOGIN__PASSWORD or login.password_file, or remove login.email"
-            if missing == "password"
-            else "set login.email, or remove the password"
+        there, missing, advice = (
+            ("email", "password", "set CARDCASH_LOGIN__PASSWORD or login.password_file, or remove login.email")
+            if login.password is None
+            else ("password", "email", "set login.email, or remove the password")
         )
         yield (
             {"login.email", "login.password", "login.password_file"},

@@ -8,7 +8,7 @@ variable, flag, faults and `check` follow from it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -69,6 +69,11 @@ def words(*allowed: str) -> Kind:
     return Kind(parsing.one_of(*allowed))
 
 
+def hidden(form: SecretForm) -> Kind:
+    """Make the kind of a secret."""
+    return Kind(parsing.secret(form), secret=form, hidden=True)
+
+
 def listed(parse: Callable[[object], tuple[Any, ...]]) -> Kind:
     """Make the kind of a list."""
     return Kind(parse, empty_counts=True, guards=True)
@@ -118,9 +123,7 @@ class Login:
     """The customer account the proxy logs in to; nothing set: none."""
 
     email: str | None = setting(Kind(parsing.email), None, "e-mail of the account to log in to after every new session")
-    password: Secret | None = setting(
-        Kind(parsing.password, secret=SecretForm.ANY, hidden=True), None, "password of the account"
-    )
+    password: Secret | None = setting(hidden(SecretForm.ANY), None, "password of the account")
     password_file: Path | None = setting(FILE, None, "file that holds the password, read again when it changes")
 
     @property
@@ -146,7 +149,7 @@ class Session:
     )
     store_file: Path | None = setting(FILE, None, "file that holds session.store, read again when it changes")
     store_secret: Secret | None = setting(
-        Kind(parsing.lines, secret=SecretForm.LINES, hidden=True),
+        hidden(SecretForm.LINES),
         None,
         "what entries in Redis are encrypted with; of several lines the first encrypts, all decrypt; default: app_id",
     )
@@ -157,7 +160,7 @@ class Session:
     store_cert_file: Path | None = setting(FILE, None, "PEM certificate that Redis is shown, if it wants one")
     store_cert_key_file: Path | None = setting(FILE, None, "PEM key of that certificate, without a password")
     store_sentinel_password: Secret | None = setting(
-        Kind(parsing.password, secret=SecretForm.ANY, hidden=True), None, "password of the Sentinels themselves"
+        hidden(SecretForm.ANY), None, "password of the Sentinels themselves"
     )
     store_sentinel_password_file: Path | None = setting(FILE, None, "file that holds it, read again when it changes")
 
@@ -231,7 +234,7 @@ class Settings:
     """All settings. Made by `load_settings`; built in code it reads neither environment nor files, and checks nothing."""
 
     app_id: Secret = setting(
-        Kind(parsing.app_id, secret=SecretForm.VISIBLE, hidden=True),
+        hidden(SecretForm.VISIBLE),
         MISSING,
         "application id given by CardCash, sent as x-cc-app",
     )
@@ -322,13 +325,10 @@ def _walk(shape: Any, prefix: str) -> Iterator[Leaf]:
 
 def built(values: dict[str, Any]) -> Settings:
     """Return settings with these values by path, defaults for the others."""
-    inside: dict[str, dict[str, Any]] = {group: {} for group in groups()}
+    inside: dict[str, dict[str, Any]] = {group: {} for group in ("", *groups())}
     for path, value in values.items():
-        above, _, name = path.rpartition(".")
-        inside.setdefault(above, {})[name] = value
-    top = inside.pop("", {})
-    for each in fields(Settings):
-        if each.name in inside:
-            group: Any = each.default
-            top[each.name] = replace(group, **inside[each.name])
-    return Settings(**top)
+        group, _, name = path.rpartition(".")
+        inside[group][name] = value
+    top = inside.pop("")
+    shapes: dict[str, Any] = {each.name: type(each.default) for each in fields(Settings)}
+    return Settings(**top, **{name: shapes[name](**given) for name, given in inside.items()})

@@ -133,26 +133,16 @@ user_agent = matching(
 email = matching(r".+", "must be an e-mail address")
 
 
-def app_id(value: object) -> Secret:
-    """Parse the application id: visible ASCII, since it is sent as a header."""
-    return _secret(as_text(value), SecretForm.VISIBLE)
+def secret(form: SecretForm) -> Callable[[object], Secret]:
+    """Make a parser of secrets of one form. Blanks at the ends belong to them, but not to what is sent as a header."""
 
+    def parse(value: object) -> Secret:
+        text = value if isinstance(value, str) and form is not SecretForm.VISIBLE else as_text(value)
+        if problem := form.problem(text):
+            raise Bad(problem)
+        return Secret(text)
 
-def password(value: object) -> Secret:
-    """Parse a password: any characters, blanks at its ends included, but control characters."""
-    return _secret(value if isinstance(value, str) else as_text(value), SecretForm.ANY)
-
-
-def _secret(text: str, form: SecretForm) -> Secret:
-    problem = form.problem(text)
-    if problem:
-        raise Bad(problem)
-    return Secret(text)
-
-
-def lines(value: object) -> Secret:
-    """Parse secrets, one a line."""
-    return _secret(value if isinstance(value, str) else as_text(value), SecretForm.LINES)
+    return parse
 
 
 def store(value: object) -> str | StoreUrl:

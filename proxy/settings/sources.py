@@ -21,13 +21,12 @@ from proxy.settings.model import CONFIG_VARIABLE, PREFIX, flag_name, groups, lea
 if TYPE_CHECKING:
     import yaml
 
-#: What Kubernetes puts into every container for a Service called cardcash or cardcash-…
-_KUBERNETES: Final = re.compile(
-    r"CARDCASH_(?:[A-Z0-9]+_)*"
-    r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
-)
+#: What Kubernetes puts into every container for a Service called cardcash or cardcash-…, with its value, since
 #: CARDCASH_PORT=8080 is a user who is about to wonder; Kubernetes' own is tcp://10.0.0.1:80.
-_KUBERNETES_PORT: Final = re.compile(r"CARDCASH_(?:[A-Z0-9]+_)*PORT=(?:tcp|udp|sctp)://[^\s]*")
+_KUBERNETES: Final = re.compile(
+    r"CARDCASH_(?:[A-Z0-9]+_)*(?:PORT=(?:tcp|udp|sctp)://\S*|"
+    r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)=(?s:.*))"
+)
 
 #: All words that the names of settings are made of, and those of rules.
 _WORDS: Final = frozenset(word for path in leaves() for word in path.split(".")) | {"allow", "deny", "methods", "path"}
@@ -74,9 +73,7 @@ def from_environment(environ: Mapping[str, str]) -> Layer:
     known = {leaf.variable: leaf for leaf in leaves().values()}
     for name in sorted(environ):
         value = environ[name]
-        if not name.startswith(PREFIX) or name == CONFIG_VARIABLE:
-            continue
-        if _KUBERNETES.fullmatch(name) or _KUBERNETES_PORT.fullmatch(f"{name}={value}"):
+        if not name.startswith(PREFIX) or name == CONFIG_VARIABLE or _KUBERNETES.fullmatch(f"{name}={value}"):
             continue
         leaf = known.get(name)
         if leaf is None:

@@ -14,6 +14,7 @@ from proxy.core.store_url import StoreUrl
 from proxy.core.values import Bad
 from proxy.settings import parsing
 from proxy.settings.describe import readable_duration, readable_size
+from proxy.settings.files import SecretForm
 
 
 @pytest.mark.parametrize(
@@ -142,10 +143,10 @@ def test_a_bad_url_of_a_redis_is_not_repeated() -> None:
 @pytest.mark.parametrize(("text", "good"), [("one", True), ("one\ntwo\n", True), ("\n \n", False), ("a\x00b", False)])
 def test_secrets_stand_one_a_line(text: str, good: bool) -> None:
     if good:
-        assert parsing.lines(text).lines() == tuple(map(Secret, text.split()))
+        assert parsing.secret(SecretForm.LINES)(text).lines() == tuple(map(Secret, text.split()))
         return
     with pytest.raises(Bad):
-        parsing.lines(text)
+        parsing.secret(SecretForm.LINES)(text)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_user_agents_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["a b", "a\r\nX: y", "é", ""])
 def test_application_ids_refused(text: str) -> None:
     with pytest.raises(Bad) as caught:
-        parsing.app_id(text)
+        parsing.secret(SecretForm.VISIBLE)(text)
     assert not text or text not in str(caught.value)
 
 
