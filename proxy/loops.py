@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
-
-import uvloop
 
 from proxy.tasks import Tasks
 from proxy.telemetry.logs import describe, log
@@ -25,29 +22,6 @@ FIRST_PAUSE = 1.0
 LONGEST_PAUSE: Final = 30.0
 #: Seconds after which one look that has not ended is a stuck one; all that looks wait for has deadlines far below.
 STUCK_AFTER: Final = 60.0
-
-
-def run_loop(work: Coroutine[Any, Any, int]) -> int:
-    """Run in a uvloop event loop, and return the exit code."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = runner.run(work)
-    if callable(signal.getsignal(signal.SIGHUP)):  # Python takes its own handlers away at its end
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    return code
-
-
-def on_hangup(read_again: Callable[[], object]) -> None:
-    """Call it in the event loop that runs, at each SIGHUP.
-
-    The loop's own handlers end with it, and the next SIGHUP would be the end of a process that is about to end well.
-    """
-    loop = asyncio.get_running_loop()
-
-    def heard(*_: object) -> None:
-        if loop.is_running():
-            loop.call_soon_threadsafe(read_again)
-
-    signal.signal(signal.SIGHUP, heard)
 
 
 class Loops:

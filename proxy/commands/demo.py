@@ -13,10 +13,9 @@ import aiohttp
 
 from proxy.app import Proxy
 from proxy.commands.flags import host_port
-from proxy.commands.running import until_signal
 from proxy.listening import CannotListen
-from proxy.loops import run_loop
 from proxy.process import BAD_USAGE, complain
+from proxy.running import run_loop, until_signal
 from proxy.settings import SettingsError, load_settings
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.tasks import Tasks

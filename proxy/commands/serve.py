@@ -32,8 +32,8 @@ def run(options: argparse.Namespace) -> int:
     begin_lean()  # before anything imports aiohttp
     from proxy.handed_over import HandedOver
     from proxy.listening import CannotListen, descriptors
-    from proxy.loops import run_loop
     from proxy.notify import ServiceManager
+    from proxy.running import run_loop
     from proxy.session.stores import StoreUnusable
 
     settings = loaded.settings
@@ -62,9 +62,8 @@ def run(options: argparse.Namespace) -> int:
 
 async def _served(settings: Settings, handed_over: HandedOver, manager: ServiceManager) -> int:
     from proxy.app import Proxy
-    from proxy.commands.running import on_signals
-    from proxy.loops import on_hangup
     from proxy.memory import settle
+    from proxy.running import on_hangup, on_signals
     from proxy.tasks import Tasks
     from proxy.telemetry import logs
 

@@ -6,9 +6,8 @@ import argparse
 import asyncio
 
 from proxy.commands.flags import host_port, seconds
-from proxy.commands.running import until_signal
-from proxy.loops import run_loop
 from proxy.process import BAD_USAGE, FAILED, complain
+from proxy.running import run_loop, until_signal
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.telemetry import logs
 

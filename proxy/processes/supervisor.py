@@ -92,13 +92,7 @@ class Worker:
 
     def known(self) -> dict[str, Any]:
         """Describe it to the workers."""
-        return {
-            "worker": self.worker,
-            "pid": self.pid,
-            "state": self.state,
-            "since": self.since,
-            "restarts": self.restarts,
-        }
+        return {name: getattr(self, name) for name in ("worker", "pid", "state", "since", "restarts")}
 
 
 def serve(settings: Settings, handed_over: HandedOver, manager: ServiceManager) -> int:

@@ -14,11 +14,11 @@ from typing import Final
 
 from proxy.app import Inherited, Proxy
 from proxy.listening import CannotListen, Sockets
-from proxy.loops import on_hangup, run_loop
 from proxy.memory import settle
 from proxy.process import BAD_USAGE, FAILED, OK, STOP_SIGNALS
 from proxy.processes.admin import AllWorkers
 from proxy.processes.folder import Folder, read, write
+from proxy.running import on_hangup, run_loop
 from proxy.server.admin import OneProcess
 from proxy.server.admin_port import Told
 from proxy.session.stores import StoreUnusable

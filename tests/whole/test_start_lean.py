@@ -41,6 +41,6 @@ def test_a_health_check_imports_neither_settings_nor_an_event_loop() -> None:
 
 
 def test_serving_imports_nothing_of_the_simulator_of_redis_and_of_yaml() -> None:
-    code = BEGIN + "import proxy.app, proxy.commands.serve, proxy.commands.running; print(*sys.modules)"
+    code = BEGIN + "import proxy.app, proxy.commands.serve, proxy.running; print(*sys.modules)"
     loaded = set(said(code).split())
     assert loaded & {"yaml", "redis", "cryptography", "proxy.simulator", "jwt", "rich"} == set()
