@@ -18,11 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from proxy import parts
 from proxy.clock import SystemClock
+from proxy.commands import certificate
 from proxy.commands.flags import add_settings, load
+from proxy.core import advice
 from proxy.core.dialect import RawHeaders, header_value
 from proxy.core.errors import UpstreamUnreachable
 from proxy.core.store_url import StoreUrl
@@ -39,9 +41,8 @@ from proxy.watched_files import CaWatch, SecretsWatch
 
 #: Seconds of difference to CardCash's clock that are told of; tokens live for minutes.
 _CLOCK_OFF: Final = 30.0
-#: Days before its end from which a certificate is told of.
-_FEW_DAYS: Final = 14
-_DAY: Final = 86400.0
+_MEND_REDIS: Final = "see that it runs, that session.store names it, and that this machine may connect there"
+_PERMIT_REDIS: Final = "see what it needs under “One session for many machines” in config/README.md"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +93,7 @@ async def diagnose(settings: Settings, *, login: bool) -> AsyncIterator[Step]:
     for name, work in (
         ("dns", patient.names),
         ("tcp", patient.connections),
-        ("tls", patient.certificate),
+        ("tls", patient.security),
         ("session", patient.session),
         ("clock", patient.compare_clocks),
         ("login", patient.login if login else _left_out),
@@ -148,30 +149,33 @@ class _Patient:
         """Connect to each address, of IPv4 and IPv6."""
         if not self._addresses:
             return _skipped("no address")
-        failed, seconds = [], {}
+        failed, seconds = {}, {}
         for address, port in self._addresses:
             began = time.perf_counter()
             try:
                 async with asyncio.timeout(self._settings.upstream.connect_timeout):
                     _, writer = await asyncio.open_connection(address, port)
             except OSError as error:
-                why = failures.connecting(error, address)
-                failed.append(f"{address}: {why.kind.replace('_', ' ')}")
+                failed[address] = failures.connecting(error, address).kind
                 continue
             seconds[address] = time.perf_counter() - began
             self._reached = self._reached or address
             writer.close()
         good = ", ".join(f"{address} port {self._port} in {took * 1000:.0f} ms" for address, took in seconds.items())
+        bad = "; ".join(f"{address}: {kind.replace('_', ' ')}" for address, kind in failed.items())
         if not seconds:
-            return _failed(
-                "; ".join(failed), f"let this machine connect to port {self._port}: firewall, egress policy, route"
-            )
+            to_do = f"let this machine connect to port {self._port}: firewall, egress policy, route"
+            if set(failed.values()) == {"refused"}:
+                named = "HTTPS_PROXY" if self._tunnel else "upstream.origin"
+                to_do = (
+                    f"nothing listens at port {self._port}: is {named} right? Else it is down, or a firewall rejects us"
+                )
+            return _failed(bad, to_do)
         if failed:
-            advice = "fine while the others answer; else mend the route of that family"
-            return _warning(f"{good}; not {'; '.join(failed)}", advice)
+            return _warning(f"{good}; not {bad}", "fine while the others answer; else mend the route of that family")
         return _ok(good)
 
-    async def certificate(self) -> Step:
+    async def security(self) -> Step:
         """Make a TLS handshake as the proxy does, and read the certificate."""
         address = self._reached
         if address is None:
@@ -181,19 +185,21 @@ class _Patient:
             return _skipped("upstream.origin is plain http")
         try:
             context = CaWatch(self._settings.upstream.ca_file).context
-            async with asyncio.timeout(self._settings.upstream.connect_timeout):
-                tls = await self._handshake(address, context)
         except ValueError as error:
             return _failed(str(error).rstrip("."), "check upstream.ca_file")
+        try:
+            async with asyncio.timeout(self._settings.upstream.connect_timeout):
+                tls = await self._handshake(address, context)
         except UpstreamUnreachable as error:
             return _failed(_cause(error), "check HTTPS_PROXY, or set upstream.trust_env to false")
+        except ssl.SSLError as error:
+            return _failed(_cause(failures.connecting(error, self._origin.host)), certificate.advice(error))
         except OSError as error:
-            why = _cause(failures.connecting(error, self._origin.host))
-            return _failed(
-                why, "check upstream.origin; behind a proxy that looks into TLS, name its CA in upstream.ca_file"
-            )
+            failure = failures.connecting(error, self._origin.host)
+            return _failed(_cause(failure), advice.of_kind(failure.kind))
         self._secured = True
-        return _described(tls)
+        detail, to_do = certificate.told(tls, time.time())
+        return _warning(detail, to_do) if to_do else _ok(detail)
 
     async def _handshake(self, address: str, context: ssl.SSLContext) -> ssl.SSLObject:
         loop = asyncio.get_running_loop()
@@ -233,7 +239,7 @@ class _Patient:
         except SessionRefused as refused:
             return _failed(*_parted(str(refused)))
         except SessionOutage as outage:
-            return _failed(*_parted(str(outage), "CardCash may be down, or something on the way answers for it"))
+            return _failed(*_parted(str(outage)))
         return _ok(f"a session that lives for {self._session.lifetime:.0f} s")
 
     async def compare_clocks(self) -> Step:
@@ -262,7 +268,7 @@ class _Patient:
         except SessionRefused as refused:
             return _failed(*_parted(str(refused)))
         except (SessionOutage, SessionTokenRejected) as outage:
-            return _failed(*_parted(str(outage), "try again later"))
+            return _failed(*_parted(str(outage), "try again in a minute; if it stays so, ask CardCash"))
         return _ok("logged in")
 
     async def store(self) -> Step:
@@ -282,6 +288,7 @@ class _Patient:
     async def _redis(self, url: StoreUrl) -> Step:
         """Find the Redis, log in there, and write a key of no meaning."""
         from proxy.session.stores.redis.client import RedisUnavailable
+        from proxy.session.stores.redis.failures import FailureKind
         from proxy.session.stores.redis.store import RedisStore
 
         place = StorePlace(self._settings, url, self._secrets)
@@ -292,7 +299,8 @@ class _Patient:
             began = time.time()
             off, took = await store.probe() - began, time.time() - began
         except RedisUnavailable as error:
-            return _failed(f"{store.address}: {error}", "see “One session for many machines” in config/README.md")
+            to_do = _MEND_REDIS if error.failure.kind is FailureKind.DOWN else _PERMIT_REDIS
+            return _failed(*_parted(f"{store.address}: {error}", to_do))
         finally:
             await store.close()
         told = f"{url.kind} at {store.address} can be written to, in {took * 1000:.1f} ms"
@@ -317,27 +325,14 @@ class _Noting:
         return response
 
 
-def _described(tls: ssl.SSLObject) -> Step:
-    certificate = cast("dict[str, Any]", tls.getpeercert() or {})
-    names = [value for kind, value in certificate.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
-    issuer = next((value for part in certificate.get("issuer", ()) for key, value in part if key == "commonName"), "?")
-    days = (
-        (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / _DAY if "notAfter" in certificate else 0.0
-    )
-    detail = f"{tls.version()}, certificate for {', '.join(names[:3])} by {issuer}, {days:.0f} days left"
-    if days < _FEW_DAYS:
-        return _warning(detail, "whoever runs that server has to renew its certificate soon")
-    return _ok(detail)
-
-
 def _cause(error: UpstreamUnreachable) -> str:
     return str(error).partition(";")[0].rstrip(".")
 
 
-def _parted(sentence: str, advice: str = "") -> tuple[str, str]:
-    """Part a sentence into what happened and what to do."""
-    what, _, more = sentence.partition(";") if ";" in sentence else sentence.partition(": ")
-    return what.strip().rstrip("."), more.strip().rstrip(".") or advice
+def _parted(sentence: str, otherwise: str = "") -> tuple[str, str]:
+    """Part a sentence into what happened and what to do; `otherwise`: what to do if it does not say."""
+    what, _, to_do = sentence.partition("; ")
+    return what.strip().rstrip("."), to_do.strip().rstrip(".") or otherwise
 
 
 async def succeeds(settings: Settings, *, login: bool, as_json: bool, tell: Callable[[str], None]) -> bool:

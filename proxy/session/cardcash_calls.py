@@ -8,23 +8,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from proxy.clock import Clock
-from proxy.core import dialect
+from proxy.core import advice, dialect
 from proxy.core.errors import Unavailable, UpstreamError
 from proxy.core.identity import is_of_the_held, marks_of_login
 from proxy.core.rejections import Rejection, judge_rejection
 from proxy.core.token import Source, Token
 from proxy.session import tries
 from proxy.session.tries import CallAnswer, CallClient
-
-#: What an operator can look at when the way to CardCash is barred, by the kind of failure.
-_ADVICE: Final = {
-    "dns": "check DNS and upstream.origin",
-    "tls": "check upstream.origin and upstream.ca_file",
-    "proxy": "check HTTPS_PROXY, or upstream.trust_env",
-}
 
 
 class SessionOutage(Exception):
@@ -108,15 +100,14 @@ class SessionCalls:
             found = self._session_token(answer, credentials)
             if isinstance(found, dialect.Candidate):
                 return Token(found.value, answer.sent, found.lifetime, Source.SESSION, app_id=credentials.app_id)
-            what = "without a token" if found is None else f"with a token that is {found.fault}"
-            raise SessionOutage(f"CardCash answered POST /session {what}.", retry_after=answer.retry_after)
+            raise _outage("POST /session", answer, "no token" if found is None else f"a token that is {found.fault}")
         if dialect.judge_failure(answer.status, answer.body) is dialect.FailedCall.REFUSED:
             raise SessionRefused(
                 "app_id",
                 f"CardCash refused the application id with {answer.status}; check app_id and environment, "
                 "then run `cardcash-proxy session renew`.",
             )
-        raise SessionOutage(f"CardCash answered POST /session with {answer.status}.", retry_after=answer.retry_after)
+        raise _outage("POST /session", answer)
 
     async def login(self, session: Token, *, attempts: int) -> Token:
         """Log the session in and return the token that carries the account.
@@ -153,9 +144,9 @@ class SessionCalls:
                     identity=email,
                     marks=marks,
                 )
-            if answer.body.lstrip().startswith(b"<"):
+            if advice.is_web_page(answer.body):
                 # A page of the edge with 200 is no login.
-                raise SessionOutage("A web page came instead of CardCash's answer to the login.")
+                raise _outage("the login", answer, "a web page")
             # No new token: the session itself was logged in.
             return replace(session, source=Source.LOGIN, identity=email)
         verdict = dialect.judge_failure(answer.status, answer.body)
@@ -167,7 +158,7 @@ class SessionCalls:
                 f"CardCash refused the login with {answer.status}; it is not tried again, so that the account is not "
                 "locked: check login.email and login.password, then run `cardcash-proxy session renew`.",
             )
-        raise SessionOutage(f"CardCash answered the login with {answer.status}.", retry_after=answer.retry_after)
+        raise _outage("the login", answer)
 
     async def keep_alive(self, token: Token, path: str) -> Token | None:
         """GET `path` with the held token, for a refresh in its answer; None when there was none.
@@ -234,10 +225,18 @@ class SessionCalls:
             )
         except UpstreamError as error:
             # Without the advice for callers: a session call may be sent again.
-            why, advice = str(error).partition(";")[0].rstrip("."), _ADVICE.get(error.kind)
+            why, to_do = str(error).partition(";")[0].rstrip("."), advice.of_kind(error.kind)
         except Unavailable as error:
-            why, advice = str(error).partition(";")[0].rstrip("."), None
-        raise SessionOutage(f"{method} {path} failed: {why}{f'; {advice}' if advice else ''}.")
+            why, to_do = str(error).partition(";")[0].rstrip("."), ""
+        raise SessionOutage(f"{method} {path} failed: {why}{f'; {to_do}' if to_do else ''}.")
+
+
+def _outage(call: str, answer: CallAnswer, what: str = "") -> SessionOutage:
+    """Tell of an answer that is neither a success nor a refusal; `what` it has, where the status alone does not tell."""
+    to_do = advice.of_answer(answer.status, answer.body)
+    return SessionOutage(
+        f"CardCash answered {call} with {what or answer.status}; {to_do}.", retry_after=answer.retry_after
+    )
 
 
 def _cookie(credentials: Credentials) -> bytes:

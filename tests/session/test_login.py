@@ -333,7 +333,9 @@ async def test_a_retry_that_succeeds_is_a_success(calls: Call, first: bytes | st
 async def test_a_refused_connection_says_so(calls: Call) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    with pytest.raises(SessionOutage, match=r"POST /v3/session failed: The connection to 127\.0\.0\.1 was refused\."):
+    with pytest.raises(
+        SessionOutage, match=r"POST /v3/session failed: The connection to 127\.0\.0\.1 was refused; check"
+    ):
         await calls(f"http://127.0.0.1:{port}").session(attempts=2)
 
 

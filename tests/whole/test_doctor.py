@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -104,25 +108,112 @@ async def test_a_name_that_is_none_is_told() -> None:
     assert "DNS" in steps["dns"]["advice"]
 
 
-@pytest.mark.parametrize("trusted", [True, False])
-async def test_the_certificate_is_looked_into(trusted: bool, tmp_path: Path) -> None:
-    ca = trustme.CA()
+@asynccontextmanager
+async def secured(certificate: trustme.LeafCert) -> AsyncIterator[str]:
+    """Somebody who shows this certificate at `localhost`, and closes."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert("localhost").configure_cert(context)
-    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificate.configure_cert(context)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
-    server = await asyncio.start_server(serve, "localhost", 0, ssl=context)
-    port = server.sockets[0].getsockname()[1]
-    more = {"CARDCASH_UPSTREAM__CA_FILE": str(tmp_path / "ca.pem")} if trusted else {}
-    steps = await doctor(f"https://localhost:{port}", code=1, **more)
-    server.close()
-    assert steps["tls"]["outcome"] == ("ok" if trusted else "failed")
-    assert ("days left" in steps["tls"]["detail"]) is trusted
-    assert trusted or "upstream.ca_file" in steps["tls"]["advice"]
-    assert steps["session"]["outcome"] == ("failed" if trusted else "skipped")
+    async with await asyncio.start_server(serve, "localhost", 0, ssl=context) as server:
+        yield f"https://localhost:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> trustme.CA:
+    """Whom `trusting` trusts."""
+    ca = trustme.CA(organization_name="Root of the test")
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    return ca
+
+
+@pytest.fixture
+def trusting(tmp_path: Path) -> dict[str, str]:
+    return {"CARDCASH_UPSTREAM__CA_FILE": str(tmp_path / "ca.pem")}
+
+
+async def test_the_chain_of_the_certificate_is_told_with_the_days_left(
+    authority: trustme.CA, trusting: dict[str, str]
+) -> None:
+    async with secured(authority.create_child_ca().issue_cert("localhost")) as origin:
+        steps = await doctor(origin, code=1, **trusting)
+    assert steps["tls"]["outcome"] == "ok"
+    assert re.search(r"certificate for localhost by \S.* ← Root of the test, \d+ days left", steps["tls"]["detail"])
+    assert steps["session"]["outcome"] == "failed"
+
+
+async def test_a_certificate_that_ends_soon_is_warned_of(authority: trustme.CA, trusting: dict[str, str]) -> None:
+    soon = datetime.now(tz=UTC) + timedelta(days=5, hours=1)
+    async with secured(authority.issue_cert("localhost", common_name="api", not_after=soon)) as origin:
+        steps = await doctor(origin, code=1, **trusting)
+    assert steps["tls"]["outcome"] == "warning"
+    assert "5 days left" in steps["tls"]["detail"]
+    assert "renew the certificate of api" in steps["tls"]["advice"]
+
+
+YESTERDAY = datetime.now(tz=UTC) - timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("shown", "words"),
+    [
+        (lambda ca: trustme.CA().issue_cert("localhost"), "upstream.ca_file"),
+        (lambda ca: ca.issue_cert("other.example"), "another name"),
+        (lambda ca: ca.issue_cert("localhost", not_before=YESTERDAY - timedelta(days=1), not_after=YESTERDAY), "clock"),
+    ],
+    ids=["unknown authority", "other name", "expired"],
+)
+async def test_a_certificate_that_is_not_accepted_says_why_and_what_to_do(
+    shown: Callable[[trustme.CA], trustme.LeafCert], words: str, authority: trustme.CA, trusting: dict[str, str]
+) -> None:
+    async with secured(shown(authority)) as origin:
+        steps = await doctor(origin, code=1, **trusting)
+    assert steps["tls"]["outcome"] == "failed"
+    assert steps["tls"]["detail"].startswith("The TLS certificate of localhost was not accepted (")
+    assert words in steps["tls"]["advice"]
+    assert steps["session"]["outcome"] == "skipped"
+
+
+async def test_who_speaks_no_tls_is_told(simulator: Simulator) -> None:
+    steps = await doctor(simulator.url.replace("http:", "https:"), code=1)
+    assert steps["tls"]["outcome"] == "failed"
+    assert "may not speak TLS" in steps["tls"]["advice"]
+
+
+SESSION, LOGIN = "/v3/session", "/v3/customers/login"
+
+
+@pytest.mark.parametrize(
+    ("fault", "order", "detail", "advised"),
+    [
+        ("fail", {"path": SESSION, "status": 503}, "with 503", "trouble of its own"),
+        ("fail", {"path": SESSION, "status": 429}, "with 429", "session.store"),
+        ("fail", {"path": SESSION, "status": 403, "html": True}, "with 403", "turns this machine away"),
+        ("fail", {"path": SESSION, "status": 404, "html": True}, "with 404", "upstream.base_path"),
+        ("fail", {"path": LOGIN, "status": 200, "html": True}, "with a web page", "upstream.origin"),
+        ("delay", {"path": SESSION, "seconds": 5}, "did not answer in time", "slow or down"),
+        ("reset", {"path": LOGIN, "when": "before_body"}, "before answering", "trouble of its own"),
+    ],
+)
+async def test_whatever_becomes_of_a_call_is_told_with_what_to_do(
+    simulator: Simulator, fault: str, order: dict[str, Any], detail: str, advised: str
+) -> None:
+    simulator.fault(fault, times=-1, **order)
+    steps = await doctor(simulator.url, code=1, CARDCASH_UPSTREAM__RESPONSE_TIMEOUT="1s", **GOOD)
+    (failed,) = [step for step in steps.values() if step["outcome"] == "failed"]
+    assert failed["name"] == ("session" if order["path"] == SESSION else "login")
+    assert detail in failed["detail"]
+    assert advised in failed["advice"]
+
+
+async def test_a_store_that_may_not_be_used_says_what_to_do(simulator: Simulator, tmp_path: Path) -> None:
+    (tmp_path / "session.json").write_text("{}")
+    (tmp_path / "session.json").chmod(0o644)
+    steps = await doctor(simulator.url, code=1, CARDCASH_SESSION__STORE=f"file://{tmp_path}/session.json")
+    assert "open to other users" in steps["store"]["detail"]
+    assert "chmod 600" in steps["store"]["advice"]
 
 
 async def test_bad_settings_are_one_line_each_and_exit_code_2() -> None:

@@ -274,7 +274,7 @@ def _check_private(path: Path, found: os.stat_result) -> None:
     mode = stat.S_IMODE(found.st_mode)
     if mode & 0o077:
         raise StoreUnusable(
-            f"session.store: {path} is open to other users (mode {mode:04o}), and it is for a live token: "
+            f"session.store: {path} is open to other users (mode {mode:04o}), and it is for a live token; "
             "remove it, or chmod 600 it if you trust what is in it."
         )
 
