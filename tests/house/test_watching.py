@@ -108,11 +108,18 @@ def test_no_alert_names_a_job_and_all_keep_the_namespace(rule: dict[str, Any]) -
         assert {"namespace", "job"} <= names if clause == "by" else not names & {"namespace", "job", "pod", "instance"}
 
 
+#: What stands in a command for the service of compose, by the names of targets.
+_SERVICE = re.compile(
+    r"\{\{ with \$one \}\}[^`]*\{\{ else \}\}proxy\{\{ end \}\}|\{\{ reReplaceAll [^`]* \$labels.instance \}\}"
+)
+
+
 def _commands() -> set[tuple[str, str]]:
     """What alerts say to run: what runs it there, and the command of ours, if it is one."""
     found = set()
     for rule in ALERTS:
-        for command in re.findall(r"`((?:kubectl|docker|cardcash-proxy) [^`]*)`", rule["annotations"]["action"]):
+        action = _SERVICE.sub("proxy", rule["annotations"]["action"])
+        for command in re.findall(r"`((?:kubectl|docker|cardcash-proxy) [^`]*)`", action):
             before, ours, after = command.rpartition("cardcash-proxy ")
             is_ours = " exec " in command or command.startswith("cardcash-proxy")
             found.add((before.removesuffix(" -- "), ours + after) if is_ours else (command, ""))
@@ -126,6 +133,16 @@ def test_what_alerts_say_to_run_is_run_where_the_proxy_is() -> None:
     containers = {found for words, _ in _commands() for found in re.findall(r"kubectl .* -c (\S+)", words)}
     manifest = yaml.safe_load(text_of("config/kubernetes/shared/deployment.yaml"))
     assert containers == {one["name"] for one in manifest["spec"]["template"]["spec"]["containers"]}
+
+
+@pytest.mark.parametrize(
+    ("prometheus", "compose"),
+    [("prometheus.yml", "docker-compose.yml"), ("fleet.yml", "docker-compose.fleet.yml")],
+)
+def test_targets_in_compose_are_named_as_their_services(prometheus: str, compose: str) -> None:
+    (job,) = yaml.safe_load(text_of(f"config/prometheus/{prometheus}"))["scrape_configs"]
+    targets = {target.partition(":")[0] for group in job["static_configs"] for target in group["targets"]}
+    assert targets <= set(yaml.safe_load(text_of(compose))["services"])
 
 
 def test_what_alerts_say_to_run_works(playground: Playground) -> None:
@@ -161,7 +178,9 @@ def test_prometheus_scrapes_the_admin_port_of_the_proxy_in_compose() -> None:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
 @pytest.mark.parametrize(
-    "arguments", [("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yml")], ids=" ".join
+    "arguments",
+    [("check", "config", "prometheus.yml", "fleet.yml"), ("test", "rules", "alerts_test.yml")],
+    ids=" ".join,
 )
 def test_promtool_finds_no_fault(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True, timeout=60, check=False)
