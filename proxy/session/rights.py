@@ -57,10 +57,11 @@ class Rights:
             entered = await self._access.do("enter", entering, seconds=patience.seconds_for_a_try())
             if entered is None and patience.is_over():
                 return None
-            if entered is not None and entered.turn is not Turn.BUSY:
-                break
+            if entered is not None:
+                self._access.observer.store("enter", entered.turn.value)
+                if entered.turn is not Turn.BUSY:
+                    break
             await patience.wait()
-        self._access.observer.store("enter", entered.turn.value)
         if entered.turn is Turn.GRANTED:
             self._is_lost, self._ours_until = False, asked + LEASE
             self._extending = self._tasks.spawn(self._extend(Right.RENEWAL), name="session-store-extend")

@@ -161,7 +161,7 @@ class Shared:
         began = time()
         stored = await self.access.do("load", self._store.look(secrets))
         if stored is not None:
-            self._observer.store("load", "empty" if stored.token is None else "ok")
+            self._observer.store("load", "ok" if stored.token else "foreign" if stored.is_foreign else "empty")
             self._stored = stored.token
         # One that failed is spared by the store itself, for 2.5 s at most: 3 s after it is back all shall have one token.
         is_slow = stored is not None and self.access.is_distant and time() - began > _SLOW

@@ -42,11 +42,11 @@ HARVESTS: Final = ("adopted", "unchanged", "late", "malformed", "anonymous", "fo
 RETRIES: Final = ("accepted", "rejected", "same_token", "probed", "not_repeatable")
 
 STORE_OPERATIONS: Final = (
-    *(("load", "ok"), ("load", "empty"), ("load", "failed")),
+    *(("load", "ok"), ("load", "empty"), ("load", "foreign"), ("load", "failed")),
     *(("save", "ok"), ("save", "lost"), ("save", "failed")),
     *(("latch", "ok"), ("latch", "empty"), ("latch", "failed")),
     *(("lease", "ok"), ("lease", "failed")),
-    *(("enter", "granted"), ("enter", "news"), ("enter", "paused"), ("enter", "failed")),
+    *(("enter", "granted"), ("enter", "news"), ("enter", "busy"), ("enter", "paused"), ("enter", "failed")),
     *(("extend", "lost"), ("extend", "failed")),
 )
 #: Operations of a Redis that are measured.

@@ -72,6 +72,8 @@ class Stored:
     #: Renewals that failed in a row, and how many seconds no other may begin.
     failures: int = 0
     paused_for: float = 0.0
+    #: There is something in the token's place that cannot be read.
+    is_foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -27,7 +27,6 @@ SCRIPT_7 = "{} hush script: 0a, on @user_script:7."
         ("OOM", FailureKind.REFUSED, "out of memory"),
         ("MISCONF", FailureKind.REFUSED, "snapshots"),
         ("NOREPLICAS", FailureKind.REFUSED, "too few replicas"),
-        ("WRONGTYPE", FailureKind.REFUSED, "not of our making"),
     ],
 )
 def test_a_refusal_is_known_however_a_version_puts_it(form: str, code: str, kind: FailureKind, says: str) -> None:

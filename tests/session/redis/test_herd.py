@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -14,6 +14,7 @@ from proxy.core.token import Source, Token
 from proxy.session.cardcash_calls import Credentials
 from proxy.session.keeper import Policy, SessionKeeper
 from proxy.session.stores import Binding
+from proxy.session.stores.redis.place import Place
 from proxy.session.stores.redis.store import RedisStore
 from tests.session.fakes import Recorder
 from tests.session.redis.replicas import Watched, place_of
@@ -46,20 +47,19 @@ class CardCash:
         raise AssertionError("nothing is kept alive")
 
 
+def keeper_on(
+    place: Place, cardcash: CardCash, *, warn: Callable[[str], None], observer: Recorder | None = None
+) -> SessionKeeper:
+    binding = Binding("https://cardcash.example", "app-id")
+    store = RedisStore(lambda: place, binding=lambda: binding, clock=CLOCK, warn=warn, watch=Watched())
+    return SessionKeeper(cardcash, store=store, clock=CLOCK, observer=observer or Recorder(), policy=Policy())
+
+
 @contextlib.asynccontextmanager
 async def herd(url: str) -> AsyncIterator[tuple[CardCash, list[SessionKeeper]]]:
     """Replicas that hold one token, and look into Redis every second."""
-    cardcash, place, binding = CardCash(), place_of(url), Binding("https://cardcash.example", "app-id")
-    keepers = [
-        SessionKeeper(
-            cardcash,
-            store=RedisStore(lambda: place, binding=lambda: binding, clock=CLOCK, warn=pytest.fail, watch=Watched()),
-            clock=CLOCK,
-            observer=Recorder(),
-            policy=Policy(),
-        )
-        for _ in range(REPLICAS)
-    ]
+    cardcash, place = CardCash(), place_of(url)
+    keepers = [keeper_on(place, cardcash, warn=pytest.fail) for _ in range(REPLICAS)]
 
     async def follow(keeper: SessionKeeper) -> None:
         while True:
@@ -121,3 +121,29 @@ async def test_without_any_redis_each_renews_for_itself_and_all_have_one_token_w
         async with asyncio.timeout(8):
             while len({keeper.held.value for keeper in keepers if keeper.held}) > 1 or keepers[0].alone:
                 await asyncio.sleep(0.05)
+
+
+async def test_of_two_with_different_secrets_the_one_whose_token_is_not_stored_says_that_it_is_alone(
+    server: Server,
+) -> None:
+    cardcash, warned, seen = CardCash(), [list[str](), list[str]()], [Recorder(), Recorder()]
+    one, other = (
+        keeper_on(place_of(server.url, f"secret {n}"), cardcash, warn=warned[n].append, observer=seen[n])
+        for n in range(2)
+    )
+    await one.token()
+    await one.catch_up()
+    assert (one.alone, one.pending) == (False, False)
+    await other.token()
+    for _ in range(2):
+        await one.catch_up()
+        await other.catch_up()
+        assert (one.alone, other.alone, cardcash.sessions) == (True, False, 2)
+    assert seen[0].stores["load", "foreign"] >= 2
+    assert [len(told) for told in warned] == [1, 1]
+    held = one.held
+    assert held is not None
+    await one.renew(rejected=held)
+    await other.catch_up()
+    assert (one.alone, other.alone) == (False, True)
+    await asyncio.gather(one.close(), other.close())

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core.secret import Secret
 from proxy.session.stores import Right, Turn
-from proxy.session.stores.redis.client import RedisClient, RedisUnavailable
+from proxy.session.stores.redis.client import RedisClient
 from tests.session.fakes import APP
 from tests.session.redis.conftest import Build
 from tests.session.redis.relay import relay_to
@@ -135,19 +135,50 @@ async def test_a_pause_that_somebody_wrote_is_no_longer_than_any_of_ours(replica
     assert (await one.store.look(SECRETS)).paused_for <= 30
 
 
-async def test_a_key_of_another_type_is_neither_read_nor_replaced(replica: Build, server: Server) -> None:
+async def test_a_key_of_another_type_is_no_token_and_is_replaced_by_whoever_renews_only(
+    replica: Build, server: Server
+) -> None:
     one = replica(server)
     await one.save()
     key = the_key(server)
     server.command("DEL", key)
     server.command("SET", key, "theirs")
-    other = replica(server)
+    other, third = replica(server), replica(server)
     assert [await other.stored(), await other.stored()] == [None, None]
-    assert other.seen.warnings == ["a key under our prefix is not of our making; choose another ?prefix="]
-    assert await other.enters() is Turn.GRANTED
-    with pytest.raises(RedisUnavailable, match="not of our making"):
-        await other.save("two.token.")
+    assert len(other.seen.warnings) == 1
+    assert not await third.save("three.token.")
     assert server.command("GET", key) == "theirs"
+    assert await other.enters() is Turn.GRANTED
+    assert await other.save("two.token.")
+    assert await one.stored() == await third.stored() == "two.token."
+    assert 590_000 < server.command("PTTL", key) <= 600_000
+
+
+async def test_rights_pause_and_refusals_are_had_though_their_keys_are_of_another_type(
+    replica: Build, server: Server
+) -> None:
+    one, other = replica(server), replica(server)
+    await one.enters()
+    await one.store.take_login_turn()
+    await one.store.failed(1)
+    await one.store.refuse({"login": "x"}, SECRETS)
+    assert await one.enters(forced=True) is Turn.GRANTED
+    keys = server.command("KEYS", "*")
+    assert {key[-2:] for key in keys} == {":l", ":t", ":p", ":x"}
+    for key in keys:
+        server.command("DEL", key)
+        server.command("RPUSH", key, "theirs")
+    found = await other.store.look(SECRETS)
+    assert (found.failures, found.paused_for, found.refusals) == (0, 0, {})
+    assert await other.enters() is Turn.GRANTED
+    assert await one.enters() is Turn.BUSY
+    assert await other.store.take_login_turn() == 0
+    assert await one.store.take_login_turn() > 0
+    await other.store.refuse({"login": "y"}, SECRETS)
+    await other.store.failed(5)
+    found = await one.store.look(SECRETS)
+    assert (found.failures, found.refusals) == (1, {"login": "y"})
+    assert await one.enters() is Turn.PAUSED
 
 
 async def test_refusals_that_were_changed_are_not_there(replica: Build, server: Server) -> None:

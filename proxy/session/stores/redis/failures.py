@@ -20,7 +20,7 @@ class FailureKind(enum.Enum):
     DOWN = "down"
     #: Redis does not know us, or does not let us. Tried again seldom: nothing gets better by itself.
     DENIED = "denied"
-    #: Redis answers, but not this: it is full, or a key is somebody else's. Everything else goes on.
+    #: Redis answers, but nothing can be written. Everything else goes on.
     REFUSED = "refused"
 
 
@@ -57,13 +57,9 @@ _CODES: Final = {
     "NOREPLICAS": RedisFailure(
         FailureKind.REFUSED, "Redis has too few replicas (min-replicas-to-write); nothing can be written"
     ),
-    "WRONGTYPE": RedisFailure(
-        FailureKind.REFUSED, "a key under our prefix is not of our making; choose another ?prefix="
-    ),
     "ERR": RedisFailure(FailureKind.DOWN, "Redis answers with an error that is not known"),
 }
 NO_ANSWER: Final = RedisFailure(FailureKind.DOWN, "Redis did not answer in time")
-NOT_OURS: Final = _CODES["WRONGTYPE"]
 UNKNOWN_ANSWER: Final = RedisFailure(FailureKind.DOWN, "Redis answers the scripts with something that is not theirs")
 NOT_A_REDIS: Final = RedisFailure(
     FailureKind.DOWN, "what answers is no Redis, or one with TLS where session.store has none"

@@ -28,10 +28,8 @@ class ScriptReply:
     leased: float
     #: Refusals as they are stored; empty: none.
     refusals: bytes = field(repr=False)
-    #: Of the token that is stored; None: nothing is, or something that is not ours.
+    #: Of the token that is stored; None: nothing is. `?` for what no script of ours can have written.
     tag: str | None = None
-    #: The key has a type that we never gave it.
-    is_not_ours: bool = False
     age: float = 0.0
     life: float = 0.0
     #: Empty for whoever said that it knows the tag.
@@ -46,20 +44,14 @@ class ScriptReply:
 def read_reply(raw: Any) -> ScriptReply:
     """Read it. Raises ValueError, TypeError or IndexError when it is not what a script of ours answers."""
     verdict, failures, pause, lease, refusals, *entry = raw
-    answer = ScriptReply(
+    tag, age, life, blob = entry or (None, 0, 0, b"")
+    return ScriptReply(
         verdict=bytes(verdict).decode("ascii"),
         failures=int(failures),
         pause=min(int(pause) / MICRO, _LONGEST_PAUSE),
         leased=int(lease) / MICRO,
         refusals=bytes(refusals),
-        is_not_ours=bool(entry) and entry[0] is None,
-    )
-    if not entry or answer.is_not_ours:
-        return answer
-    tag, age, life, blob = entry
-    return ScriptReply(
-        *(answer.verdict, answer.failures, answer.pause, answer.leased, answer.refusals),
-        tag=bytes(tag).decode("ascii", "surrogateescape"),  # it is asked for again byte by byte
+        tag=None if tag is None else bytes(tag).decode("ascii", "surrogateescape"),  # asked for again byte by byte
         age=int(age) / MICRO,
         life=int(life) / MICRO,
         blob=bytes(blob),

@@ -23,7 +23,8 @@ local function number(n) return string.format('%.0f', n) end
 
 -- who has a right, and for how long
 local function holder(key)
-  local owner, till = string.match(redis.call('GET', key) or '', '^(%x+):(%d+)$')
+  local right = redis.pcall('GET', key)
+  local owner, till = string.match(type(right) == 'string' and right or '', '^(%x+):(%d+)$')
   if not owner or tonumber(till) <= now then return '', 0 end
   return owner, tonumber(till) - now
 end
@@ -36,14 +37,12 @@ end
 _COMMON: Final = (
     _TIME
     + """
--- {tag, age, life, login, blob}; false: nothing is there; {}: something that is not of our making
+-- {tag, age, life, login, blob}; false: nothing is there; tag '?' and no blob: what is there is not of our making
 local function stored()
   local e = redis.pcall('HMGET', KEYS[1], 'tag', 'born', 'life', 'login', 'blob')
-  if e['err'] then return {} end
   local born, life = tonumber(e[2]), tonumber(e[3])
   if not (e[1] and born and life and e[5]) then
-    if redis.call('EXISTS', KEYS[1]) == 0 then return false end
-    return {e[1] or '', 0, 0, e[4] or '', ''}
+    return redis.call('EXISTS', KEYS[1]) == 1 and {'?', 0, 0, '', ''}
   end
   local age = math.max(0, now - born)
   if age >= life then return false end
@@ -64,7 +63,6 @@ local function answer(verdict, e, known)
   if type(x) ~= 'string' then x = '' end
   local a = {verdict, failures, number(pause), number(held), x}
   if not e then return a end
-  if not e[1] then a[6] = false return a end
   a[6], a[7], a[8] = e[1], number(e[2]), number(e[3])
   -- who knows it is spared the 1.5 kB of it
   a[9] = e[1] .. e[4] == known and '' or e[5]
@@ -84,7 +82,7 @@ local owner = holder(KEYS[2])
 if ARGV[7] == '0' then
   local verdict
   local _, pause = paused()
-  local is_new = e and e[5] and e[5] ~= '' and e[1] ~= ARGV[5] and e[1] ~= ARGV[8]
+  local is_new = e and e[5] ~= '' and e[1] ~= ARGV[5] and e[1] ~= ARGV[8]
   if is_new and (ARGV[6] == '0' or e[4] == '1') then
     verdict = 'news'
   elseif pause > 0 then
@@ -103,7 +101,6 @@ return answer('granted', e, ARGV[2])
 # expected tag ('': nothing), tag, login, age, life, blob
 _SAVE: Final = """
 local e = stored()
-if e and not e[1] then return answer('foreign', e, '') end
 if e then
   if e[1] ~= ARGV[2] then
     -- the same bytes: it was stored by this very call, whose answer was lost
@@ -114,8 +111,9 @@ elseif ARGV[2] ~= '' then
   return answer('lost', false, '')
 end
 local left = math.ceil((tonumber(ARGV[6]) - tonumber(ARGV[5])) / 1000)
--- nothing is deleted first: a Redis out of memory allows that, and refuses what comes after it
 if left > 0 then
+  -- nothing of ours is deleted first: a Redis out of memory allows that, and refuses what comes after it
+  if e and e[1] == '?' then redis.call('DEL', KEYS[1]) end
   redis.call('HSET', KEYS[1], 'tag', ARGV[3], 'login', ARGV[4], 'born', number(now - ARGV[5]), 'life', ARGV[6],
     'blob', ARGV[7])
   redis.call('PEXPIRE', KEYS[1], left)
@@ -130,6 +128,7 @@ _FAILED: Final = """
 local failures, pause = paused()
 pause = math.max(pause, tonumber(ARGV[3]))
 if holder(KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[2]) end
+if redis.pcall('HMGET', KEYS[3], 'until')['err'] then redis.call('DEL', KEYS[3]) end
 redis.call('HSET', KEYS[3], 'failures', failures + 1, 'until', number(now + pause), 'forget',
   number(now + pause + ARGV[4]))
 redis.call('PEXPIRE', KEYS[3], math.ceil((pause + ARGV[4]) / 1000))

@@ -19,7 +19,7 @@ from proxy.session.stores import Binding, Entered, Right, Stored, StoreWatch, Tu
 from proxy.session.stores.redis import scripts
 from proxy.session.stores.redis.client import Haste, RedisClient, RedisUnavailable
 from proxy.session.stores.redis.entry import pack_refusals, pack_token
-from proxy.session.stores.redis.failures import NOT_OURS, UNKNOWN_ANSWER
+from proxy.session.stores.redis.failures import UNKNOWN_ANSWER
 from proxy.session.stores.redis.fingerprints import Fingerprints
 from proxy.session.stores.redis.place import Place
 from proxy.session.stores.redis.reading import MICRO, ScriptReply, read_reply, refusals_in, token_in
@@ -145,9 +145,6 @@ class RedisStore:
         )
         haste = Haste.RENEWAL if Right.RENEWAL in self._held else Haste.LOOK
         answer = await self._run(scripts.SAVE, vault, arguments, haste)
-        if answer.is_not_ours:
-            self._tell(NOT_OURS.sentence)
-            raise RedisUnavailable(NOT_OURS)
         if answer.verdict != "saved":
             return False
         self._unreadable = b""
@@ -227,14 +224,13 @@ class RedisStore:
         refusals, fingerprint = refusals_in(answer, vault)
         if refusals and not await self._fingerprints.is_of(fingerprint, secrets):
             refusals = {}
-        return answer, Stored(token, refusals, answer.failures, answer.pause)
+        is_foreign = answer.tag is not None and token is None
+        return answer, Stored(token, refusals, answer.failures, answer.pause, is_foreign)
 
     def _read(self, answer: ScriptReply, vault: Vault, asked: Moment, binding: Binding) -> Token | None:
         """Return the token that came with an answer, and warn when it cannot be read."""
         self._last, self._unreadable = None, b""
-        if answer.is_not_ours:
-            self._tell(NOT_OURS.sentence)
-        elif answer.tag is not None:
+        if answer.tag is not None:
             token = token_in(answer, vault, asked=asked, app_id=binding.app_id)
             if token is not None:
                 self._has_warned = False
