@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 from proxy.session.stores.redis import scripts
+from tests.session.redis.raw import read_command
 
 _NOTHING: Final = b"*5\r\n$%d\r\n%b\r\n:0\r\n$1\r\n0\r\n$1\r\n0\r\n$0\r\n\r\n"
 _VERDICTS: Final = {scripts.LOOK.sha: b"look", scripts.ENTER.sha: b"granted", scripts.SAVE.sha: b"saved"}
@@ -24,17 +25,10 @@ class FakeRedis:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
-                self.commands.append(await self._command(reader))
+                self.commands.append(await read_command(reader))
                 writer.write(self._answer(self.commands[-1]))
         except (asyncio.IncompleteReadError, OSError):
             writer.close()
-
-    async def _command(self, reader: asyncio.StreamReader) -> list[bytes]:
-        words = []
-        for _ in range(int((await reader.readuntil())[1:])):
-            size = int((await reader.readuntil())[1:])
-            words.append((await reader.readexactly(size + 2))[:size])
-        return words
 
     def _answer(self, words: list[bytes]) -> bytes:
         if words[0] == b"AUTH":

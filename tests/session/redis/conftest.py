@@ -13,7 +13,7 @@ import pytest
 
 from proxy.session.stores.redis.place import Place
 from tests.session.redis.replicas import Replica, place_of
-from tests.session.redis.servers import WHERE, WHERE_SENTINEL, Cluster, Sentinels, Server, Tls
+from tests.session.redis.servers import WHERE, Cluster, Sentinels, Server, Tls
 
 NEEDS_REDIS = pytest.mark.skipif(WHERE is None, reason="redis-server is not installed")
 
@@ -77,8 +77,6 @@ def tls_server(folder: Path, tls: Tls) -> Iterator[Server]:
 @pytest.fixture
 def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
     """A group of its own for each test: after a failover Sentinels need 10 s to know all again, a new group 2 s to begin."""
-    if WHERE_SENTINEL is None:
-        pytest.skip("redis-sentinel is not installed")
     group = Sentinels(tmp_path)
     yield group
     group.end()

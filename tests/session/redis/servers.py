@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,8 +19,20 @@ from typing import Any
 import redis
 import trustme
 
-WHERE = shutil.which("redis-server") or shutil.which("valkey-server")
-WHERE_SENTINEL = shutil.which("redis-sentinel") or shutil.which("valkey-sentinel")
+
+def _version() -> int:
+    if WHERE is None:
+        return 0
+    said = subprocess.run([WHERE, "--version"], check=True, capture_output=True, text=True).stdout
+    found = re.search(r"v=([0-9]+)", said)
+    assert found is not None, said
+    return int(found[1])
+
+
+#: The program of the server; it can be a Sentinel too.
+WHERE = os.environ.get("CARDCASH_TEST_REDIS") or shutil.which("redis-server") or shutil.which("valkey-server")
+#: The first number of its version.
+VERSION = _version()
 #: Seconds for a server to start, or a group to agree.
 PATIENCE = 20.0
 
@@ -73,13 +86,15 @@ class Server:
     def start(self, *, until: Callable[[redis.Redis], Any] = lambda client: client.ping()) -> Server:
         port = ("--port", "0", "--tls-port", str(self.port)) if self.tls else ("--port", str(self.port))
         common = (*port, "--bind", "127.0.0.1", "--dir", str(self.folder), "--logfile", str(self.folder / "log"))
+        assert WHERE is not None
         if self.sentinel:
             config = self.folder / "sentinel.conf"
             config.write_text(self.sentinel)  # Sentinel rewrites it, so each has its own
-            command = [str(WHERE_SENTINEL), str(config), *common]
+            command = [WHERE, str(config), *common, "--sentinel"]
         else:
-            assert WHERE is not None
-            quiet = ("--save", "", "--appendonly", "no", "--enable-debug-command", "yes")
+            quiet: tuple[str, ...] = ("--save", "", "--appendonly", "no")
+            if VERSION >= 7:  # before, nothing was protected
+                quiet += ("--enable-debug-command", "yes", "--enable-protected-configs", "yes")
             command = [WHERE, *common, *quiet, *(self.tls.options if self.tls else ()), *self.options]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with self.client() as client:
@@ -203,16 +218,20 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         cluster = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0")
-        # The bus is at port + 10000 unless said otherwise, which may be no port at all.
-        self.nodes = [
-            Server(folder / f"node{n}", *cluster, "--cluster-port", str(free_port())).start() for n in range(6)
-        ]
-        for node in self.nodes[1:]:
-            bus = node.options[node.options.index("--cluster-port") + 1]
-            self.nodes[0].command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+        self.nodes = []
+        for number in range(6):
+            node = Server(folder / f"node{number}", *cluster)
+            bus = free_port()
+            if VERSION >= 7:
+                node.options += ("--cluster-port", str(bus))
+            while VERSION < 7 and (bus := node.port + 10000) > 65535:
+                node.port = free_port()
+            self.nodes.append(node.start())
+            if number:
+                self.nodes[0].command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
         bounds = (0, 5461, 10923, 16384)
         for node, first, end in zip(self.nodes, bounds, bounds[1:], strict=False):
-            node.command("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+            node.command("CLUSTER", "ADDSLOTS", *range(first, end))
         for node in self.nodes:
             wait_for(partial(self._knows_all, node), "the nodes do not meet")
         for replica, master in zip(self.nodes[3:], self.nodes[:3], strict=True):

@@ -44,6 +44,7 @@ def test_a_refusal_is_known_however_a_version_puts_it(form: str, code: str, kind
             "ERR The user executing the script can't run this command or subcommand script: 0a, on @user_script:7.",
             "grant",
         ),
+        ("ERR ACL failure in script: User me has no permissions to run the 'get' command script: 0a", "grant"),
         ("ERR hush", "not known"),
         ("hush", "not known"),
         ("", "not known"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from proxy.core.secret import Secret
 from proxy.session.stores import Right, Turn
 from proxy.session.stores.redis.client import RedisUnavailable
 from tests.session.redis.conftest import Build
+from tests.session.redis.raw import answering
 from tests.session.redis.replicas import place_of
-from tests.session.redis.servers import WHERE_SENTINEL, Cluster, Sentinels, Server, free_port, wait_for
+from tests.session.redis.servers import Cluster, Sentinels, Server, free_port, wait_for
 
 #: Seconds in which another master can be written to: 2.5 to 4 here, longer on a machine that does other things too.
 SOON = 12.0
@@ -85,18 +86,116 @@ class TestSentinel:
         with pytest.raises(RedisUnavailable, match="no Sentinel knows"):
             await replica(sentinels.url.replace("/main", "/other")).stored()
 
-    async def test_their_password_is_their_own(self, replica: Build, tmp_path: Path) -> None:
-        if WHERE_SENTINEL is None:
-            pytest.skip("redis-sentinel is not installed")
-        guarded = Sentinels(tmp_path, password="of-the-sentinels")
+    @pytest.fixture
+    def guarded(self, tmp_path: Path) -> Iterator[Sentinels]:
+        group = Sentinels(tmp_path, password="of-the-sentinels")
+        yield group
+        group.end()
+
+    async def test_their_password_is_their_own(self, replica: Build, guarded: Sentinels) -> None:
         with pytest.raises(RedisUnavailable, match="password"):
             await replica(guarded).stored()
         place = replace(place_of(guarded.url), sentinel_password=Secret("of-the-sentinels"))
         assert await replica(place).save()
-        guarded.end()
+
+    async def test_a_wrong_password_of_theirs_is_told_and_the_right_one_of_redis_does_not_help(
+        self, replica: Build, guarded: Sentinels
+    ) -> None:
+        place = place_of(guarded.url.replace("//", "//:of-the-sentinels@"))
+        for password in (None, Secret("not-theirs")):
+            with pytest.raises(RedisUnavailable, match="password"):
+                await replica(replace(place, sentinel_password=password)).stored()
+
+    async def test_a_sentinel_that_was_cut_off_and_knows_an_old_master_only_is_passed_by(
+        self, replica: Build, sentinels: Sentinels
+    ) -> None:
+        async with answering(lambda _: b"*2\r\n$9\r\n127.0.0.1\r\n$1\r\n1\r\n") as astray:
+            one = replica(sentinels.url.replace("//", f"//127.0.0.1:{astray},"))
+            assert await again(one.save) < SOON
+
+    async def test_a_master_that_others_call_one_still_but_is_none_is_looked_for_elsewhere(
+        self, replica: Build, sentinels: Sentinels
+    ) -> None:
+        port = next(server.port for server in sentinels.servers if server is not sentinels.master)
+        text = b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%d\r\n" % (len(str(port)), port)
+        async with answering(lambda _: text) as astray:
+            one = replica(sentinels.url.replace("//", f"//127.0.0.1:{astray},"))
+            assert await one.save()
+            assert one.store.address == f"127.0.0.1:{sentinels.master.port}"
+
+    async def test_without_any_sentinel_the_master_that_was_found_is_used_on(
+        self, replica: Build, sentinels: Sentinels
+    ) -> None:
+        one = replica(sentinels)
+        assert await one.save()
+        for sentinel in sentinels.sentinels:
+            sentinel.kill()
+        assert await one.stored() == "one.token."
+        sentinels.servers[0].command("CLIENT", "KILL", "TYPE", "normal")
+        assert await one.stored() == "one.token."
+
+    @pytest.mark.parametrize("answer", [b"*1\r\n$1\r\nx\r\n", b"*2\r\n$1\r\nx\r\n$1\r\nx\r\n", b":1\r\n", b"+OK\r\n"])
+    async def test_a_sentinel_that_talks_nonsense_is_none(self, replica: Build, answer: bytes) -> None:
+        async with answering(lambda _: answer) as port:
+            with pytest.raises(RedisUnavailable, match="no Redis"):
+                await replica(f"redis+sentinel://127.0.0.1:{port}/main").stored()
 
 
 class TestCluster:
+    async def test_an_owner_that_is_gone_is_down_until_another_owns_the_slot(
+        self, replica: Build, server: Server
+    ) -> None:
+        dead, here = free_port(), False
+
+        def answer(_: list[bytes]) -> bytes:
+            return b"-MOVED 1 127.0.0.1:%d\r\n" % (server.port if here else dead)
+
+        async with answering(answer) as port:
+            one = replica(f"redis://127.0.0.1:{port}")
+            with pytest.raises(RedisUnavailable, match="Connection refused"):
+                await one.stored()
+            here = True
+            assert await again(one.save) < 3
+
+    @pytest.mark.parametrize("word", [b"MOVED", b"ASK"])
+    async def test_nodes_that_point_to_each_other_are_given_up_soon(self, replica: Build, word: bytes) -> None:
+        asked, ports = 0, [0, 0]
+
+        def pointing(to: int) -> Callable[[list[bytes]], bytes]:
+            def answer(words: list[bytes]) -> bytes:
+                nonlocal asked
+                asked += 1
+                return b"+OK\r\n" if words == [b"ASKING"] else b"-%b 1 :%d\r\n" % (word, ports[to])
+
+            return answer
+
+        async with answering(pointing(1)) as ports[0], answering(pointing(0)) as ports[1]:
+            with pytest.raises(RedisUnavailable, match="from one node to the next"):
+                await replica(f"redis://127.0.0.1:{ports[0]}").stored()
+        assert asked <= 10
+
+    @pytest.mark.parametrize("where", [b"127.0.0.1:99999", b"%b:1" % (b"x" * 300), b"..:1", b"\xff:1"])
+    async def test_a_node_that_cannot_be_is_not_tried_forever(
+        self, replica: Build, server: Server, where: bytes
+    ) -> None:
+        is_well = False
+
+        def answer(_: list[bytes]) -> bytes:
+            return b"-MOVED 1 " + (b"127.0.0.1:%d" % server.port if is_well else where) + b"\r\n"
+
+        async with answering(answer) as port:
+            one = replica(f"redis://127.0.0.1:{port}")
+            with pytest.raises(RedisUnavailable):
+                await one.stored()
+            is_well = True
+            assert await again(one.save) < 3
+
+    async def test_a_slot_on_its_way_to_a_node_that_is_gone_is_down(self, replica: Build) -> None:
+        dead = free_port()
+        async with answering(lambda _: b"-ASK 1 127.0.0.1:%d\r\n" % dead) as port:
+            with pytest.raises(RedisUnavailable, match="Connection refused"):
+                await replica(f"redis://127.0.0.1:{port}").stored()
+
     async def test_any_node_leads_to_the_owner(self, replica: Build, cluster: Cluster) -> None:
         for node in cluster.nodes:
             one = replica(node, binding=replace(replica(node).binding, email=f"{node.port}@x.com"))

@@ -232,6 +232,14 @@ class TestItSaysNo:
         assert "+hmget" in str(caught)
         assert "me" not in str(caught).split()
 
+    @pytest.mark.parametrize("right", ["get", "set", "hmget", "exists", "time", "evalsha"])
+    async def test_no_single_right_is_done_without(
+        self, replica: Build, server: Server, restricted: Callable[..., None], right: str
+    ) -> None:
+        restricted("~cardcash:*", "-@all", *GRANTS.split(), f"-{right}")
+        with pytest.raises(RedisUnavailable, match="grant the user"):
+            await replica(self.known(server)).enters()
+
     async def test_other_keys_may_be_forbidden(
         self, replica: Build, server: Server, restricted: Callable[..., None]
     ) -> None:
@@ -274,6 +282,37 @@ class TestItSaysNo:
         with pytest.raises(RedisUnavailable, match="too few replicas"):
             await one.save()
         assert await one.stored() is None
+
+    async def test_a_server_that_cannot_write_its_snapshots(self, replica: Build, own_server: Server) -> None:
+        one = replica(own_server)
+        token = one.token()
+        await one.store.save(token, replaces=None)
+        folder = own_server.folder / "gone"
+        folder.mkdir()
+        own_server.command("CONFIG", "SET", "dir", str(folder), "save", "3600 1")
+        folder.rmdir()
+        with own_server.client() as client:
+            client.bgsave()
+            wait_for(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "it was written")
+        with pytest.raises(RedisUnavailable, match="MISCONF") as caught:
+            await one.save("two.token.", replaces=token)
+        assert caught.value.failure.kind is FailureKind.REFUSED
+        assert await one.stored() == "one.token."
+        own_server.command("CONFIG", "SET", "save", "")
+        assert await one.save("two.token.", replaces=token)
+
+    async def test_rights_that_are_taken_away_and_given_back(
+        self, replica: Build, server: Server, restricted: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        restricted("~*", "+@all")
+        one = replica(self.known(server))
+        await one.save()
+        restricted("~*", "+@all", "-hmget", "-evalsha")
+        assert (await trouble(one)).failure.kind is FailureKind.DENIED
+        restricted("~*", "+@all")
+        ahead = SimpleNamespace(monotonic=lambda: time.monotonic() + 11)
+        monkeypatch.setattr("proxy.session.stores.redis.client.time", ahead)
+        assert await one.stored() == "one.token."
 
     async def test_no_connection_left(self, replica: Build, own_server: Server) -> None:
         with own_server.client() as client:
@@ -331,6 +370,19 @@ class TestTheWire:
             server.command("CLIENT", "KILL", "TYPE", "normal")
             assert await one.stored() == "one.token."
             assert one.seen.reconnects == 1
+
+    async def test_connections_that_are_cut_all_the_time_cost_no_more_than_a_retry(
+        self, replica: Build, server: Server
+    ) -> None:
+        one = replica(server)
+        token = one.token()
+        await one.store.save(token, replaces=None)
+        for number in range(50):
+            server.command("CLIENT", "KILL", "TYPE", "normal")
+            another = one.token(f"{number}.token.")
+            assert await one.store.save(another, replaces=token)
+            assert await one.stored() == another.value
+            token = another
 
     async def test_a_save_whose_answer_was_lost_is_a_save(self, replica: Build, server: Server) -> None:
         async with relay_to(server.port) as relay:
@@ -394,7 +446,7 @@ def test_a_place_shows_no_password() -> None:
 async def test_a_redis_that_is_busy_is_down_for_a_while(replica: Build, own_server: Server) -> None:
     one = replica(own_server)
     await one.save()
-    own_server.command("CONFIG", "SET", "busy-reply-threshold", "20")
+    own_server.command("CONFIG", "SET", "lua-time-limit", "20")
     busy = asyncio.create_task(asyncio.to_thread(_spin, own_server))
     with pytest.raises(RedisUnavailable, match=r"busy with a script|did not answer"):
         while True:

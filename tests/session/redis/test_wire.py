@@ -11,6 +11,7 @@ import pytest
 
 from proxy.session.stores.redis.failures import failure_of
 from proxy.session.stores.redis.wire import NotRedis, RedisError, connect
+from tests.session.redis.raw import read_command
 from tests.session.redis.replicas import place_of
 
 
@@ -26,7 +27,7 @@ class Raw:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             for pieces in self._answers:
-                self.asked.append(await self._command(reader))
+                self.asked.append(await read_command(reader))
                 for piece in pieces:
                     writer.write(piece)
                     await writer.drain()
@@ -35,14 +36,6 @@ class Raw:
         with contextlib.suppress(OSError):
             await writer.wait_closed()
         self.ended.set()
-
-    @staticmethod
-    async def _command(reader: asyncio.StreamReader) -> list[bytes]:
-        words = []
-        for _ in range(int((await reader.readuntil())[1:])):
-            size = int((await reader.readuntil())[1:])
-            words.append((await reader.readexactly(size + 2))[:size])
-        return words
 
 
 @contextlib.asynccontextmanager

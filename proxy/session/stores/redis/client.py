@@ -19,7 +19,7 @@ from proxy.session.stores.redis.link import Connections
 from proxy.session.stores.redis.place import Place
 from proxy.session.stores.redis.scripts import Script
 from proxy.session.stores.redis.servers import Servers
-from proxy.session.stores.redis.wire import Address, NotRedis, RedisError, Word
+from proxy.session.stores.redis.wire import Address, RedisError, Word
 
 #: Seconds for one operation, whatever has to be found, connected and repeated for it; less than whoever asks gives it.
 DEADLINE: Final = 1.9
@@ -173,7 +173,7 @@ class RedisClient:
                     if error.code != "READONLY" or (isinstance(failed, RedisError) and failed.code == error.code):
                         raise
                 failed = error
-            except (OSError, NotRedis) as error:
+            except Exception as error:  # whatever it is: the address may have come from elsewhere, and be none
                 await self._give_up(servers, link)
                 if isinstance(error, TimeoutError) or servers.is_alone:
                     raise

@@ -43,6 +43,7 @@ _CODES: Final = {
     "CLUSTERDOWN": RedisFailure(FailureKind.DOWN, "the Redis cluster is down"),
     "TRYAGAIN": RedisFailure(FailureKind.DOWN, "the Redis cluster is moving the keys"),
     "MOVED": RedisFailure(FailureKind.DOWN, "Redis sends us from one node to the next"),
+    "ASK": RedisFailure(FailureKind.DOWN, "Redis sends us from one node to the next"),
     "READONLY": RedisFailure(FailureKind.DOWN, "this Redis is a read-only replica; no master was found"),
     "BUSY": RedisFailure(FailureKind.DOWN, "Redis is busy with a script"),
     "UNKILLABLE": RedisFailure(FailureKind.DOWN, "Redis is busy with a script"),

@@ -21,10 +21,16 @@ local now = tonumber(ARGV[1]) or time[1] * 1000000 + time[2]
 
 local function number(n) return string.format('%.0f', n) end
 
+-- nothing where there is nothing, or something of a type that we never gave it
+local function read(...)
+  local r = redis.pcall(...)
+  if type(r) ~= 'table' or not r['err'] then return r end
+  return not string.find(r['err'], 'WRONGTYPE', 1, true) and redis.call(...)
+end
+
 -- who has a right, and for how long
 local function holder(key)
-  local right = redis.pcall('GET', key)
-  local owner, till = string.match(type(right) == 'string' and right or '', '^(%x+):(%d+)$')
+  local owner, till = string.match(read('GET', key) or '', '^(%x+):(%d+)$')
   if not owner or tonumber(till) <= now then return '', 0 end
   return owner, tonumber(till) - now
 end
@@ -39,7 +45,7 @@ _COMMON: Final = (
     + """
 -- {tag, age, life, login, blob}; false: nothing is there; tag '?' and no blob: what is there is not of our making
 local function stored()
-  local e = redis.pcall('HMGET', KEYS[1], 'tag', 'born', 'life', 'login', 'blob')
+  local e = read('HMGET', KEYS[1], 'tag', 'born', 'life', 'login', 'blob') or {}
   local born, life = tonumber(e[2]), tonumber(e[3])
   if not (e[1] and born and life and e[5]) then
     return redis.call('EXISTS', KEYS[1]) == 1 and {'?', 0, 0, '', ''}
@@ -51,17 +57,15 @@ end
 
 -- failures in a row, and how long the pause lasts; they are forgotten by themselves
 local function paused()
-  local p = redis.pcall('HMGET', KEYS[3], 'failures', 'until', 'forget')
-  if p['err'] or (tonumber(p[3]) or 0) <= now then return 0, 0 end
+  local p = read('HMGET', KEYS[3], 'failures', 'until', 'forget') or {}
+  if (tonumber(p[3]) or 0) <= now then return 0, 0 end
   return tonumber(p[1]) or 0, math.max(0, (tonumber(p[2]) or 0) - now)
 end
 
 local function answer(verdict, e, known)
   local failures, pause = paused()
   local _, held = holder(KEYS[2])
-  local x = redis.pcall('GET', KEYS[4])
-  if type(x) ~= 'string' then x = '' end
-  local a = {verdict, failures, number(pause), number(held), x}
+  local a = {verdict, failures, number(pause), number(held), read('GET', KEYS[4]) or ''}
   if not e then return a end
   a[6], a[7], a[8] = e[1], number(e[2]), number(e[3])
   -- who knows it is spared the 1.5 kB of it
@@ -128,7 +132,7 @@ _FAILED: Final = """
 local failures, pause = paused()
 pause = math.max(pause, tonumber(ARGV[3]))
 if holder(KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[2]) end
-if redis.pcall('HMGET', KEYS[3], 'until')['err'] then redis.call('DEL', KEYS[3]) end
+if not read('HMGET', KEYS[3], 'until') then redis.call('DEL', KEYS[3]) end
 redis.call('HSET', KEYS[3], 'failures', failures + 1, 'until', number(now + pause), 'forget',
   number(now + pause + ARGV[4]))
 redis.call('PEXPIRE', KEYS[3], math.ceil((pause + ARGV[4]) / 1000))

@@ -39,7 +39,10 @@ class Servers:
         if address != self.current:
             return
         hosts = self._place.url.hosts
-        if self._place.url.master is None and address == hosts[self._seed]:
+        if self._place.url.master is not None:
+            # Whoever named it may be cut off from the other Sentinels: the next is asked first.
+            self._sentinels.append(self._sentinels.pop(0))
+        elif address == hosts[self._seed]:
             self._seed = (self._seed + 1) % len(hosts)
         self.current = None
 

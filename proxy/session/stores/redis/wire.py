@@ -26,7 +26,8 @@ _LARGEST: Final = 1024 * 1024
 _LONGEST: Final = 64
 #: Errors that have no word of their own in front, by what they say, with the word that they should have.
 _BY_TEXT: Final = {
-    "user executing the script": "NOPERM",  # Redis 7.0; later ones say NOPERM there too
+    "The user executing the script can't": "NOPERM",  # Redis 6.2 and 7.0
+    "ACL failure in script": "NOPERM",  # Redis 7.2 to 8.2, Valkey 7.2 and 8.0
     "max number of clients": "MAXCLIENTS",
     "DB index": "NODB",
     "SELECT is not allowed": "NODB",
