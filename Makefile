@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# More workers than two cores: much of the suite waits. See tests/spread.py.
+SPREAD := -n 4 --dist loadfile
 ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
 
 .DEFAULT_GOAL := help
@@ -22,7 +24,7 @@ demo: $(STAMP) ## simulator and proxy together, with curl lines to paste
 	$(BIN)/cardcash-proxy demo
 
 test: $(STAMP) ## the whole suite
-	$(BIN)/python -m pytest -n 3 --dist loadgroup
+	$(BIN)/python -m pytest $(SPREAD)
 
 check: $(STAMP) ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

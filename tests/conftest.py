@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 import hypothesis
 import pytest
 from pytest_aiohttp.plugin import AiohttpClient
+from xdist.remote import Producer
 
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.asking import Asking, Listening
 from tests.server.harness import RawUpstream, Running, running_proxy
+from tests.spread import ByFile, longest_first
 
 # An example that takes long tells of the machine, not of the code.
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile | None:
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = longest_first(items)
+
+
+def pytest_collection_finish() -> None:
+    """What was collected is there to the end: no collector of garbage need look at it again."""
+    gc.freeze()
+
 
 StartProxy = Callable[..., Awaitable[Running]]
 StartSimulator = Callable[..., Awaitable[Simulator]]

@@ -206,16 +206,11 @@ def composed(request: pytest.FixtureRequest, which: str) -> Composed:
     return found
 
 
-# One worker for all tests of a file: it is run once.
-in_compose, in_fleet = (pytest.mark.xdist_group(which) for which in ("compose", "fleet"))
-either = pytest.mark.parametrize(
-    "which", [pytest.param("compose", marks=in_compose), pytest.param("fleet", marks=in_fleet)]
-)
+either = pytest.mark.parametrize("which", ["compose", "fleet"])
 
 
 # First, before the traffic's own revocations begin after a minute.
 @by_hand
-@in_fleet
 def test_two_proxies_are_one_client_to_cardcash(fleet: Composed) -> None:
     for name, port in (("proxy-a", 8080), ("proxy-b", 8082)):
         until(partial(_answers, fleet, port), fleet.sandboxes[name].log)
@@ -258,7 +253,6 @@ def test_prometheus_has_the_alerts(composed: Composed) -> None:
 
 
 @by_hand
-@in_compose
 def test_a_browser_on_this_machine_reaches_the_proxy_and_its_status(compose: Composed) -> None:
     until(lambda: compose.healthy("proxy"), compose.sandboxes["proxy"].log)
     assert compose.published(8080, "/customers")[0] == 200
@@ -266,7 +260,6 @@ def test_a_browser_on_this_machine_reaches_the_proxy_and_its_status(compose: Com
 
 
 @by_hand
-@in_compose
 def test_session_renew_is_run_by_exec(compose: Composed) -> None:
     until(lambda: compose.healthy("proxy"), compose.sandboxes["proxy"].log)
     code, said = compose.exec("proxy", "cardcash-proxy", "session", "renew")

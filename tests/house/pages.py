@@ -47,11 +47,15 @@ def project_files() -> list[str]:
     return sorted(name for name in set(names) if (ROOT / name).is_file())
 
 
+def module_names(folder: str = "proxy") -> list[str]:
+    """List every module of the product, or of another folder, by its path."""
+    return [name for name in project_files() if name.startswith(f"{folder}/") and name.endswith(".py")]
+
+
 @cache
 def modules(folder: str = "proxy") -> dict[str, ast.Module]:
-    """Parse every module of the product, or of another folder, by its path."""
-    names = (name for name in project_files() if name.startswith(f"{folder}/") and name.endswith(".py"))
-    return {name: ast.parse(text_of(name)) for name in names}
+    """Parse them."""
+    return {name: ast.parse(text_of(name)) for name in module_names(folder)}
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:

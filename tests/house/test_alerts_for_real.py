@@ -15,7 +15,6 @@ from tests.house.pages import text_of
 from tests.house.prometheus import INSTALLED, MINUTE, WHY_NOT
 
 pytestmark = [
-    pytest.mark.xdist_group("prometheus"),
     pytest.mark.skipif(not INSTALLED, reason=WHY_NOT),
     pytest.mark.timeout(240),
 ]

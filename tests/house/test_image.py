@@ -1,18 +1,17 @@
 """The image itself: built by buildah on a base made of this machine's Python, and run as an engine would run it.
 
-Built once for all workers of a run. Skipped where there is no buildah, or this is not root. What only Docker does (its
+Skipped where there is no buildah, or this is not root. What only Docker does (its
 HEALTHCHECK) stands in the image.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -45,45 +44,17 @@ class Built:
         return Place.below(self.files, self.simulator, **settings)
 
 
-@contextmanager
-def _image(folder: Path, wheels: Path) -> Iterator[tuple[Images, str]]:
-    """Build the image, once for all workers of a run; the last that leaves removes it."""
-    folder.mkdir(exist_ok=True)
-    images, users = Images(folder, wheels), folder / "users"
-
-    def change(by: int) -> int:
-        count = (int(users.read_text()) if users.exists() else 0) + by
-        users.write_text(str(count))
-        return count
-
-    with _locked(folder):
-        if change(+1) == 1:
-            (folder / "name").write_text(images.build("new", images.make_base(), **LABELS))
-    try:
-        yield images, (folder / "name").read_text()
-    finally:
-        with _locked(folder):
-            if change(-1) == 0:
-                images.forget()
-                for name in ("base", "root", "run"):
-                    shutil.rmtree(folder / name, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config, testrun_uid: str) -> Iterator[Built]:
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Built]:
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
         pytest.skip("here not even root may mount anything")
     assert pytestconfig.cache is not None
-    folder, wheels = tmp_path_factory.getbasetemp().parent / f"image-{testrun_uid}", pytestconfig.cache.mkdir("wheels")
+    folder = tmp_path_factory.mktemp("image")
+    images = Images(folder, pytestconfig.cache.mkdir("wheels"))
     with ExitStack() as stack:
-        images, image = stack.enter_context(_image(folder, wheels))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(images.forget)
+        image = images.build("new", images.make_base(), **LABELS)
         files = stack.enter_context(images.mounted(image))
         simulator = Place.below(files, 0)
         running = stack.enter_context(simulator.run("simulate", "--listen", f"127.0.0.1:{simulator.port}"))

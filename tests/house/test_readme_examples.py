@@ -20,7 +20,6 @@ from tests.house.conftest import Playground
 from tests.house.pages import ROOT, Block, blocks, table, ticked
 
 # One simulator and one proxy for all of them.
-pytestmark = pytest.mark.xdist_group("playground")
 
 CONSOLE = [block for block in blocks() if block.language == "console" and block.not_run is None]
 

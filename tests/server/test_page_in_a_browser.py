@@ -25,7 +25,6 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian's package of that name)"),
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.xdist_group("chromium"),
 ]
 
 LONG = "CardCash refused the application id with 400; check `app_id`, then run `cardcash-proxy session renew`." * 2

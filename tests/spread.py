@@ -1,0 +1,53 @@
+"""How pytest-xdist spreads the tests over its workers: `pytest -n 4 --dist loadfile`.
+
+A file is one piece of work, so that what its fixtures start (a browser, a Prometheus, an image, namespaces) is started once.
+The tests of a few long files that start nothing in common are pieces of their own. What takes longest is begun first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
+
+#: Begun first, in this order: half a minute and more each, most of it waiting.
+FIRST = (
+    "tests/house/test_alerts_for_real.py",
+    "tests/house/test_image.py",
+    "tests/containers/test_compose.py",
+    "tests/containers/test_kubelet.py",
+    "tests/server/test_what_the_caller_is_told.py",
+    "tests/whole/test_output.py",
+    "tests/whole/test_service_manager.py",
+    "tests/settings/test_every_setting.py",
+    "tests/whole/test_workers.py",
+    "tests/whole/test_redis_store.py",
+)
+#: Files whose tests start nothing in common that is slow to start.
+SINGLY = {
+    "tests/server/test_what_the_caller_is_told.py",
+    "tests/settings/test_every_setting.py",
+    "tests/whole/test_output.py",
+    "tests/whole/test_service_manager.py",
+    "tests/whole/test_workers.py",
+    "tests/whole/test_redis_store.py",
+}
+
+
+def file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+def longest_first(items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """Put what takes longest first, and leave the order as it is otherwise."""
+    place = {file: number for number, file in enumerate(FIRST)}
+    return sorted(items, key=lambda item: place.get(file_of(item.nodeid), len(place)))
+
+
+class ByFile(LoadScopeScheduling):
+    """Gives a file to a worker, or one test of `SINGLY`, whenever it has nearly done what it has."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = file_of(nodeid)
+        return nodeid if file in SINGLY else file
