@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import hypothesis
 import pytest
-from pytest_aiohttp.plugin import AiohttpClient
+from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
 from xdist.remote import Producer
 
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.asking import Asking, Listening
+from tests.cardcash import CardCash
 from tests.server.harness import RawUpstream, Running, running_proxy
 from tests.spread import ByFile, longest_first
 
@@ -67,6 +68,15 @@ async def simulator(start_simulator: StartSimulator) -> Simulator:
 
 
 @pytest.fixture
+async def cardcash(aiohttp_server: AiohttpServer) -> CardCash:
+    """A CardCash in plain HTTP on a free port."""
+    cardcash = CardCash()
+    server = await aiohttp_server(cardcash.application(), auto_decompress=False, shutdown_timeout=0.1)
+    cardcash.url = str(server.make_url("/")).rstrip("/")
+    return cardcash
+
+
+@pytest.fixture
 async def upstream() -> AsyncIterator[RawUpstream]:
     """A scripted CardCash on a free port."""
     upstream = RawUpstream()
@@ -76,7 +86,7 @@ async def upstream() -> AsyncIterator[RawUpstream]:
 
 
 @pytest.fixture
-async def start_proxy(upstream: RawUpstream, aiohttp_client: AiohttpClient) -> AsyncIterator[StartProxy]:
+async def start_proxy(upstream: RawUpstream | CardCash, aiohttp_client: AiohttpClient) -> AsyncIterator[StartProxy]:
     """Start proxies in front of `upstream`, or of `origin=`; settings as environment names without CARDCASH_."""
     async with contextlib.AsyncExitStack() as stack:
 

@@ -45,7 +45,7 @@ def longest_first(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     return sorted(items, key=lambda item: place.get(file_of(item.nodeid), len(place)))
 
 
-class ByFile(LoadScopeScheduling):
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
     """Gives a file to a worker, or one test of `SINGLY`, whenever it has nearly done what it has."""
 
     def _split_scope(self, nodeid: str) -> str:

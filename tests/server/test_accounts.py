@@ -8,8 +8,15 @@ import json
 
 import pytest
 
+from tests.cardcash import OK, REJECTION, CardCash, Received, Reply, bringing
 from tests.conftest import StartProxy
-from tests.server.harness import OK, REJECTION, Peer, RawUpstream, Running, answer, until
+from tests.server.harness import Running, until
+
+
+@pytest.fixture
+async def upstream(cardcash: CardCash) -> CardCash:
+    """In plain HTTP: nothing here is about bytes."""
+    return cardcash
 
 
 def login(email: str, password: str = "x") -> bytes:
@@ -21,7 +28,7 @@ JSON = b"Content-Type: application/json"
 
 @pytest.mark.parametrize("target", ["/session", "/v3/session", "/v3.1/session", "/v3/session?x=y"])
 async def test_a_session_call_is_answered_with_a_placeholder_and_the_real_lifetime(
-    upstream: RawUpstream, proxy: Running, target: str
+    upstream: CardCash, proxy: Running, target: str
 ) -> None:
     got = await proxy.ask(f"POST {target}")
     assert got.status == 200
@@ -38,16 +45,14 @@ async def test_a_session_call_is_answered_with_a_placeholder_and_the_real_lifeti
 
 
 async def test_a_legacy_client_may_send_the_placeholder_and_is_served_with_the_real_token(
-    upstream: RawUpstream, proxy: Running
+    upstream: CardCash, proxy: Running
 ) -> None:
     placeholder = (await proxy.ask("POST /session")).json["access_token"]
     assert (await proxy.ask("GET /carts", b"Authorization: Bearer " + placeholder.encode())).status == 200
     assert upstream.requests[0].token == upstream.tokens[0]
 
 
-async def test_a_session_call_with_a_body_keeps_working_on_its_connection(
-    upstream: RawUpstream, proxy: Running
-) -> None:
+async def test_a_session_call_with_a_body_keeps_working_on_its_connection(upstream: CardCash, proxy: Running) -> None:
     caller = await proxy.caller()
     got = await caller.ask(proxy.request("POST /session", JSON, body=b"{}"))
     assert got.status == 200
@@ -59,7 +64,7 @@ async def test_a_session_call_with_a_body_keeps_working_on_its_connection(
 
 @pytest.mark.parametrize("email", ["me@example.com", " ME@Example.com "])
 async def test_a_login_as_the_configured_account_is_answered_here(
-    upstream: RawUpstream, start_proxy: StartProxy, email: str
+    upstream: CardCash, start_proxy: StartProxy, email: str
 ) -> None:
     proxy = await start_proxy(LOGIN__EMAIL="me@example.com", LOGIN__PASSWORD="p")
     got = await proxy.ask("POST /customers/login", JSON, body=login(email))
@@ -69,7 +74,7 @@ async def test_a_login_as_the_configured_account_is_answered_here(
     assert (len(upstream.logins), upstream.requests) == (1, [])
 
 
-async def test_a_login_as_another_account_is_409(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+async def test_a_login_as_another_account_is_409(upstream: CardCash, start_proxy: StartProxy) -> None:
     proxy = await start_proxy(LOGIN__EMAIL="me@example.com", LOGIN__PASSWORD="p")
     got = await proxy.ask("POST /v3/customers/login", JSON, body=login("you@example.com"))
     assert (got.status, got.code) == (409, "other_account")
@@ -79,7 +84,7 @@ async def test_a_login_as_another_account_is_409(upstream: RawUpstream, start_pr
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"nonsense", b'{"customer":{"email":"a@b","email":"c@d"}}', b"[" * 5000])
 async def test_a_login_whose_account_cannot_be_told_is_400(
-    upstream: RawUpstream, start_proxy: StartProxy, body: bytes
+    upstream: CardCash, start_proxy: StartProxy, body: bytes
 ) -> None:
     proxy = await start_proxy(LOGIN__EMAIL="me@example.com", LOGIN__PASSWORD="p")
     got = await proxy.ask("POST /customers/login", JSON, body=body)
@@ -88,7 +93,7 @@ async def test_a_login_whose_account_cannot_be_told_is_400(
 
 @pytest.mark.parametrize("kind", [JSON, b"Content-Type: application/x-www-form-urlencoded"])
 async def test_a_login_that_json_and_form_readers_read_as_two_accounts_is_400_and_never_forwarded(
-    upstream: RawUpstream, proxy: Running, kind: bytes
+    upstream: CardCash, proxy: Running, kind: bytes
 ) -> None:
     assert (await proxy.ask("POST /customers/login", JSON, body=login("a@x.example"))).status == 200
     body = login("a@x.example", "&customer[email]=b@x.example&customer[password]=p&z=")
@@ -99,12 +104,12 @@ async def test_a_login_that_json_and_form_readers_read_as_two_accounts_is_400_an
     assert len(upstream.logins) == 1
 
 
-async def test_a_look_alike_of_the_account_is_another_account(upstream: RawUpstream, proxy: Running) -> None:
+async def test_a_look_alike_of_the_account_is_another_account(upstream: CardCash, proxy: Running) -> None:
     assert (await proxy.ask("POST /customers/login", JSON, body=login("kate@x.example"))).status == 200
     assert (await proxy.ask("POST /customers/login", JSON, body=login("\u212aate@x.example"))).status == 409
 
 
-async def test_without_a_configured_login_it_is_forwarded_and_adopted(upstream: RawUpstream, proxy: Running) -> None:
+async def test_without_a_configured_login_it_is_forwarded_and_adopted(upstream: CardCash, proxy: Running) -> None:
     got = await proxy.ask("POST /customers/login", JSON, body=login("me@example.com", "their-password"))
     assert got.status == 200
     assert got.values("authorization") == [] or got.value("authorization") != upstream.tokens[1].encode()
@@ -117,16 +122,15 @@ async def test_without_a_configured_login_it_is_forwarded_and_adopted(upstream: 
 
 
 #: A token that says nothing of its life, as CardCash's may.
-OPAQUE = b"opaque.session.token"
+OPAQUE = "opaque.session.token"
 
 
 @pytest.mark.parametrize("configured", [True, False])
 async def test_a_login_that_repeats_the_token_without_a_lifetime_keeps_the_lifetime_of_the_session(
-    upstream: RawUpstream, start_proxy: StartProxy, configured: bool
+    upstream: CardCash, start_proxy: StartProxy, configured: bool
 ) -> None:
-    session = answer(200, b"{}", b"authorization: " + OPAQUE, b"x-token-exp-seconds: 3000")
-    upstream.session_answers.append(session)
-    upstream.login_answers.append(answer(200, b"{}", b"authorization: " + OPAQUE))
+    upstream.session_answers.append(bringing(OPAQUE, 3000))
+    upstream.login_answers.append(bringing(OPAQUE))
     proxy = await start_proxy(**({"LOGIN__EMAIL": "me@x.example", "LOGIN__PASSWORD": "p"} if configured else {}))
     assert (await proxy.ask("POST /customers/login", JSON, body=login("me@x.example"))).status == 200
     told = (await proxy.admin.ask("GET /status")).json["session"]
@@ -134,7 +138,7 @@ async def test_a_login_that_repeats_the_token_without_a_lifetime_keeps_the_lifet
 
 
 async def test_after_an_adopted_login_the_same_is_forwarded_again_and_another_is_409(
-    upstream: RawUpstream, proxy: Running
+    upstream: CardCash, proxy: Running
 ) -> None:
     await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))
     assert (await proxy.ask("POST /customers/login", JSON, body=login("ME@example.com"))).status == 200
@@ -143,7 +147,7 @@ async def test_after_an_adopted_login_the_same_is_forwarded_again_and_another_is
 
 
 async def test_a_login_whose_session_has_been_revoked_is_made_again_and_adopted(
-    upstream: RawUpstream, proxy: Running
+    upstream: CardCash, proxy: Running
 ) -> None:
     await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))
     upstream.login_answers.append(REJECTION)
@@ -154,13 +158,13 @@ async def test_a_login_whose_session_has_been_revoked_is_made_again_and_adopted(
     assert (session["identity"], session["identity_lost"]) == ("m…@example.com", False)
 
 
-async def test_a_caller_that_leaves_during_its_login_does_not_undo_it(upstream: RawUpstream, proxy: Running) -> None:
+async def test_a_caller_that_leaves_during_its_login_does_not_undo_it(upstream: CardCash, proxy: Running) -> None:
     arrived, go = asyncio.Event(), asyncio.Event()
 
-    async def slow(peer: Peer) -> None:
+    async def slow(got: Received) -> Reply:
         arrived.set()
         await go.wait()
-        await upstream.answer_login(peer)
+        return await upstream.new_login(got)
 
     upstream.login_answers.append(slow)
     caller = await proxy.caller()
@@ -172,29 +176,27 @@ async def test_a_caller_that_leaves_during_its_login_does_not_undo_it(upstream: 
     await until(lambda: proxy.proxy.keeper.status().identity == "me@example.com")
 
 
-async def test_a_login_in_gzip_is_read_and_forwarded_as_it_came(upstream: RawUpstream, proxy: Running) -> None:
+async def test_a_login_in_gzip_is_read_and_forwarded_as_it_came(upstream: CardCash, proxy: Running) -> None:
     coded = gzip.compress(login("me@example.com"))
     got = await proxy.ask("POST /customers/login", JSON, b"Content-Encoding: gzip", body=coded)
     assert got.status == 200
     assert upstream.logins[0].body == coded
 
 
-async def test_a_refused_login_of_a_caller_comes_down_and_is_not_remembered(
-    upstream: RawUpstream, proxy: Running
-) -> None:
-    upstream.login_answers.append(answer(400, b'{"message":["Invalid email or password"]}'))
+async def test_a_refused_login_of_a_caller_comes_down_and_is_not_remembered(upstream: CardCash, proxy: Running) -> None:
+    upstream.login_answers.append(Reply(400, b'{"message":["Invalid email or password"]}'))
     got = await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))
     assert (got.status, got.body) == (400, b'{"message":["Invalid email or password"]}')
     assert (await proxy.ask("POST /customers/login", JSON, body=login("you@example.com"))).status == 200
     assert len(upstream.logins) == 2
 
 
-async def test_of_two_logins_at_once_the_first_wins(upstream: RawUpstream, proxy: Running) -> None:
+async def test_of_two_logins_at_once_the_first_wins(upstream: CardCash, proxy: Running) -> None:
     go = asyncio.Event()
 
-    async def slow(peer: Peer) -> None:
+    async def slow(got: Received) -> Reply:
         await go.wait()
-        await upstream.answer_login(peer)
+        return await upstream.new_login(got)
 
     upstream.login_answers.append(slow)
     first = asyncio.create_task(proxy.ask("POST /customers/login", JSON, body=login("me@example.com")))
@@ -208,7 +210,7 @@ async def test_of_two_logins_at_once_the_first_wins(upstream: RawUpstream, proxy
 
 
 async def test_a_lost_login_goes_on_anonymously_says_so_and_anybody_may_log_in(
-    upstream: RawUpstream, proxy: Running
+    upstream: CardCash, proxy: Running
 ) -> None:
     await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))
     upstream.answers += [REJECTION, REJECTION, OK]  # the second is the probe's: the login is gone for certain
@@ -221,7 +223,7 @@ async def test_a_lost_login_goes_on_anonymously_says_so_and_anybody_may_log_in(
 
 
 async def test_the_token_of_a_login_rejected_at_first_is_adopted_from_the_second_try(
-    upstream: RawUpstream, proxy: Running
+    upstream: CardCash, proxy: Running
 ) -> None:
     upstream.login_answers.append(REJECTION)
     assert (await proxy.ask("POST /customers/login", JSON, body=login("me@example.com"))).status == 200
@@ -230,7 +232,7 @@ async def test_the_token_of_a_login_rejected_at_first_is_adopted_from_the_second
     assert upstream.requests[0].token == upstream.tokens[2]
 
 
-async def test_a_form_login_is_understood(upstream: RawUpstream, proxy: Running) -> None:
+async def test_a_form_login_is_understood(upstream: CardCash, proxy: Running) -> None:
     form = b"customer%5Bemail%5D=me%40example.com&customer[password]=p"
     got = await proxy.ask("POST /customers/login", b"Content-Type: application/x-www-form-urlencoded", body=form)
     assert got.status == 200
@@ -253,7 +255,7 @@ async def test_a_form_login_is_understood(upstream: RawUpstream, proxy: Running)
     ],
 )
 async def test_what_may_be_read_as_a_session_or_login_call_is_never_forwarded(
-    upstream: RawUpstream, proxy: Running, line: str
+    upstream: CardCash, proxy: Running, line: str
 ) -> None:
     got = await proxy.ask(line)
     assert (got.status, got.code) == (400, "bad_request")
@@ -261,15 +263,13 @@ async def test_what_may_be_read_as_a_session_or_login_call_is_never_forwarded(
 
 
 @pytest.mark.parametrize("line", ["POST /sessions", "POST /x/session"])
-async def test_nothing_else_is_taken_for_a_session_or_login_call(
-    upstream: RawUpstream, proxy: Running, line: str
-) -> None:
+async def test_nothing_else_is_taken_for_a_session_or_login_call(upstream: CardCash, proxy: Running, line: str) -> None:
     assert (await proxy.ask(line)).status == 200
     assert len(upstream.requests) == 1
 
 
 async def test_a_login_that_lapses_without_traffic_is_reported_as_lost(
-    upstream: RawUpstream, start_proxy: StartProxy
+    upstream: CardCash, start_proxy: StartProxy
 ) -> None:
     upstream.lifetime = 1
     proxy = await start_proxy(SESSION__IDLE_AFTER="1ms")
@@ -280,7 +280,7 @@ async def test_a_login_that_lapses_without_traffic_is_reported_as_lost(
     assert (session["state"], session["identity"], session["identity_lost"]) == ("expired", None, True)
 
 
-async def test_the_body_of_a_session_call_is_swallowed_and_bounded(upstream: RawUpstream, proxy: Running) -> None:
+async def test_the_body_of_a_session_call_is_swallowed_and_bounded(upstream: CardCash, proxy: Running) -> None:
     caller = await proxy.caller()
     await caller.send(b"POST /session HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n")
     await caller.send(bytes(0x200000) + b"\r\n0\r\n\r\n" + proxy.request("GET /a"))

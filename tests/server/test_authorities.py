@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import trustme
+from aiohttp import web
+from pytest_aiohttp.plugin import AiohttpServer
 from structlog.testing import capture_logs
 
 from proxy.watched_files import CaWatch
+from tests.cardcash import CardCash
 from tests.conftest import StartProxy
-from tests.server.harness import Running, answer, jwt, until
-from tests.session.raw_server import RawServer, serving
+from tests.server.harness import Running, until
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +23,19 @@ def authorities() -> tuple[trustme.CA, trustme.CA]:
 
 
 @pytest.fixture
-async def cardcash(authorities: tuple[trustme.CA, trustme.CA]) -> AsyncIterator[RawServer]:
+async def origin(authorities: tuple[trustme.CA, trustme.CA], aiohttp_server: AiohttpServer) -> str:
     """CardCash, with a certificate of the second authority; every answer ends its connection."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authorities[1].issue_cert("localhost").configure_cert(tls)
-    token = b"authorization: " + jwt(1).encode()
-    async with AsyncExitStack() as stack:
-        reply = answer(200, b"{}", token, b"Connection: close")
-        yield await stack.enter_async_context(serving(reply, tls=tls))
+    cardcash = CardCash()
+
+    async def once(_: web.Request, answer: web.StreamResponse) -> None:
+        answer.force_close()
+
+    app = cardcash.application()
+    app.on_response_prepare.append(once)
+    server = await aiohttp_server(app, ssl=tls)
+    return f"https://localhost:{server.port}"
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +57,7 @@ async def works(proxy: Running) -> tuple[bool, bool]:
 @pytest.mark.parametrize("how", ["written over", "put in its place", "behind a link"])
 async def test_a_new_bundle_is_trusted_without_a_restart_and_the_old_one_no_more(
     authorities: tuple[trustme.CA, trustme.CA],
-    cardcash: RawServer,
+    origin: str,
     start_proxy: StartProxy,
     tmp_path: Path,
     how: str,
@@ -72,7 +77,7 @@ async def test_a_new_bundle_is_trusted_without_a_restart_and_the_old_one_no_more
         new.replace(file)
 
     trust(authorities[0])
-    proxy = await start_proxy(origin=cardcash.url, UPSTREAM__CA_FILE=str(file))
+    proxy = await start_proxy(origin=origin, UPSTREAM__CA_FILE=str(file))
     assert await works(proxy) == (False, False)
     with capture_logs() as lines:
         trust(authorities[1])
@@ -87,14 +92,14 @@ async def test_a_new_bundle_is_trusted_without_a_restart_and_the_old_one_no_more
 @pytest.mark.parametrize("spoilt", [b"", b"half of a certificate", None], ids=["empty", "no PEM", "gone"])
 async def test_a_bundle_that_cannot_be_used_leaves_the_last_good_one_and_is_told_of_once(
     authorities: tuple[trustme.CA, trustme.CA],
-    cardcash: RawServer,
+    origin: str,
     start_proxy: StartProxy,
     tmp_path: Path,
     spoilt: bytes | None,
 ) -> None:
     file = tmp_path / "ca.pem"
     file.write_bytes(pem(authorities[1]))
-    proxy = await start_proxy(origin=cardcash.url, UPSTREAM__CA_FILE=str(file))
+    proxy = await start_proxy(origin=origin, UPSTREAM__CA_FILE=str(file))
     with capture_logs() as lines:
         if spoilt is None:
             file.unlink()

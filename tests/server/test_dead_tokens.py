@@ -5,40 +5,47 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
+from tests.cardcash import OK, REJECTION, CardCash, Received, Reply, Script, bringing
 from tests.conftest import StartProxy
-from tests.server.harness import OK, REJECTION, Peer, RawUpstream, Running, Script, answer, until
+from tests.server.harness import Running, until
 
 
-def judge(dead: set[bytes]) -> Script:
+@pytest.fixture
+async def upstream(cardcash: CardCash) -> CardCash:
+    """In plain HTTP: nothing here is about bytes."""
+    return cardcash
+
+
+def judge(dead: set[str]) -> Script:
     """Reject requests that carry one of these tokens."""
 
-    async def serve(peer: Peer) -> None:
-        await peer.body()
-        token = peer.head.partition(b"Bearer ")[2].partition(b"\r\n")[0]
-        await peer.send(REJECTION if token in dead else OK)
+    async def serve(got: Received) -> Reply:
+        return REJECTION if got.token in dead else OK
 
     return serve
 
 
 async def test_a_paused_route_goes_on_with_the_token_that_another_route_renewed(
-    upstream: RawUpstream, proxy: Running
+    upstream: CardCash, proxy: Running
 ) -> None:
     upstream.answers += [REJECTION, REJECTION]
     assert (await proxy.ask("GET /carts")).status == 400  # by contract: rejected twice
-    upstream.default = judge({upstream.tokens[-1].encode()})
+    upstream.default = judge({upstream.tokens[-1]})
     assert (await proxy.ask("GET /wallets")).status == 200
     assert (await proxy.ask("GET /carts")).status == 200
 
 
-async def test_a_paused_route_waits_for_a_renewal_of_its_very_token(upstream: RawUpstream, proxy: Running) -> None:
+async def test_a_paused_route_waits_for_a_renewal_of_its_very_token(upstream: CardCash, proxy: Running) -> None:
     upstream.answers += [REJECTION, REJECTION]
     await proxy.ask("GET /carts")
-    upstream.default = judge({upstream.tokens[-1].encode()})
+    upstream.default = judge({upstream.tokens[-1]})
     gate = asyncio.Event()
 
-    async def held_back(peer: Peer) -> None:
+    async def held_back(got: Received) -> Reply:
         await gate.wait()
-        await upstream.answer_session(peer)
+        return await upstream.new_session(got)
 
     upstream.session_answers.append(held_back)
     other = asyncio.create_task(proxy.ask("GET /wallets"))
@@ -49,16 +56,14 @@ async def test_a_paused_route_waits_for_a_renewal_of_its_very_token(upstream: Ra
     assert [(await task).status for task in (other, paused)] == [200, 200]
 
 
-async def test_two_revocations_in_a_row_reach_at_most_one_caller(upstream: RawUpstream, proxy: Running) -> None:
+async def test_two_revocations_in_a_row_reach_at_most_one_caller(upstream: CardCash, proxy: Running) -> None:
     """The first route to be rejected again is taken for odd; the second proves that the token is dead."""
     await proxy.ask("GET /carts")
-    dead: set[bytes] = {upstream.tokens[-1].encode()}
+    dead = {upstream.tokens[-1]}
 
-    async def revoke_the_next_too(peer: Peer) -> None:
-        await peer.body()
-        dead.add(upstream.tokens[1].encode() if len(upstream.tokens) > 1 else b"")
-        token = peer.head.partition(b"Bearer ")[2].partition(b"\r\n")[0]
-        await peer.send(REJECTION if token in dead else OK)
+    async def revoke_the_next_too(got: Received) -> Reply:
+        dead.update(upstream.tokens[1:2])
+        return REJECTION if got.token in dead else OK
 
     upstream.default = revoke_the_next_too
     routes = ["/carts", "/wallets", "/orders/buy", "/merchants/sell", "/payments/sell", "/cards/sell"]
@@ -68,15 +73,15 @@ async def test_two_revocations_in_a_row_reach_at_most_one_caller(upstream: RawUp
 
 
 async def test_a_request_that_meets_two_revocations_is_served_when_others_had_the_second_token_accepted(
-    upstream: RawUpstream, proxy: Running
+    upstream: CardCash, proxy: Running
 ) -> None:
     """Where connections are scarce, a request waits long enough for that; its route is not odd, and pauses for nobody."""
     await proxy.ask("GET /carts")
     go = asyncio.Event()
 
-    async def held(peer: Peer) -> None:
+    async def held(_: Received) -> Reply:
         await go.wait()
-        await peer.send(REJECTION)
+        return REJECTION
 
     upstream.answers += [REJECTION, held]
     asked = asyncio.create_task(proxy.ask("GET /carts"))
@@ -92,15 +97,15 @@ async def test_a_request_that_meets_two_revocations_is_served_when_others_had_th
 
 
 async def test_a_request_that_meets_three_revocations_is_rejected_and_its_route_does_not_pause(
-    upstream: RawUpstream, proxy: Running
+    upstream: CardCash, proxy: Running
 ) -> None:
     await proxy.ask("GET /carts")
     gates = [asyncio.Event(), asyncio.Event()]
 
     def held(gate: asyncio.Event) -> Script:
-        async def script(peer: Peer) -> None:
+        async def script(_: Received) -> Reply:
             await gate.wait()
-            await peer.send(REJECTION)
+            return REJECTION
 
         return script
 
@@ -121,11 +126,10 @@ async def test_a_request_that_meets_three_revocations_is_rejected_and_its_route_
 
 
 async def test_a_route_that_rejects_some_requests_whatever_their_token_renews_twice_at_most_for_each(
-    upstream: RawUpstream, proxy: Running
+    upstream: CardCash, proxy: Running
 ) -> None:
-    async def by_query(peer: Peer) -> None:
-        await peer.body()
-        await peer.send(REJECTION if b"?odd" in peer.head else OK)
+    async def by_query(got: Received) -> Reply:
+        return REJECTION if "?odd" in got.line else OK
 
     upstream.default = by_query
     asked = asyncio.create_task(proxy.ask("GET /carts?odd"))
@@ -136,19 +140,19 @@ async def test_a_route_that_rejects_some_requests_whatever_their_token_renews_tw
 
 
 async def test_a_token_found_in_an_answer_that_died_with_the_one_before_is_replaced_too(
-    upstream: RawUpstream, proxy: Running
+    upstream: CardCash, proxy: Running
 ) -> None:
     await proxy.ask("GET /carts")
-    harvested, go, dead = upstream.token(), asyncio.Event(), {token.encode() for token in upstream.tokens}
+    harvested, go, dead = upstream.token(), asyncio.Event(), set(upstream.tokens)
 
-    async def slow(peer: Peer) -> None:
+    async def slow(_: Received) -> Reply:
         await go.wait()
-        await peer.send(REJECTION)
+        return REJECTION
 
     upstream.answers.append(slow)
     asked = asyncio.create_task(proxy.ask("GET /wallets"))
     await until(lambda: len(upstream.requests) == 2)
-    upstream.answers.append(answer(200, b"", b"authorization: " + harvested.encode()))
+    upstream.answers.append(bringing(harvested))
     await proxy.ask("GET /carts")
     upstream.default = judge(dead)
     go.set()
@@ -157,29 +161,28 @@ async def test_a_token_found_in_an_answer_that_died_with_the_one_before_is_repla
 
 
 async def test_a_token_of_another_process_that_died_with_the_one_before_is_replaced_too(
-    upstream: RawUpstream, start_proxy: StartProxy, tmp_path: Path
+    upstream: CardCash, start_proxy: StartProxy, tmp_path: Path
 ) -> None:
     store = f"file://{tmp_path}/session"
     one, other = [await start_proxy(SESSION__STORE=store) for _ in range(2)]
     assert {(await proxy.ask("GET /carts")).status for proxy in (one, other)} == {200}
     harvested, kept = upstream.token(), (tmp_path / "session").read_bytes()
-    upstream.answers.append(answer(200, b"", b"authorization: " + harvested.encode()))
+    upstream.answers.append(bringing(harvested))
     await one.ask("GET /carts")
     await until(lambda: (tmp_path / "session").read_bytes() != kept)
-    upstream.default = judge({token.encode() for token in upstream.tokens})
+    upstream.default = judge(set(upstream.tokens))
     assert (await other.ask("GET /wallets")).status == 200
     assert (await one.ask("GET /wallets")).status == 200
     assert len(upstream.sessions) == 2
 
 
 async def test_a_route_that_rejects_every_token_costs_one_session_call_however_many_callers(
-    upstream: RawUpstream, proxy: Running
+    upstream: CardCash, proxy: Running
 ) -> None:
     await proxy.ask("GET /wallets")
 
-    async def odd(peer: Peer) -> None:
-        await peer.body()
-        await peer.send(REJECTION if b"/carts" in peer.head.partition(b"\r\n")[0] else OK)
+    async def odd(got: Received) -> Reply:
+        return REJECTION if "/carts" in got.line else OK
 
     upstream.default = odd
     answers = await asyncio.gather(*(proxy.ask("GET /carts") for _ in range(20)))

@@ -10,24 +10,25 @@ import pytest
 
 from proxy.session.cardcash_calls import Credentials
 from proxy.simulator import Simulator
+from tests.cardcash import CardCash, Received, Reply
 from tests.conftest import StartProxy, StartSimulator
-from tests.server.harness import APP_ID, EMAIL, PASSWORD, Peer, RawUpstream, Running, until
+from tests.server.harness import APP_ID, EMAIL, PASSWORD, Running, until
 
 JSON = b"Content-Type: application/json"
 
 
 @pytest.fixture
-async def cardcash(start_simulator: StartSimulator) -> Simulator:
+async def simulator(start_simulator: StartSimulator) -> Simulator:
     accounts = {EMAIL: PASSWORD, "other@example.com": "other"}
     return await start_simulator(app_ids=(APP_ID,), accounts=accounts, anonymous="guest")
 
 
 @pytest.fixture
-async def pair(cardcash: Simulator, start_proxy: StartProxy, tmp_path: Path) -> tuple[Running, Running]:
+async def pair(simulator: Simulator, start_proxy: StartProxy, tmp_path: Path) -> tuple[Running, Running]:
     store = f"file://{tmp_path}/session"
     return (
-        await start_proxy(origin=cardcash.url, SESSION__STORE=store),
-        await start_proxy(origin=cardcash.url, SESSION__STORE=store),
+        await start_proxy(origin=simulator.url, SESSION__STORE=store),
+        await start_proxy(origin=simulator.url, SESSION__STORE=store),
     )
 
 
@@ -51,16 +52,22 @@ async def test_a_second_account_is_refused_at_the_other_at_once(pair: tuple[Runn
 
 
 @pytest.fixture
-async def three(upstream: RawUpstream, start_proxy: StartProxy, tmp_path: Path) -> list[Running]:
+async def upstream(cardcash: CardCash) -> CardCash:
+    """In plain HTTP: nothing here is about bytes."""
+    return cardcash
+
+
+@pytest.fixture
+async def three(upstream: CardCash, start_proxy: StartProxy, tmp_path: Path) -> list[Running]:
     return [await start_proxy(SESSION__STORE=f"file://{tmp_path}/session") for _ in range(3)]
 
 
-async def test_of_two_logins_at_once_at_two_proxies_the_first_wins(upstream: RawUpstream, three: list[Running]) -> None:
+async def test_of_two_logins_at_once_at_two_proxies_the_first_wins(upstream: CardCash, three: list[Running]) -> None:
     go = asyncio.Event()
 
-    async def slow(peer: Peer) -> None:
+    async def slow(got: Received) -> Reply:
         await go.wait()
-        await upstream.answer_login(peer)
+        return await upstream.new_login(got)
 
     upstream.login_answers.append(slow)
     first = asyncio.create_task(three[0].ask("POST /customers/login", JSON, body=login()))
@@ -78,7 +85,7 @@ async def test_of_two_logins_at_once_at_two_proxies_the_first_wins(upstream: Raw
 
 @pytest.mark.parametrize("line", ["GET /carts", "POST /orders", "GET /v3/customers/payment-options"])
 async def test_once_a_login_is_answered_no_account_call_goes_anonymously_anywhere(
-    upstream: RawUpstream, three: list[Running], line: str
+    upstream: CardCash, three: list[Running], line: str
 ) -> None:
     for proxy in three:
         assert (await proxy.ask("GET /merchants/sell")).status == 200
@@ -89,54 +96,54 @@ async def test_once_a_login_is_answered_no_account_call_goes_anonymously_anywher
 
 
 async def test_a_login_lost_at_one_is_lost_at_the_other_and_after_a_restart(
-    pair: tuple[Running, Running], cardcash: Simulator, start_proxy: StartProxy, tmp_path: Path
+    pair: tuple[Running, Running], simulator: Simulator, start_proxy: StartProxy, tmp_path: Path
 ) -> None:
     one, other = pair
     assert (await one.ask("POST /customers/login", JSON, body=login())).status == 200
     await until(lambda: other.proxy.keeper.status().identity == EMAIL)
-    cardcash.revoke_all()
+    simulator.revoke_all()
     assert (await one.ask("GET /merchants/sell")).status == 200
     await until(lambda: other.proxy.keeper.identity_lost)
-    restarted = await start_proxy(origin=cardcash.url, SESSION__STORE=f"file://{tmp_path}/session")
+    restarted = await start_proxy(origin=simulator.url, SESSION__STORE=f"file://{tmp_path}/session")
     for proxy in (one, other, restarted):
         assert "log in again" in (await proxy.ask("GET /carts")).json["message"][0]
 
 
 async def test_a_wrong_password_is_tried_once_by_all_and_an_operator_opens_it_for_all(
-    cardcash: Simulator, start_proxy: StartProxy, tmp_path: Path
+    simulator: Simulator, start_proxy: StartProxy, tmp_path: Path
 ) -> None:
     settings = {"SESSION__STORE": f"file://{tmp_path}/session", "LOGIN__EMAIL": EMAIL, "LOGIN__PASSWORD": PASSWORD}
-    proxies = [await start_proxy(origin=cardcash.url, **settings) for _ in range(3)]
+    proxies = [await start_proxy(origin=simulator.url, **settings) for _ in range(3)]
     await until(lambda: all(proxy.proxy.keeper.status().identity for proxy in proxies))
-    logins = cardcash.calls["POST /v3/customers/login"]
+    logins = simulator.calls["POST /v3/customers/login"]
     for proxy in proxies:
         proxy.proxy.keeper.use_credentials(Credentials(APP_ID, EMAIL, "wrong"))
     await until(lambda: all("login" in proxy.proxy.keeper.refusals for proxy in proxies))
-    assert cardcash.calls["POST /v3/customers/login"] == logins + 1
-    cardcash.configure(accounts={EMAIL: "wrong"})
+    assert simulator.calls["POST /v3/customers/login"] == logins + 1
+    simulator.configure(accounts={EMAIL: "wrong"})
     assert (await proxies[0].admin.ask("POST /session/renew")).status == 200
     await until(lambda: not any(proxy.proxy.keeper.refusals for proxy in proxies))
-    assert cardcash.calls["POST /v3/customers/login"] == logins + 2
+    assert simulator.calls["POST /v3/customers/login"] == logins + 2
     assert [(await proxy.admin.ask("GET /readyz")).status for proxy in proxies] == [200] * 3
 
 
 async def test_a_right_password_after_a_change_costs_one_login_for_all(
-    cardcash: Simulator, start_proxy: StartProxy, tmp_path: Path
+    simulator: Simulator, start_proxy: StartProxy, tmp_path: Path
 ) -> None:
     settings = {"SESSION__STORE": f"file://{tmp_path}/session", "LOGIN__EMAIL": EMAIL, "LOGIN__PASSWORD": PASSWORD}
-    proxies = [await start_proxy(origin=cardcash.url, **settings) for _ in range(3)]
+    proxies = [await start_proxy(origin=simulator.url, **settings) for _ in range(3)]
     await until(lambda: all(proxy.proxy.keeper.status().identity for proxy in proxies))
-    logins = cardcash.calls["POST /v3/customers/login"]
-    cardcash.configure(accounts={EMAIL: "changed"})
+    logins = simulator.calls["POST /v3/customers/login"]
+    simulator.configure(accounts={EMAIL: "changed"})
     for proxy in proxies:
         proxy.proxy.keeper.use_credentials(Credentials(APP_ID, EMAIL, "changed"))
     await asyncio.gather(*(proxy.ask("GET /carts") for proxy in proxies))
     await until(lambda: not any(proxy.proxy.keeper.status().renewing for proxy in proxies))
-    assert cardcash.calls["POST /v3/customers/login"] == logins + 1
+    assert simulator.calls["POST /v3/customers/login"] == logins + 1
 
 
 async def test_who_notices_a_changed_password_last_takes_over_what_the_first_has_made(
-    cardcash: Simulator, start_proxy: StartProxy, tmp_path: Path
+    simulator: Simulator, start_proxy: StartProxy, tmp_path: Path
 ) -> None:
     file = tmp_path / "password"
     file.write_text(PASSWORD)
@@ -145,15 +152,15 @@ async def test_who_notices_a_changed_password_last_takes_over_what_the_first_has
         "LOGIN__PASSWORD_FILE": str(file),
         "SESSION__STORE": f"file://{tmp_path}/session",
     }
-    first, last = [await start_proxy(origin=cardcash.url, **settings) for _ in range(2)]
+    first, last = [await start_proxy(origin=simulator.url, **settings) for _ in range(2)]
     await until(lambda: first.proxy.keeper.status().identity and last.proxy.keeper.status().identity)
-    logins = cardcash.calls["POST /v3/customers/login"]
+    logins = simulator.calls["POST /v3/customers/login"]
     held = first.proxy.keeper.held
     before = held and held.value
-    cardcash.configure(accounts={EMAIL: "changed"})
+    simulator.configure(accounts={EMAIL: "changed"})
     file.write_text("changed")
     first.proxy.read_again()
-    await until(lambda: cardcash.calls["POST /v3/customers/login"] == logins + 1)
+    await until(lambda: simulator.calls["POST /v3/customers/login"] == logins + 1)
     await until(lambda: last.proxy.secrets.password == "changed")
 
     def values() -> list[str]:
@@ -161,4 +168,4 @@ async def test_who_notices_a_changed_password_last_takes_over_what_the_first_has
 
     # The secret is known a moment before the renewal begins.
     await until(lambda: values()[0] == values()[1] != before and not last.proxy.keeper.status().renewing)
-    assert cardcash.calls["POST /v3/customers/login"] == logins + 1
+    assert simulator.calls["POST /v3/customers/login"] == logins + 1

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from tests.cardcash import OK, CardCash, Received, Reply
 from tests.conftest import StartProxy
-from tests.server.harness import OK, Peer, RawUpstream, until
+from tests.server.harness import until
+
+
+@pytest.fixture
+async def upstream(cardcash: CardCash) -> CardCash:
+    """In plain HTTP: nothing here is about bytes."""
+    return cardcash
 
 
 async def test_a_token_that_ended_while_a_request_waited_for_a_connection_does_not_go_up(
-    upstream: RawUpstream, start_proxy: StartProxy
+    upstream: CardCash, start_proxy: StartProxy
 ) -> None:
     upstream.lifetime = 2
     proxy = await start_proxy(UPSTREAM__MAX_CONNECTIONS="1", SESSION__IDLE_AFTER="1ms")
     arrived, go = asyncio.Event(), asyncio.Event()
 
-    async def slow(peer: Peer) -> None:
-        await peer.body()
+    async def slow(_: Received) -> Reply:
         arrived.set()
         await go.wait()
-        await peer.send(OK)
+        return OK
 
     upstream.answers.append(slow)
     first = asyncio.create_task(proxy.ask("GET /first"))

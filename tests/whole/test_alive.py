@@ -15,8 +15,15 @@ from proxy.server.proxy_port import ProxyServer
 from proxy.session import keeper
 from proxy.session.keeper import SessionKeeper
 from proxy.watched_files import SecretsWatch
+from tests.cardcash import CardCash
 from tests.conftest import StartProxy
-from tests.server.harness import RawUpstream, until
+from tests.server.harness import until
+
+
+@pytest.fixture
+async def upstream(cardcash: CardCash) -> CardCash:
+    """In plain HTTP: nothing here is about bytes."""
+    return cardcash
 
 
 @pytest.fixture
@@ -34,7 +41,7 @@ def lines() -> Iterator[list[EventDict]]:
     ],
 )
 async def test_what_has_died_is_named_logged_and_started_again(
-    upstream: RawUpstream,
+    upstream: CardCash,
     start_proxy: StartProxy,
     monkeypatch: pytest.MonkeyPatch,
     lines: list[EventDict],
@@ -74,7 +81,7 @@ async def test_what_has_died_is_named_logged_and_started_again(
 
 
 async def test_a_background_renewal_that_died_is_tried_again(
-    upstream: RawUpstream, start_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch, lines: list[EventDict]
+    upstream: CardCash, start_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch, lines: list[EventDict]
 ) -> None:
     monkeypatch.setattr(loops, "FIRST_PAUSE", 0.1)
     monkeypatch.setattr(app, "LOOK_EVERY", 0.05)
@@ -94,7 +101,7 @@ async def test_a_background_renewal_that_died_is_tried_again(
 
 
 async def test_health_speaks_json_that_names_nothing_while_all_is_well(
-    upstream: RawUpstream, start_proxy: StartProxy
+    upstream: CardCash, start_proxy: StartProxy
 ) -> None:
     proxy = await start_proxy()
     assert (await proxy.admin.ask("GET /healthz")).json == {"status": "ok"}
