@@ -23,8 +23,8 @@ $(STAMP): requirements/dev.txt pyproject.toml proxy/__init__.py
 demo: $(STAMP) ## simulator and proxy together, with curl lines to paste
 	$(BIN)/cardcash-proxy demo
 
-test: $(STAMP) ## the whole suite
-	$(BIN)/python -m pytest $(SPREAD)
+test: $(STAMP) ## the whole suite; TESTS="tests/core tests/http": less
+	$(BIN)/python -m pytest $(SPREAD) $(TESTS)
 
 check: $(STAMP) ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -53,6 +54,12 @@ def bringing(token: str, lifetime: int | None = None, body: bytes = b"{}") -> Re
     """Answer well, with a token."""
     life = {} if lifetime is None else {"x-token-exp-seconds": str(lifetime)}
     return Reply(200, body, {**JSON, "authorization": token, **life})
+
+
+async def silent(_: Received) -> Reply:
+    """Never answer, until the connection ends."""
+    await asyncio.Event().wait()
+    raise Gone
 
 
 class CardCash:

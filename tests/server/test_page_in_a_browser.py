@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from playwright.async_api import Browser, Page, async_playwright
 
 from proxy.server.page import POLICY, render
@@ -100,11 +101,8 @@ class Stage:
     async def start(self) -> None:
         app = web.Application()
         app.router.add_get("/", self._page)
-        runner = web.AppRunner(app)
-        self._stack.push_async_callback(runner.cleanup)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        server = await self._stack.enter_async_context(TestServer(app))
+        self.origin = str(server.make_url("/")).rstrip("/")
 
     async def _page(self, _: web.Request) -> web.Response:
         headers = {"Content-Security-Policy": POLICY}

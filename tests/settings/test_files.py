@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 
 from proxy.settings import files, load_settings
 from proxy.watched_files import SecretsWatch
-from tests.server.harness import APP_ID, RawUpstream, until
+from tests.cardcash import CardCash
+from tests.server.harness import APP_ID, until
 from tests.whole.processes import TERM, Process, fetch, run, serving
 
 #: Every setting that names a file, and what else is needed beside it.
@@ -70,11 +71,11 @@ async def test_health_does_not_wait_for_a_configuration_that_is_a_fifo(tmp_path:
 
 
 async def test_a_proxy_whose_secret_becomes_a_fifo_goes_on_and_can_be_stopped(
-    tmp_path: Path, upstream: RawUpstream
+    tmp_path: Path, cardcash: CardCash
 ) -> None:
     secret = tmp_path / "app-id"
     secret.write_text(APP_ID)
-    async with serving(upstream.url, APP_ID="", APP_ID_FILE=str(secret)) as proxy:
+    async with serving(cardcash.url, APP_ID="", APP_ID_FILE=str(secret)) as proxy:
         os.mkfifo(tmp_path / "pipe")
         (tmp_path / "pipe").rename(secret)
         await proxy.says(lambda out: b"secret_file_unreadable" in out)

@@ -93,7 +93,10 @@ class Process:
             return await self.process.wait()
 
     def signal(self, number: int) -> None:
-        self.process.send_signal(number)
+        """Send it, unless it has ended. Not by `send_signal`, which may take the exit code away from who waits for it."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     async def close(self) -> None:
         if self.process.returncode is None:

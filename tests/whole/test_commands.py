@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxy.simulator import Simulator
-from tests.server.harness import RawUpstream
+from tests.cardcash import CardCash
 from tests.whole.processes import INT, TERM, Process, fetch, run, serving
 
 
@@ -134,8 +134,8 @@ async def test_check_prints_the_effective_settings_without_secrets(tmp_path: Pat
     assert re.search(r"in_flight: *8", done.text)
 
 
-async def test_health_is_0_when_the_proxy_lives_and_1_when_none_answers(upstream: RawUpstream) -> None:
-    async with serving(upstream.url) as proxy:
+async def test_health_is_0_when_the_proxy_lives_and_1_when_none_answers(cardcash: CardCash) -> None:
+    async with serving(cardcash.url) as proxy:
         done = await run("health", "--admin.listen", proxy.admin)
         assert await done.ended() == 0, done.text
         alone = await run("health", CARDCASH_ADMIN__LISTEN=proxy.admin)

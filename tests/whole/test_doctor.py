@@ -17,7 +17,8 @@ import pytest
 import trustme
 
 from proxy.simulator import Simulator
-from tests.server.harness import EMAIL, PASSWORD, RawUpstream, answer
+from tests.cardcash import CardCash, Reply
+from tests.server.harness import EMAIL, PASSWORD
 from tests.whole.processes import run
 
 APP_ID = "demo-app-id"
@@ -60,34 +61,33 @@ async def test_people_get_a_line_for_each_step_and_what_to_do(simulator: Simulat
     assert "check login.email and login.password" in lines[login + 1]
 
 
-async def test_the_login_is_left_out_on_demand(upstream: RawUpstream) -> None:
+async def test_the_login_is_left_out_on_demand(cardcash: CardCash) -> None:
     steps = await doctor(
-        upstream.url, "--no-login", code=0, CARDCASH_LOGIN__EMAIL=EMAIL, CARDCASH_LOGIN__PASSWORD=PASSWORD
+        cardcash.url, "--no-login", code=0, CARDCASH_LOGIN__EMAIL=EMAIL, CARDCASH_LOGIN__PASSWORD=PASSWORD
     )
     assert steps["login"]["outcome"] == "skipped"
-    assert upstream.logins == []
+    assert cardcash.logins == []
 
 
-async def test_a_refused_login_is_tried_once(upstream: RawUpstream) -> None:
-    upstream.login_answers += [answer(400, b'{"message":["Invalid login"]}')] * 5
-    steps = await doctor(upstream.url, code=1, CARDCASH_LOGIN__EMAIL=EMAIL, CARDCASH_LOGIN__PASSWORD=PASSWORD)
+async def test_a_refused_login_is_tried_once(cardcash: CardCash) -> None:
+    cardcash.login_answers += [Reply(400, b'{"message":["Invalid login"]}')] * 5
+    steps = await doctor(cardcash.url, code=1, CARDCASH_LOGIN__EMAIL=EMAIL, CARDCASH_LOGIN__PASSWORD=PASSWORD)
     assert steps["login"]["outcome"] == "failed"
-    assert len(upstream.logins) == 1
+    assert len(cardcash.logins) == 1
 
 
-async def test_a_refused_application_id_names_the_setting(upstream: RawUpstream) -> None:
-    upstream.session_answers.append(answer(400, b'{"message":["no x-cc-app was found"]}'))
-    steps = await doctor(upstream.url, code=1)
+async def test_a_refused_application_id_names_the_setting(cardcash: CardCash) -> None:
+    cardcash.session_answers.append(Reply(400, b'{"message":["no x-cc-app was found"]}'))
+    steps = await doctor(cardcash.url, code=1)
     assert steps["session"]["outcome"] == "failed"
     assert "app_id" in steps["session"]["advice"]
     assert steps["login"]["outcome"] == "skipped"
 
 
-async def test_a_clock_that_is_off_is_told_of(upstream: RawUpstream) -> None:
-    token = upstream.token()
-    late = b"Date: Thu, 01 Jan 2015 00:00:00 GMT"
-    upstream.session_answers.append(answer(200, b"{}", b"authorization: " + token.encode(), late))
-    steps = await doctor(upstream.url, code=0)
+async def test_a_clock_that_is_off_is_told_of(cardcash: CardCash) -> None:
+    late = {"Date": "Thu, 01 Jan 2015 00:00:00 GMT", "authorization": cardcash.token()}
+    cardcash.session_answers.append(Reply(200, b"{}", late))
+    steps = await doctor(cardcash.url, code=0)
     assert steps["clock"]["outcome"] == "warning"
     assert "NTP" in steps["clock"]["advice"]
 

@@ -8,34 +8,33 @@ import sys
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from pytest_aiohttp.plugin import AiohttpServer
 
 from bench.configs import Origin
 from bench.measure import memory_mb
-from bench.processes import Cores, free_port
+from bench.processes import Cores
 from bench.servers import Place, start_ours
 
 READERS = 150
 #: Bytes of each answer: more than all buffers between the two ends take.
 SIZE = 20_000_000
-SESSION = b'{"access_token": "aaa.bbb.ccc", "expiresInSeconds": 86400}'
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="only glibc keeps it and can be told not to"
 )
 
 
-async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while head := await reader.readuntil(b"\r\n\r\n"):
-            if head.startswith(b"POST"):
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(SESSION), SESSION))
-                continue
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE)
-            for _ in range(SIZE // 100_000):
-                writer.write(bytes(100_000))
-                await writer.drain()
-    except (OSError, asyncio.IncompleteReadError):
-        writer.close()
+async def session(_: web.Request) -> web.Response:
+    return web.json_response({"access_token": "aaa.bbb.ccc", "expiresInSeconds": 86400})
+
+
+async def much(request: web.Request) -> web.StreamResponse:
+    answer = web.StreamResponse(headers={"Content-Length": str(SIZE)})
+    await answer.prepare(request)
+    for _ in range(SIZE // 100_000):
+        await answer.write(bytes(100_000))
+    return answer
 
 
 async def slow_reader(port: int) -> asyncio.StreamWriter:
@@ -46,10 +45,11 @@ async def slow_reader(port: int) -> asyncio.StreamWriter:
     return writer
 
 
-async def test_what_slow_readers_needed_is_given_back(tmp_path: Path) -> None:
-    port, everywhere = free_port(), Cores.chosen()
-    server = await asyncio.start_server(upstream, "127.0.0.1", port)
-    peer = await start_ours(Place(tmp_path, everywhere, Origin(port)), settings={"UPSTREAM__MAX_CONNECTIONS": "200"})
+async def test_what_slow_readers_needed_is_given_back(tmp_path: Path, aiohttp_server: AiohttpServer) -> None:
+    app = web.Application()
+    app.add_routes([web.post("/v3/session", session), web.get("/v3/merchants/buy", much)])
+    place = Place(tmp_path, Cores.chosen(), Origin((await aiohttp_server(app, shutdown_timeout=0.1)).port or 0))
+    peer = await start_ours(place, settings={"UPSTREAM__MAX_CONNECTIONS": "200"})
     try:
         before = memory_mb(peer.pids)
         writers = await asyncio.gather(*(slow_reader(peer.port) for _ in range(READERS)))
@@ -64,4 +64,3 @@ async def test_what_slow_readers_needed_is_given_back(tmp_path: Path) -> None:
                 await asyncio.sleep(0.05)
     finally:
         peer.stop()
-        server.close()

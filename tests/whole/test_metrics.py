@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from proxy.core.route_names import KNOWN_ROUTES
 from proxy.simulator import Simulator
+from tests.cardcash import CardCash, Gone, Received, Reply
 from tests.house.pages import table, ticked
-from tests.server.harness import Peer, RawUpstream
 from tests.whole.processes import ProxyProcess, fetch, is_ready, serving
 
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
@@ -87,13 +87,12 @@ async def test_how_long_renewals_take_and_when_the_last_one_was_good(simulator: 
 
 
 @WAYS
-async def test_an_order_whose_outcome_nobody_knows_is_counted_once(upstream: RawUpstream, workers: str) -> None:
-    async def lost(peer: Peer) -> None:
-        await peer.body()
-        peer.reset()
+async def test_an_order_whose_outcome_nobody_knows_is_counted_once(cardcash: CardCash, workers: str) -> None:
+    async def lost(_: Received) -> Reply:
+        raise Gone
 
-    async with running(upstream.url, workers) as proxy:
-        upstream.default = lost
+    async with running(cardcash.url, workers) as proxy:
+        cardcash.default = lost
         status, text = await fetch("POST", f"{proxy.url}/orders", json={})
         assert (status, "may have been processed" in text) == (502, True)
         async with asyncio.timeout(30):  # what a worker counts is told by the others within a second

@@ -15,8 +15,9 @@ import pytest
 
 from proxy.session.cardcash_calls import Credentials
 from proxy.simulator import Simulator
+from tests.cardcash import CardCash
 from tests.conftest import StartProxy
-from tests.server.harness import RawUpstream, until
+from tests.server.harness import until
 from tests.whole.processes import ProxyProcess, fetch, is_ready, run, serving
 
 SESSION, LOGIN = "POST /v3/session", "POST /v3/customers/login"
@@ -209,19 +210,19 @@ async def test_a_place_that_cannot_be_used_is_one_line_and_exit_code_2(file: Pat
 
 
 async def test_a_rotated_application_id_has_an_entry_of_its_own(
-    upstream: RawUpstream, start_proxy: StartProxy, file: Path
+    cardcash: CardCash, start_proxy: StartProxy, file: Path
 ) -> None:
     store = f"file://{file}"
-    running = await start_proxy(SESSION__STORE=store)
+    running = await start_proxy(origin=cardcash.url, SESSION__STORE=store)
     keeper = running.proxy.keeper
     await until(lambda: keeper.held is not None)
     old = keeper.held
     keeper.use_credentials(Credentials("rotated-app-id"))
     await until(lambda: keeper.held is not old and not keeper.status().renewing)
-    again = await start_proxy(SESSION__STORE=store, APP_ID="rotated-app-id")
+    again = await start_proxy(origin=cardcash.url, SESSION__STORE=store, APP_ID="rotated-app-id")
     assert again.proxy.keeper.held is not None
     assert keeper.held is not None
     assert again.proxy.keeper.held.value == keeper.held.value
-    before = await start_proxy(SESSION__STORE=store)
+    before = await start_proxy(origin=cardcash.url, SESSION__STORE=store)
     assert before.proxy.keeper.held is not None and old is not None
     assert before.proxy.keeper.held.value == old.value

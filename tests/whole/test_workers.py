@@ -16,7 +16,8 @@ import aiohttp
 import pytest
 
 from proxy.simulator import Simulator
-from tests.server.harness import OK, Caller, Peer, RawUpstream, answer, until
+from tests.cardcash import OK, CardCash, Reply, silent
+from tests.server.harness import Caller, until
 from tests.whole.processes import ProxyProcess, fetch, is_ready, run, serving
 from tests.whole.test_admin import samples
 
@@ -205,20 +206,20 @@ async def test_an_operators_renewal_reaches_all_workers(simulator: Simulator) ->
         assert simulator.calls[SESSION] == 2
 
 
-async def test_a_changed_secret_file_is_used_by_all_workers(upstream: RawUpstream, tmp_path: Path) -> None:
+async def test_a_changed_secret_file_is_used_by_all_workers(cardcash: CardCash, tmp_path: Path) -> None:
     file = tmp_path / "app-id"
     file.write_text("first-id\n")
-    async with workers(upstream.url, APP_ID="", APP_ID_FILE=str(file)) as proxy:
+    async with workers(cardcash.url, APP_ID="", APP_ID_FILE=str(file)) as proxy:
         swapped = tmp_path / "new"
         swapped.write_text("second-id\n")
         swapped.rename(file)
         await proxy.says(lambda out: out.count(b'"secret_changed"') == 2 and out.endswith(b"\n"))
-        await until(lambda: any(made.values("x-cc-app") == [b"second-id"] for made in upstream.sessions))
+        await until(lambda: any(made.headers.getall("x-cc-app") == ["second-id"] for made in cardcash.sessions))
         await proxy.says(lambda out: out.count(b'"reason":"credentials","result":"ok"') == 2)
         async with a_caller_at_each(proxy):
             pass
-        assert [made.values("x-cc-app") for made in upstream.sessions] == [[b"first-id"], [b"second-id"]]
-        assert {tuple(got.values("x-cc-app")) for got in upstream.requests} == {(b"second-id",)}
+        assert [made.headers.getall("x-cc-app") for made in cardcash.sessions] == [["first-id"], ["second-id"]]
+        assert {tuple(got.headers.getall("x-cc-app")) for got in cardcash.requests} == {("second-id",)}
 
 
 async def test_the_session_of_a_file_store_outlives_all_workers(simulator: Simulator, tmp_path: Path) -> None:
@@ -233,21 +234,18 @@ async def test_the_session_of_a_file_store_outlives_all_workers(simulator: Simul
 # One set of limits
 
 
-async def test_the_limit_of_requests_in_flight_is_for_all_workers_together(upstream: RawUpstream) -> None:
-    async def stuck(peer: Peer) -> None:
-        await peer.gone()
-
-    async with workers(upstream.url, LIMITS__IN_FLIGHT="2") as proxy, a_caller_at_each(proxy) as callers:
-        upstream.default = stuck
+async def test_the_limit_of_requests_in_flight_is_for_all_workers_together(cardcash: CardCash) -> None:
+    async with workers(cardcash.url, LIMITS__IN_FLIGHT="2") as proxy, a_caller_at_each(proxy) as callers:
+        cardcash.default = silent
         for caller in callers.values():
             await caller.send(b"GET /stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await until(lambda: sum(b"/stuck" in got.head for got in upstream.requests) == 2)
+        await until(lambda: sum("/stuck" in got.line for got in cardcash.requests) == 2)
         refused = [await call(proxy, "GET", "/carts") for _ in range(8)]
         assert {(got, json.loads(text)["error"]) for got, _, text in refused} == {(503, "overloaded")}
         for caller in callers.values():
             await caller.close()
         await until_in_flight(proxy, 0)
-        upstream.default = OK
+        cardcash.default = OK
         await all_are_served(proxy)
 
 
@@ -268,48 +266,42 @@ async def until_in_flight(proxy: ProxyProcess, number: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_a_killed_worker_had_in_flight_is_no_longer_counted(upstream: RawUpstream) -> None:
-    async def stuck(peer: Peer) -> None:
-        await peer.gone()
-
-    async with workers(upstream.url, LIMITS__IN_FLIGHT="2") as proxy, a_caller_at_each(proxy) as callers:
-        upstream.default = stuck
+async def test_what_a_killed_worker_had_in_flight_is_no_longer_counted(cardcash: CardCash) -> None:
+    async with workers(cardcash.url, LIMITS__IN_FLIGHT="2") as proxy, a_caller_at_each(proxy) as callers:
+        cardcash.default = silent
         for caller in callers.values():
             await caller.send(b"GET /stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await until(lambda: sum(b"/stuck" in got.head for got in upstream.requests) == 2)
+        await until(lambda: sum("/stuck" in got.line for got in cardcash.requests) == 2)
         assert (await call(proxy, "GET", "/carts"))[0] == 503
         for pid in (await pids(proxy)).values():
             os.kill(pid, signal.SIGKILL)
         await proxy.says(lambda out: out.count(b'"worker_started"') == 4)
-        upstream.default = OK
+        cardcash.default = OK
         await all_are_served(proxy)
 
 
-async def test_connections_to_cardcash_are_bounded_for_all_workers_together(upstream: RawUpstream) -> None:
-    async def stuck(peer: Peer) -> None:
-        await peer.gone()
-
+async def test_connections_to_cardcash_are_bounded_for_all_workers_together(cardcash: CardCash) -> None:
     settings = {"UPSTREAM__MAX_CONNECTIONS": "3", "UPSTREAM__CONNECT_TIMEOUT": "0.3"}
-    async with workers(upstream.url, **settings) as proxy, a_caller_at_each(proxy):
-        upstream.default = stuck
+    async with workers(cardcash.url, **settings) as proxy, a_caller_at_each(proxy):
+        cardcash.default = silent
         asked = await asyncio.gather(*(proxy.caller() for _ in range(40)))
         for caller in asked:
             await caller.send(b"GET /stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await proxy.says(lambda out: out.count(b'"code":"overloaded"') == 37)
-        assert sum(b"/stuck" in got.head for got in upstream.requests) == 3
+        assert sum("/stuck" in got.line for got in cardcash.requests) == 3
         for caller in asked:
             await caller.close()
 
 
-async def test_an_outage_that_one_worker_found_pauses_all(upstream: RawUpstream) -> None:
-    upstream.session_answers += [answer(503, b"", b"Retry-After: 1")] * 100
-    async with serving(upstream.url, WORKERS="2") as proxy:
+async def test_an_outage_that_one_worker_found_pauses_all(cardcash: CardCash) -> None:
+    cardcash.session_answers += [Reply(503, b"", {"Retry-After": "1"})] * 100
+    async with serving(cardcash.url, WORKERS="2") as proxy:
         await proxy.says(lambda out: b'"result":"failed"' in out, seconds=15)
-        calls = len(upstream.sessions)
+        calls = len(cardcash.sessions)
         answers = [await call(proxy, "GET", "/carts") for _ in range(12)]
         assert {(got, json.loads(text)["error"]) for got, _, text in answers} == {(503, "session_unavailable")}
         # In the pause of a second at least nobody tries, whichever worker is asked; then one probe.
-        assert len(upstream.sessions) <= calls + 1
+        assert len(cardcash.sessions) <= calls + 1
         assert set(await served_by(proxy, 12)) == {1, 2}
 
 
@@ -328,15 +320,12 @@ async def test_metrics_count_every_request_of_all_workers(simulator: Simulator) 
         assert await counted(proxy, "build_info") == 1
 
 
-async def test_requests_in_flight_are_summed(upstream: RawUpstream) -> None:
-    async def stuck(peer: Peer) -> None:
-        await peer.gone()
-
-    async with workers(upstream.url) as proxy, a_caller_at_each(proxy) as callers:
-        upstream.default = stuck
+async def test_requests_in_flight_are_summed(cardcash: CardCash) -> None:
+    async with workers(cardcash.url) as proxy, a_caller_at_each(proxy) as callers:
+        cardcash.default = silent
         for caller in callers.values():
             await caller.send(b"GET /stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await until(lambda: sum(b"/stuck" in got.head for got in upstream.requests) == 2)
+        await until(lambda: sum("/stuck" in got.line for got in cardcash.requests) == 2)
         await until_in_flight(proxy, 2)
         await comes_to(proxy, 2, "requests_in_flight")
 

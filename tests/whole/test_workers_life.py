@@ -17,7 +17,8 @@ import aiohttp
 import pytest
 
 from proxy.simulator import Simulator
-from tests.server.harness import Caller, Peer, RawUpstream, answer, until
+from tests.cardcash import CardCash, Received, Reply
+from tests.server.harness import Caller, until
 from tests.whole.processes import INT, TERM, ProxyProcess, fetch, is_ready, run, serving
 from tests.whole.test_workers import a_caller_at_each, call, comes_to, counted, pids, status, workers
 
@@ -73,23 +74,23 @@ async def answered(proxy: ProxyProcess) -> int:
 
 
 class Stuck:
-    """An upstream that answers `/slow` when it is told to."""
+    """Lets CardCash answer `/slow` when it is told to."""
 
-    def __init__(self, upstream: RawUpstream) -> None:
+    def __init__(self, cardcash: CardCash) -> None:
         self.go = asyncio.Event()
-        self.upstream = upstream
-        upstream.default = self._script
+        self.cardcash = cardcash
+        cardcash.default = self._script
 
-    async def _script(self, peer: Peer) -> None:
-        if b"/slow" in peer.head:
+    async def _script(self, got: Received) -> Reply:
+        if "/slow" in got.line:
             await self.go.wait()
-        await peer.send(answer(200, b"done"))
+        return Reply(200, b"done")
 
     async def asked(self, callers: list[Caller]) -> None:
         """Let all of them wait for an answer."""
         for caller in callers:
             await caller.send(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await until(lambda: sum(b"/slow" in got.head for got in self.upstream.requests) == len(callers))
+        await until(lambda: sum("/slow" in got.line for got in self.cardcash.requests) == len(callers))
 
 
 # Start
@@ -220,9 +221,9 @@ async def test_while_a_worker_keeps_dying_callers_go_to_the_others(simulator: Si
             pass
 
 
-async def test_a_worker_told_to_end_finishes_what_it_does_and_is_started_again(upstream: RawUpstream) -> None:
-    stuck = Stuck(upstream)
-    async with workers(upstream.url) as proxy:
+async def test_a_worker_told_to_end_finishes_what_it_does_and_is_started_again(cardcash: CardCash) -> None:
+    stuck = Stuck(cardcash)
+    async with workers(cardcash.url) as proxy:
         async with a_caller_at_each(proxy) as callers:
             await stuck.asked([callers[1]])
             pid = (await pids(proxy))[1]
@@ -264,9 +265,9 @@ async def test_callers_that_come_while_a_worker_ends_are_all_answered(simulator:
 
 
 @pytest.mark.parametrize("number", [TERM, INT])
-async def test_a_signal_drains_all_workers_and_exits_0(upstream: RawUpstream, place: Path, number: int) -> None:
-    stuck = Stuck(upstream)
-    async with workers(upstream.url) as proxy, a_caller_at_each(proxy) as by_worker:
+async def test_a_signal_drains_all_workers_and_exits_0(cardcash: CardCash, place: Path, number: int) -> None:
+    stuck = Stuck(cardcash)
+    async with workers(cardcash.url) as proxy, a_caller_at_each(proxy) as by_worker:
         callers = list(by_worker.values())
         await stuck.asked(callers)
         processes = await pids(proxy)
@@ -332,9 +333,9 @@ async def test_in_the_drain_delay_all_workers_go_on_serving(simulator: Simulator
         assert await proxy.ended() == 0
 
 
-async def test_what_is_in_flight_after_the_drain_time_is_cut_off(upstream: RawUpstream) -> None:
-    stuck = Stuck(upstream)
-    async with workers(upstream.url, DRAIN__TIMEOUT="0.3") as proxy, a_caller_at_each(proxy) as callers:
+async def test_what_is_in_flight_after_the_drain_time_is_cut_off(cardcash: CardCash) -> None:
+    stuck = Stuck(cardcash)
+    async with workers(cardcash.url, DRAIN__TIMEOUT="0.3") as proxy, a_caller_at_each(proxy) as callers:
         await stuck.asked(list(callers.values()))
         proxy.signal(TERM)
         assert [(await caller.answer()).status for caller in callers.values()] == [502, 502]
@@ -342,9 +343,9 @@ async def test_what_is_in_flight_after_the_drain_time_is_cut_off(upstream: RawUp
         assert sorted(event["worker"] for event in proxy.events("drain_timeout")) == [1, 2]
 
 
-async def test_a_second_signal_exits_at_once_and_leaves_nothing(upstream: RawUpstream, place: Path) -> None:
-    stuck = Stuck(upstream)
-    async with workers(upstream.url) as proxy, a_caller_at_each(proxy) as by_worker:
+async def test_a_second_signal_exits_at_once_and_leaves_nothing(cardcash: CardCash, place: Path) -> None:
+    stuck = Stuck(cardcash)
+    async with workers(cardcash.url) as proxy, a_caller_at_each(proxy) as by_worker:
         callers = list(by_worker.values())
         await stuck.asked(callers)
         processes = await pids(proxy)
@@ -360,9 +361,9 @@ async def test_a_second_signal_exits_at_once_and_leaves_nothing(upstream: RawUps
             await caller.ended()
 
 
-async def test_workers_whose_supervisor_is_killed_finish_and_leave_nothing(upstream: RawUpstream, place: Path) -> None:
-    stuck = Stuck(upstream)
-    async with workers(upstream.url) as proxy, a_caller_at_each(proxy) as by_worker:
+async def test_workers_whose_supervisor_is_killed_finish_and_leave_nothing(cardcash: CardCash, place: Path) -> None:
+    stuck = Stuck(cardcash)
+    async with workers(cardcash.url) as proxy, a_caller_at_each(proxy) as by_worker:
         callers = list(by_worker.values())
         await stuck.asked(callers)
         processes = await pids(proxy)
@@ -385,12 +386,12 @@ async def test_a_worker_that_does_not_end_is_killed(simulator: Simulator, place:
         assert list(place.iterdir()) == []
 
 
-async def test_a_stop_during_the_start_is_a_stop(upstream: RawUpstream, place: Path) -> None:
+async def test_a_stop_during_the_start_is_a_stop(cardcash: CardCash, place: Path) -> None:
     proxy = await ProxyProcess.start(
         "serve",
         CARDCASH_APP_ID="x",
         CARDCASH_WORKERS="2",
-        CARDCASH_UPSTREAM__ORIGIN=upstream.url,
+        CARDCASH_UPSTREAM__ORIGIN=cardcash.url,
         CARDCASH_LISTEN="127.0.0.1:0",
         CARDCASH_ADMIN__LISTEN="127.0.0.1:0",
     )
