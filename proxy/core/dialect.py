@@ -65,7 +65,7 @@ def claims_of(token: str) -> dict[str, Any]:
     """Read a JWT's claims without verifying them (the key is CardCash's); empty when unreadable."""
     part = token.partition(".")[2].partition(".")[0]
     try:
-        return _object(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        return _object(base64.urlsafe_b64decode(part + "=="))
     except ValueError:
         return {}
 

@@ -25,7 +25,7 @@ _DEEPEST_CODING: Final = 8
 
 
 class AmbiguousLogin(ValueError):
-    """A caller's login whose account cannot be told with certainty."""
+    """A caller's login whose account cannot be told with certainty. It says no more: nothing of a login is repeated."""
 
 
 def login_email(body: bytes, content_type: bytes, query: str = "") -> str:
@@ -38,24 +38,21 @@ def login_email(body: bytes, content_type: bytes, query: str = "") -> str:
     charset = re.search(rb"charset\s*=\s*\"?([^\s\";]*)", parameters)
     if b"," in content_type or (charset and charset[1] not in (_LIKE_ASCII if body.isascii() else _UTF8)):
         # "a+AEA-b" is one address in UTF-8 and another in UTF-7.
-        raise AmbiguousLogin("not one type in UTF-8")
+        raise AmbiguousLogin
     if any(_tells_whose(name) for name in _names_in_form(query)):
         # Many frameworks put the fields of query and body together.
-        raise AmbiguousLogin("fields in the query")
+        raise AmbiguousLogin
     try:
         text = body.decode("utf-8-sig")
         # JSON is read whatever its type says: curl and many a client send it as a form.
         is_form = kind.strip() == _FORM and not text.lstrip().startswith("{")
         email = _email_in_form(text) if is_form else _email_in_json(text)
-    except AmbiguousLogin:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise AmbiguousLogin("not JSON or form in UTF-8") from error
-    if not isinstance(email, str) or not email.strip():
-        raise AmbiguousLogin("no customer.email")
-    email = email.strip(_BLANKS)
-    if not email.isprintable():
-        raise AmbiguousLogin("characters that are dropped, replaced or cut at by some readers")
+    except (ValueError, RecursionError):
+        raise AmbiguousLogin from None
+    email = email.strip(_BLANKS) if isinstance(email, str) else ""
+    if not email or not email.isprintable():
+        # Some readers drop, replace or cut at what is not printable.
+        raise AmbiguousLogin
     return email
 
 
@@ -64,36 +61,35 @@ def _email_in_json(text: str) -> object:
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({_folded(key) for key, _ in pairs}) != len(pairs):
-            raise AmbiguousLogin("a key stands twice")
+            raise AmbiguousLogin
         telling.extend(key for key, _ in pairs if _tells_whose(key))
         return dict(pairs)
 
     content = json.loads(text, object_pairs_hook=once)
     # Inner objects are read first. A second e-mail elsewhere may be the one that another reader looks for.
     if telling != ["email", "customer"]:
-        raise AmbiguousLogin("not one customer.email")
+        raise AmbiguousLogin
     # A password such as "&customer[email]=b@…" makes the same bytes a form about somebody else.
     if any(_tells_whose(name) for name in _names_in_form(text)[1:]):
-        raise AmbiguousLogin("a form too")
+        raise AmbiguousLogin
     customer = content.get("customer") if isinstance(content, dict) else None
     return customer.get("email") if isinstance(customer, dict) else None
 
 
 def _email_in_form(text: str) -> str:
-    fields = parse_qs(text, keep_blank_values=True, errors="strict")
+    names = _names_in_form(text)
     # Parsers of nested forms would also read "customer[email][]" or "customer[email" as the e-mail, or as one more.
-    telling = [name for name in _names_in_form(text) if _tells_whose(name) and not _CUSTOMER_FIELD.match(name)]
-    about = [name for name in _names_in_form(text) if "email" in _folded(name)]
-    values = fields.get("customer[email]", [])
+    telling = [name for name in names if _tells_whose(name) and not _CUSTOMER_FIELD.match(name)]
+    about = [name for name in names if "email" in _folded(name)]
+    values = parse_qs(text, keep_blank_values=True, errors="strict").get("customer[email]", [])
     if telling or about != ["customer[email]"] or len(values) != 1:
-        raise AmbiguousLogin("not one customer[email]")
+        raise AmbiguousLogin
     return values[0]
 
 
 def _names_in_form(text: str) -> list[str]:
     """List the names of a form's fields, split at every character at which some reader splits, decoded to the end."""
-    names = (part.partition("=")[0].replace("+", " ") for part in re.split("[&;\r\n]", text))
-    return [_decoded(name) for name in names]
+    return [_decoded(part.partition("=")[0]) for part in re.split("[&;\r\n]", text)]
 
 
 def _decoded(name: str) -> str:
@@ -101,7 +97,7 @@ def _decoded(name: str) -> str:
         if "%" not in name or (decoded := unquote(name)) == name:
             return name
         name = decoded
-    raise AmbiguousLogin("coded deeper than anybody codes")
+    raise AmbiguousLogin
 
 
 def _folded(name: str) -> str:

@@ -19,8 +19,8 @@ _OWN: Final = ("/session", "/customers/login")
 _VERSION: Final = re.compile(rf"{VERSION}(?=/)")
 #: The same where it is only read: `/V3/session` has the base path's before it.
 _VERSIONS: Final = re.compile(r"(?:/v[0-9]+(?=/))*")
-#: The name at the head of a segment: what a server may still see in `session.json`, `session%20` or `.session`.
-_NAME: Final = re.compile(r"[^a-z0-9_-]*([a-z0-9_-]*)")
+#: The first name in a segment: what a server may still see in `session.json`, `session%20` or `.session`.
+_NAME: Final = re.compile(r"[a-z0-9_-]+")
 #: IIS reads `%uXXXX` as a character.
 _CODED: Final = re.compile(r"%u([0-9a-f]{4})")
 #: Characters of a segment that are looked at, and segments of a path: callers choose them, and must not choose the time.
@@ -42,7 +42,7 @@ def check_own_call(method: str, path: str, route: Route, base_path: str) -> None
 
 
 def _is_own(path: str, base_path: str) -> bool:
-    base = next(_names(base_path.casefold()), "") if base_path else ""
+    base = _joined(base_path.casefold().split("/")[1:])
     return any(_VERSIONS.sub("", path.removeprefix(before), count=1) in _OWN for before in ("", base))
 
 
@@ -59,7 +59,7 @@ def _names(view: str) -> Iterator[str]:
 
 
 def _joined(segments: list[str]) -> str:
-    names = [found[1] if (found := _NAME.match(segment)) else "" for segment in segments]
+    names = [found[0] if (found := _NAME.search(segment)) else "" for segment in segments]
     return "/" + "/".join(names).rstrip("/")
 
 

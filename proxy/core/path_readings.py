@@ -154,7 +154,7 @@ def _lenient_readings(text: str, work: _Work) -> Iterable[str]:
     readings = {text: None}
     for change in (
         lambda reading: unicodedata.normalize("NFKC", reading).casefold(),
-        lambda reading: re.split(r"[?#]", reading, maxsplit=1)[0],
+        lambda reading: re.sub(r"[?#].*", "", reading),
         lambda reading: reading.replace("\\", "/"),
         lambda reading: re.sub(r";[^/]*", "", reading),
         lambda reading: "/".join(map(_trimmed, reading.split("/"))),

@@ -60,4 +60,4 @@ def template_of(path: str) -> str:
 
 def is_account_path(path: str) -> bool:
     """Say whether a path without its version is about somebody's account, whatever the method."""
-    return path not in _WITHOUT_LOGIN and path.split("/", 2)[1] in _ROOTS
+    return path not in _WITHOUT_LOGIN and path.split("/")[1] in _ROOTS

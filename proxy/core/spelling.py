@@ -8,8 +8,7 @@ from collections.abc import Iterable
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the known name that was probably meant."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return near[0] if near else None
+    return next(iter(difflib.get_close_matches(name, list(known), cutoff=cutoff)), None)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

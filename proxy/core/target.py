@@ -79,18 +79,20 @@ def upstream_target(target: str, base_path: str) -> str:
 def host_in(authority: str) -> str:
     """Return the host of `host[:port]` in lower case, brackets gone; raise `BadRequest` when it is not valid."""
     found = _HOST.match(authority)
-    if found is None or (found[2] and int(found[2]) > 65535):
-        raise BadRequest("The Host of the request is not valid.")
-    host = found[1].lower()
-    if host.startswith("["):
-        try:
-            return str(ipaddress.IPv6Address(host[1:-1]))
-        except ValueError:
-            raise BadRequest("The Host of the request is not valid.") from None
-    host = host.removesuffix(".")
-    if not all(host.split(".")):
+    host = _canonical(found[1].lower()) if found and int(found[2] or 0) <= 65535 else None
+    if host is None:
         raise BadRequest("The Host of the request is not valid.")
     return host
+
+
+def _canonical(host: str) -> str | None:
+    if not host.startswith("["):
+        host = host.removesuffix(".")
+        return host if all(host.split(".")) else None
+    try:
+        return str(ipaddress.IPv6Address(host[1:-1]))
+    except ValueError:
+        return None
 
 
 def names_this_machine(host: str) -> bool:
