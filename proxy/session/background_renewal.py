@@ -23,12 +23,18 @@ class Due(Enum):
 
 
 def what_is_due(
-    token: Token, windows: Windows, now: Moment, *, is_used: bool, not_before: float, login_refused: bool
+    token: Token, windows: Windows, now: Moment, *, is_used: bool, not_before: float, login_refused: bool, later: float
 ) -> Due:
-    """Say what is due for the held token; `is_used`: there was traffic lately, `not_before`: a pause's end (steady)."""
+    """Say what is due for the held token; `is_used`: there was traffic lately, `not_before`: a pause's end (steady).
+
+    While the store is down, all who share it must renew, each for itself: `later`, a fraction (0…1) of its own, spreads them
+    over what is left of the window. 10,000 in 150 s make 67 calls a second. Else it is 0.
+    """
     if windows.freshness(now) is Freshness.EXPIRED:
         return Due.LOSS if token.own_login else Due.NOTHING
-    if not is_used or now.steady < max(windows.renew_at, not_before):
+    latest = max(windows.renew_at, windows.expires_at - LAST_MOMENT)
+    renew_at = windows.renew_at + (latest - windows.renew_at) * later
+    if not is_used or now.steady < max(renew_at, not_before):
         return Due.NOTHING
     if token.own_login:
         return Due.KEEP_ALIVE
@@ -36,12 +42,3 @@ def what_is_due(
         # A new session would be anonymous; the account is kept as long as it lives.
         return Due.NOTHING
     return Due.RENEWAL
-
-
-def alone_from(windows: Windows, fraction: float) -> float:
-    """Return when to renew (steady seconds) while the store is down, and all who share it must, each for itself.
-
-    A `fraction` (0…1) of its own spreads them over what is left of the window: 10,000 in 150 s make 67 calls a second.
-    """
-    latest = max(windows.renew_at, windows.expires_at - LAST_MOMENT)
-    return windows.renew_at + (latest - windows.renew_at) * fraction

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from proxy.core.dialect import Candidate, Malformed
 from proxy.core.identity import contradicts, has_lost_login, marks_of_login, shows_another
+from proxy.core.login_request import same_account
 from proxy.core.token import Freshness, Moment, Source, Token, Windows
 from proxy.session.failures import Failure
 from proxy.session.renewal import Renewal
@@ -87,16 +88,40 @@ class HeldToken:
         self.windows: Windows | None = None
         #: CardCash rejected it.
         self.is_rejected = False
+        #: A caller's login was in it and is gone, and nobody has logged in since.
+        self.identity_lost = False
         # The values of the last ones that it rejected: wherever they come from, they are no news.
         self._rejected: deque[str] = deque(maxlen=8)
 
-    def adopt(self, token: Token) -> None:
-        """Hold this one from now on."""
+    def adopt(self, token: Token, now: Moment, *, logged_in: bool = False) -> bool:
+        """Hold this one from now on; says whether a login is lost thereby, to be told once.
+
+        `logged_in`: a caller has just done so here.
+        """
+        before, was_lost = self.token, self.identity_lost
+        is_gone = before is None or before.identity is None or (was_lost and is_over(before, now))
+        tells = False
+        if token.identity is None:
+            tells = before is not None and before.own_login and not token.login_lost
+            self.identity_lost = token.login_lost or was_lost or tells
+            if self.identity_lost and not token.login_lost:
+                # Kept with the token, so that it is known after a restart and by the other processes.
+                token = replace(token, login_lost=True)
+        elif logged_in or is_gone or before is None:
+            self.identity_lost = False
+        elif not same_account(str(before.identity), token.identity):
+            tells = self.identity_lost = True
         self.token = token
         self.windows = Windows.of(token, self._renew_ahead)
         self.is_rejected = False
         if token.value in self._rejected:  # CardCash has given it again
             self._rejected.remove(token.value)
+        return tells and not was_lost
+
+    def lose_identity(self) -> bool:
+        """Note that a caller's login is gone; says whether that is new."""
+        was_lost, self.identity_lost = self.identity_lost, True
+        return not was_lost
 
     def reject(self) -> None:
         """Note that CardCash rejected it."""

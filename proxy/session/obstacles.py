@@ -21,6 +21,8 @@ class Obstacles:
         #: The store could not be told of them.
         self.refusals_unsaved = False
         self.pause = Pause()
+        #: Between background tries that bring nothing; no request is refused over it.
+        self.background_pause = Pause()
         self._last_failure = ELSEWHERE
 
     def first(self, now: float) -> Failure | None:
@@ -42,13 +44,17 @@ class Obstacles:
         if refused:
             self.refusals = {**self.refusals, **refused}
 
-    def failed(self, failure: Failure, now: float) -> Failure:
-        """Begin the pause after a failed renewal; returns the failure with its seconds."""
-        self._last_failure = replace(failure, retry_after=self.pause.failed(now, at_least=failure.retry_after or 0.0))
-        return self._last_failure
+    def failed(self, failure: Failure, now: float, *, is_harmless: bool) -> Failure:
+        """Begin the pause after a failed renewal, of the background only if it is harmless; returns it with its seconds."""
+        pause = self.background_pause if is_harmless else self.pause
+        failure = replace(failure, retry_after=pause.failed(now, at_least=failure.retry_after or 0.0))
+        if not is_harmless:
+            self._last_failure = failure
+        return failure
 
     def forget(self) -> None:
         """Forget all of it: an operator asks, or the secrets are others."""
         self.refusals = {}
         self.refusals_unsaved = False
         self.pause.end()
+        self.background_pause.end()

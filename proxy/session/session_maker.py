@@ -17,7 +17,7 @@ from proxy.session.failures import ELSEWHERE, LONGEST_PAUSE, Failure
 from proxy.session.held_token import HeldToken
 from proxy.session.obstacles import Obstacles
 from proxy.session.ports import Calls
-from proxy.session.refusals import logs_in, secrets_of, will_do
+from proxy.session.refusals import logs_in, will_do
 from proxy.session.renewal import Renewal
 from proxy.session.shared import Shared
 from proxy.session.stores import Turn
@@ -30,34 +30,38 @@ FIRST_ATTEMPTS: Final = 5
 class SessionMaker:
     """Makes a renewal's token, within `deadline` seconds. One renewal runs at a time."""
 
-    def __init__(self, calls: Calls, shared: Shared, clock: Clock, *, deadline: float) -> None:
+    def __init__(
+        self, calls: Calls, shared: Shared, held: HeldToken, obstacles: Obstacles, clock: Clock, *, deadline: float
+    ) -> None:
         self._calls = calls
         self._shared = shared
+        self._held = held
+        self._obstacles = obstacles
         self._clock = clock
         self._deadline = deadline
 
-    async def make(self, renewal: Renewal, held: HeldToken, obstacles: Obstacles) -> Token | Failure:
-        """Take another process's token or make one; learns what all know, and notes in `renewal` what was refused."""
+    async def make(self, renewal: Renewal) -> Token | Failure:
+        """Take another process's token or make one; notes in `renewal` what was refused."""
         token: Token | Failure | None = None
-        secrets = secrets_of(renewal.credentials)
         try:
             async with asyncio.timeout(self._deadline) as renewal.scope:
                 if renewal.reason == "credentials":
                     await self._shared.end_pause()  # it was about others
-                if (found := await self._enter(renewal, held, obstacles)) is not None:
+                if (found := await self._enter(renewal)) is not None:
                     return found
                 # While the store is away all replicas renew, each for itself: none of them insists.
                 is_alone = self._shared.access.is_cut_off
-                attempts = 1 if is_alone or obstacles.pause.failures else FIRST_ATTEMPTS
-                token = await self._call(renewal, held, obstacles, attempts=attempts)
+                attempts = 1 if is_alone or self._obstacles.pause.failures else FIRST_ATTEMPTS
+                token = await self._call(renewal, attempts=attempts)
                 if renewal.refused:
                     # Before the right is given back: the next in line must not try it too. It counts here only at the
                     # end, since it may be about secrets that have just changed.
-                    told = await self._shared.refuse({**obstacles.refusals, **renewal.refused}, secrets)
-                    obstacles.refusals_unsaved = not told
+                    refusals = {**self._obstacles.refusals, **renewal.refused}
+                    told = await self._shared.refuse(refusals, renewal.credentials)
+                    self._obstacles.refusals_unsaved = not told
                 if isinstance(token, Token) and not is_alone:
                     # Else it is stored when the store is back, and nobody waits for that.
-                    token = await self._saved(token, renewal, held, obstacles, secrets)
+                    token = await self._shared.put(token, yields=not renewal.is_forced) or token
         except SessionOutage as outage:
             return Failure("failed", f"No session with CardCash: {outage}", outage.retry_after)
         except TimeoutError:
@@ -65,27 +69,25 @@ class SessionMaker:
                 return Failure("failed", f"No session with CardCash within {self._deadline:g} s.")
         return Failure("refused", renewal.refused["app_id"], LONGEST_PAUSE) if token is None else token
 
-    async def _enter(self, renewal: Renewal, held: HeldToken, obstacles: Obstacles) -> Token | Failure | None:
+    async def _enter(self, renewal: Renewal) -> Token | Failure | None:
         """Wait for the right to renew; None: it is ours, or the store does not answer. Else there is no need to renew."""
-        credentials = renewal.credentials
-        secrets, known = secrets_of(credentials), renewal.base
+        credentials, obstacles = renewal.credentials, self._obstacles
+        known = renewal.base
         while True:
-            before = obstacles.refusals
-            needs_login = logs_in(credentials, before)
-            entered = await self._shared.enter(secrets, known=known, needs_login=needs_login, forced=renewal.is_forced)
+            needs_login = logs_in(credentials, obstacles.refusals)
+            entered = await self._shared.enter(known=known, needs_login=needs_login, forced=renewal.is_forced)
             if entered is None:
                 return None
             if renewal.is_forced:
                 if entered.stored.refusals and not obstacles.refusals:
-                    await self._shared.refuse({}, secrets)
+                    await self._shared.refuse({})
                 return None
             now, theirs = self._clock.now(), entered.stored.token
-            obstacles.learn(entered.stored, before, now.steady, knows_failures=self._shared.rights.knows_failures)
             if entered.turn is Turn.NEWS:
                 if will_do(theirs, credentials, obstacles.refusals):
-                    if (taken := held.came_meanwhile(theirs, renewal.base)) is not None:
+                    if (taken := self._held.came_meanwhile(theirs, renewal.base)) is not None:
                         return taken
-                    if held.is_news(theirs, renewal.base, now):
+                    if self._held.is_news(theirs, renewal.base, now):
                         return replace(theirs, source=Source.STORE)
                 known = theirs
             elif (obstacle := obstacles.first(now.steady)) is not None:
@@ -93,16 +95,14 @@ class SessionMaker:
             elif entered.turn is Turn.GRANTED:
                 return None
 
-    async def _call(
-        self, renewal: Renewal, held: HeldToken, obstacles: Obstacles, *, attempts: int
-    ) -> Token | Failure | None:
+    async def _call(self, renewal: Renewal, *, attempts: int) -> Token | Failure | None:
         """Make a session and log it in; a refused login leaves it anonymous, None: the application id was refused.
 
         A session whose token is rejected at login is made anew once, in the first renewal of an outage only: probes cost
         one session call each. Raises `SessionOutage`.
         """
         calls = self._calls
-        login = logs_in(calls.credentials, obstacles.refusals)
+        login = logs_in(calls.credentials, self._obstacles.refusals)
         if renewal.credentials is not calls.credentials:
             return ELSEWHERE  # they changed this very moment: the renewal is begun anew
         try:
@@ -114,9 +114,9 @@ class SessionMaker:
                     return session
                 # A needless login counts towards a lock-out: whoever was stopped meanwhile asks for the right anew.
                 if not await self._shared.rights.is_still_ours():
-                    if (found := await self._enter(renewal, held, obstacles)) is not None:
+                    if (found := await self._enter(renewal)) is not None:
                         return found
-                    login = logs_in(calls.credentials, obstacles.refusals)
+                    login = logs_in(calls.credentials, self._obstacles.refusals)
                     continue
                 try:
                     return await calls.login(session, attempts=attempts)
@@ -136,20 +136,3 @@ class SessionMaker:
             renewal.refused[refused.what] = str(refused)
             return None
         return session
-
-    async def _saved(
-        self, token: Token, renewal: Renewal, held: HeldToken, obstacles: Obstacles, secrets: str
-    ) -> Token:
-        """Store it; returns the one that is there then, which may be another process's, or this one when it cannot be."""
-
-        def yields_to(theirs: Token) -> bool:
-            return (
-                not renewal.is_forced
-                and will_do(theirs, renewal.credentials, obstacles.refusals)
-                and held.yields_to(theirs, token, self._clock.now(), is_new=True)
-            )
-
-        if self._shared.has(token):
-            return token
-        winner = await self._shared.save(token, secrets, yields_to=yields_to)
-        return token if winner is None else winner if winner is token else replace(winner, source=Source.STORE)

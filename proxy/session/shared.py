@@ -1,26 +1,32 @@
-"""What is in the store, as the keeper uses it: looks, the compare-and-set against other processes, what was refused.
+"""The held token and the store, in step: what others have stored is taken over, what is held is saved.
 
-Owns what was seen there last, which is the base of the next save and tells what another process has put there since. The
-token in memory is what counts while the store does not answer.
+Owns what was seen in the store last, which is the base of the next save and tells what another process has put there since.
+Whoever is first in the store has won. The held token is what counts while the store does not answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from proxy.clock import Clock
-from proxy.core.token import Token
-from proxy.session.held_token import shown
-from proxy.session.ports import Observer
+from proxy.core.token import Source, Token
+from proxy.session.cardcash_calls import Credentials
+from proxy.session.held_token import HeldToken, shown
+from proxy.session.obstacles import Obstacles
+from proxy.session.ports import Calls, Observer
+from proxy.session.refusals import is_foreign, secrets_of, will_do
 from proxy.session.rights import Rights
-from proxy.session.store_access import StoreAccess
+from proxy.session.store_access import STORE_DEADLINE, StoreAccess
 from proxy.session.stores import Entered, SharedStore, Stored
 from proxy.tasks import Tasks
 
+#: Seconds by which a token that traffic brought is saved later, at most.
+_SPREAD: Final = 1.0
 #: Seconds that a request waits for a look into the store; after one that failed none waits for a while.
 GLANCE_DEADLINE: Final = 0.5
 _BLIND_FOR: Final = 5.0
@@ -33,15 +39,29 @@ _LONGEST_INTERVAL: Final = 10.0
 
 
 class Shared:
-    """What all who share one store know. None of its methods raises, but for cancellation."""
+    """What all who share one store know, beside the keeper's state. Nothing here raises, but for cancellation."""
 
-    def __init__(self, store: SharedStore, *, clock: Clock, observer: Observer) -> None:
+    def __init__(
+        self,
+        store: SharedStore,
+        held: HeldToken,
+        obstacles: Obstacles,
+        calls: Calls,
+        *,
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
         self._store = store
+        self._held = held
+        self._obstacles = obstacles
+        self._calls = calls
         self._clock = clock
         self._observer = observer
         self.access = StoreAccess(store, observer)
         self.rights = Rights(self.access, clock)
         self._tasks = Tasks()
+        #: A renewal is under way: it learns by itself what stands against it when it is its turn.
+        self.renewing = False
         # What the store held when we last looked or wrote, and what of ours it had.
         self._stored: Token | None = None
         self._saved: Token | None = None
@@ -49,6 +69,9 @@ class Shared:
         self._replaced: Token | None = None
         # Guards these against two of this process. Held over one use of the store, each with a deadline.
         self._using = asyncio.Lock()
+        # The one that writes, and what ends its wait before it does.
+        self._writing: asyncio.Task[None] | None = None
+        self._write_now = asyncio.Event()
         # The look for whoever asks before it begins, and when looks are worth while again (steady seconds).
         self._next_glance: asyncio.Task[Stored | None] | None = None
         self._glancing = asyncio.Lock()
@@ -62,38 +85,123 @@ class Shared:
         """Say whether other processes use the store too."""
         return self._store.shared
 
+    @property
+    def holds_foreign(self) -> bool:
+        """Say whether the held token is another application id's."""
+        return self._held.token is not None and is_foreign(self._held.token, self._calls.credentials)
+
+    # What is held
+
+    def adopt(self, token: Token, *, logged_in: bool = False, later: bool = False) -> None:
+        """Hold this one from now on, and save it; `logged_in`: a caller has just done so here.
+
+        `later`: it came by traffic, and many replicas may have got one each at this moment. Saved after a random time, by
+        whoever finds then that no other is in the store, that costs a save and a look of each of the others.
+        """
+        if self._held.adopt(token, self._clock.now(), logged_in=logged_in):
+            self._observer.identity_lost()
+        token = self._held.token or token
+        if self._stored is None or shown(self._stored) != shown(token):
+            self._replaced = self._stored
+        self._obstacles.background_pause.end()
+        self.save(later=later and self.access.is_distant)
+
+    def take(self, theirs: Token) -> None:
+        """Hold another process's token from now on."""
+        self.adopt(replace(theirs, source=Source.STORE))
+        self._observer.renewal("store", "ok", {"source": "store"})
+
+    def save(self, *, later: bool = False) -> None:
+        """See to it that the held token gets into the store: one writer, which always ends with the newest."""
+        if not later:
+            self._write_now.set()
+        if (self._writing is None or self._writing.done()) and self.unsaved() is not None:
+            if later:
+                self._write_now.clear()
+            self._writing = self._tasks.spawn(self._write(later=later), name="session-save")
+
+    async def saved(self) -> None:
+        """Wait until what is held was written, or could not be in time."""
+        if self._writing is not None:
+            self._write_now.set()
+            await asyncio.wait({self._writing}, timeout=STORE_DEADLINE)
+
+    def unsaved(self) -> Token | None:
+        """Return what is held and is to be saved."""
+        held = self._held.usable(self._clock.now())
+        # One of another application id is in the store for whoever has that one, and is to be replaced here.
+        return None if held is None or self.has(held) or self.holds_foreign else held
+
+    def has(self, token: Token) -> bool:
+        """Say whether the store has, or had, this token, and holds any."""
+        stored = self._stored
+        if stored is not None and shown(stored) == shown(token):
+            self._saved = token
+        # What it has replaced may come back: a new master has lost the last writes.
+        return self._saved is token and stored is not None and self._is_new(stored)
+
+    # What is there
+
+    async def look(self) -> Stored | None:
+        """Return what the store holds, and learn what stands against a renewal."""
+        before = self._obstacles.refusals
+        async with self._using:
+            stored = await self._look()
+        if stored is not None:
+            self.learn(stored, before)
+        return stored
+
+    async def catch_up(self) -> bool:
+        """Take over what others stored, and store what could not be; False: the store did not say."""
+        await self.saved()
+        if self._obstacles.refusals_unsaved:
+            self._obstacles.refusals_unsaved = not await self.refuse(self._obstacles.refusals)
+        before = self._obstacles.refusals
+        async with self._using:
+            stored = await self._look()
+        self._take_over(stored, before)
+        self.save()
+        return stored is not None
+
     def look_is_due(self) -> bool:
         """Say whether a store that took its time is to be looked at again; asked every second."""
         return asyncio.get_running_loop().time() >= self._look_at
 
-    async def look(self, secrets: str) -> Stored | None:
-        """Return what the store holds."""
-        async with self._using:
-            return await self._look(secrets)
-
-    async def glance(self, secrets: str) -> Stored | None:
-        """Return what the store holds at this moment, for a request that waits; None also when it takes too long.
+    async def glance(self) -> None:
+        """Take over what the store holds at this moment, for a request that waits, but not for long.
 
         However many ask, one look at a time is made: all who ask while one runs share the next.
         """
         if self._clock.now().steady < self._blind_until:
-            return None
+            return
         if self._next_glance is None:
-            self._next_glance = self._tasks.spawn(self._glance(secrets), name="session-glance")
-        return await asyncio.shield(self._next_glance)
+            self._next_glance = self._tasks.spawn(self._glance(), name="session-glance")
+        before = self._obstacles.refusals
+        self._take_over(await asyncio.shield(self._next_glance), before)
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool) -> Entered | None:
+    def learn(self, stored: Stored, before: Mapping[str, str]) -> None:
+        """Learn what stands against a renewal; `before` are the refusals when the store was asked."""
+        self._obstacles.learn(stored, before, self._clock.now().steady, knows_failures=self.rights.knows_failures)
+
+    # What renewals do with it
+
+    async def enter(self, *, known: Token | None, needs_login: bool, forced: bool) -> Entered | None:
         """Ask for the right to renew, see `Rights.enter`, and learn what is there."""
-        entered = await self.rights.enter(secrets, known=known, needs_login=needs_login, forced=forced)
+        before = self._obstacles.refusals
+        entered = await self.rights.enter(self._secrets, known=known, needs_login=needs_login, forced=forced)
         if entered is not None:
             self._stored = entered.stored.token
+            if not forced:
+                self.learn(entered.stored, before)
         return entered
 
-    async def save(self, token: Token, secrets: str, *, yields_to: Callable[[Token], bool]) -> Token | None:
+    async def put(self, token: Token, *, yields: bool = True) -> Token | None:
         """Write `token`, and return the one to use; None: it could not be written.
 
-        That is `token`, unless another process has stored one since we last looked that `yields_to` accepts in its place.
+        That is `token`, unless it `yields` and another process has stored one since we last looked that will do instead.
         """
+        if self.has(token):
+            return token
         async with self._using:
             for _ in range(_TRIES):
                 saved = await self.access.do("save", self._store.save(token, replaces=self._stored))
@@ -104,32 +212,16 @@ class Shared:
                     self._replaced = self._stored
                     self._stored = self._saved = token
                     return token
-                theirs = await self._look(secrets)
+                theirs = await self._look()
                 if theirs is None:
                     return None
-                if theirs.token is not None and yields_to(theirs.token):
-                    return theirs.token
+                if yields and theirs.token is not None and self._gives_way(token, theirs.token, is_new=True):
+                    return replace(theirs.token, source=Source.STORE)
         return None
 
-    def has(self, token: Token) -> bool:
-        """Say whether the store has, or had, this token, and holds any."""
-        stored = self._stored
-        if stored is not None and shown(stored) == shown(token):
-            self._saved = token
-        # What it has replaced may come back: a new master has lost the last writes.
-        return self._saved is token and stored is not None and self.is_new(stored)
-
-    def adopted(self, token: Token) -> None:
-        """Note that this token is held from now on."""
-        if self._stored is None or shown(self._stored) != shown(token):
-            self._replaced = self._stored
-
-    def is_new(self, stored: Token) -> bool:
-        """Say whether another process has put this one into the store, in the place of ours or of what ours replaces."""
-        return self._replaced is None or shown(stored) != shown(self._replaced)
-
-    async def refuse(self, refusals: Mapping[str, str], secrets: str) -> bool:
-        """Remember what CardCash refused of these secrets, for restarts and other processes; say whether it is."""
+    async def refuse(self, refusals: Mapping[str, str], credentials: Credentials | None = None) -> bool:
+        """Remember what CardCash refused of these or our secrets, for restarts and other processes; say whether it is."""
+        secrets = secrets_of(credentials or self._calls.credentials)
         done = await self.access.done("latch", self._store.refuse(refusals, secrets))
         if done:
             self._observer.store("latch", "ok" if refusals else "empty")
@@ -140,26 +232,31 @@ class Shared:
         await self.access.done("lease", self._store.end_pause())
 
     async def close(self) -> None:
-        """Let go of the store."""
+        """Give the last token a moment, and let go of the store."""
+        await self.saved()
         await self.rights.close()
         await self._tasks.close()
         await self.access.done("lease", self._store.close())
 
-    async def _glance(self, secrets: str) -> Stored | None:
+    @property
+    def _secrets(self) -> str:
+        return secrets_of(self._calls.credentials)
+
+    async def _glance(self) -> Stored | None:
         async with self._glancing:
             self._next_glance = None  # who asks from now on may have been told of something that this look does not see
             stored = None
             with suppress(TimeoutError):
-                async with asyncio.timeout(GLANCE_DEADLINE):
-                    stored = await self.look(secrets)
+                async with asyncio.timeout(GLANCE_DEADLINE), self._using:
+                    stored = await self._look()
             if stored is None:
                 self._blind_until = self._clock.now().steady + _BLIND_FOR
             return stored
 
-    async def _look(self, secrets: str) -> Stored | None:
+    async def _look(self) -> Stored | None:
         time = asyncio.get_running_loop().time
         began = time()
-        stored = await self.access.do("load", self._store.look(secrets))
+        stored = await self.access.do("load", self._store.look(self._secrets))
         if stored is not None:
             self._observer.store("load", "ok" if stored.token else "foreign" if stored.is_foreign else "empty")
             self._stored = stored.token
@@ -168,3 +265,40 @@ class Shared:
         self._look_every = min(self._look_every * 2, _LONGEST_INTERVAL) if is_slow else _LOOK_EVERY
         self._look_at = time() + (self._look_every - _LOOK_EVERY) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads
         return stored
+
+    def _take_over(self, stored: Stored | None, before: Mapping[str, str]) -> None:
+        """Learn, and hold their token if it is better; during a renewal only a login in place of an anonymous one."""
+        if stored is None:
+            return
+        theirs, held = stored.token, self._held.usable(self._clock.now())
+        if not self.renewing:
+            self.learn(stored, before)
+        elif held is None or held.identity is not None or theirs is None or theirs.identity is None:
+            return
+        if theirs is not None and self._gives_way(held, theirs, is_new=self._is_new(theirs)):
+            self.take(theirs)
+
+    def _gives_way(self, ours: Token | None, theirs: Token, *, is_new: bool) -> bool:
+        return will_do(theirs, self._calls.credentials, self._obstacles.refusals) and self._held.yields_to(
+            theirs, ours, self._clock.now(), is_new=is_new
+        )
+
+    def _is_new(self, stored: Token) -> bool:
+        """Say whether another process has put this one into the store, in the place of ours or of what ours replaces."""
+        return self._replaced is None or shown(stored) != shown(self._replaced)
+
+    async def _write(self, *, later: bool) -> None:
+        if later:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(random.uniform(0, _SPREAD)):  # noqa: S311 - spreads, guards nothing
+                    await self._write_now.wait()
+            before = self._obstacles.refusals
+            async with self._using:
+                stored = await self._look()
+            self._take_over(stored, before)
+        while (held := self.unsaved()) is not None:
+            winner = await self.put(held)
+            if winner is None:
+                return  # it stays unsaved until the next look
+            if winner is not held and self._held.token is held:
+                self.take(winner)

@@ -19,10 +19,6 @@ from tests.house.pages import ROOT, module_names, modules, project_files, text_o
 
 PYPROJECT: dict[str, Any] = tomllib.loads(text_of("pyproject.toml"))
 LONGEST = 400
-#: Longer modules, each with the reason why it is one thing.
-LONGER = {
-    "proxy/session/keeper.py": "one owner of all state of the session, with the table of its states at the head",
-}
 #: The product and its measuring instruments.
 MODULES = [*module_names(), *module_names("bench")]
 LOCKS = ("requirements/runtime.txt", "requirements/dev.txt")
@@ -58,12 +54,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_are_short_enough_to_be_read(name: str) -> None:
-    assert name in LONGER or text_of(name).count("\n") <= LONGEST
-
-
-@pytest.mark.parametrize("name", LONGER)
-def test_exceptions_from_the_length_are_still_needed(name: str) -> None:
-    assert text_of(name).count("\n") > LONGEST, f"{name} is short now: take it off the list"
+    assert text_of(name).count("\n") <= LONGEST
 
 
 @pytest.mark.parametrize("name", MODULES)
