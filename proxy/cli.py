@@ -60,6 +60,9 @@ def _run(before: Sequence[str], wanted: str, flags: Sequence[str]) -> int:
         epilog="commands (each has --help):\n" + "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items()),
     )
     top.add_argument("--version", action="version", version=f"cardcash-proxy {__version__}")
+    _, unknown = top.parse_known_args(spelt(before))
+    if unknown and wanted:
+        top.error("flags stand after the command")
     top.parse_args(spelt(before))
     if not wanted:
         top.print_help()

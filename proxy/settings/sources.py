@@ -186,6 +186,6 @@ def _unknown_key(name: str, prefix: str, where: str) -> str:
     hint = (
         (f'; did you mean "{elsewhere[0]}"?' if elsewhere else "")
         or did_you_mean(plain, sorted(neighbours)).replace('"', f'"{prefix}', 1)
-        or did_you_mean(prefix + plain, leaves())
+        or ("" if prefix else did_you_mean(plain, leaves()))
     )
     return f"{shown} ({where}) is not a setting{hint}"

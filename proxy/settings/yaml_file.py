@@ -16,6 +16,7 @@ from proxy.settings import files
 
 LARGEST_FILE: Final = 1024 * 1024
 
+_NEVER_CLOSED: Final = "found unexpected end of stream"
 #: How PyYAML's problems begin, and what is meant.
 _PROBLEMS: Final = (
     ("mapping values are not allowed", "mapping values are not allowed here: a colon stands where no key can"),
@@ -25,7 +26,7 @@ _PROBLEMS: Final = (
     ("could not find expected ':'", "a key has no colon after it"),
     ("expected ',' or", "a list or group in brackets is not closed, or a comma is missing"),
     ("expected <block end>", "the line is not indented like those above it, or does not belong there"),
-    ("found unexpected end of stream", "a quote is opened and never closed"),
+    (_NEVER_CLOSED, "a quote is opened and never closed"),
     ("expected a single document", "a second document begins"),
     ("but found another document", "a second document begins"),
 )
@@ -46,9 +47,14 @@ def read_yaml(path: Path) -> yaml.MappingNode | None:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f" line {mark.line + 1}" if mark else ""
         said = error.problem or ""
+        # A quote is noticed at the end of the file, and meant is where it is opened.
+        marks = (
+            (error.context_mark, error.problem_mark)
+            if said == _NEVER_CLOSED
+            else (error.problem_mark, error.context_mark)
+        )
+        line = next((f", line {mark.line + 1}" for mark in marks if mark), "")
         problem = next((ours for theirs, ours in _PROBLEMS if said.startswith(theirs)), "it cannot be understood")
         raise Unusable(f"is not valid YAML{line}: {problem}; put texts with special characters in quotes") from None
     except yaml.YAMLError:

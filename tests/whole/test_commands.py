@@ -66,6 +66,14 @@ async def test_a_misspelt_command_gets_a_did_you_mean(words: list[str], meant: s
     assert len(done.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("words", [["--config", "proxy.yaml", "check"], ["--config=proxy.yaml", "check"]])
+async def test_a_flag_before_the_command_is_told_where_it_belongs(words: list[str]) -> None:
+    done = await run(*words)
+    assert await done.ended() == 2
+    assert b"flags stand after the command" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
 async def test_help_has_one_spelling_for_each_flag() -> None:
     done = await run("serve", "--help")
     flags = re.findall(r"^  (--.+?) ", done.out.decode(), re.MULTILINE)
