@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, cast
 
 from proxy import __version__, memory, parts
-from proxy.clock import Clock, TurnClock
+from proxy.clock import TurnClock
 from proxy.core.store_url import StoreUrl
 from proxy.drain import close_listeners, finish
 from proxy.handed_over import HandedOver
@@ -82,7 +82,6 @@ class Proxy:
         self,
         settings: Settings,
         *,
-        clock: Clock | None = None,
         observer: Callable[[Metrics, Events], session.Observer] = SessionWatch,
         inherited: Inherited | None = None,
         handed_over: HandedOver | None = None,
@@ -92,7 +91,7 @@ class Proxy:
         self._inherited = inherited
         self._handed_over = handed_over
         self._manager = manager or ServiceManager()
-        self._clock = clock or TurnClock()
+        self._clock = TurnClock()
         self._observer = observer
         self._stopping = asyncio.Event()
         self._stack = AsyncExitStack()
@@ -122,10 +121,6 @@ class Proxy:
     def request_stop(self) -> None:
         """Ask for a drain and stop; harmless when asked twice."""
         self._stopping.set()
-
-    def read_again(self) -> None:
-        """Read all files that may change at once, instead of at their next turn."""
-        self.loops.hurry()
 
     async def have_read_again(self) -> None:
         """Read all files that may change, and return when that is done, or takes too long; tell of both."""

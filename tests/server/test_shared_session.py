@@ -159,7 +159,7 @@ async def test_who_notices_a_changed_password_last_takes_over_what_the_first_has
     before = held and held.value
     simulator.configure(accounts={EMAIL: "changed"})
     file.write_text("changed")
-    first.proxy.read_again()
+    await first.proxy.have_read_again()
     await until(lambda: simulator.calls["POST /v3/customers/login"] == logins + 1)
     await until(lambda: last.proxy.secrets.password == "changed")
 

@@ -88,26 +88,21 @@ async def test_a_cancellation_that_comes_out_of_a_look_does_not_end_the_loop(
     assert [line["event"] for line in lines] == ["bug"]
 
 
-async def test_what_is_kept_returns_what_it_ends_with(loops: Loops, lines: list[EventDict]) -> None:
-    tries = 0
-
-    async def work() -> str:
-        nonlocal tries
-        tries += 1
-        if tries == 1:
-            raise OSError
-        return "done"
-
-    assert await loops.keep("worker-1", work) == "done"
-    assert len(lines) == 1
-
-
 async def test_closing_ends_them_all(lines: list[EventDict]) -> None:
-    loops = Loops()
-    loops.every(0.001, "store", lambda: asyncio.sleep(3600))
-    task = loops.keep("worker-1", lambda: asyncio.sleep(3600))
+    loops, looks, ended = Loops(), 0, False
+
+    async def look() -> None:
+        nonlocal looks, ended
+        looks += 1
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended = True
+
+    loops.every(0.001, "store", look)
+    await until(lambda: looks == 1)
     await loops.close()
-    assert task.cancelled()
+    assert ended
     assert lines == []
     assert loops.not_alive() == []  # whoever asks at the very end is not told of a death
 
@@ -123,11 +118,12 @@ async def test_to_look_now_is_to_wait_for_a_look_of_all_that_began_afterwards(lo
 
     loops.every(3600, "secrets", look)
     loops.every(3600, "ca", lambda: None)
-    loops.hurry()
+    first = asyncio.create_task(loops.look_now())
     await until(lambda: begun == 1)
     looked = asyncio.create_task(loops.look_now())
     await asyncio.sleep(0)
     go.set()  # the look that was under way may have read before it was asked
+    await first
     await looked
     assert begun == 2
 
