@@ -20,6 +20,7 @@ _LIKE_ASCII: Final = _UTF8 | {b"us-ascii", b"iso-8859-1", b"windows-1252"}
 _BLANKS: Final = " \t\r\n"
 #: A field of a form's customer that is not about whose login it is; `customer[email]` is looked at by itself.
 _CUSTOMER_FIELD: Final = re.compile(r"customer\[[A-Za-z_]+\]\Z")
+_IN_FORMS: Final = re.compile("[&;=]")
 #: Percent-decoding is repeated until nothing changes; a name that is coded deeper is refused.
 _DEEPEST_CODING: Final = 8
 
@@ -69,8 +70,10 @@ def _email_in_json(text: str) -> object:
     # Inner objects are read first. A second e-mail elsewhere may be the one that another reader looks for.
     if telling != ["email", "customer"]:
         raise AmbiguousLogin
-    # A password such as "&customer[email]=b@…" makes the same bytes a form about somebody else.
-    if any(_tells_whose(name) for name in _names_in_form(text)[1:]):
+    # A password such as "&customer[email]=b@…" makes the same bytes a form about somebody else. A line without any sign of
+    # a form, as JSON has many, names nobody.
+    lines = [line if _IN_FORMS.search(line) else "" for line in re.split("[\r\n]", text.strip())]
+    if any(_tells_whose(name) for name in _names_in_form("\n".join(lines))[1:]):
         raise AmbiguousLogin
     customer = content.get("customer") if isinstance(content, dict) else None
     return customer.get("email") if isinstance(customer, dict) else None

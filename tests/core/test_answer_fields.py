@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.answer_fields import AnswerFields, for_client
+from proxy.core.answer_fields import AnswerFields, for_client, scrubbed
 
 ORIGINS = (b"https://api.example", b"https://api.example:443")
 
@@ -174,3 +174,108 @@ def test_a_line_means_the_same_however_often_it_comes() -> None:
         (b"Content-Length", b"7"),
     )
     assert down(*headers) == down(*headers) == [b"A: 1", b"Location: /a"]
+
+
+# What is read of it
+
+
+def read(*headers: tuple[bytes, bytes]) -> AnswerFields:
+    return AnswerFields([b"%b:%b" % field for field in headers])
+
+
+def test_a_date_of_cardcash_is_one_unless_connection_names_it() -> None:
+    assert read((b"DATE", b" Thu, 01 Jan 1970 00:00:00 GMT")).dated
+    assert not read((b"A", b"1")).dated
+    named = read((b"Date", b" x"), (b"Connection", b" close, date"))
+    assert not named.dated
+    assert named.down == []
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (b"timeout=5", 5), (b" Timeout = \"15\", max=100", 15), (b"max=3, timeout=7", 7), (b"timeout=0", 0),
+        (b"max=100", None), (b"xtimeout=5", None), (b"timeout=soon", None),
+    ],
+)  # fmt: skip
+def test_how_long_cardcash_keeps_a_connection_is_read(value: bytes, seconds: int | None) -> None:
+    assert read((b"Keep-Alive", value)).keep_alive_timeout == seconds
+
+
+def test_of_two_keep_alives_one_that_says_nothing_changes_nothing() -> None:
+    assert read((b"Keep-Alive", b"timeout=5"), (b"Keep-Alive", b"max=3")).keep_alive_timeout == 5
+    assert read((b"A", b"1")).keep_alive_timeout is None
+
+
+@pytest.mark.parametrize("name", [b"authorization", b"X-Token-Exp-Seconds", b"Set-Cookie"])
+def test_an_answer_that_may_hold_a_token_is_known_as_such(name: bytes) -> None:
+    assert read((b"A", b"1"), (name, b"x")).private
+    assert not read((b"A", b"1")).private
+
+
+def test_all_fields_can_be_read_as_they_came() -> None:
+    assert read((b"Set-Cookie", b" \ta=b\t "), (b"A", b"")).raw == [(b"Set-Cookie", b"a=b"), (b"A", b"")]
+
+
+@pytest.mark.parametrize("length", [b"5", b" 5\t", b"0", b"9" * 18])
+def test_a_length_is_one_plain_number(length: bytes) -> None:
+    assert read((b"Content-Length", length)).content_length == int(length)
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        [(b"Content-Length", b"5"), (b"content-length", b"5")],
+        [(b"Content-Length", b"5, 5")],
+        [(b"Content-Length", b"+5")],
+        [(b"Content-Length", b"")],
+        [(b"Content-Length", b"9" * 19)],
+        [(b"Content-Length", b"5"), (b"Transfer-Encoding", b"chunked")],
+        [(b"Transfer-Encoding", b"gzip")],
+        [(b"Transfer-Encoding", b"gzip, chunked")],
+        [(b"Transfer-Encoding", b"chunked"), (b"Transfer-Encoding", b"chunked")],
+        [(b"Transfer-Encoding", b"")],
+    ],
+)
+def test_framing_that_two_readers_could_read_in_two_ways_is_refused(framing: list[tuple[bytes, bytes]]) -> None:
+    with pytest.raises(ValueError, match=r"[a-z]"):
+        read(*framing)
+
+
+def test_chunked_is_known_in_any_case_and_without_it_there_is_no_framing() -> None:
+    assert read((b"Transfer-Encoding", b" Chunked ")).chunked
+    plain = read((b"A", b"1"))
+    assert (plain.chunked, plain.content_length) == (False, None)
+
+
+# What CardCash knows us by
+
+HEAD = [b"HTTP/1.1 200 OK", b"A: 1", b"X-Echo: a secret-token b", b"B: 2"]
+
+
+def test_a_line_in_which_a_secret_stands_never_goes_down() -> None:
+    assert scrubbed(HEAD, [b"secret-token"]) == b"HTTP/1.1 200 OK\r\nA: 1\r\nB: 2"
+    assert scrubbed([HEAD[0], b"X: SECRET-Token", b"B: 2"], [b"other", b"secret-token"]) == b"HTTP/1.1 200 OK\r\nB: 2"
+    assert scrubbed(HEAD, [b"another-secret"]) == b"\r\n".join(HEAD)
+    assert scrubbed(HEAD, []) == b"\r\n".join(HEAD)
+
+
+def test_a_reason_in_which_a_secret_stands_is_left_out() -> None:
+    assert scrubbed([b"HTTP/1.1 400 no secret-token", b"A: 1"], [b"secret-token"]) == b"HTTP/1.1 400 \r\nA: 1"
+
+
+@pytest.mark.parametrize(
+    ("line", "stays"),
+    [
+        (b"X: demo", False), (b"X: a=demo;", False), (b"X: DEMO", False), (b"X: demographics", True), (b"X: xdemo", True),
+        (b"X: demo1", True), (b"X: demographics, demo", False),
+    ],
+)  # fmt: skip
+def test_a_short_secret_counts_as_a_word_of_its_own_only(line: bytes, *, stays: bool) -> None:
+    assert (line in scrubbed([b"HTTP/1.1 200 OK", line], [b"demo"])) is stays
+
+
+@pytest.mark.parametrize(("secret", "stays"), [(b"seven77", True), (b"eight888", False)])
+def test_a_secret_of_eight_characters_is_found_inside_a_word(secret: bytes, *, stays: bool) -> None:
+    line = b"X: a" + secret + b"b"
+    assert (line in scrubbed([b"HTTP/1.1 200 OK", line], [secret])) is stays

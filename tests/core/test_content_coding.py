@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.content_coding import decode
+from proxy.core.content_coding import decode, decode_answer
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -153,3 +153,24 @@ def test_garbage_never_raises_and_never_passes_the_limit(data: bytes, name: byte
 @given(data=st.binary(max_size=2000))
 def test_whatever_was_coded_comes_back(name: bytes, pack: Callable[[bytes], bytes], data: bytes) -> None:
     assert decode(pack(data), name, limit=2000) == data
+
+
+def test_a_deflate_body_is_one_stream() -> None:
+    assert decode(zlib.compress(BODY) * 2, b"deflate", limit=LIMIT) is None
+    assert decode(zlib.compress(BODY) + b"x", b"deflate", limit=LIMIT) is None
+
+
+@each_coding
+def test_a_body_of_exactly_the_limit_is_decoded_and_one_more_byte_is_not(
+    name: bytes, pack: Callable[[bytes], bytes]
+) -> None:
+    for size in (1, 4095, 70_000):
+        assert decode(pack(b"x" * size), name, limit=size) == b"x" * size
+        assert decode(pack(b"x" * (size + 1)), name, limit=size) is None
+
+
+def test_the_codings_of_an_answer_are_undone_from_the_last_to_the_first() -> None:
+    headers = [(b"Content-Encoding", b"gzip"), (b"A", b"br"), (b"content-encoding", b"br")]
+    assert decode_answer(brotli.compress(gzip.compress(BODY)), headers, limit=LIMIT) == BODY
+    assert decode_answer(BODY, [(b"A", b"br")], limit=LIMIT) == BODY
+    assert decode_answer(BODY, headers, limit=LIMIT) is None

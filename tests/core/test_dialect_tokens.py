@@ -290,3 +290,39 @@ def test_a_header_is_found_whatever_its_case_and_the_first_counts() -> None:
     headers = [(b"X-B", b"0"), (b"X-A", b"1"), (b"x-a", b"2")]
     assert header_value(headers, b"x-a") == b"1"
     assert header_value(headers, b"x-c") is None
+
+
+def test_a_token_in_any_answer_lives_as_long_as_its_claims_say_if_nothing_else_does() -> None:
+    assert taken(("Authorization", jwt(exp=WALL + 40))) == (jwt(exp=WALL + 40), 40.0)
+
+
+@pytest.mark.parametrize(
+    ("token", "more", "repeats"),
+    [
+        (ONE, (), True),
+        (ONE, (("X-Token-Exp-Seconds", "900"),), False),
+        (ONE, (("X-Token-Exp-Seconds", "0"),), True),
+        (jwt(exp=WALL + 40), (), False),
+        (TWO, (), False),
+    ],
+)
+def test_a_token_that_comes_again_without_a_word_of_its_life_is_a_repetition(
+    token: str, more: tuple[tuple[str, str], ...], *, repeats: bool
+) -> None:
+    candidate = found(("Authorization", token), *more)
+    assert isinstance(candidate, Candidate)
+    assert candidate.repeats(ONE if token != jwt(exp=WALL + 40) else token) is repeats
+
+
+def test_a_token_may_begin_and_end_with_any_letter() -> None:
+    assert taken(("Set-Cookie", "app-id-123=X.Y.X"))[0] == "X.Y.X"
+
+
+@pytest.mark.parametrize("length", range(4, 12))
+def test_claims_are_read_whatever_their_length(length: int) -> None:
+    assert claims_of(jwt(a="x" * length)) == {"a": "x" * length}
+
+
+def test_a_token_of_the_greatest_length_that_is_malformed_for_another_reason_is_no_jwt() -> None:
+    assert found(("Authorization", "x" * (8 * 1024))) == Malformed()
+    assert found(("Authorization", "x" * (8 * 1024 + 1))) == Malformed("longer than 8192 bytes")

@@ -7,7 +7,17 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.core import errors
-from proxy.core.errors import Denied, ProxyError, Unavailable, UpstreamError
+from proxy.core.errors import (
+    Denied,
+    Earlier,
+    ProxyError,
+    SessionUnavailable,
+    Unavailable,
+    UpstreamError,
+    UpstreamUnreachable,
+)
+
+DOUBT = Earlier.DOUBT
 
 TABLE = {
     "bad_request": 400,
@@ -91,3 +101,25 @@ def test_the_tree_at_the_top_of_the_file_shows_every_error(kind: type[ProxyError
 
 def test_a_caller_that_left_is_not_an_answer() -> None:
     assert not issubclass(errors.CallerGone, ProxyError)
+
+
+def test_an_error_that_is_told_with_what_came_before_stays_what_it_was() -> None:
+    for earlier in (Earlier.REFUSED, Earlier.DOUBT):
+        told = SessionUnavailable("No session...", retry_after=7).after(earlier)
+        assert str(told) == f"No session. {earlier.value}"
+        assert (told.status, told.code, told.retry_after, told.sent) == (
+            503,
+            "session_unavailable",
+            7,
+            earlier is DOUBT,
+        )
+
+
+def test_a_sentence_that_begins_with_a_dot_keeps_it() -> None:
+    assert str(SessionUnavailable(".netrc is unreadable.").after(Earlier.REFUSED)).startswith(".netrc is unreadable. ")
+
+
+def test_a_sentence_ends_without_what_is_no_longer_true() -> None:
+    error = UpstreamUnreachable("No connection; nothing was sent.", kind="dns", sent=False)
+    assert str(error.after(Earlier.NONE)) == "No connection; nothing was sent."
+    assert str(error.after(Earlier.DOUBT)) == f"No connection. {Earlier.DOUBT.value}"

@@ -82,3 +82,11 @@ def test_json_made_to_hurt_is_an_outage(body: bytes) -> None:
 @given(st.integers(100, 599), st.binary(max_size=80))
 def test_no_answer_makes_judging_fail(status: int, body: bytes) -> None:
     assert judge_failure(status, body) in (FailedCall.REFUSED, FailedCall.OUTAGE)
+
+
+def test_a_plain_text_of_256_characters_may_be_a_refusal() -> None:
+    assert judge_failure(401, b"x" * 256) is FailedCall.REFUSED
+
+
+def test_a_page_with_a_byte_order_mark_is_a_page() -> None:
+    assert judge_failure(403, b"\xef\xbb\xbf<?xml version='1.0'?>") is FailedCall.OUTAGE

@@ -308,3 +308,68 @@ def test_a_login_that_is_read_is_read_as_no_other_account_by_a_form_reader(passw
     for separator in ("&", ";"):
         names = list(parse_qs(body.decode(), keep_blank_values=True, separator=separator, max_num_fields=99))
         assert not [name for name in names if "email" in unquote(name) and not name.startswith("{")]
+
+
+def refused(body: bytes, content_type: bytes = JSON) -> bool:
+    try:
+        login_email(body, content_type)
+    except AmbiguousLogin:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("around", ["\u00a0", "\u2003", "\u200b", "\x0b", "\x1f"])
+def test_blanks_that_not_every_reader_takes_away_make_it_no_login(around: str) -> None:
+    assert refused(login(around + MAIL))
+    assert refused(login(MAIL + around))
+
+
+def test_a_key_with_something_invisible_in_it_is_that_key_once_more() -> None:
+    assert refused('{"customer": {"email": "a@b.c", "e\u200bmail": "d@b.c"}}'.encode())
+    assert refused('{"customer": {"email": "a@b.c"}, "x": {"em\u00adail": "d@b.c"}}'.encode())
+
+
+def test_a_login_inside_a_list_is_none() -> None:
+    assert refused(b"[" + login() + b"]")
+
+
+@pytest.mark.parametrize("content_type", [JSON, FORM])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_json_on_several_lines_is_read(newline: str, content_type: bytes) -> None:
+    content = {"customer": {"email": MAIL, "password": "a=b"}}
+    for indent in (None, 2):
+        text = newline + json.dumps(content, indent=indent).replace("\n", newline) + newline
+        assert login_email(text.encode(), content_type) == MAIL
+
+
+def test_json_on_several_lines_that_is_a_form_too_is_none() -> None:
+    assert refused(b'{"customer": {"email": "a@b.c", "x":\n"customer[email]=d@b.c"\n}}')
+    assert refused(b'{"customer": {"email": "a@b.c"}, "x":\n"&customer[email]=d@b.c"}')
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"customer%255Bemail%255D=a@b.c",
+        b"x=1;customer[email]=a@b.c",
+        b"customer[email]=",
+        b"customer[email]",
+        b"customer[email]=%ff",
+    ],
+)
+def test_a_form_that_only_some_would_read_as_a_login_is_none(body: bytes) -> None:
+    assert refused(body, FORM)
+
+
+def test_accounts_are_compared_whatever_stands_in_a_claim() -> None:
+    assert not same_account("\ud800", MAIL)
+    assert same_account("\ud800", "\ud800")
+    assert same_account(" Buyer@Example.com\t", MAIL)
+
+
+def test_nothing_of_a_login_is_repeated_by_its_refusal() -> None:
+    with pytest.raises(AmbiguousLogin) as caught:
+        login_email(b'{"customer": {"email": "hunter2', JSON)
+    assert str(caught.value) == ""
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__

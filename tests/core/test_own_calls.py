@@ -168,3 +168,32 @@ def test_a_path_made_to_hurt_is_judged_in_a_moment(target: str) -> None:
     started = time.perf_counter()
     check_own_call("POST", target, route, "/v3")
     assert time.perf_counter() - started < 0.05
+
+
+@pytest.mark.parametrize("target", ["/v3/v3/session", "/v3/v4/customers/login", "/v3" * 7 + "/session"])
+def test_two_versions_are_no_plain_spelling(target: str) -> None:
+    with pytest.raises(BadRequest, match="plainly"):
+        judged("POST", target)
+
+
+@pytest.mark.parametrize("target", ["/v3/customers/v3/login", "/v3/merchants/session", "/merchants/customers/login"])
+def test_a_version_or_another_segment_in_the_middle_makes_it_another_path(target: str) -> None:
+    judged("GET", target)
+
+
+@pytest.mark.parametrize("base", ["", "/customers", "/a/b/c/d/e"])
+@pytest.mark.parametrize("path", OWN)
+def test_one_of_the_two_paths_is_itself_whatever_the_base_path_is_called(path: str, base: str) -> None:
+    for upstream in (path, base + path):
+        with pytest.raises(BadRequest, match="with POST"):
+            check_own_call("GET", upstream, classify(upstream, base), base)
+
+
+def test_letters_of_another_width_are_read_where_bytes_beside_them_cannot_be() -> None:
+    with pytest.raises(BadRequest, match="plainly"):
+        judged("POST", "/v3/%EF%BD%93ession%ff")
+
+
+@pytest.mark.parametrize("target", ["/v3/x.session", "/v3/x-session"])
+def test_the_first_name_in_a_segment_is_its_name(target: str) -> None:
+    judged("GET", target)

@@ -113,3 +113,9 @@ def test_other_queries_override_nothing(query: str) -> None:
 @pytest.mark.parametrize("path", ["/v3/carts", "/v3.1/carts", "/v3/carts/", "/V3/Carts", "/v3//carts"])
 def test_making_a_cart_may_be_sent_twice_under_every_version(path: str) -> None:
     assert may_repeat("POST", classify(path).path)
+
+
+@pytest.mark.parametrize("path", ["/v3/%EF%BD%8Frders", "/v3/%EF%BC%AFRDERS/5", "/v3/x/%E2%93%9Erders"])
+def test_what_only_a_lenient_server_takes_for_an_order_can_buy(path: str) -> None:
+    assert buys("POST", classify(path))
+    assert not buys("GET", classify(path))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import BadRequest, BodyTooLarge, HeadersTooLarge
-from proxy.core.request_fields import LARGEST_HEAD, RequestFields, for_upstream, read_request
+from proxy.core.request_fields import LARGEST_HEAD, RequestFields, for_upstream, is_ours, read_request
 
 INJECTED = b"Host: api.example\r\nX-Request-ID: id\r\n"
 Headers = list[tuple[bytes, bytes]]
@@ -330,3 +330,79 @@ def test_lists_may_stand_in_several_fields() -> None:
 
 def test_nothing_is_read_of_an_empty_head() -> None:
     assert read_request([]) == RequestFields()
+
+
+# What else is read
+
+
+@pytest.mark.parametrize(
+    ("connection", "http_10", "persistent"),
+    [
+        (None, False, True), (b"keep-alive", False, True), (b"close", False, False), (b"Close", False, False),
+        (b"x-hop, close", False, False), (b"x-hop", False, True), (b"keep-alive, close", False, False),
+        (None, True, False), (b"keep-alive", True, True), (b"Keep-Alive, x-hop", True, True), (b"close", True, False),
+        (b"x-hop", True, False), (b"keep-alive, close", True, False),
+    ],
+)  # fmt: skip
+def test_a_connection_is_kept_as_its_version_and_its_options_say(
+    connection: bytes | None, *, http_10: bool, persistent: bool
+) -> None:
+    headers = [] if connection is None else [(b"Connection", connection)]
+    fields = read_request(headers, http_10=http_10)
+    assert (fields.persistent, fields.http_10) == (persistent, http_10)
+
+
+@pytest.mark.parametrize(
+    ("headers", "has_body"),
+    [
+        ([], False), ([(b"Content-Length", b"0")], False), ([(b"Content-Length", b"5")], True),
+        ([(b"Transfer-Encoding", b"chunked")], True),
+    ],
+)  # fmt: skip
+def test_a_request_has_a_body_if_it_announces_one(headers: Headers, *, has_body: bool) -> None:
+    assert read_request(headers).has_body is has_body
+
+
+def test_the_first_application_id_of_a_caller_is_known_and_names_its_cookie() -> None:
+    assert read_request([(b"X-CC-App", b"one"), (b"x-cc-app", b"two")]).app_id == b"one"
+    assert read_request([]).app_id == b""
+
+
+def test_every_method_that_is_named_instead_is_known() -> None:
+    fields = read_request([(b"X-HTTP-Method-Override", b" put "), (b"x_http_method", b"Delete"), (b"A", b"1")])
+    assert fields.overrides == ("PUT", "DELETE")
+
+
+def test_the_codings_of_a_body_are_known_in_their_order() -> None:
+    fields = read_request([(b"Content-Encoding", b"gzip"), (b"content-encoding", b"br"), (b"Content-Type", b"a/b")])
+    assert (fields.content_encoding, fields.content_type) == (b"gzip, br", b"a/b")
+
+
+def test_what_connection_names_away_counts_as_left_out() -> None:
+    headers = [(b"Connection", b"user-agent, content-type, x-hop"), (b"User-Agent", b"a"), (b"Content-Type", b"b")]
+    fields = read_request([*headers, (b"X-Hop", b"1: 2"), (b"B", b"2")])
+    assert (fields.user_agent, fields.content_type, fields.lines) == (False, b"", [b"B: 2\r\n"])
+    other = read_request([(b"Connection", b"x-hop"), *headers[1:], (b"X-Hop", b"1")])
+    assert (other.user_agent, other.content_type) == (True, b"b")
+
+
+def test_an_empty_user_agent_is_left_out_and_nothing_after_it() -> None:
+    assert lines((b"User-Agent", b""), (b"Content-Type", b""), (b"A", b"1")) == [b"A: 1\r\n"]
+
+
+@pytest.mark.parametrize(
+    "name", [b"Authorization", b"X_CC_App", b"x-forwarded-host", b"Proxy-Authorization", b"ORIGIN", b"User_Agent"]
+)
+def test_a_header_that_means_something_here_cannot_be_the_one_that_callers_must_send(name: bytes) -> None:
+    assert is_ours(name)
+
+
+@pytest.mark.parametrize("name", [b"X-Internal-Key", b"Accept", b"x-proxy"])
+def test_any_other_header_can_be_the_one_that_callers_must_send(name: bytes) -> None:
+    assert not is_ours(name)
+
+
+def test_a_length_of_eighteen_digits_is_read_and_a_longer_one_is_too_large() -> None:
+    assert read_request([(b"Content-Length", b"1" * 18)]).content_length == int("1" * 18)
+    with pytest.raises(BodyTooLarge):
+        read_request([(b"Content-Length", b"1" * 19)])

@@ -377,3 +377,22 @@ def test_a_long_path_with_many_readings_is_denied_and_never_allowed() -> None:
         [Rule.of(allow=True, methods=(), path="/**"), Rule.of(allow=False, methods=(), path="/**")], "GET", long
     )
     assert allowed([], "GET", long)
+
+
+@pytest.mark.parametrize("path", ["/v3/wallets%20;x/1", "/v3/wallets.;x=1/1", "/v3/wallets%3f%23;x"])
+def test_a_deny_holds_against_a_path_that_is_lenient_in_two_ways_at_once(path: str) -> None:
+    assert not passes([deny("/wallets/**")], path)
+
+
+@pytest.mark.parametrize(
+    ("glob", "path", "meant"),
+    [
+        ("/a??c", "/v3/abbc", True), ("/a??c", "/v3/abc", False), ("/?x?", "/v3/axb", True), ("/?x?", "/v3/ayb", False),
+        ("/**/a/**/b", "/v3/x/a/y/b", True), ("/**/a/**/b", "/v3/a/y/c", False), ("*a", "/v3/a", False),
+        ("**/a", "/v3/x/a", True), ("/a**b/c", "/v3/a/x/b/c", True), ("/a**b/c", "/v3/a/x/b/d", False),
+        ("/aa*a", "/v3/aaa", True), ("/aa*a", "/v3/aa", False), ("/x*", "/v3/yx", False), ("/*b", "/v3/ab", True),
+        ("/*b", "/v3/ac", False),
+    ],
+)  # fmt: skip
+def test_signs_stand_for_what_they_say_wherever_they_stand(glob: str, path: str, *, meant: bool) -> None:
+    assert matches(glob, path) is meant

@@ -163,3 +163,8 @@ def test_authorization_is_bearer_and_the_value() -> None:
 def test_what_nobody_may_be_told_is_its_value_and_its_application_id_in_lower_case() -> None:
     assert Token("A.b.C", BORN, app_id="My-Id").private == (b"a.b.c", b"my-id")
     assert Token("A.b.C", BORN).private == (b"a.b.c",)
+
+
+def test_a_token_that_no_header_can_carry_shows_nothing_of_itself() -> None:
+    # An error of encoding would have it in its text.
+    assert Token("\u00e9.b.c", Moment(0, 0)).bearer == b"Bearer ?.b.c"

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core import values
 from proxy.core.values import Bad
 from proxy.settings import network
 
@@ -80,52 +79,6 @@ def test_an_origin_with_credentials_is_refused_without_repeating_them() -> None:
 )
 def test_plain_http_to_elsewhere(origin: str, plain: bool) -> None:
     assert network.is_plain_to_elsewhere(origin) is plain
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("127.0.0.1:8080", "127.0.0.1:8080"),
-        ("localhost:0", "localhost:0"),
-        ("LocalHost:80", "localhost:80"),
-        ("[::1]:8080", "[::1]:8080"),
-        ("[0::]:1", "[::]:1"),
-        ("0.0.0.0:65535", "0.0.0.0:65535"),
-        ("unix:/run/proxy.sock", "unix:/run/proxy.sock"),
-        ("unix:///run/proxy.sock", "unix:/run/proxy.sock"),
-        ("fd:http", "fd:http"),
-        ("fd:cardcash-proxy.socket", "fd:cardcash-proxy.socket"),
-        ("fd:8080", "fd:8080"),
-    ],
-)
-def test_listen_addresses(text: str, shown: str) -> None:
-    address = values.listen_address(text)
-    assert str(address) == shown
-    assert values.listen_address(str(address)) == address
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *["", "8080", ":8080", "*:8080", "host", "host:", "host:x", "host:-1", "host:65536", "::1:8080", "[::1]"],
-        *["http://h:1", "unix:", "unix:relative", "unix:/dir/", "unix:/" + "x" * 107, "a b:80", "127.0.0.1:８０"],
-        *["fd:", "fd:a:b", "fd:a b", "fd:ä", "fd:" + "x" * 256],
-    ],
-)
-def test_listen_addresses_refused(text: str) -> None:
-    with pytest.raises(Bad):
-        values.listen_address(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "loopback"),
-    [
-        *[("127.9.9.9:1", True), ("localhost:1", True), ("[::1]:1", True), ("unix:/x", True), ("fd:x", True)],
-        *[("0.0.0.0:1", False), ("[::]:1", False), ("10.1.1.1:1", False), ("myhost:1", False)],
-    ],
-)
-def test_loopback_addresses(text: str, loopback: bool) -> None:
-    assert values.listen_address(text).loopback is loopback
 
 
 def test_the_same_address_twice_is_refused() -> None:
