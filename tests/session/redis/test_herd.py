@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from proxy.clock import SystemClock
+from proxy.core.dialect import Candidate
 from proxy.core.token import Source, Token
 from proxy.session.cardcash_calls import Credentials
 from proxy.session.keeper import Policy, SessionKeeper
@@ -83,6 +84,10 @@ def falls(server: Server, how: str) -> Iterator[None]:
     elif how == "stopped":
         with server.stopped():
             yield
+    elif how == "full":
+        server.command("CONFIG", "SET", "maxmemory", "1")
+        yield
+        server.command("CONFIG", "SET", "maxmemory", "0")
     else:
         yield
 
@@ -98,7 +103,8 @@ async def renews(cardcash: CardCash, keepers: list[SessionKeeper], server: Serve
         for keeper, token in zip([k for k in keepers for _ in range(CALLERS)], held, strict=True)
         if token is not None
     ]
-    await cardcash.began.wait()
+    if how != "full":
+        await cardcash.began.wait()
     with falls(server, how):
         tokens = await asyncio.gather(*renewing)
         seconds = time.monotonic() - began
@@ -147,3 +153,25 @@ async def test_of_two_with_different_secrets_the_one_whose_token_is_not_stored_s
     await other.catch_up()
     assert (one.alone, other.alone) == (False, True)
     await asyncio.gather(one.close(), other.close())
+
+
+async def test_with_a_full_redis_each_renews_for_itself_soon_and_not_all_at_once(server: Server) -> None:
+    async with herd(server.url) as (cardcash, keepers):
+        seconds, calls = await renews(cardcash, keepers, server, "full")
+        assert (seconds < 4, calls) == (True, REPLICAS)
+        async with asyncio.timeout(8):
+            while len({keeper.held.value for keeper in keepers if keeper.held}) > 1 or keepers[0].alone:
+                await asyncio.sleep(0.05)
+
+
+async def test_what_all_harvest_at_once_is_saved_once(server: Server) -> None:
+    async with herd(server.url) as (_, keepers):
+        held = [keeper.held for keeper in keepers]
+        for number, (keeper, token) in enumerate(zip(keepers, held, strict=True)):
+            assert token is not None
+            keeper.offer(Candidate(f"harvest.{number}.", 1200), sent_with=token)
+        saves = server.command("INFO", "commandstats")["cmdstat_hset"]["calls"]
+        async with asyncio.timeout(8):
+            while len({keeper.held.value for keeper in keepers if keeper.held}) > 1 or any(k.pending for k in keepers):
+                await asyncio.sleep(0.05)
+        assert server.command("INFO", "commandstats")["cmdstat_hset"]["calls"] - saves <= 3

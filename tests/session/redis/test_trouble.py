@@ -193,8 +193,10 @@ class TestItSaysNo:
         guarded = Server(tmp_path / "guarded", "--requirepass", HUSH)
         guarded.login = {"password": HUSH}
         guarded.start()
-        caught = await trouble(replica(guarded))
-        assert (caught.failure.kind, "wants a password" in str(caught)) == (FailureKind.DENIED, True)
+        # Redis cuts off who says a lot before it is known: a renewal has more words than a look.
+        for haste in (Haste.RENEWAL, Haste.LOOK):
+            caught = await trouble(replica(guarded), haste)
+            assert (caught.failure.kind, "wants a password" in str(caught)) == (FailureKind.DENIED, True)
         one = replica(f"redis://:{HUSH}@127.0.0.1:{guarded.port}")
         assert await one.save()
         guarded.kill()

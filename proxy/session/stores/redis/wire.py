@@ -29,6 +29,7 @@ _BY_TEXT: Final = {
     "The user executing the script can't": "NOPERM",  # Redis 6.2 and 7.0
     "ACL failure in script": "NOPERM",  # Redis 7.2 to 8.2, Valkey 7.2 and 8.0
     "max number of clients": "MAXCLIENTS",
+    "Protocol error: unauthenticated": "NOAUTH",  # who is not known may say 10 words
     "DB index": "NODB",
     "SELECT is not allowed": "NODB",
 }
