@@ -53,7 +53,8 @@ async def finish(
     await upstream.aclose()
     server.fail_bodies(Draining("The proxy is stopping; nothing was processed, send the request again."))
     await _ended(server, guard, within=LAST_SECONDS)
-    log.warning("drain_timeout", in_flight=in_flight, maybe_processed=metrics.outcomes_unknown - unknown)
+    advice = "before a cut order is sent again look into GET /orders/buy; a longer drain.timeout cuts fewer"
+    log.warning("drain_timeout", in_flight=in_flight, maybe_processed=metrics.outcomes_unknown - unknown, advice=advice)
 
 
 async def _ended(server: ProxyServer, guard: Guard, *, within: float) -> bool:

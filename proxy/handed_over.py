@@ -94,7 +94,7 @@ class HandedOver:
         for _, sock in unused:
             sock.close()
         if names := sorted({name for name, _ in unused}):
-            log.warning("sockets_unused", names=names)
+            log.warning("sockets_unused", names=names, advice="name them in listen or admin.listen, as fd:NAME")
         return names
 
     def _wide(self, name: str) -> Iterator[str]:

@@ -63,7 +63,8 @@ def budget_of(settings: Settings) -> Budget:
     upstream, callers = settings.upstream.max_connections, settings.limits.connections
     shares = budget(there := descriptors(), upstream=upstream, callers=callers)
     if shares.upstream < upstream or shares.callers < (callers or 0):
-        log.warning("few_descriptors", limit=there, callers=shares.callers, upstream=shares.upstream)
+        advice = "raise the limit of open files: ulimit -n, LimitNOFILE="
+        log.warning("few_descriptors", limit=there, callers=shares.callers, upstream=shares.upstream, advice=advice)
     return shares
 
 

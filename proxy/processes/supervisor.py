@@ -279,7 +279,10 @@ class Supervisor:
             more = {} if why is None else {"why": why}
             if status is not None and status < 0:
                 more["signal"] = signal.Signals(-status).name
-            log.warning("worker_died", worker=one.worker, pid=pid, restart_in=pause, status=status, **more)
+            advice = "the others go on; its last lines say why, and SIGKILL that nobody sent is often too little memory"
+            log.warning(
+                "worker_died", worker=one.worker, pid=pid, restart_in=pause, status=status, advice=advice, **more
+            )
         self._tell()
 
     def _look(self) -> None:
@@ -295,7 +298,8 @@ class Supervisor:
                     one.silences = one.silences + 1 if word == one.word else 0
                     one.word = word
             if one.pid is not None and (late or one.silences == MOST_SILENCES):
-                log.warning("worker_killed", worker=one.worker, pid=one.pid)
+                what = "it did not end in time after its drain" if late else "it hangs: it told nothing of itself"
+                log.warning("worker_killed", worker=one.worker, pid=one.pid, what=what)
                 one.signal(signal.SIGKILL)
 
     def _end(self) -> None:

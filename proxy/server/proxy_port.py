@@ -127,7 +127,8 @@ class ProxyServer:
         """Tell of those turned away that were not told of: of the first at once, of the others together."""
         now = self.time()
         if self._untold and now >= self._warned + _WARN_EVERY:
-            log.warning("too_many_callers", turned_away=self._untold, limit=self._most_connections)
+            advice = "raise limits.connections or the limit of open files, or have callers keep their connections"
+            log.warning("too_many_callers", turned_away=self._untold, limit=self._most_connections, advice=advice)
             self._warned, self._untold = now, 0
 
     def look(self) -> None:

@@ -67,7 +67,9 @@ class SessionWatch:
             if operation not in self._failing:
                 self._failing.add(operation)
                 self._events.failed("session store", why)
-                advice = "the session is kept in memory only meanwhile; requests go on"
+                advice = (
+                    "the session is kept in memory only meanwhile, requests go on; `doctor --no-login` tries the store"
+                )
                 log.warning("session_store_failed", operation=operation, why=why, advice=advice)
         elif operation in self._failing:
             self._failing.discard(operation)
