@@ -15,11 +15,11 @@ import pytest
 from proxy.session.ports import RENEWAL_DEADLINE
 from proxy.simulator import Simulator
 from tests.server.harness import until
-from tests.whole.processes import ProxyProcess, serving
+from tests.whole.processes import ProxyProcess, is_ready, serving
 from tests.whole.test_shared_store import Start, file, start  # noqa: F401  # fixtures
 from tests.whole.test_workers import pids
 
-SESSION = "POST /v3/session"
+SESSION, LOGIN = "POST /v3/session", "POST /v3/customers/login"
 
 pytestmark = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="finds the holder where Linux lists locks")
 
@@ -66,6 +66,22 @@ async def test_of_several_proxies_one_makes_the_session_of_a_stopped_one_before_
     assert await asyncio.gather(*(call(proxy) for proxy in others for _ in range(5))) == [200] * 20
     assert time.monotonic() - began < RENEWAL_DEADLINE / 2 + 2
     assert simulator.calls[SESSION] == 2
+
+
+async def test_a_stopped_one_that_goes_on_does_not_log_in_once_another_has(
+    simulator: Simulator,
+    start: Start,  # noqa: F811
+) -> None:
+    simulator.fault("delay", path="/v3/session", seconds=4.0, times=1)
+    stopped = await start()
+    await until(lambda: simulator.calls[SESSION] == 1)
+    stopped.signal(signal.SIGSTOP)
+    other = await start()
+    assert await call(other) == 200
+    stopped.signal(signal.SIGCONT)
+    assert await call(stopped) == 200
+    await is_ready(stopped)
+    assert (simulator.calls[SESSION], simulator.calls[LOGIN]) == (2, 1)
 
 
 async def test_of_several_workers_one_makes_the_session_of_a_stopped_one_before_callers_give_up(
