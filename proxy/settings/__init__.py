@@ -1,6 +1,6 @@
 """The frozen settings of the proxy, from file, environment and flags; all faults at once.
 
-model: names, types, defaults, the list of all · parsing, network, guards: text to values, with `core/values.py` ·
+model: names, types, defaults, the list of all · parsing, guards: text to values, with `core/values.py` ·
 proxy_variables: HTTPS_PROXY and its kin · files: reading them, secrets among them · sources, yaml_file: file,
 environment, flags · loading: the way to Settings · describe: the way back to text. Knows nothing of the rest of the proxy
 but its core.
@@ -13,7 +13,7 @@ from proxy.settings.files import SecretForm, read_secret_file
 from proxy.settings.guards import RequiredHeader
 from proxy.settings.loading import Loaded, SettingsError, load, load_settings, secret_files
 from proxy.settings.model import Settings
-from proxy.settings.network import Network
+from proxy.settings.parsing import Network
 from proxy.settings.proxy_variables import proxy_variables
 
 __all__ = [

@@ -11,9 +11,10 @@ from typing import Any, Final
 from proxy.core.rules import Rule
 from proxy.core.secret import REDACTED, Secret
 from proxy.core.store_url import StoreUrl
-from proxy.core.values import ListenAddress, duration
+from proxy.core.values import ListenAddress, duration, size
 from proxy.settings.guards import RequiredHeader
-from proxy.settings.model import DURATION, KIB, POSITIVE, SIZE, Kind, Leaf, Settings, leaves
+from proxy.settings.model import KIB, Kind, Leaf, Settings, leaves
+from proxy.settings.parsing import positive_duration
 
 #: Column of the notes where the lines are short enough.
 _NOTES_AT: Final = 44
@@ -60,9 +61,9 @@ def readable(value: object, kind: Kind | None = None) -> object:
             return str(value)
         case tuple():
             return [readable(item) for item in value]
-        case int() | float() if kind in (DURATION, POSITIVE):
+        case int() | float() if kind and kind.parse in (duration, positive_duration):
             return readable_duration(value)
-        case int() if kind is SIZE:
+        case int() if kind and kind.parse is size:
             return readable_size(value)
         case int():
             return value

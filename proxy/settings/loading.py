@@ -13,8 +13,7 @@ from proxy.core.store_url import StoreUrl
 from proxy.core.values import Bad
 from proxy.settings.files import SecretForm, loads, read_secret_file
 from proxy.settings.model import CONFIG_VARIABLE, ORIGINS, Settings, built, leaves
-from proxy.settings.network import is_plain_to_elsewhere
-from proxy.settings.parsing import file_path
+from proxy.settings.parsing import file_path, is_plain_to_elsewhere
 from proxy.settings.proxy_variables import proxy_variables
 from proxy.settings.sources import Given, Layer, from_environment, from_file, from_flags
 

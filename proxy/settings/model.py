@@ -18,10 +18,11 @@ from proxy.core.rules import Rule
 from proxy.core.secret import Secret
 from proxy.core.store_url import StoreUrl
 from proxy.core.values import ADMIN_LISTEN, ListenAddress, duration, each_part, size
-from proxy.settings import guards, network, parsing
+from proxy.settings import guards, parsing
 from proxy.settings.files import SecretForm
 from proxy.settings.guards import RequiredHeader
-from proxy.settings.network import Network
+from proxy.settings.parsing import Network, boolean, count, one_of
+from proxy.settings.parsing import positive_duration as positive
 
 PREFIX: Final = "CARDCASH_"
 #: Names the configuration file; not a setting itself.
@@ -56,19 +57,6 @@ class Kind:
         return self.hidden or self.may_hide
 
 
-DURATION: Final = Kind(duration)
-POSITIVE: Final = Kind(parsing.positive_duration)
-SIZE: Final = Kind(size)
-COUNT: Final = Kind(parsing.count)
-BOOLEAN: Final = Kind(parsing.boolean)
-FILE: Final = Kind(parsing.file_path)
-
-
-def words(*allowed: str) -> Kind:
-    """Make the kind of a setting that is one of a few words."""
-    return Kind(parsing.one_of(*allowed))
-
-
 def hidden(form: SecretForm) -> Kind:
     """Make the kind of a secret."""
     return Kind(parsing.secret(form), secret=form, hidden=True)
@@ -84,9 +72,23 @@ def listed_each(parse: Callable[[object], Any]) -> Kind:
     return listed(lambda value: tuple(dict.fromkeys(parsing.each(parse, each_part(value)))))
 
 
-def setting(kind: Kind, default: Any, meaning: str) -> Any:
-    """Declare a setting. Where the default is None, an empty text un-sets it; without one (MISSING) it is needed."""
-    return field(default=default, metadata={"kind": kind, "meaning": meaning})
+def setting(kind: Kind | Callable[[object], Any], default: Any, meaning: str) -> Any:
+    """Declare a setting, of a kind or of one that is nothing but its parser.
+
+    Where the default is None, an empty text un-sets it; without one (MISSING) it is needed.
+    """
+    made = kind if isinstance(kind, Kind) else Kind(kind)
+    return field(default=default, metadata={"kind": made, "meaning": meaning})
+
+
+def file(meaning: str) -> Any:
+    """Declare the name of a file."""
+    return setting(parsing.file_path, None, meaning)
+
+
+def file_with(what: str) -> Any:
+    """Declare the file that another setting may stand in."""
+    return file(f"file that holds {what}, read again when it changes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,37 +96,37 @@ class Upstream:
     """How CardCash is reached."""
 
     origin: str = setting(
-        Kind(network.origin), ORIGINS["sandbox"], "scheme://host[:port] of CardCash; default: picked by environment"
+        parsing.origin, ORIGINS["sandbox"], "scheme://host[:port] of CardCash; default: picked by environment"
     )
-    allow_plain_http: bool = setting(BOOLEAN, False, "allow an http:// origin that is not loopback")
+    allow_plain_http: bool = setting(boolean, False, "allow an http:// origin that is not loopback")
     base_path: str = setting(
         Kind(parsing.url_path, empty_counts=True),
         "/v3",
         "put before client paths without a version segment; empty for none",
     )
     user_agent: str = setting(
-        Kind(parsing.user_agent), f"cardcash-proxy/{proxy.__version__}", "User-Agent sent when the client sent none"
+        parsing.user_agent, f"cardcash-proxy/{proxy.__version__}", "User-Agent sent when the client sent none"
     )
     ca_file: Path | None = setting(
-        Kind(parsing.ca_file), None, "PEM bundle of the certificate authorities to trust instead of the system's"
+        parsing.ca_file, None, "PEM bundle of the certificate authorities to trust instead of the system's"
     )
-    trust_env: bool = setting(BOOLEAN, False, "honour HTTPS_PROXY and NO_PROXY")
-    connect_timeout: float = setting(POSITIVE, 5.0, "longest time to connect")
+    trust_env: bool = setting(boolean, False, "honour HTTPS_PROXY and NO_PROXY")
+    connect_timeout: float = setting(positive, 5.0, "longest time to connect")
     response_timeout: float = setting(
-        POSITIVE, 120.0, "longest wait for response headers, and between chunks of a body"
+        positive, 120.0, "longest wait for response headers, and between chunks of a body"
     )
-    max_connections: int = setting(COUNT, 100, "most connections to CardCash at a time")
-    idle_timeout: float = setting(DURATION, 30.0, "idle connections are closed after this time")
-    max_age: float = setting(POSITIVE, 300.0, "no connection takes a new request after this time, give or take a tenth")
+    max_connections: int = setting(count, 100, "most connections to CardCash at a time")
+    idle_timeout: float = setting(duration, 30.0, "idle connections are closed after this time")
+    max_age: float = setting(positive, 300.0, "no connection takes a new request after this time, give or take a tenth")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
     """The customer account the proxy logs in to; nothing set: none."""
 
-    email: str | None = setting(Kind(parsing.email), None, "e-mail of the account to log in to after every new session")
+    email: str | None = setting(parsing.email, None, "e-mail of the account to log in to after every new session")
     password: Secret | None = setting(hidden(SecretForm.ANY), None, "password of the account")
-    password_file: Path | None = setting(FILE, None, "file that holds the password, read again when it changes")
+    password_file: Path | None = file_with("the password")
 
     @property
     def configured(self) -> bool:
@@ -136,33 +138,33 @@ class Login:
 class Session:
     """The shared session's life."""
 
-    renew_ahead: float = setting(DURATION, 300.0, "the session is renewed this long before it expires")
-    eager: bool = setting(BOOLEAN, True, "make the session at start instead of with the first request")
+    renew_ahead: float = setting(duration, 300.0, "the session is renewed this long before it expires")
+    eager: bool = setting(boolean, True, "make the session at start instead of with the first request")
     keepalive_path: str = setting(
-        Kind(parsing.keepalive_path), "/v3/carts", "GET that keeps alive a session in which a caller logged in"
+        parsing.keepalive_path, "/v3/carts", "GET that keeps alive a session in which a caller logged in"
     )
-    idle_after: float = setting(POSITIVE, 3600.0, "without traffic for this long the session is left to lapse")
+    idle_after: float = setting(positive, 3600.0, "without traffic for this long the session is left to lapse")
     store: str | StoreUrl = setting(
         Kind(parsing.store, may_hide=True),
         "memory://",
         "where the session is kept: memory://, file:///path, redis://host, redis+sentinel://host/master (rediss: with TLS)",
     )
-    store_file: Path | None = setting(FILE, None, "file that holds session.store, read again when it changes")
+    store_file: Path | None = file_with("session.store")
     store_secret: Secret | None = setting(
         hidden(SecretForm.LINES),
         None,
         "what entries in Redis are encrypted with; of several lines the first encrypts, all decrypt; default: app_id",
     )
-    store_secret_file: Path | None = setting(FILE, None, "file that holds it, read again when it changes")
+    store_secret_file: Path | None = file_with("it")
     store_ca_file: Path | None = setting(
-        Kind(parsing.ca_file), None, "PEM bundle of the authorities to trust for rediss:// instead of the system's"
+        parsing.ca_file, None, "PEM bundle of the authorities to trust for rediss:// instead of the system's"
     )
-    store_cert_file: Path | None = setting(FILE, None, "PEM certificate that Redis is shown, if it wants one")
-    store_cert_key_file: Path | None = setting(FILE, None, "PEM key of that certificate, without a password")
+    store_cert_file: Path | None = file("PEM certificate that Redis is shown, if it wants one")
+    store_cert_key_file: Path | None = file("PEM key of that certificate, without a password")
     store_sentinel_password: Secret | None = setting(
         hidden(SecretForm.ANY), None, "password of the Sentinels themselves"
     )
-    store_sentinel_password_file: Path | None = setting(FILE, None, "file that holds it, read again when it changes")
+    store_sentinel_password_file: Path | None = file_with("it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +172,7 @@ class Admin:
     """The port for operators."""
 
     listen: tuple[ListenAddress, ...] = setting(
-        listed(network.listen_addresses), (ADMIN_LISTEN,), "where health, metrics and status are served"
+        listed(parsing.listen_addresses), (ADMIN_LISTEN,), "where health, metrics and status are served"
     )
 
 
@@ -179,15 +181,15 @@ class Callers:
     """Who may use the proxy."""
 
     allowed_hosts: tuple[str, ...] | None = setting(
-        listed_each(network.allowed_host),
+        listed_each(parsing.allowed_host),
         None,
         "Host values served, *.suffix too, no others; default: localhost, loopback, the listen addresses",
     )
     allowed_origins: tuple[str, ...] = setting(
-        listed_each(network.browser_origin), (), "browser origins allowed, scheme://host[:port]"
+        listed_each(parsing.browser_origin), (), "browser origins allowed, scheme://host[:port]"
     )
     allowed_networks: tuple[Network, ...] | None = setting(
-        listed_each(network.network), None, "client addresses served; default: loopback"
+        listed_each(parsing.network), None, "client addresses served; default: loopback"
     )
     require_header: RequiredHeader | None = setting(
         Kind(guards.required_header, guards=True, secret=SecretForm.HEADER_VALUE),
@@ -200,12 +202,12 @@ class Callers:
 class Limits:
     """Bounds on what callers may take."""
 
-    request_body: int = setting(SIZE, 10 * MIB, "larger request bodies are refused")
-    replay_body: int = setting(SIZE, 1 * MIB, "request bodies up to this are kept to be sent again")
-    replay_total: int = setting(SIZE, 64 * MIB, "most bytes of request bodies kept at a time, by all workers together")
-    in_flight: int = setting(COUNT, 1000, "more requests at a time are refused")
+    request_body: int = setting(size, 10 * MIB, "larger request bodies are refused")
+    replay_body: int = setting(size, 1 * MIB, "request bodies up to this are kept to be sent again")
+    replay_total: int = setting(size, 64 * MIB, "most bytes of request bodies kept at a time, by all workers together")
+    in_flight: int = setting(count, 1000, "more requests at a time are refused")
     connections: int | None = setting(
-        COUNT, None, "more callers' connections to a process are refused; default: what its descriptors allow"
+        count, None, "more callers' connections to a process are refused; default: what its descriptors allow"
     )
 
 
@@ -213,8 +215,8 @@ class Limits:
 class Drain:
     """How the proxy stops."""
 
-    delay: float = setting(DURATION, 0.0, "after SIGTERM: go on accepting for this long, not ready")
-    timeout: float = setting(DURATION, 100.0, "then finish what is in flight for up to this long")
+    delay: float = setting(duration, 0.0, "after SIGTERM: go on accepting for this long, not ready")
+    timeout: float = setting(duration, 100.0, "then finish what is in flight for up to this long")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,10 +224,10 @@ class Log:
     """What is logged, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = setting(
-        words("debug", "info", "warning", "error"), "info", "debug, info, warning or error"
+        one_of("debug", "info", "warning", "error"), "info", "debug, info, warning or error"
     )
     format: Literal["json", "console"] | None = setting(
-        words("json", "console"), None, "json or console; default: json, console on a terminal"
+        one_of("json", "console"), None, "json or console; default: json, console on a terminal"
     )
 
 
@@ -233,26 +235,22 @@ class Log:
 class Settings:
     """All settings. Made by `load_settings`; built in code it reads neither environment nor files, and checks nothing."""
 
-    app_id: Secret = setting(
-        hidden(SecretForm.VISIBLE),
-        MISSING,
-        "application id given by CardCash, sent as x-cc-app",
-    )
-    app_id_file: Path | None = setting(FILE, None, "file that holds the application id, read again when it changes")
+    app_id: Secret = setting(hidden(SecretForm.VISIBLE), MISSING, "application id given by CardCash, sent as x-cc-app")
+    app_id_file: Path | None = file_with("the application id")
     environment: Literal["sandbox", "production"] = setting(
-        words("sandbox", "production"), "sandbox", "sandbox or production: picks upstream.origin"
+        one_of("sandbox", "production"), "sandbox", "sandbox or production: picks upstream.origin"
     )
     upstream: Upstream = Upstream()
     login: Login = Login()
     session: Session = Session()
     listen: tuple[ListenAddress, ...] = setting(
-        listed(network.listen_addresses),
+        listed(parsing.listen_addresses),
         (ListenAddress("tcp", "127.0.0.1", 8080),),
         "where callers connect: HOST:PORT, [v6]:PORT, unix:/path or fd:NAME",
     )
     #: More than 64 would be a typing error: each is a process with its own 50 MB and its own share of the callers.
     workers: int = setting(
-        Kind(partial(parsing.count, most=64)), 1, "processes that serve callers, on one session and one admin port"
+        partial(count, most=64), 1, "processes that serve callers, on one session and one admin port"
     )
     admin: Admin = Admin()
     callers: Callers = Callers()

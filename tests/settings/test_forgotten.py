@@ -11,7 +11,7 @@ import pytest
 
 from proxy.core import values
 from proxy.core.values import Bad
-from proxy.settings import describe, network, parsing
+from proxy.settings import describe, parsing
 from proxy.settings.guards import rule
 from proxy.settings.model import leaves
 from tests.whole.processes import run
@@ -129,7 +129,7 @@ def test_addresses_are_written_in_ascii_digits(text: str) -> None:
         values.listen_address(text)
 
 
-@pytest.mark.parametrize("parse", [network.origin, network.browser_origin])
+@pytest.mark.parametrize("parse", [parsing.origin, parsing.browser_origin])
 @pytest.mark.parametrize("text", ["https://host:８０", "https://\u212aey.example", "http://１.2.3.4"])
 def test_origins_are_written_in_ascii(parse: object, text: str) -> None:
     with pytest.raises(Bad):
@@ -139,13 +139,13 @@ def test_origins_are_written_in_ascii(parse: object, text: str) -> None:
 @pytest.mark.parametrize("text", ["\u212aey.example", "*.\u212aey.example", "host:８０", "१.2.3.4"])
 def test_hosts_are_written_in_ascii(text: str) -> None:
     with pytest.raises(Bad):
-        network.allowed_host(text)
+        parsing.allowed_host(text)
 
 
 @pytest.mark.parametrize("text", ["10.0.0.0/٨", "10.0.0.٠", "10.0.0.0/1_0"])
 def test_networks_are_written_in_ascii_digits(text: str) -> None:
     with pytest.raises(Bad):
-        network.network(text)
+        parsing.network(text)
 
 
 def test_methods_are_written_in_ascii() -> None:

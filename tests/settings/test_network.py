@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.values import Bad
-from proxy.settings import network
+from proxy.settings import parsing
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from proxy.settings import network
     ],
 )
 def test_origins(text: str, canonical: str) -> None:
-    assert network.origin(text) == canonical
+    assert parsing.origin(text) == canonical
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_origins(text: str, canonical: str) -> None:
 )
 def test_origins_refused(text: str) -> None:
     with pytest.raises(Bad):
-        network.origin(text)
+        parsing.origin(text)
 
 
 def test_an_origin_with_credentials_is_refused_without_repeating_them() -> None:
     with pytest.raises(Bad, match="user name or password") as caught:
-        network.origin("https://user:hunter2@host")
+        parsing.origin("https://user:hunter2@host")
     assert "hunter2" not in str(caught.value)
 
 
@@ -78,21 +78,21 @@ def test_an_origin_with_credentials_is_refused_without_repeating_them() -> None:
     ],
 )
 def test_plain_http_to_elsewhere(origin: str, plain: bool) -> None:
-    assert network.is_plain_to_elsewhere(origin) is plain
+    assert parsing.is_plain_to_elsewhere(origin) is plain
 
 
 def test_the_same_address_twice_is_refused() -> None:
     with pytest.raises(Bad, match="listed twice"):
-        network.listen_addresses("127.0.0.1:80,localhost:81,127.0.0.1:80")
+        parsing.listen_addresses("127.0.0.1:80,localhost:81,127.0.0.1:80")
 
 
 def test_any_free_port_may_be_asked_for_twice() -> None:
-    assert len(network.listen_addresses("127.0.0.1:0,127.0.0.1:0")) == 2
+    assert len(parsing.listen_addresses("127.0.0.1:0,127.0.0.1:0")) == 2
 
 
 def test_no_address_is_refused() -> None:
     with pytest.raises(Bad, match="at least one"):
-        network.listen_addresses("")
+        parsing.listen_addresses("")
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_no_address_is_refused() -> None:
     ],
 )
 def test_allowed_hosts(text: str, host: str) -> None:
-    assert network.allowed_host(text) == host
+    assert parsing.allowed_host(text) == host
 
 
 @pytest.mark.parametrize("text", ["", "*", "*.", "a.*", "http://a", "a/b", "a b", "*.10.0.0.1", "a:99999", "..", "ü"])
 def test_allowed_hosts_refused(text: str) -> None:
     with pytest.raises(Bad):
-        network.allowed_host(text)
+        parsing.allowed_host(text)
 
 
 @pytest.mark.parametrize(
@@ -130,13 +130,13 @@ def test_allowed_hosts_refused(text: str) -> None:
     ],
 )
 def test_allowed_origins(text: str, origin: str) -> None:
-    assert network.browser_origin(text) == origin
+    assert parsing.browser_origin(text) == origin
 
 
 @pytest.mark.parametrize("text", ["*", "", "shop.example.com", "https://a/b", "https://*.example.com", "https://u@h"])
 def test_allowed_origins_refused(text: str) -> None:
     with pytest.raises(Bad):
-        network.browser_origin(text)
+        parsing.browser_origin(text)
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,13 @@ def test_allowed_origins_refused(text: str) -> None:
     [("10.0.0.0/8", "10.0.0.0/8"), ("10.1.2.3/8", "10.0.0.0/8"), ("192.0.2.7", "192.0.2.7/32"), ("::1", "::1/128")],
 )
 def test_networks(text: str, shown: str) -> None:
-    assert str(network.network(text)) == shown
+    assert str(parsing.network(text)) == shown
 
 
 @pytest.mark.parametrize("text", ["", "10.0.0.0/33", "host", "10.0.0.", "10.0.0.0/8/8", "1234"])
 def test_networks_refused(text: str) -> None:
     with pytest.raises(Bad):
-        network.network(text)
+        parsing.network(text)
 
 
 @settings(deadline=None)
@@ -158,6 +158,6 @@ def test_networks_refused(text: str) -> None:
 def test_parsers_refuse_any_text_with_bad_only(text: str) -> None:
     for name in ("origin", "listen_address", "allowed_host", "browser_origin", "network"):
         try:
-            getattr(network, name)(text)
+            getattr(parsing, name)(text)
         except Bad as bad:
             assert str(bad)
