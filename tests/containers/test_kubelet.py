@@ -152,22 +152,36 @@ def test_session_renew_is_run_by_exec(start: Start) -> None:
 JOB = pod_of(build(TREE / "job"), "Job")
 
 
-def test_a_job_waits_for_the_proxy_and_stops_it_when_its_work_is_done(pod: Sandbox) -> None:
+def script_of_app(command: str) -> list[str]:
+    """What the app's container runs, with a command in place of the app's own."""
+    (app,) = [each for each in JOB["containers"] if each["name"] == "app"]
+    assert app["args"][0].count(" nightly-orders\n") == 1
+    return [*app["command"], app["args"][0].replace(" nightly-orders\n", f" {command}\n")]
+
+
+@pytest.mark.parametrize(("command", "code"), [("true", 0), ("(exit 3)", 3)])
+def test_a_job_waits_for_the_proxy_and_stops_it_when_its_work_is_done(pod: Sandbox, command: str, code: int) -> None:
     with contextlib.closing(Kubelet(pod, JOB, GOOD)) as kubelet:
         hook = kubelet.container["lifecycle"]["postStart"]["exec"]["command"]
         assert kubelet.exec(*hook) == (0, "ready\n")
         assert kubelet.app("GET", "/v3/customers").status == 200
-        (app,) = [each for each in JOB["containers"] if each["name"] == "app"]
-        script = app["args"][0].replace("nightly-orders\n", "true\n")
-        assert pod.run(["sh", "-c", script], {})[0] == 0
+        assert pod.run(script_of_app(command), {})[0] == code
         assert kubelet.process.wait(20) == 0
 
 
 def test_a_job_whose_login_is_refused_never_starts_its_app(pod: Sandbox) -> None:
+    """A kubelet kills a container whose hook fails, and starts the next one all the same, at once."""
     pod.within.ask("POST", *SIMULATOR, "/_simulator/reset-counters", body=b"{}")
     with contextlib.closing(Kubelet(pod, JOB, WRONG)) as kubelet:
         hook = kubelet.container["lifecycle"]["postStart"]["exec"]["command"]
         code, said = kubelet.exec(*hook[:-1], "3s")
         assert code == 1
         assert "login refused" in said
+        code, said = pod.run(script_of_app("echo started"), {})
+        assert code != 0
+        assert "started" not in said
+        assert kubelet.process.wait(20) == 0
+        code, said = pod.run(script_of_app("echo started"), {})  # the proxy has ended
+        assert code != 0
+        assert "started" not in said
         assert kubelet.cardcash()["logins_failed"] == 1
