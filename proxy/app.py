@@ -24,7 +24,7 @@ from proxy.loops import Loops
 from proxy.notify import ServiceManager
 from proxy.server.accounts import Accounts
 from proxy.server.admin import Lifecycle, OneProcess
-from proxy.server.admin_port import AdminPort, Told, serving
+from proxy.server.admin_port import AdminAnswers, AdminPort, serving
 from proxy.server.bodies import Bodies, ReplayBudget
 from proxy.server.forward import Forwarder
 from proxy.server.guard import Guard
@@ -66,7 +66,7 @@ class Inherited:
     sockets: Sockets
     admin_sockets: Sockets
     #: Make what the admin port tells of all workers, from what it would tell of this process alone; and end them all.
-    told: Callable[[OneProcess], Told]
+    answers: Callable[[OneProcess], AdminAnswers]
     shutdown: Callable[[], None]
     #: No other worker will take in the callers that come now.
     all_end: Callable[[], bool]
@@ -162,13 +162,13 @@ class Proxy:
         self.upstream = parts.client(
             settings, tls, max_connections=self._budget.upstream, idle_timeout=settings.upstream.idle_timeout
         )
-        aside = parts.client_of_session_calls(settings, tls)
-        self._clients = (self.upstream, aside)
+        session_client = parts.client_of_session_calls(settings, tls)
+        self._clients = (self.upstream, session_client)
         for client in self._clients:
             self._stack.push_async_callback(client.aclose)
         self._events = Events(time.time)
         self._traffic = Traffic(self.metrics.totals, BUCKETS)
-        self.keeper = self._build_keeper(aside)
+        self.keeper = self._build_keeper(session_client)
         self._stack.push_async_callback(self.keeper.close)
         self.guard = Guard(parts.guard_settings(settings, required_value=lambda: self.secrets.required_header))
         buffered = ReplayBudget(settings.limits.replay_total)
@@ -198,11 +198,11 @@ class Proxy:
             )
             self._manager.ready(self.addresses)
 
-    def _build_keeper(self, aside: Upstream) -> SessionKeeper:
+    def _build_keeper(self, session_client: Upstream) -> SessionKeeper:
         settings, url = self._settings, self._settings.session.store
         observer = self._observer(self.metrics, self._events)
         calls = parts.session_calls(
-            settings, self.secrets.credentials, aside, clock=self._clock, failed=observer.call_failed
+            settings, self.secrets.credentials, session_client, clock=self._clock, failed=observer.call_failed
         )
         self._place = StorePlace(settings, url, self.secrets) if isinstance(url, StoreUrl) else None
         self._store = open_store(
@@ -236,7 +236,7 @@ class Proxy:
             most=settings.limits.request_body,
             buffer=settings.limits.replay_body,
             budget=buffered,
-            aside=self.guard.aside,
+            while_waiting=self.guard.waiting_for_body,
         )
         return Forwarder(
             guard=self.guard,
@@ -259,10 +259,10 @@ class Proxy:
             life=self.life,
             dead_loops=self.loops.not_alive,
             store=self._store_facts,
-            recent=lambda: {**self._events.told(), "traffic": self._traffic.told()},
+            recent=lambda: {**self._events.snapshot(), "traffic": self._traffic.snapshot()},
         )
-        told, shutdown = (own, self.request_stop) if given is None else (given.told(own), given.shutdown)
-        port = AdminPort(told, guard=self.guard, shutdown=shutdown, refused=self.metrics.refused_by_us)
+        answers, shutdown = (own, self.request_stop) if given is None else (given.answers(own), given.shutdown)
+        port = AdminPort(answers, guard=self.guard, shutdown=shutdown, refused=self.metrics.refused_by_us)
         admin_sockets = self._sockets_of("admin.listen") if given is None else given.admin_sockets
         number = 1 if given is None else given.worker
         at_admin_port = {sock: admin_sockets.stays(sock) for sock in admin_sockets.of(number)}

@@ -19,9 +19,9 @@ from proxy.process import (
     OK,
     begin_with_signals,
     complain,
+    described,
     end_output,
     fill_standard_descriptors,
-    told,
 )
 
 #: Commands whose exit code is what is asked for, whatever becomes of the line they print.
@@ -42,11 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, BrokenPipeError):  # the reader of our output (head, less) has seen enough
         code = OK
     except OSError as error:
-        complain(f"the system refused what is needed: {told(error)}")
+        complain(f"the system refused what is needed: {described(error)}")
         code = FAILED
     lost = end_output()
     if lost is not None and code == OK and wanted not in _VERDICTS:
-        complain(f"the output could not be written: {told(lost)}")
+        complain(f"the output could not be written: {described(lost)}")
         code = FAILED
     end_output()
     return code

@@ -39,7 +39,7 @@ class Loops:
         """Let everything look at once, and wait until all have, in a look that began after this was called."""
         before = {loop: loop.begun for loop in self._loops}
         for loop in before:
-            loop.hurry.set()
+            loop.run_now.set()
         while any(loop.over <= looks for loop, looks in before.items()):
             self._one_is_over.clear()
             await self._one_is_over.wait()
@@ -61,7 +61,7 @@ class _Loop:
         self, name: str, seconds: float, look: Callable[[], Awaitable[object] | object], is_over: asyncio.Event
     ) -> None:
         self.name = name
-        self.hurry = asyncio.Event()
+        self.run_now = asyncio.Event()
         #: How many looks have begun, and how many of those are over.
         self.begun = self.over = 0
         self._seconds = seconds
@@ -82,8 +82,8 @@ class _Loop:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._seconds):
-                    await self.hurry.wait()
-            self.hurry.clear()
+                    await self.run_now.wait()
+            self.run_now.clear()
             self._since = time.monotonic()
             self.begun += 1
             try:

@@ -86,7 +86,7 @@ def complain(sentence: str) -> None:
         print(f"cardcash-proxy: {sentence}", file=sys.stderr)
 
 
-def told(error: OSError) -> str:
+def described(error: OSError) -> str:
     """Say what the system refused, and what to do."""
     advice = "; raise the limit of open files (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
     return f"{error.strerror or type(error).__name__}{advice}"

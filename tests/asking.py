@@ -33,7 +33,7 @@ class Listening(BaseTestServer):
 
 
 @dataclass(frozen=True)
-class Told:
+class AdminAnswers:
     """One answer, read."""
 
     status: int
@@ -66,8 +66,8 @@ class Told:
 class Asking(TestClient[Any, Any]):
     """aiohttp's client of one server; `ask("GET /status")` reads the answer to its end."""
 
-    async def ask(self, line: str, **more: Any) -> Told:
+    async def ask(self, line: str, **more: Any) -> AdminAnswers:
         """Ask; `more` is what aiohttp's `request` takes."""
         method, path = line.split(" ")
         async with self.request(method, path, **more) as answer:
-            return Told(answer.status, answer.headers, await answer.read())
+            return AdminAnswers(answer.status, answer.headers, await answer.read())

@@ -13,7 +13,7 @@ _DAY: Final = 86400.0
 _NOT_YET, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64
 
 
-def told(tls: ssl.SSLObject, now: float) -> tuple[str, str]:
+def describe(tls: ssl.SSLObject, now: float) -> tuple[str, str]:
     """Tell version, names, chain and days left (`now`: Unix seconds); and what to do about them, "": nothing."""
     chain = list(_chain(tls))
     names = [value for kind, value in chain[0].get("subjectAltName", ()) if kind in ("DNS", "IP Address")]

@@ -50,10 +50,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo until a signal."""
-    return run_loop(_told(options))
+    return run_loop(_announced(options))
 
 
-async def _told(options: argparse.Namespace) -> int:
+async def _announced(options: argparse.Namespace) -> int:
     logs.configure("error", "console", fd=2)
     story = Story()
     story.running = asyncio.ensure_future(_demo(options, story))

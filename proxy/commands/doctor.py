@@ -1,6 +1,6 @@
 """`doctor`: the way to CardCash, step by step, each with the time it took and what to do when it fails.
 
-Owns the steps and how they are told. It makes connections of its own, shares nothing with a running proxy, and stores
+Owns the steps and how they are shown. It makes connections of its own, shares nothing with a running proxy, and stores
 nothing; a refused login counts towards a lock-out, so it is tried once, and `--no-login` leaves it out.
 """
 
@@ -78,7 +78,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step as it is told; holds no secret. `seconds` is None where nothing was timed."""
+    """One step as it is shown; holds no secret. `seconds` is None where nothing was timed."""
 
     name: str
     outcome: Outcome
@@ -198,7 +198,7 @@ class _Patient:
             failure = failures.connecting(error, self._origin.host)
             return _failed(_cause(failure), advice.of_kind(failure.kind))
         self._secured = True
-        detail, to_do = certificate.told(tls, time.time())
+        detail, to_do = certificate.describe(tls, time.time())
         return _warning(detail, to_do) if to_do else _ok(detail)
 
     async def _handshake(self, address: str, context: ssl.SSLContext) -> ssl.SSLObject:
@@ -303,12 +303,12 @@ class _Patient:
             return _failed(*_parted(f"{store.address}: {error}", to_do))
         finally:
             await store.close()
-        told = f"{url.kind} at {store.address} can be written to, in {took * 1000:.1f} ms"
+        text = f"{url.kind} at {store.address} can be written to, in {took * 1000:.1f} ms"
         if url.shows_password:
-            return _warning(f"{told}; its password travels openly", "use rediss://")
+            return _warning(f"{text}; its password travels openly", "use rediss://")
         if abs(off) > _CLOCK_OFF:
-            return _warning(f"{told}; its clock is {abs(off):.0f} s from this machine's", "set the clocks (NTP)")
-        return _ok(told)
+            return _warning(f"{text}; its clock is {abs(off):.0f} s from this machine's", "set the clocks (NTP)")
+        return _ok(text)
 
 
 class _Noting:
@@ -346,8 +346,8 @@ async def succeeds(settings: Settings, *, login: bool, as_json: bool, tell: Call
             tell(_line(step))
     good = all(step.outcome is not Outcome.FAILED for step in steps)
     if as_json:
-        told = [asdict(step) | {"outcome": step.outcome.value} for step in steps]
-        tell(json.dumps({"ok": good, "origin": settings.upstream.origin, "steps": told}, indent=2))
+        rows = [asdict(step) | {"outcome": step.outcome.value} for step in steps]
+        tell(json.dumps({"ok": good, "origin": settings.upstream.origin, "steps": rows}, indent=2))
     return good
 
 

@@ -78,8 +78,8 @@ def _head(status: Mapping[str, Any]) -> dict[str, str]:
     """Say how things stand and what to do, as the page for people does."""
     from proxy.server.page import banner
 
-    told = banner(status)
-    return {"summary": told.sentence} | ({"to do": told.advice} if told.advice else {})
+    shown = banner(status)
+    return {"summary": shown.sentence} | ({"to do": shown.advice} if shown.advice else {})
 
 
 def _tail(status: Mapping[str, Any]) -> dict[str, str]:

@@ -57,7 +57,7 @@ class Route:
     #: What only an upstream more lenient than most may read it as: no reason to refuse it, but rules and money count it.
     lenient: tuple[Reading, ...] = ()
     #: Not every reading could be looked at: coded too deep, or with bytes of which every server makes something else.
-    unfathomed: bool = False
+    unreadable: bool = False
 
     @property
     def readings(self) -> tuple[Reading, ...]:
@@ -79,7 +79,7 @@ class Route:
 
 def classify(path: str, base_path: str = "/v3") -> Route:
     """Judge an upstream path (no query). Raises `BadRequest` for a long path that can be read in very many ways."""
-    views, lenient, unfathomed = _views(path)
+    views, lenient, unreadable = _views(path)
     base = base_path.casefold()
     usual, others = (tuple(Reading(view, _plain(view, base)) for view in each) for each in (views, lenient))
     paths = [reading.plain for reading in usual]
@@ -92,7 +92,7 @@ def classify(path: str, base_path: str = "/v3") -> Route:
         is_session=is_session,
         is_login=is_login,
         lenient=others,
-        unfathomed=unfathomed or sum(map(len, (*views, *lenient))) > _MOST_MATCHED,
+        unreadable=unreadable or sum(map(len, (*views, *lenient))) > _MOST_MATCHED,
     )
 
 

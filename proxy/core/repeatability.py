@@ -42,4 +42,4 @@ def buys(method: str, route: Route) -> bool:
     """
     if method in ("GET", "HEAD", "OPTIONS"):
         return False
-    return route.unfathomed or any("orders" in reading.view for reading in route.readings)
+    return route.unreadable or any("orders" in reading.view for reading in route.readings)

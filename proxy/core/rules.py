@@ -83,7 +83,7 @@ class Rule:
         """Match the way that is safe: a deny if any reading of the path matches, an allow only if all do."""
         if self.methods and method not in self.methods:
             return False
-        if route.unfathomed:
+        if route.unreadable:
             return not self.allow
         return (all if self.allow else any)(map(self._matches_reading, route.readings))
 

@@ -19,7 +19,7 @@ from proxy import __version__
 from proxy.processes import summed_metrics, summed_status
 from proxy.processes.folder import Folder, read, write
 from proxy.server.admin import OneProcess
-from proxy.server.admin_port import Standing, Told
+from proxy.server.admin_port import AdminAnswers, Standing
 from proxy.telemetry import history
 
 #: Seconds without a word after which a worker counts as one that does not answer.
@@ -66,7 +66,7 @@ class Report:
         return summed_metrics.read(self.said.get("left", ()))
 
 
-class AllWorkers(Told):
+class AllWorkers(AdminAnswers):
     """What one worker tells for all, and what it tells the others; `own` is what it would tell alone."""
 
     def __init__(self, own: OneProcess, *, worker: int, folder: Folder) -> None:
@@ -188,10 +188,10 @@ def _described(one: Report) -> State:
 def _process(one: Report) -> State:
     """Describe a worker as a single process describes itself, and what the supervisor knows of it."""
     said = one.said["status"]["processes"][0] if one.answers else {"requests": None, "memory_mb": None}
-    told = _described(one)
+    row = _described(one)
     if said.get("state") == "draining":
-        told["state"] = "draining"
-    return {**told, "requests": said["requests"], "memory_mb": said["memory_mb"]}
+        row["state"] = "draining"
+    return {**row, "requests": said["requests"], "memory_mb": said["memory_mb"]}
 
 
 def _once(reasons: Iterable[list[str]]) -> list[str]:

@@ -26,7 +26,7 @@ from proxy.app import READ_AGAIN_WITHIN
 from proxy.handed_over import HandedOver
 from proxy.listening import Sockets
 from proxy.notify import ServiceManager
-from proxy.process import BEFORE_THE_START, FAILED, OK, STOP_SIGNALS, complain, told
+from proxy.process import BEFORE_THE_START, FAILED, OK, STOP_SIGNALS, complain, described
 from proxy.processes.admin import Report
 from proxy.processes.folder import Folder, read, write
 from proxy.processes.log import SupervisorLog
@@ -202,7 +202,7 @@ class Supervisor:
         try:
             one.pid = os.fork()
         except OSError as error:
-            self._ended(one, None, f"a worker process cannot be started: {told(error)}")
+            self._ended(one, None, f"a worker process cannot be started: {described(error)}")
             return
         if one.pid == 0:
             code, settings, sockets = FAILED, self._settings_of(one), (self._sockets, self._admin_sockets)

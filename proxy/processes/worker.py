@@ -20,7 +20,7 @@ from proxy.processes.admin import AllWorkers
 from proxy.processes.folder import Folder, read, write
 from proxy.running import on_hangup, run_loop
 from proxy.server.admin import OneProcess
-from proxy.server.admin_port import Told
+from proxy.server.admin_port import AdminAnswers
 from proxy.session.stores import StoreUnusable
 from proxy.settings import Settings
 from proxy.tasks import Tasks
@@ -71,7 +71,7 @@ class WorkerProcess:
                 worker=self.worker,
                 sockets=self.sockets,
                 admin_sockets=self.admin_sockets,
-                told=self._tell_for_all,
+                answers=self._answers_for_all,
                 shutdown=lambda: self._signal(END),
                 all_end=self._all_end,
             ),
@@ -103,7 +103,7 @@ class WorkerProcess:
         await writer.finish()
         return code
 
-    def _tell_for_all(self, own: OneProcess) -> Told:
+    def _answers_for_all(self, own: OneProcess) -> AdminAnswers:
         self._all = AllWorkers(own, worker=self.worker, folder=self.folder)
         return self._all
 

@@ -12,7 +12,7 @@ from typing import Any
 from proxy import __version__
 from proxy.core.errors import SessionUnavailable
 from proxy.core.identity import shortened
-from proxy.server.admin_port import Standing, Told
+from proxy.server.admin_port import AdminAnswers, Standing
 from proxy.server.guard import Guard
 from proxy.session.keeper import SessionKeeper
 from proxy.telemetry.metrics import Metrics
@@ -29,7 +29,7 @@ class Lifecycle:
 
 
 @dataclass(kw_only=True)
-class OneProcess(Told):
+class OneProcess(AdminAnswers):
     """What one proxy process tells."""
 
     origin: str

@@ -1,4 +1,4 @@
-"""The admin port as such: its endpoints, its guards, its JSON and its page; what they tell comes from a `Told`.
+"""The admin port as such: its endpoints, its guards, its JSON and its page; what they answer comes from `AdminAnswers`.
 
 Reading is open to whoever reaches the port (scrapers come by any name); acting needs loopback and passes the same Host and
 Origin guards as the proxy port, so that no web page can do it. What one process tells is in `admin.py`; what one of several
@@ -96,7 +96,7 @@ class Standing(NamedTuple):
     refusals: list[str]
 
 
-class Told(ABC):
+class AdminAnswers(ABC):
     """What an admin port tells: of one process, or of all workers together."""
 
     was_ready = False
@@ -133,13 +133,13 @@ class Told(ABC):
 
 
 class AdminPort:
-    """The application on the admin port: asks `told`. `refused` counts a refusal by its code, `shutdown` begins a drain."""
+    """The application on the admin port. `refused` counts a refusal by its code, `shutdown` begins a drain."""
 
     def __init__(
-        self, told: Told, *, guard: Guard, shutdown: Callable[[], None], refused: Callable[[str], None]
+        self, answers: AdminAnswers, *, guard: Guard, shutdown: Callable[[], None], refused: Callable[[str], None]
     ) -> None:
         self.refused = refused
-        self._told = told
+        self._answers = answers
         self._guard = guard
         self._shutdown = shutdown
 
@@ -157,29 +157,29 @@ class AdminPort:
         return app
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        dead = self._told.not_alive()
+        dead = self._answers.not_alive()
         if dead:
             return _in_json({"status": f"not alive: {', '.join(dead)}", "not_alive": dead}, status=503)
         return _in_json({"status": "ok"})
 
     async def _startupz(self, _: web.Request) -> web.Response:
-        because = self._told.standing().starting
+        because = self._answers.standing().starting
         return _in_json(
             {"status": "starting" if because else "started", "because": because}, status=503 if because else 200
         )
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        standing = self._told.standing()
-        because = self._told.not_ready_because(standing)
-        told = {"status": "not ready" if because else "ready", "because": because, "refusals": standing.refusals}
-        return _in_json(told, status=503 if because else 200)
+        standing = self._answers.standing()
+        because = self._answers.not_ready_because(standing)
+        content = {"status": "not ready" if because else "ready", "because": because, "refusals": standing.refusals}
+        return _in_json(content, status=503 if because else 200)
 
     async def _metrics_page(self, request: web.Request) -> web.Response:
-        body, content_type = await self._told.metrics(request.headers.get("Accept", ""))
+        body, content_type = await self._answers.metrics(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _status(self, _: web.Request) -> web.Response:
-        return _in_json(self._told.status())
+        return _in_json(self._answers.status())
 
     async def _page(self, _: web.Request) -> web.Response:
         headers = {
@@ -188,12 +188,12 @@ class AdminPort:
             "Referrer-Policy": "no-referrer",
             "X-Content-Type-Options": "nosniff",
         }
-        text = render(self._told.status(), version=__version__)
+        text = render(self._answers.status(), version=__version__)
         return web.Response(text=text, content_type="text/html", charset="utf-8", headers=headers)
 
     async def _renew(self, request: web.Request) -> web.Response:
         self._check_actor(request)
-        return _in_json({"status": "renewed", "session": await self._told.renew()})
+        return _in_json({"status": "renewed", "session": await self._answers.renew()})
 
     async def _stop(self, request: web.Request) -> web.Response:
         self._check_actor(request)

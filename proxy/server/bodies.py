@@ -91,7 +91,7 @@ NO_BODY = Body(ReplayBudget(0))
 class Bodies:
     """Decides, per request, what is buffered.
 
-    While a body is waited for, nothing is done for its request: it waits `aside`, and takes no place among those in flight.
+    While a body is waited for, nothing is done for its request: `while_waiting` takes it out of those in flight.
     """
 
     def __init__(
@@ -100,12 +100,12 @@ class Bodies:
         most: int,
         buffer: int,
         budget: ReplayBudget,
-        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
+        while_waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._most = most
         self._buffer = buffer
         self._budget = budget
-        self._aside = aside
+        self._while_waiting = while_waiting
 
     async def take(self, exchange: Exchange, fields: RequestFields) -> Body:
         """Read a small body whole; leave a large one to be streamed.
@@ -123,7 +123,7 @@ class Bodies:
             body.data = exchange.read_received()
             return body
         try:
-            with self._aside():
+            with self._while_waiting():
                 await self._begin(body, exchange)
         except BaseException:
             body.release()
@@ -148,7 +148,7 @@ class Bodies:
         self._check(fields.content_length or 0)
         if fields.expects_continue:
             exchange.go_on()
-        with self._aside():
+        with self._while_waiting():
             async for _ in self._rest(exchange, 0):
                 pass
 

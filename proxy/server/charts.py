@@ -36,12 +36,12 @@ def life(session: Mapping[str, Any]) -> str:
     )
 
 
-def traffic(told: Mapping[str, Any]) -> str:
+def traffic(recent: Mapping[str, Any]) -> str:
     """Draw requests, errors and latency of the last 15 minutes."""
-    requests, errors = told.get("requests", []), told.get("errors", [])
+    requests, errors = recent.get("requests", []), recent.get("errors", [])
     if not requests:
         return '<p class="note">Nothing has been measured yet; the first step ends within 15 s of the start.</p>'
-    bounds, buckets, seconds = told["bounds_seconds"], told["buckets"], told["step_seconds"]
+    bounds, buckets, seconds = recent["bounds_seconds"], recent["buckets"], recent["step_seconds"]
     usual, slow = ([quantile(step, bounds, share) for step in buckets] for share in (0.5, 0.95))
     most = max((value for value in slow if value is not None), default=0.0)
     last = next((place for place in reversed(range(len(slow))) if slow[place] is not None), None)

@@ -5,8 +5,8 @@
     BODY       the body of the one being served   SERVING; LINGERING when it was answered before its end
     SERVING    requests to come: kept, bounded    HEAD; LINGERING when the answer was the last one
     AWAY       not read: at their sight, or soon without them, the refusal is given; LINGERING
-    LINGERING  swallowed: the last answer is out  CLOSING
-    BREAKING   swallowed: an answer broke off, and the connection is reset when those before it have arrived
+    LINGERING  discarded: the last answer is out  CLOSING
+    BREAKING   discarded: an answer broke off, and the connection is reset when those before it have arrived
     CLOSING    –: what was written drains out
 
 Every phase but BODY and SERVING has a time of its own, and so has every wait in those two: for more of the body, and for the
@@ -39,7 +39,7 @@ from proxy.server.exchange import Exchange
 KEEPALIVE_TIMEOUT: Final = 75.0
 #: Seconds from the first byte of a head to its last.
 HEAD_TIMEOUT: Final = 30.0
-#: Seconds in which what a caller still sends is swallowed after the last answer, so that the answer is not reset away.
+#: Seconds in which what a caller still sends is discarded after the last answer, so that the answer is not reset away.
 LINGERING_TIME: Final = 2.0
 #: Seconds between two looks whether a caller has everything that was written before its connection is reset.
 _LOOK_AGAIN: Final = 0.05
@@ -129,7 +129,7 @@ class CallerConnection(Flow):
     def _enter(self, phase: Phase, receive: Callable[[bytes], None], deadline: float = inf) -> None:
         """Begin a phase, whose bytes `receive` takes."""
         self._phase, self._receive, self.deadline = phase, receive, deadline
-        if receive is _swallow:
+        if receive is _discard:
             self._unwritten = inf
 
     @property
@@ -164,7 +164,7 @@ class CallerConnection(Flow):
     def connection_lost(self, exc: Exception | None) -> None:
         """End what is left: the caller is gone."""
         super().connection_lost(exc)
-        self._enter(_CLOSING, _swallow)  # a method here would be a cycle
+        self._enter(_CLOSING, _discard)  # a method here would be a cycle
         self._body_due = self._drain_due = inf
         self.head.begun.clear()
         self._ahead = b""
@@ -179,7 +179,7 @@ class CallerConnection(Flow):
     def close(self) -> None:
         """End the connection when what was written is out."""
         if self._transport is not None and not self._transport.is_closing():
-            self._enter(_CLOSING, _swallow, self._server.time() + CALLER_IDLE)
+            self._enter(_CLOSING, _discard, self._server.time() + CALLER_IDLE)
             self._transport.close()
 
     def close_if_idle(self, *, patient: bool = True) -> None:
@@ -219,7 +219,7 @@ class CallerConnection(Flow):
         """End the connection with a reset, after what was written has arrived. Part of `Link`."""
         if self._left():
             if self._phase is not _BREAKING:
-                self._enter(_BREAKING, _swallow, self._server.time() + LINGERING_TIME)
+                self._enter(_BREAKING, _discard, self._server.time() + LINGERING_TIME)
             self._server.loop.call_later(_LOOK_AGAIN, self.break_off)
         else:
             self.abort()
@@ -315,11 +315,11 @@ class CallerConnection(Flow):
         self._end()
 
     def _end(self) -> None:
-        """Say that no more will come, and swallow what does: bytes to a closed socket are answered with a reset, and that
+        """Say that no more will come, and discard what does: bytes to a closed socket are answered with a reset, and that
         would take away what of the answer is still on its way."""
         if self._transport is None:
             return
-        self._enter(_LINGERING, _swallow, self._server.time() + LINGERING_TIME)
+        self._enter(_LINGERING, _discard, self._server.time() + LINGERING_TIME)
         self._ahead = b""
         self.resume_reading()
         if self._transport.can_write_eof():
@@ -390,7 +390,7 @@ class CallerConnection(Flow):
             self.close()
 
 
-def _swallow(_: bytes) -> None:
+def _discard(_: bytes) -> None:
     pass
 
 

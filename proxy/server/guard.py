@@ -88,7 +88,7 @@ class Guard:
             self._emptied.set()
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def waiting_for_body(self) -> Iterator[None]:
         """Let a request that is counted in wait without a place for what its caller still has to send.
 
         Raises `Overloaded` when there is no place for it then; nothing was sent yet.

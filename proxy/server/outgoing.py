@@ -45,7 +45,7 @@ from proxy.upstream import Upstream
 
 #: Seconds that an answer which is delivered anyway waits for the renewal it began, so that its caller's next request finds
 #: the new token.
-_COURTESY: Final = 1.0
+_RENEWAL_WAIT: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +245,7 @@ class Sender:
     async def _renew(self, step: Renew, request: OutgoingRequest) -> Result:
         if not step.needed:
             try:
-                async with asyncio.timeout(_COURTESY):
+                async with asyncio.timeout(_RENEWAL_WAIT):
                     await self._keeper.renew(rejected=step.rejected)
             except (Unavailable, TimeoutError):
                 pass  # its answer is delivered anyway

@@ -107,10 +107,10 @@ def _lately(status: Status) -> tuple[int, int]:
 
 def render(status: Status, *, version: str) -> str:
     """Write the page."""
-    told = banner(status)
+    shown = banner(status)
     session = status["session"]
     sections = (
-        f'<section class="banner {told.colour}" role="status"><h1>{_prose(told.sentence)}</h1>{_advice(told)}</section>',
+        f'<section class="banner {shown.colour}" role="status"><h1>{_prose(shown.sentence)}</h1>{_advice(shown)}</section>',
         _section("Session", charts.life(session) + _facts(_session_facts(session))),
         _section("Pauses and refusals", _facts(_in_the_way(status)) or _note("Nothing is paused or refused.")),
         _section("Traffic, the last 15 minutes", charts.traffic(status.get("traffic") or {})),
@@ -121,7 +121,7 @@ def render(status: Status, *, version: str) -> str:
         _section("Connections to CardCash", _facts(_shown(status.get("upstream") or {}))),
     )
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>cardcash-proxy: {told.colour}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>cardcash-proxy: {shown.colour}</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'
         '<link rel="icon" href="data:,"><noscript><meta http-equiv="refresh" content="10"></noscript>'
         f'<style>{_STYLE}</style></head><body><p class="lost" role="alert">The proxy does not answer any more; what '
@@ -136,8 +136,8 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{title}</h2>{body}</section>" if body else ""
 
 
-def _advice(told: Banner) -> str:
-    return f"<p>{_prose(told.advice)}</p>" if told.advice else ""
+def _advice(shown: Banner) -> str:
+    return f"<p>{_prose(shown.advice)}</p>" if shown.advice else ""
 
 
 def _note(words: str) -> str:
@@ -203,7 +203,7 @@ def _processes(status: Status) -> str:
     return _table([_COLUMNS.get(name, name) for name in names], rows)
 
 
-#: What is told of a process, and how it is called.
+#: What is shown of a process, and how it is called.
 _COLUMNS: Final = {
     "pid": "pid",
     "state": "state",
@@ -225,7 +225,7 @@ def _cell(name: str, value: object) -> str:
     return f"{value:.0f} MB" if name == "memory_mb" and isinstance(value, float) else _text(str(value))
 
 
-#: What is told of the store, where its name says too little.
+#: What is shown of the store, where its name says too little.
 _OF_STORE: Final = {
     "up": "answers",
     "pending": "something waits to be written",

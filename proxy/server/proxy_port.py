@@ -58,7 +58,7 @@ class ProxyServer:
         self._turned_away: dict[CallerConnection, None] = {}
         self._nobody_idle_until = 0.0
         self._warned = -inf
-        self._untold = 0
+        self._unreported = 0
         self._ended = asyncio.Event()
 
     def __call__(self) -> CallerConnection:
@@ -117,19 +117,19 @@ class ProxyServer:
             oldest.tell_away()
             oldest.close()
         self._turned_away[connection] = None
-        # No byte of a stranger is waited for.
+        # No byte of a caller that is not allowed is waited for.
         connection.turn_away(error, at_once=isinstance(error, Denied))
         if isinstance(error, Overloaded):
-            self._untold += 1
+            self._unreported += 1
             self._warn()
 
     def _warn(self) -> None:
-        """Tell of those turned away that were not told of: of the first at once, of the others together."""
+        """Log those turned away that were not logged: the first at once, the others together."""
         now = self.time()
-        if self._untold and now >= self._warned + _WARN_EVERY:
+        if self._unreported and now >= self._warned + _WARN_EVERY:
             advice = "raise limits.connections or the limit of open files, or have callers keep their connections"
-            log.warning("too_many_callers", turned_away=self._untold, limit=self._most_connections, advice=advice)
-            self._warned, self._untold = now, 0
+            log.warning("too_many_callers", turned_away=self._unreported, limit=self._most_connections, advice=advice)
+            self._warned, self._unreported = now, 0
 
     def look(self) -> None:
         """Look after all connections: time-outs, and callers whose end cannot be seen by reading."""

@@ -45,7 +45,7 @@ LONGEST_ANSWER: Final = 64 * 1024
 #: cut off earlier was stopped by us (new secrets, the end of the process).
 SILENT: Final = 3.0
 #: aiohttp-retry would log every try to the standard library's loggers.
-_MUTE: Final = logging.Logger("proxy.session.tries", logging.CRITICAL + 1)
+_SILENT_LOGGER: Final = logging.Logger("proxy.session.tries", logging.CRITICAL + 1)
 
 
 class ResponseLike(Protocol):
@@ -116,7 +116,7 @@ async def call(
     """
     sender = _Sender(client, head, body, clock, failed)
     client_session = cast("ClientSession", sender)  # it uses `request` only
-    retrying = RetryClient(client_session, _MUTE, _Rules(attempts, method, passing, fraction))
+    retrying = RetryClient(client_session, _SILENT_LOGGER, _Rules(attempts, method, passing, fraction))
     return cast("CallAnswer", await retrying.request(method, ""))
 
 

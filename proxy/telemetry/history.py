@@ -54,8 +54,8 @@ class Traffic:
         self._steps.extend([Totals(0, 0, (0,) * len(buckets))] * quiet)
         self._base, self._next = now, (steady // STEP + 1) * STEP
 
-    def told(self) -> dict[str, Any]:
-        """Tell all steps, the oldest first, as `/status` does; buckets are told so that processes can be added up."""
+    def snapshot(self) -> dict[str, Any]:
+        """Return all steps, the oldest first, as `/status` shows them; with buckets, so that processes can be added up."""
         return {
             "step_seconds": STEP,
             "bounds_seconds": list(self._bounds),
@@ -94,7 +94,7 @@ class Events:
         self._wall = wall
         self._renewals: deque[dict[str, Any]] = deque(maxlen=LAST_RENEWALS)
         self._failures: deque[dict[str, Any]] = deque(maxlen=LAST_FAILURES)
-        #: The one whose seconds are told next.
+        #: The one whose seconds are shown next.
         self._untimed: dict[str, Any] | None = None
 
     def renewal(self, reason: str, result: str, *, source: str | None = None, sentence: str | None = None) -> None:
@@ -122,7 +122,7 @@ class Events:
         times = 1 if same is None else same["times"] + 1
         self._failures.append({"time": self._time(), "what": what, "sentence": sentence, "times": times})
 
-    def told(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Tell all, the oldest first, as `/status` does."""
         failures = [dict(one) for one in self._failures]
         return {

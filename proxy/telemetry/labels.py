@@ -20,8 +20,8 @@ _STATUSES: Final = frozenset({*map(int, HTTPStatus), 499})
 
 def of_a_request(method: str, route: str, status: int) -> tuple[str, str, str]:
     """Return the labels of a request; a method that is not known is `other`, a status its class, such as `5xx`."""
-    told = str(status) if status in _STATUSES else f"{status // 100}xx"
-    return method if method in _METHODS else OTHER, route, told
+    shown = str(status) if status in _STATUSES else f"{status // 100}xx"
+    return method if method in _METHODS else OTHER, route, shown
 
 
 #: Ways in which an exchange with CardCash fails: before anything was sent, and after something may have been.

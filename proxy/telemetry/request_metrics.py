@@ -84,10 +84,10 @@ class RequestMetrics(Collector):
         text = "Requests answered."
         requests = CounterMetricFamily("cardcash_proxy_requests", text, labels=("method", "route", "status"))
         # Brought together here, where it costs no request anything.
-        told: Counter[tuple[str, str, str]] = Counter()
+        counts: Counter[tuple[str, str, str]] = Counter()
         for of, count in self._counts.items():
-            told[of_a_request(*of)] += count
-        for labels, count in told.items():
+            counts[of_a_request(*of)] += count
+        for labels, count in counts.items():
             requests.add_metric(labels, count)
         text = "From a request's head to the end of its answer."
         whole = HistogramMetricFamily("cardcash_proxy_request_duration_seconds", text, labels=("route",))

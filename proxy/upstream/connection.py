@@ -4,7 +4,7 @@
     IDLE      unasked: closed                an idle ending                   HEAD by `begin`
     HEAD      the answer's head              an error                         BODY, SENDING, IDLE
     BODY      its body, framed by the head   an error, or what ends the body  SENDING, IDLE
-    SENDING   swallowed                      no matter                        IDLE
+    SENDING   discarded                      no matter                        IDLE
     CLOSED    –                              –                                –
 
 SENDING: the answer is complete, its request is not (RFC 9110, 7.5). Every phase goes on to CLOSED when its exchange fails,

@@ -332,14 +332,14 @@ def test_every_view_has_its_plain_one() -> None:
     assert all(reading.view.endswith(reading.plain) for reading in route.readings)
 
 
-def test_a_path_coded_eight_times_is_fathomed_and_a_deeper_one_is_not() -> None:
+def test_a_path_coded_eight_times_is_read_to_its_end_and_a_deeper_one_is_not() -> None:
     def coded(times: int) -> Route:
         path = "/v3/%2573ession".replace("%2573", "%" + "25" * (times - 1) + "73")
         return classify(path)
 
     assert coded(7).is_session
-    assert not coded(7).unfathomed
-    assert coded(8).unfathomed
+    assert not coded(7).unreadable
+    assert coded(8).unreadable
 
 
 @given(st.text(st.sampled_from("/.%25efF\\;av3\u017f\u00e9"), max_size=30))

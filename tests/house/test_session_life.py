@@ -88,7 +88,7 @@ async def test_tokens_that_are_dead_on_arrival_cost_a_bounded_number_of_calls() 
         assert w.sessions <= 12
 
 
-# The dance of an old client
+# An old client that signs in by itself
 
 
 class OldClient:
@@ -97,9 +97,9 @@ class OldClient:
     def __init__(self, w: World) -> None:
         self._world = w
         self._token = ""
-        self.dances = 0
+        self.sign_ins = 0
 
-    async def dance(self) -> None:
+    async def sign_in(self) -> None:
         answer = await self._world.call("POST", "/v3/session", headers={"x-cc-app": "demo-app-id"})
         assert answer.status == 200
         self._token = json.loads(answer.body)["access_token"]
@@ -107,7 +107,7 @@ class OldClient:
         login = await self._world.call("POST", "/v3/customers/login", json=body, headers=self._headers)
         assert login.status == 200
         self._token = login.headers["authorization"]
-        self.dances += 1
+        self.sign_ins += 1
 
     async def cart(self) -> Any:
         answer = await self._world.call("GET", "/v3/carts", headers=self._headers)
@@ -120,12 +120,12 @@ class OldClient:
         return {"Authorization": f"Bearer {self._token}", "Cookie": cookie, "x-cc-app": "demo-app-id"}
 
 
-async def test_an_old_client_dances_for_days_on_one_shared_session() -> None:
+async def test_an_old_client_signs_in_for_days_on_one_shared_session() -> None:
     async with world() as w:
         client = OldClient(w)
         accounts = set()
         for _day in range(20):
-            await client.dance()
+            await client.sign_in()
             accounts.add(await client.cart())
             w.simulator.revoke_all()  # behind its back; it goes on with its old placeholder
             accounts.add(await client.cart())

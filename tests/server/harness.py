@@ -23,7 +23,7 @@ from multidict import CIMultiDict
 
 from proxy.app import Proxy
 from proxy.settings import load_settings
-from tests.asking import Asking, Told
+from tests.asking import AdminAnswers, Asking
 
 APP_ID = "app-id-of-the-tests"
 EMAIL = "partner@example.com"
@@ -286,7 +286,7 @@ class Answer:
     def code(self) -> str:
         """The code of an error made by the proxy; checks the envelope around it."""
         fields = CIMultiDict((name.decode("latin-1"), value.decode("latin-1")) for name, value in self.fields)
-        return Told(self.status, fields, self.body).code
+        return AdminAnswers(self.status, fields, self.body).code
 
 
 class Truncated(Exception):

@@ -116,7 +116,7 @@ class Case:
     kind: Kind
     faults: tuple[Fault, ...]
     renewal: str = "well"
-    #: Told to stop while the first attempt is held by the upstream; with so many seconds to end what is in flight.
+    #: AdminAnswers to stop while the first attempt is held by the upstream; with so many seconds to end what is in flight.
     drain: float | None = None
     #: Whose session it is: "configured", a "caller"'s own, or "nobody"'s.
     account: str = "configured"
@@ -128,7 +128,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Told:
+class AdminAnswers:
     """What the caller was told; `answer` is None when its connection ended before an answer had ended."""
 
     answer: Answer | None
@@ -161,7 +161,7 @@ class Told:
         return f"{self.answer.status} {self.code} {self.sentence or self.answer.body[:60]!r}"
 
 
-def broken(case: Case, told: Told, ledger: Ledger, order: str) -> list[str]:
+def broken(case: Case, told: AdminAnswers, ledger: Ledger, order: str) -> list[str]:
     """The rules of this file that what happened breaks."""
     done, last = ledger.processed[order], ledger.last(order)
     status = told.answer.status if told.answer is not None else 0
@@ -259,7 +259,7 @@ async def _first_call(case: Case, proxy: Running, *, fresh: bool) -> None:
         assert (await proxy.ask("GET /merchants/sell")).status == 200
 
 
-async def _ask(caller: Caller, proxy: Running, kind: Kind, order: str) -> Told:
+async def _ask(caller: Caller, proxy: Running, kind: Kind, order: str) -> AdminAnswers:
     headers = [b"X-Order: " + order.encode(), b"Content-Type: application/json"]
     body = json.dumps({"order": order, "pad": "x" * kind.size}).encode() if kind.size else None
     if kind.override:
@@ -273,9 +273,9 @@ async def _ask(caller: Caller, proxy: Running, kind: Kind, order: str) -> Told:
         data = proxy.request(kind.line, *headers, body=body)
     sending = asyncio.create_task(caller.send(data))  # an answer may come before all of it is out
     try:
-        return Told(await caller.answer(kind.method))
+        return AdminAnswers(await caller.answer(kind.method))
     except Truncated:
-        return Told(None)
+        return AdminAnswers(None)
     finally:
         sending.cancel()
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):

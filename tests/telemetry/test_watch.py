@@ -77,7 +77,9 @@ def test_what_is_refused_or_lost_is_kept_with_its_sentence(
     watch.identity_lost()
     watch.store("load", "failed", "No space left on device")
     watch.store("load", "failed", "No space left on device")
-    told = [(failure["what"], failure["sentence"], failure["times"]) for failure in events.told()["recent_failures"]]
+    told = [
+        (failure["what"], failure["sentence"], failure["times"]) for failure in events.snapshot()["recent_failures"]
+    ]
     assert told == [
         ("renewal (start)", "Check the password.", 1),
         ("renewal (keepalive)", "CardCash rejected the login that a caller made.", 1),
@@ -89,5 +91,5 @@ def test_what_is_refused_or_lost_is_kept_with_its_sentence(
 def test_a_renewal_is_kept_with_its_seconds(watch: SessionWatch, events: Events, lines: list[EventDict]) -> None:
     watch.renewal("start", "ok", {"lifetime": 1.0, "source": "login"})
     watch.renewal_took(0.5)
-    (told,) = events.told()["recent_renewals"]
+    (told,) = events.snapshot()["recent_renewals"]
     assert (told["reason"], told["result"], told["source"], told["seconds"]) == ("start", "ok", "login", 0.5)

@@ -28,7 +28,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 """
 
 
-class Told:
+class AdminAnswers:
     """What a process says at NOTIFY_SOCKET; each message as its assignments, with the time it came."""
 
     def __init__(self, address: str) -> None:
@@ -90,7 +90,7 @@ class Manager:
     """Holds the sockets of both ports, callers' on TCP and on a unix socket; starts one process after another with them."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
-        self.told = Told.abstract()
+        self.told = AdminAnswers.abstract()
         self.path = folder / "callers"
         unix = socket.socket(socket.AF_UNIX)
         unix.bind(str(self.path))

@@ -18,7 +18,7 @@ import pytest
 
 from proxy.simulator import Simulator
 from tests.server.harness import Caller, Peer, RawUpstream, answer, until
-from tests.whole.manager import Manager, Told, manager
+from tests.whole.manager import AdminAnswers, Manager, manager
 from tests.whole.processes import HUP, TERM, Process, ProxyProcess, fetch, is_ready, run
 from tests.whole.test_workers import pids
 
@@ -219,7 +219,7 @@ async def test_it_is_told_of_start_reload_and_stop_by_the_process_that_it_has_st
 async def test_a_notify_socket_may_be_a_path(simulator: Simulator, tmp_path: Path) -> None:
     async with manager(tmp_path, simulator.url) as held:
         held.told.close()
-        held.told = Told(str(tmp_path / "notify"))
+        held.told = AdminAnswers(str(tmp_path / "notify"))
         held.environ["NOTIFY_SOCKET"] = held.told.address
         await held.start()
 

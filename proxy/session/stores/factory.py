@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from proxy.session.stores.redis.place import Place
 
 
-class _Nobody:
+class _NoWatch:
     def took(self, operation: str, seconds: float) -> None:
         pass
 
@@ -42,7 +42,7 @@ def open_store(
         # Imported here: it brings encryption, 9 MB that nobody else should pay for.
         from proxy.session.stores.redis.store import RedisStore  # noqa: PLC0415
 
-        return RedisStore(place, binding=binding, clock=clock, warn=warn, watch=watch or _Nobody())
+        return RedisStore(place, binding=binding, clock=clock, warn=warn, watch=watch or _NoWatch())
     check_store(place)
     match place.partition("://"):
         case "memory", "://", "":

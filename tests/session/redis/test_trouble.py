@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from proxy.session.stores import Right, Turn
-from proxy.session.stores.redis.client import Haste, RedisUnavailable
+from proxy.session.stores.redis.client import RedisUnavailable, Urgency
 from proxy.session.stores.redis.failures import GRANTS, FailureKind
 from tests.session.redis.conftest import Build
 from tests.session.redis.relay import relay_to
@@ -25,15 +25,15 @@ from tests.session.redis.servers import Cluster, Server, free_port, wait_for
 HUSH = "hush-hush"
 
 
-async def trouble(one: Replica, haste: Haste = Haste.LOOK) -> RedisUnavailable:
+async def trouble(one: Replica, urgency: Urgency = Urgency.LOOK) -> RedisUnavailable:
     """Look, or ask for what requests or renewals wait for; it must fail."""
     with pytest.raises(RedisUnavailable) as caught:
-        match haste:
-            case Haste.LOOK:
+        match urgency:
+            case Urgency.LOOK:
                 await one.store.look(SECRETS)
-            case Haste.REQUEST:
+            case Urgency.REQUEST:
                 await one.store.take_login_turn()
-            case Haste.RENEWAL:
+            case Urgency.RENEWAL:
                 await one.enters()
     assert HUSH not in f"{caught.value!r} {caught.value} {caught.value.__cause__} {caught.value.__context__}"
     return caught.value
@@ -126,7 +126,7 @@ class TestSparing:
             await trouble(one)
             began = time.monotonic()
             for _ in range(100):
-                assert "did not answer" in str(await trouble(one, Haste.REQUEST))
+                assert "did not answer" in str(await trouble(one, Urgency.REQUEST))
             assert time.monotonic() - began < 0.2
             assert relay.connections == 1
 
@@ -157,12 +157,12 @@ class TestSparing:
         one = replica(f"redis://127.0.0.1:{free_port()}")
         pauses = []
         for _ in range(6):
-            await trouble(one, Haste.REQUEST)
+            await trouble(one, Urgency.REQUEST)
             tried = one.seen.operations["login"]
             began = now
             while one.seen.operations["login"] == tried:
                 now += 0.5
-                await trouble(one, Haste.REQUEST)
+                await trouble(one, Urgency.REQUEST)
             pauses.append(now - began)
         assert pauses == [1, 2, 4, 8, 10, 10]
 
@@ -194,8 +194,8 @@ class TestItSaysNo:
         guarded.login = {"password": HUSH}
         guarded.start()
         # Redis cuts off who says a lot before it is known: a renewal has more words than a look.
-        for haste in (Haste.RENEWAL, Haste.LOOK):
-            caught = await trouble(replica(guarded), haste)
+        for urgency in (Urgency.RENEWAL, Urgency.LOOK):
+            caught = await trouble(replica(guarded), urgency)
             assert (caught.failure.kind, "wants a password" in str(caught)) == (FailureKind.DENIED, True)
         one = replica(f"redis://:{HUSH}@127.0.0.1:{guarded.port}")
         assert await one.save()
@@ -211,8 +211,8 @@ class TestItSaysNo:
     async def test_who_is_denied_does_not_hammer(self, replica: Build, server: Server) -> None:
         one = replica(self.known(server, f"{HUSH}-not"))
         await trouble(one)
-        for haste in (*Haste, Haste.LOOK):
-            await trouble(one, haste)
+        for urgency in (*Urgency, Urgency.LOOK):
+            await trouble(one, urgency)
         assert one.seen.operations.total() == 1
 
     async def test_a_password_that_changes_connects_anew_at_once(

@@ -1,6 +1,6 @@
 """Runs scripts in Redis for whoever asks: bounded in time and number, and spared while Redis does not answer.
 
-Every operation ends within 2 s, most of them at once when a moment ago one has failed (`Haste` says how long that holds).
+Every operation ends within 2 s, most of them at once when a moment ago one has failed (`Urgency` says how long that holds).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DENIED_FOR: Final = 10.0
 _ELSEWHERE: Final = frozenset({"READONLY", "CLUSTERDOWN", "MASTERDOWN", "LOADING", "MAXCLIENTS"})
 
 
-class Haste(enum.Enum):
+class Urgency(enum.Enum):
     """For whom an operation is: how long (seconds) after a failure it is not even tried."""
 
     #: A request waits: 1 doubling to 10.
@@ -75,7 +75,7 @@ class RedisClient:
         self._finding = asyncio.Lock()
         self._failures = 0
         self._failed_at = 0.0
-        self._not_before = dict.fromkeys(Haste, 0.0)
+        self._not_before = dict.fromkeys(Urgency, 0.0)
         #: The last operation reached Redis; None: none was tried yet.
         self.up: bool | None = None
         #: What is wrong with it now.
@@ -87,12 +87,12 @@ class RedisClient:
         current = self._servers.current
         return str(self._used.url) if current is None else f"{current[0]}:{current[1]}"
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Word], haste: Haste) -> Any:
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Word], urgency: Urgency) -> Any:
         """Run a script; returns Redis's answer as bytes, numbers and lists. Raises `RedisUnavailable`."""
-        self._check(haste)
+        self._check(urgency)
         async with self._turns:
             await self._follow_place()
-            self._check(haste)  # whoever had the turn before may have found out
+            self._check(urgency)  # whoever had the turn before may have found out
             began = time.monotonic()
             try:
                 async with asyncio.timeout(DEADLINE):
@@ -111,7 +111,7 @@ class RedisClient:
             finally:
                 self._watch.took(script.name, time.monotonic() - began)
             self._failures, self.up, self.trouble = 0, True, None
-            self._not_before = dict.fromkeys(Haste, 0.0)
+            self._not_before = dict.fromkeys(Urgency, 0.0)
             return answer
 
     async def close(self) -> None:
@@ -120,8 +120,8 @@ class RedisClient:
         if link is not None:
             await link.close(orderly=True)
 
-    def _check(self, haste: Haste) -> None:
-        if self.trouble is not None and self._place() is self._used and time.monotonic() < self._not_before[haste]:
+    def _check(self, urgency: Urgency) -> None:
+        if self.trouble is not None and self._place() is self._used and time.monotonic() < self._not_before[urgency]:
             raise RedisUnavailable(self.trouble)
 
     def _failed(self, failure: RedisFailure, began: float) -> None:
@@ -135,13 +135,13 @@ class RedisClient:
             self._failures += 1
         self._failed_at = now
         if failure.kind is FailureKind.DENIED:
-            self._not_before = dict.fromkeys(Haste, now + _DENIED_FOR)
+            self._not_before = dict.fromkeys(Urgency, now + _DENIED_FOR)
             return
         look = full_jitter(self._failures, first=0.1, cap=2.5, fraction=self._fraction())
         self._not_before = {
-            Haste.REQUEST: now + backoff(self._failures, first=1.0, cap=10.0),
-            Haste.LOOK: now + look,
-            Haste.RENEWAL: now + 0.1 + 0.4 * self._fraction(),
+            Urgency.REQUEST: now + backoff(self._failures, first=1.0, cap=10.0),
+            Urgency.LOOK: now + look,
+            Urgency.RENEWAL: now + 0.1 + 0.4 * self._fraction(),
         }
 
     async def _follow_place(self) -> None:

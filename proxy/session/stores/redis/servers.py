@@ -74,8 +74,8 @@ class Servers:
     async def _ask(self, sentinel: Address, master: str) -> Address | None:
         connection = await connect(self._place, sentinel, to_sentinel=True)
         try:
-            told = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)
-            return None if told is None else (bytes(told[0]).decode(), int(told[1]))
+            found = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)
+            return None if found is None else (bytes(found[0]).decode(), int(found[1]))
         except (ValueError, TypeError, IndexError):
             raise NotRedis from None
         finally:

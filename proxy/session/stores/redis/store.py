@@ -17,7 +17,7 @@ from proxy.clock import Clock
 from proxy.core.token import Moment, Token
 from proxy.session.stores import Binding, Entered, Right, Stored, StoreWatch, Turn, turned_away
 from proxy.session.stores.redis import scripts
-from proxy.session.stores.redis.client import Haste, RedisClient, RedisUnavailable
+from proxy.session.stores.redis.client import RedisClient, RedisUnavailable, Urgency
 from proxy.session.stores.redis.entry import pack_refusals, pack_token
 from proxy.session.stores.redis.failures import UNKNOWN_ANSWER
 from proxy.session.stores.redis.fingerprints import Fingerprints
@@ -102,7 +102,7 @@ class RedisStore:
 
     async def look(self, secrets: str) -> Stored:
         """Read all that is shared."""
-        return (await self._asked(scripts.LOOK, secrets, Haste.LOOK))[1]
+        return (await self._asked(scripts.LOOK, secrets, Urgency.LOOK))[1]
 
     async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool = False) -> Entered:
         """Ask to begin a renewal."""
@@ -111,7 +111,7 @@ class RedisStore:
 
         async def ask() -> tuple[ScriptReply, Stored]:
             wanted = (_flag(needs_login), _flag(forced), self._unreadable)
-            return await self._asked(scripts.ENTER, secrets, Haste.RENEWAL, self._me, _micro(LEASE), tag, *wanted)
+            return await self._asked(scripts.ENTER, secrets, Urgency.RENEWAL, self._me, _micro(LEASE), tag, *wanted)
 
         answer, stored = await ask()
         turn = Turn(answer.verdict)
@@ -143,8 +143,8 @@ class RedisStore:
             *(expected, vault.tag(token.value), _flag(token.identity is not None)),
             *(_micro(age), _micro(token.lifetime), sealed),
         )
-        haste = Haste.RENEWAL if Right.RENEWAL in self._held else Haste.LOOK
-        answer = await self._run(scripts.SAVE, vault, arguments, haste)
+        urgency = Urgency.RENEWAL if Right.RENEWAL in self._held else Urgency.LOOK
+        answer = await self._run(scripts.SAVE, vault, arguments, urgency)
         if answer.verdict != "saved":
             return False
         self._unreadable = b""
@@ -156,20 +156,20 @@ class RedisStore:
         """Count a failure, begin its pause, give the right to renew back."""
         vault, _ = await self._vault()
         self._holds(Right.RENEWAL, False)
-        await self._run(scripts.FAILED, vault, (self._me, _micro(seconds), _micro(_FAILURES_FOR)), Haste.RENEWAL)
+        await self._run(scripts.FAILED, vault, (self._me, _micro(seconds), _micro(_FAILURES_FOR)), Urgency.RENEWAL)
 
     async def leave(self, right: Right, *, recovered: bool = False) -> None:
         """Give a right back."""
         vault, _ = await self._vault()
         self._holds(right, False)
         keys = [self._key(vault, _KEYS[right]), *([self._key(vault, "p")] if recovered else [])]
-        await self._client.run(scripts.LEAVE, keys, (self._time(), self._me), Haste.RENEWAL)
+        await self._client.run(scripts.LEAVE, keys, (self._time(), self._me), Urgency.RENEWAL)
 
     async def extend(self, right: Right) -> bool:
         """Keep a right."""
         vault, _ = await self._vault()
         arguments = (self._time(), self._me, _micro(LEASE))
-        answer = await self._client.run(scripts.EXTEND, [self._key(vault, _KEYS[right])], arguments, Haste.RENEWAL)
+        answer = await self._client.run(scripts.EXTEND, [self._key(vault, _KEYS[right])], arguments, Urgency.RENEWAL)
         self._holds(right, answer == b"1")
         return right in self._held
 
@@ -177,7 +177,7 @@ class RedisStore:
         """Ask for the turn to handle a login."""
         vault, _ = await self._vault()
         arguments = (self._time(), self._me, _micro(LEASE))
-        left = await self._client.run(scripts.TAKE, [self._key(vault, _KEYS[Right.LOGIN])], arguments, Haste.REQUEST)
+        left = await self._client.run(scripts.TAKE, [self._key(vault, _KEYS[Right.LOGIN])], arguments, Urgency.REQUEST)
         seconds = _number(left) / MICRO
         self._holds(Right.LOGIN, seconds == 0)
         return seconds
@@ -188,17 +188,17 @@ class RedisStore:
         sealed = b""
         if refusals:
             sealed = vault.seal("refusals", pack_refusals(refusals, await self._fingerprints.of(secrets)))
-        await self._run(scripts.REFUSE, vault, (sealed, _REFUSED_FOR), Haste.RENEWAL)
+        await self._run(scripts.REFUSE, vault, (sealed, _REFUSED_FOR), Urgency.RENEWAL)
 
     async def end_pause(self) -> None:
         """Forget the failures."""
         vault, _ = await self._vault()
-        await self._client.run(scripts.END, [self._key(vault, "p")], (), Haste.RENEWAL)
+        await self._client.run(scripts.END, [self._key(vault, "p")], (), Urgency.RENEWAL)
 
     async def probe(self) -> float:
         """Write a key of no meaning; returns Redis's Unix time in seconds."""
         vault, _ = await self._vault()
-        return _number(await self._client.run(scripts.PROBE, [self._key(vault, "probe")], ("",), Haste.LOOK)) / MICRO
+        return _number(await self._client.run(scripts.PROBE, [self._key(vault, "probe")], ("",), Urgency.LOOK)) / MICRO
 
     async def close(self) -> None:
         """Give the rights back, as far as Redis answers, and close the connections."""
@@ -215,11 +215,11 @@ class RedisStore:
             binding = replace(binding, app_id=app_id)
         return await self._vaults.vault(binding, self._place().secrets), binding
 
-    async def _asked(self, script: Script, secrets: str, haste: Haste, *more: Word) -> tuple[ScriptReply, Stored]:
+    async def _asked(self, script: Script, secrets: str, urgency: Urgency, *more: Word) -> tuple[ScriptReply, Stored]:
         vault, binding = await self._vault()
         last = self._last if self._last is not None and self._last[0] == vault.id else None
         asked = self._clock.now()
-        answer = await self._run(script, vault, ("" if last is None else last[1], *more), haste)
+        answer = await self._run(script, vault, ("" if last is None else last[1], *more), urgency)
         token = last[2] if last is not None and answer.is_known else self._read(answer, vault, asked, binding)
         refusals, fingerprint = refusals_in(answer, vault)
         if refusals and not await self._fingerprints.is_of(fingerprint, secrets):
@@ -240,9 +240,9 @@ class RedisStore:
             self._tell(_UNREADABLE)
         return None
 
-    async def _run(self, script: Script, vault: Vault, arguments: Sequence[Word], haste: Haste) -> ScriptReply:
+    async def _run(self, script: Script, vault: Vault, arguments: Sequence[Word], urgency: Urgency) -> ScriptReply:
         keys = [self._key(vault, what) for what in "slpx"]
-        raw = await self._client.run(script, keys, (self._time(), *arguments), haste)
+        raw = await self._client.run(script, keys, (self._time(), *arguments), urgency)
         try:
             return read_reply(raw)
         except (ValueError, TypeError, IndexError):
