@@ -16,7 +16,7 @@ import pytest
 
 from proxy.simulator import Simulator
 from tests.server.harness import until
-from tests.session.redis.servers import WHERE, Server, free_port
+from tests.session.redis.servers import WHERE, Server, Tls, free_port
 from tests.whole.processes import ProxyProcess, fetch, is_ready, run, serving
 
 pytestmark = pytest.mark.skipif(WHERE is None, reason="redis-server is not installed")
@@ -82,6 +82,30 @@ async def test_a_cold_start_and_a_revoked_token_cost_one_session_and_one_login_e
     simulator.revoke_all()
     assert await call_all(proxies) == {200}
     assert (simulator.calls[SESSION], simulator.calls[LOGIN]) == (2, 2)
+
+
+async def test_two_pods_with_four_workers_each_are_one_client(simulator: Simulator, start: Start) -> None:
+    pods = await asyncio.gather(*(start(WORKERS="4") for _ in range(2)))
+    await asyncio.gather(*(is_ready(pod, seconds=30) for pod in pods))
+    simulator.revoke_all()
+    assert await call_all(list(pods)) == {200}
+    assert (simulator.calls[SESSION], simulator.calls[LOGIN]) == (2, 2)
+
+
+async def test_of_two_logins_at_two_replicas_at_once_the_first_wins(simulator: Simulator, start: Start) -> None:
+    simulator.configure(accounts={"one@example.com": "1", "two@example.com": "2"}, anonymous="guest")
+    simulator.fault("delay", path="/v3/customers/login", seconds=0.3, times=2)
+    proxies = await asyncio.gather(*(start(LOGIN__EMAIL="", LOGIN__PASSWORD="") for _ in range(2)))
+    await asyncio.gather(*(is_ready(proxy) for proxy in proxies))
+    accounts = [{"email": "one@example.com", "password": "1"}, {"email": "two@example.com", "password": "2"}]
+    answers = await asyncio.gather(
+        *(
+            fetch("POST", f"{proxy.url}/customers/login", json={"customer": account})
+            for proxy, account in zip(proxies, accounts, strict=True)
+        )
+    )
+    assert sorted(code for code, _ in answers) == [200, 409]
+    assert simulator.calls[LOGIN] == 1
 
 
 async def test_a_holder_that_is_killed_does_not_stop_the_others(simulator: Simulator, start: Start) -> None:
@@ -172,6 +196,47 @@ async def test_a_password_that_is_rotated_in_its_file_is_followed(start: Start, 
     await proxy.says(lambda out: b"refuses the user or password" in out)
     file.write_text(f"redis://me:second@127.0.0.1:{server.port}\n")
     await until(lambda: bool(proxy.events("session_store_recovered")), seconds=30)
+
+
+async def test_an_authority_that_is_rotated_with_the_servers_certificate_is_followed(
+    start: Start, tmp_path: Path
+) -> None:
+    server = Server(tmp_path / "guarded", "--tls-auth-clients", "no", tls=Tls(tmp_path / "old")).start()
+    assert server.tls is not None
+    file = tmp_path / "ca.pem"
+    file.write_bytes(server.tls.ca.read_bytes())
+    proxy = await start(SESSION__STORE=server.url, SESSION__STORE_CA_FILE=str(file))
+    await is_ready(proxy)
+    server.kill()
+    server.tls = Tls(tmp_path / "new")
+    server.start()
+    await proxy.says(lambda out: b"certificate of Redis is not accepted" in out)
+    file.write_bytes(server.tls.ca.read_bytes())
+    await until(lambda: bool(proxy.events("session_store_recovered")), seconds=30)
+    await until(lambda: server.command("KEYS", "*:s") != [], seconds=30)
+    server.kill()
+
+
+async def test_a_replica_shows_whoever_reads_all_commands_no_secret(
+    simulator: Simulator, start: Start, server: Server
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"MONITOR\r\n")
+    assert await reader.readline() == b"+OK\r\n"
+    proxy = await start()
+    await is_ready(proxy)
+    before = simulator.tokens
+    simulator.revoke_all()
+    assert await call_all([proxy], 3) == {200}
+    tokens = {*before, *simulator.tokens}
+    assert len(tokens) >= 2
+    await until(lambda: server.command("KEYS", "*:l") == [])
+    seen = await reader.read(1 << 20)
+    writer.close()
+    assert seen.lower().count(b"evalsha") > 3
+    for secret in (*tokens, "demo-app-id", *ACCOUNT.values()):
+        assert secret.encode().lower() not in seen.lower()
+    assert not any(secret in proxy.out.decode() + proxy.err.decode() for secret in (*tokens, "demo-app-id"))
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])
