@@ -88,6 +88,10 @@ class Redis:
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinels)
         return f"redis+sentinel://{hosts}/fleet"
 
+    def running(self) -> list[int]:
+        """The process ids of the servers, the Sentinels left out."""
+        return [server.process.pid for server in self.servers.values() if server.process.poll() is None]
+
     async def master(self) -> int:
         """Ask a Sentinel for the port of the master."""
         told = await ask(self.sentinels[0], "SENTINEL", "get-master-addr-by-name", "fleet")
@@ -115,7 +119,7 @@ class Redis:
 
     def cpu(self) -> float:
         """CPU seconds of all servers so far, the Sentinels left out."""
-        return cpu_seconds(server.process.pid for server in self.servers.values() if server.process.poll() is None)
+        return cpu_seconds(self.running())
 
 
 async def ask(port: int, *words: str) -> list[str]:
