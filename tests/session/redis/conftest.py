@@ -48,7 +48,8 @@ def standalone(folder: Path) -> Iterator[Server]:
 @pytest.fixture
 def server(standalone: Server) -> Server:
     """A Redis that is empty and as it was configured; it must be there at the end."""
-    standalone.command("CONFIG", "SET", "maxmemory", "0", "min-replicas-to-write", "0")
+    standalone.command("CONFIG", "SET", "maxmemory", "0")
+    standalone.command("CONFIG", "SET", "min-replicas-to-write", "0")
     standalone.command("FLUSHALL")
     return standalone
 

@@ -291,7 +291,8 @@ class TestItSaysNo:
         await one.store.save(token, replaces=None)
         folder = own_server.folder / "gone"
         folder.mkdir()
-        own_server.command("CONFIG", "SET", "dir", str(folder), "save", "3600 1")
+        own_server.command("CONFIG", "SET", "dir", str(folder))
+        own_server.command("CONFIG", "SET", "save", "3600 1")
         folder.rmdir()
         with own_server.client() as client:
             client.bgsave()
@@ -466,7 +467,8 @@ def _spin(server: Server) -> None:
 async def test_an_evicted_token_is_not_there(replica: Build, own_server: Server) -> None:
     one = replica(own_server)
     await one.save()
-    own_server.command("CONFIG", "SET", "maxmemory-policy", "volatile-lru", "maxmemory", "1")
+    own_server.command("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    own_server.command("CONFIG", "SET", "maxmemory", "1")
     with contextlib.suppress(redis.RedisError):
         own_server.command("SET", "other", "x")  # makes room of what may be evicted
     assert await one.stored() is None
