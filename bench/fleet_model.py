@@ -68,8 +68,9 @@ class Real:
     tries: float
 
     def model(self) -> Herd:
-        """Predict it: callers are told of the rejection one after the other, as fast as this machine can."""
-        return predicted(self.replicas, work=2 * self.latency, spread=max(0.01, self.calm - self.latency))
+        """Predict it: callers are told of the rejection as fast as this machine can, and the calls wait behind them."""
+        own = max(0.01, self.calm - self.latency)
+        return predicted(self.replicas, work=2 * self.latency + own, spread=own)
 
     def is_as_predicted(self) -> bool:
         """Say whether the model holds, within a factor."""

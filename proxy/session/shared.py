@@ -260,7 +260,7 @@ class Shared:
         if stored is not None:
             self._observer.store("load", "ok" if stored.token else "foreign" if stored.is_foreign else "empty")
             self._stored = stored.token
-        # One that failed is spared by the store itself, for 2.5 s at most: 3 s after it is back all shall have one token.
+        # One that failed is spared by the store itself, for 1.5 s at most: 3 s after it is back all shall have one token.
         is_slow = stored is not None and self.access.is_distant and time() - began > _SLOW
         self._look_every = min(self._look_every * 2, _LONGEST_INTERVAL) if is_slow else _LOOK_EVERY
         self._look_at = time() + (self._look_every - _LOOK_EVERY) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads

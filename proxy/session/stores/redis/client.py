@@ -40,8 +40,9 @@ class Urgency(enum.Enum):
 
     #: A request waits: 1 doubling to 10.
     REQUEST = "request"
-    #: The background follows what happens: a random part of 0.1 doubling to 2.5. All connect anew to a Redis that is back,
-    #: which costs it 1.4 ms of its only thread with TLS; and within 3 s all must have the same token again.
+    #: The background follows what happens: a random part of 0.1 doubling to 1.5. All connect anew to a Redis that is back,
+    #: which costs it 1.4 ms of its only thread with TLS; and within 3 s, a second of it until the next look, all must have
+    #: the same token again.
     LOOK = "look"
     #: A renewal has patience and asks again all the time: from 0.1 to 0.5.
     RENEWAL = "renewal"
@@ -137,7 +138,7 @@ class RedisClient:
         if failure.kind is FailureKind.DENIED:
             self._not_before = dict.fromkeys(Urgency, now + _DENIED_FOR)
             return
-        look = full_jitter(self._failures, first=0.1, cap=2.5, fraction=self._fraction())
+        look = full_jitter(self._failures, first=0.1, cap=1.5, fraction=self._fraction())
         self._not_before = {
             Urgency.REQUEST: now + backoff(self._failures, first=1.0, cap=10.0),
             Urgency.LOOK: now + look,
