@@ -42,7 +42,7 @@ def banner(status: Status) -> Banner:  # a list of checks, the worst first
     refused = set(session.get("refused") or ())
     advice = session.get("advice") or ""
     failing = bool(session.get("failures_in_a_row"))
-    why = _last_of_renewals(status) if failing else ""
+    cause, to_do = _last_of_renewals(status) if failing else ("", "")
     store = status.get("store") or {}
     requests, errors = _lately(status)
     share = errors / requests if requests >= _ENOUGH else 0.0
@@ -58,8 +58,8 @@ def banner(status: Status) -> Banner:  # a list of checks, the worst first
     if not usable and failing:
         return Banner(
             "red",
-            f"There is no session with CardCash, and none can be made{f': {why}' if why else '.'}",
-            "It is tried again by itself; `cardcash-proxy doctor --no-login` shows where the way is barred.",
+            f"There is no session with CardCash, and none can be made{cause}.",
+            f"{to_do}It is tried again by itself; `cardcash-proxy doctor --no-login` shows where the way is barred.",
         )
     if "login" in refused:
         return Banner(colour, f"CardCash refuses the login; requests go on without an account.{many}", advice)
@@ -70,12 +70,12 @@ def banner(status: Status) -> Banner:  # a list of checks, the worst first
             "A caller has to log in again with POST /customers/login.",
         )
     if failing:
-        cause = f": {why.rstrip('.')}" if why else ""
         ends = span(session.get("expires_in_seconds") or 0.0)
         return Banner(
             colour,
             f"The session could not be renewed{cause}; the one that is held ends in {ends}.{many}",
-            "It is tried again by itself; if it lasts, `cardcash-proxy doctor --no-login` shows where the way is barred.",
+            f"{to_do}It is tried again by itself; if it lasts, `cardcash-proxy doctor --no-login` shows where the way is "
+            "barred.",
         )
     if store.get("up") is False:
         return Banner(
@@ -84,7 +84,10 @@ def banner(status: Status) -> Banner:  # a list of checks, the worst first
             "`cardcash-proxy doctor --no-login` says what is wrong with the store.",
         )
     if many:
-        return Banner(colour, many.strip(), "Look at the last failures below, and into the log for their codes.")
+        ours = any(one["what"].startswith("request") for one in status.get("recent_failures") or ())
+        look = "Look at the last failures below, and into the log for their codes."
+        theirs = "They are CardCash's own answers; the log has their routes: lines of 5xx without a `code`."
+        return Banner(colour, many.strip(), look if ours else theirs)
     if not status.get("ready"):
         return Banner("yellow", f"Not ready: {', '.join(status.get('not_ready_because') or ['starting'])}.", "")
     if not usable:
@@ -93,11 +96,14 @@ def banner(status: Status) -> Banner:  # a list of checks, the worst first
     return Banner("green", f"All is well; the session ends in {ends} and is renewed by itself.", "")
 
 
-def _last_of_renewals(status: Status) -> str:
-    """Return the sentence of the last renewal that failed."""
+def _last_of_renewals(status: Status) -> tuple[str, str]:
+    """Return why the last renewal that failed did, with a colon before it, and what to do as a sentence of its own."""
     failures = [*(status.get("recent_failures") or ()), *filter(None, [status.get("last_failure")])]
-    sentences = [one["sentence"] for one in failures if one["what"].startswith("renewal")]
-    return str(sentences[-1]).removeprefix("No session with CardCash: ") if sentences else ""
+    sentences = [str(one["sentence"]) for one in failures if one["what"].startswith("renewal")]
+    if not sentences:
+        return "", ""
+    why, _, to_do = sentences[-1].removeprefix("No session with CardCash: ").rstrip(".").partition("; ")
+    return f": {why}", f"{to_do[0].upper()}{to_do[1:]}. " if to_do else ""
 
 
 def _lately(status: Status) -> tuple[int, int]:
@@ -115,7 +121,7 @@ def render(status: Status, *, version: str) -> str:
         _section("Pauses and refusals", _facts(_in_the_way(status)) or _note("Nothing is paused or refused.")),
         _section("Traffic, the last 15 minutes", charts.traffic(status.get("traffic") or {})),
         _section("Last renewals", _renewals(status) or _note("None by the processes that run now.")),
-        _section("Last failures", _failures(status) or _note("There were none since the start.")),
+        _section("Last failures", _failures(status) or _note("None of the proxy's own since the start.")),
         _section("Processes", _processes(status)),
         _section("Store of the session", _facts(_shown(status.get("store") or {}, _OF_STORE))),
         _section("Connections to CardCash", _facts(_shown(status.get("upstream") or {}))),

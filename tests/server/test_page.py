@@ -113,6 +113,23 @@ def test_many_failed_requests_are_told_of() -> None:
     assert banner(status(traffic=traffic)).colour == "red"
 
 
+def test_where_to_look_for_failed_requests_depends_on_who_answered_them() -> None:
+    ours = {"time": NOON, "what": "request (upstream_timeout)", "sentence": "It took too long.", "times": 40}
+    assert "last failures below" in banner(status(traffic=FAILING, recent_failures=[ours])).advice
+    theirs = status(traffic=FAILING, recent_failures=[])
+    assert "CardCash's own" in banner(theirs).advice
+    assert "last failures" not in banner(theirs).advice
+    assert "None of the proxy's own" in render(theirs, version="1")
+
+
+@pytest.mark.parametrize("session", [OUTAGE, {"failures_in_a_row": 3}])
+def test_the_cause_is_in_the_sentence_and_what_to_do_below_it(session: dict[str, Any]) -> None:
+    told = banner(status(session, last_failure={**FAILURE, "sentence": "It was refused; check upstream.origin."}))
+    assert "It was refused" in told.sentence
+    assert "check upstream.origin" not in told.sentence
+    assert told.advice.startswith("Check upstream.origin. It is tried again by itself")
+
+
 def test_what_was_not_written_here_is_never_markup() -> None:
     evil = "<script>alert(1)</script>"
     failure = {"time": evil, "what": evil, "sentence": evil}
