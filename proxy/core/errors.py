@@ -59,6 +59,14 @@ class ProxyError(Exception):
     #: The request may have reached CardCash, and nobody knows what became of it.
     sent: bool = False
 
+    def __init_subclass__(cls, *, status: int = 0, code: str = "", proxy_status: str = "") -> None:
+        """Take what a class says of itself in its head; the rest is its parent's."""
+        super().__init_subclass__()
+        said = {"status": status, "code": code, "proxy_status": proxy_status}
+        for name, value in said.items():
+            if value:
+                setattr(cls, name, value)
+
     def after(self, earlier: Earlier) -> Self:
         """Return the same error with the truth about the attempts that were made before it.
 
@@ -72,113 +80,72 @@ class ProxyError(Exception):
         return error
 
 
-class RequestRefused(ProxyError):
+class RequestRefused(ProxyError, proxy_status="http_request_error"):
     """The request was refused before anything was sent upstream."""
 
-    proxy_status = "http_request_error"
 
-
-class BadRequest(RequestRefused):
+class BadRequest(RequestRefused, status=400, code="bad_request"):
     """Malformed or ambiguous HTTP, or a target the proxy does not serve."""
 
-    status = 400
-    code = "bad_request"
 
-
-class Denied(RequestRefused):
+class Denied(RequestRefused, status=403, proxy_status="http_request_denied"):
     """A guard said no; `code` says which one."""
-
-    status = 403
-    proxy_status = "http_request_denied"
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
 
 
-class OtherAccount(RequestRefused):
+class OtherAccount(RequestRefused, status=409, code="other_account", proxy_status="http_request_denied"):
     """A caller logs in as a different account than the one the shared session carries."""
 
-    status = 409
-    code = "other_account"
-    proxy_status = "http_request_denied"
 
-
-class BodyTooLarge(RequestRefused):
+class BodyTooLarge(RequestRefused, status=413, code="body_too_large"):
     """The request body is larger than `limits.request_body`."""
 
-    status = 413
-    code = "body_too_large"
 
-
-class TargetTooLong(RequestRefused):
+class TargetTooLong(RequestRefused, status=414, code="target_too_long"):
     """The request line is longer than the server reads."""
 
-    status = 414
-    code = "target_too_long"
 
-
-class HostNotAllowed(RequestRefused):
+class HostNotAllowed(RequestRefused, status=421, code="host_not_allowed", proxy_status="http_request_denied"):
     """`Host` (or the authority of an absolute-form target) is not in `callers.allowed_hosts`."""
 
-    status = 421
-    code = "host_not_allowed"
-    proxy_status = "http_request_denied"
 
-
-class HeadersTooLarge(RequestRefused):
+class HeadersTooLarge(RequestRefused, status=431, code="headers_too_large"):
     """A header line is too long, or there are too many of them."""
 
-    status = 431
-    code = "headers_too_large"
 
-
-class Unavailable(ProxyError):
+class Unavailable(ProxyError, status=503):
     """The proxy cannot serve the request now; trying again later is right."""
-
-    status = 503
 
     def __init__(self, sentence: str, *, retry_after: float = 1.0) -> None:
         super().__init__(sentence)
         self.retry_after = retry_after
 
 
-class SessionUnavailable(Unavailable):
+class SessionUnavailable(Unavailable, code="session_unavailable", proxy_status="destination_unavailable"):
     """No usable session, and none can be made now."""
 
-    code = "session_unavailable"
-    proxy_status = "destination_unavailable"
 
-
-class Overloaded(Unavailable):
+class Overloaded(Unavailable, code="overloaded", proxy_status="connection_limit_reached"):
     """More requests in flight than `limits.in_flight`, or no upstream connection became free in time."""
 
-    code = "overloaded"
-    proxy_status = "connection_limit_reached"
 
-
-class Draining(Unavailable):
+class Draining(Unavailable, code="draining", proxy_status="destination_unavailable"):
     """The proxy is shutting down and takes no new requests."""
 
-    code = "draining"
-    proxy_status = "destination_unavailable"
 
-
-class NotRepeatable(Unavailable):
+class NotRepeatable(Unavailable, code="not_repeatable", proxy_status="http_request_error"):
     """The token was rejected and the body was too large to keep: the caller must send it again."""
 
-    code = "not_repeatable"
-    proxy_status = "http_request_error"
 
-
-class UpstreamError(ProxyError):
+class UpstreamError(ProxyError, status=502):
     """The exchange with CardCash failed.
 
     `sent` is False only when provably no byte of the request left this process; `kind` is the label of
     `upstream_errors_total`. `proxy_status` is the type of RFC 9209 that fits the kind.
     """
-
-    status = 502
 
     def __init__(self, sentence: str, *, kind: str, sent: bool, proxy_status: str | None = None) -> None:
         super().__init__(sentence)
@@ -188,33 +155,20 @@ class UpstreamError(ProxyError):
             self.proxy_status = proxy_status
 
 
-class UpstreamUnreachable(UpstreamError):
+class UpstreamUnreachable(UpstreamError, code="upstream_unreachable", proxy_status="destination_unavailable"):
     """No connection could be made: DNS, refused, connect time-out, TLS. Nothing was sent."""
 
-    code = "upstream_unreachable"
-    proxy_status = "destination_unavailable"
 
-
-class UpstreamReset(UpstreamError):
+class UpstreamReset(UpstreamError, code="upstream_reset", proxy_status="connection_terminated"):
     """The connection ended before the answer was complete."""
 
-    code = "upstream_reset"
-    proxy_status = "connection_terminated"
 
-
-class UpstreamInvalid(UpstreamError):
+class UpstreamInvalid(UpstreamError, code="upstream_invalid", proxy_status="http_protocol_error"):
     """CardCash's answer was not valid HTTP/1.1."""
 
-    code = "upstream_invalid"
-    proxy_status = "http_protocol_error"
 
-
-class UpstreamTimeout(UpstreamError):
+class UpstreamTimeout(UpstreamError, status=504, code="upstream_timeout", proxy_status="http_response_timeout"):
     """CardCash did not read, answer or go on in `upstream.response_timeout`."""
-
-    status = 504
-    code = "upstream_timeout"
-    proxy_status = "http_response_timeout"
 
 
 class CallerGone(Exception):
