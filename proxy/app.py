@@ -10,9 +10,8 @@ import contextlib
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from proxy import __version__, memory, parts
 from proxy.clock import TurnClock
@@ -58,18 +57,23 @@ READ_AGAIN_WITHIN = 5.0
 AT_THE_END = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Inherited:
+class Inherited(Protocol):
     """What a worker process has from its supervisor, which tells of its start and its stop, too."""
 
     worker: int
     sockets: Sockets
     admin_sockets: Sockets
-    #: Make what the admin port tells of all workers, from what it would tell of this process alone; and end them all.
-    answers: Callable[[OneProcess], AdminAnswers]
-    shutdown: Callable[[], None]
-    #: No other worker will take in the callers that come now.
-    all_end: Callable[[], bool]
+
+    def answers(self, own: OneProcess) -> AdminAnswers:
+        """Make what the admin port tells of all workers, from what it would tell of this process alone."""
+        ...
+
+    def shutdown(self) -> None:
+        """Ask for the end of all workers."""
+
+    def all_end(self) -> bool:
+        """Say whether no other worker will take in the callers that come now."""
+        ...
 
 
 class Proxy:

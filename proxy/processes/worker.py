@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.app import Inherited, Proxy
+from proxy.app import Proxy
 from proxy.listening import CannotListen, Sockets
 from proxy.memory import settle
 from proxy.process import BAD_USAGE, FAILED, OK, STOP_SIGNALS
@@ -65,17 +65,7 @@ class WorkerProcess:
         """Serve until told to end."""
         writer = logs.configure(self.settings.log.level, self.settings.log.format, worker=self.worker)
         writer.share(self.folder.log_lock)
-        proxy = self._proxy = Proxy(
-            self.settings,
-            inherited=Inherited(
-                worker=self.worker,
-                sockets=self.sockets,
-                admin_sockets=self.admin_sockets,
-                answers=self._answers_for_all,
-                shutdown=lambda: self._signal(END),
-                all_end=self._all_end,
-            ),
-        )
+        proxy = self._proxy = Proxy(self.settings, inherited=self)
         loop = asyncio.get_running_loop()
         # Twice is once: only the supervisor may hurry a worker, by killing it. A SIGTERM to one worker drains that one.
         for number in STOP_SIGNALS:
@@ -103,7 +93,8 @@ class WorkerProcess:
         await writer.finish()
         return code
 
-    def _answers_for_all(self, own: OneProcess) -> AdminAnswers:
+    def answers(self, own: OneProcess) -> AdminAnswers:
+        """Make what the admin port answers for all workers."""
         self._all = AllWorkers(own, worker=self.worker, folder=self.folder)
         return self._all
 
@@ -131,7 +122,11 @@ class WorkerProcess:
     def _is_orphan(self) -> bool:
         return os.getppid() != self.supervisor
 
-    def _all_end(self) -> bool:
+    def shutdown(self) -> None:
+        """Ask the supervisor for the end of all workers."""
+        self._signal(END)
+
+    def all_end(self) -> bool:
         """Say whether no other worker will take in the callers that come now."""
         return self._is_orphan() or bool(read(self.folder.workers).get("draining"))
 
