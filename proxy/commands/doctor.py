@@ -298,6 +298,7 @@ class _Patient:
             await store.probe()
             began = time.time()
             off, took = await store.probe() - began, time.time() - began
+            is_foreign = (await store.look("")).is_foreign
         except RedisUnavailable as error:
             to_do = _MEND_REDIS if error.failure.kind is FailureKind.DOWN else _PERMIT_REDIS
             return _failed(*_parted(f"{store.address}: {error}", to_do))
@@ -308,6 +309,10 @@ class _Patient:
             return _warning(f"{text}; its password travels openly", "use rediss://")
         if abs(off) > _CLOCK_OFF:
             return _warning(f"{text}; its clock is {abs(off):.0f} s from this machine's", "set the clocks (NTP)")
+        if is_foreign:
+            return _warning(
+                f"{text}; the token there cannot be read", "give all replicas the same session.store_secret"
+            )
         return _ok(text)
 
 

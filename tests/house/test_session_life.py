@@ -25,7 +25,13 @@ from proxy.watched_files import SecretsWatch
 from tests.house.pages import ROOT, table, text_of, ticked
 from tests.house.test_what_happens import World, world
 
-HEADS = ("in the life of a session", "where money is at stake", "on the wire", "who may call")
+HEADS = (
+    "in the life of a session",
+    "where money is at stake",
+    "on the wire",
+    "who may call",
+    "when the Redis of a fleet",
+)
 ROWS = {row[0]: row for head in HEADS for row in table(head)}
 
 

@@ -271,12 +271,13 @@ async def test_check_warns_of_a_password_that_travels_openly(store: str, warns: 
 
 
 async def test_doctor_finds_the_redis_and_tells_what_is_wrong_with_it(simulator: Simulator, server: Server) -> None:
-    async def told(store: str) -> tuple[int | None, str]:
+    async def told(store: str, **more: str) -> tuple[int | None, str]:
         done = await run(
             *("doctor", "--no-login"),
             CARDCASH_APP_ID="demo-app-id",
             CARDCASH_UPSTREAM__ORIGIN=simulator.url,
             CARDCASH_SESSION__STORE=store,
+            **more,
         )
         return await done.ended(), done.out.decode()
 
@@ -284,6 +285,11 @@ async def test_doctor_finds_the_redis_and_tells_what_is_wrong_with_it(simulator:
     assert (code, "can be written to" in out) == (0, True)
     code, out = await told(f"redis://hush:hush@127.0.0.1:{server.port}")
     assert (code, "refuses the user or password" in out, "hush" in out) == (1, True, False)
+    async with serving(simulator.url, SESSION__STORE=server.url) as proxy:
+        await is_ready(proxy)
+        await until(lambda: server.command("KEYS", "*:s") != [])
+    code, out = await told(server.url, CARDCASH_SESSION__STORE_SECRET="another")
+    assert (code, "cannot be read" in out, "another" in out) == (0, True, False)
 
 
 async def test_redis_is_not_imported_where_it_is_not_configured(simulator: Simulator) -> None:
