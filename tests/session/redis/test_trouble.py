@@ -18,6 +18,7 @@ from proxy.session.stores import Right, Turn
 from proxy.session.stores.redis.client import RedisUnavailable, Urgency
 from proxy.session.stores.redis.failures import GRANTS, FailureKind
 from tests.session.redis.conftest import Build
+from tests.session.redis.raw import answering
 from tests.session.redis.relay import relay_to
 from tests.session.redis.replicas import MINE, SECRETS, Replica, as_somebody, place_of
 from tests.session.redis.servers import Cluster, Server, free_port, wait_for
@@ -114,6 +115,25 @@ class TestNobodyThere:
         one = replica(f"redis://127.0.0.1:{other.sockets[0].getsockname()[1]}")
         assert "no Redis" in str(await trouble(one))
         other.close()
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            *(b"+OK", b":1", b"$-1", b"*-1", b"*0", b"*1\r\n$4\r\nlook"),
+            b"*5\r\n:99999999999999\r\n:0\r\n:0\r\n:0\r\n$0\r\n",
+            b"*5\r\n$4\r\nlook\r\n$1\r\nx\r\n:0\r\n:0\r\n$0\r\n",
+            b"*5\r\n$4\r\nlook\r\n:0\r\n:0\r\n:0\r\n:99999999999999",
+            b"*9\r\n$4\r\nlook\r\n:0\r\n:0\r\n:0\r\n$0\r\n\r\n:99999999999999\r\n:0\r\n:1\r\n$0\r\n",
+            b"*9\r\n$4\r\nlook\r\n:0\r\n:0\r\n:0\r\n$0\r\n\r\n$1\r\nx\r\n:0\r\n:1\r\n:99999999999999",
+        ],
+    )
+    async def test_a_redis_whose_scripts_are_not_ours(self, replica: Build, reply: bytes) -> None:
+        async with answering(lambda _: reply + b"\r\n") as port:
+            one = replica(f"redis://127.0.0.1:{port}")
+            assert "not theirs" in str(await trouble(one))
+            for ask in (one.store.take_login_turn, one.store.probe):
+                with contextlib.suppress(RedisUnavailable):
+                    assert await ask() >= 0
 
 
 class TestSparing:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from proxy.core.token import Moment, Token
+from proxy.session.stores.redis.client import RedisUnavailable
 from proxy.session.stores.redis.entry import unpack_refusals, unpack_token
+from proxy.session.stores.redis.failures import UNKNOWN_ANSWER
 from proxy.session.stores.redis.vault import Vault
 
 MICRO: Final = 1_000_000
@@ -42,20 +44,37 @@ class ScriptReply:
 
 
 def read_reply(raw: Any) -> ScriptReply:
-    """Read it. Raises ValueError, TypeError or IndexError when it is not what a script of ours answers."""
-    verdict, failures, pause, lease, refusals, *entry = raw
-    tag, age, life, blob = entry or (None, 0, 0, b"")
-    return ScriptReply(
-        verdict=bytes(verdict).decode("ascii"),
-        failures=int(failures),
-        pause=min(int(pause) / MICRO, _LONGEST_PAUSE),
-        leased=int(lease) / MICRO,
-        refusals=bytes(refusals),
-        tag=None if tag is None else bytes(tag).decode("ascii", "surrogateescape"),  # asked for again byte by byte
-        age=int(age) / MICRO,
-        life=int(life) / MICRO,
-        blob=bytes(blob),
-    )
+    """Read it. Raises `RedisUnavailable` when it is not what a script of ours answers."""
+    try:
+        verdict, failures, pause, lease, refusals, *entry = raw
+        tag, age, life, blob = entry or (None, 0, 0, b"")
+        return ScriptReply(
+            verdict=_text(verdict).decode("ascii"),
+            failures=int(failures),
+            pause=min(int(pause) / MICRO, _LONGEST_PAUSE),
+            leased=int(lease) / MICRO,
+            refusals=_text(refusals),
+            tag=None if tag is None else _text(tag).decode("ascii", "surrogateescape"),  # asked for again byte by byte
+            age=int(age) / MICRO,
+            life=int(life) / MICRO,
+            blob=_text(blob),
+        )
+    except (ValueError, TypeError):
+        raise RedisUnavailable(UNKNOWN_ANSWER) from None
+
+
+def read_number(raw: Any) -> int:
+    """Read what a script answers that is about one key. Raises `RedisUnavailable`."""
+    try:
+        return int(raw)
+    except (ValueError, TypeError):
+        raise RedisUnavailable(UNKNOWN_ANSWER) from None
+
+
+def _text(raw: object) -> bytes:
+    if not isinstance(raw, bytes):
+        raise TypeError  # bytes(number) would be as many zeros
+    return raw
 
 
 def token_in(answer: ScriptReply, vault: Vault, *, asked: Moment, app_id: str) -> Token | None:

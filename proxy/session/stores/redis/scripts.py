@@ -2,8 +2,9 @@
 
 The keys of one binding have its id as their hash tag, so one node of a cluster serves them all:
 `s` the token (hash: tag, login, born, life, blob) · `l` the right to renew, `t` the one to handle a login (owner:until) ·
-`p` the pause (hash: failures, until) · `x` what CardCash refused. Times are microseconds by Redis's own clock, so it does
-not matter how the replicas' are set; what has expired by it counts as not there. Needs Redis 5 for TIME before a write.
+`p` the pause (hash: failures, until) · `x` what CardCash refused · `d` nothing, `doctor` writes it. Times are microseconds
+by Redis's own clock, so it does not matter how the replicas' are set; what has expired by it counts as not there. Needs
+Redis 5 for TIME before a write.
 
 The first argument of each script is the time that counts instead, for tests; empty otherwise.
 """

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import random
 import secrets as random_secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from proxy.clock import Clock
 from proxy.core.token import Moment, Token
@@ -19,10 +19,9 @@ from proxy.session.stores import Binding, Entered, Right, Stored, StoreWatch, Tu
 from proxy.session.stores.redis import scripts
 from proxy.session.stores.redis.client import RedisClient, RedisUnavailable, Urgency
 from proxy.session.stores.redis.entry import pack_refusals, pack_token
-from proxy.session.stores.redis.failures import UNKNOWN_ANSWER
 from proxy.session.stores.redis.fingerprints import Fingerprints
 from proxy.session.stores.redis.place import Place
-from proxy.session.stores.redis.reading import MICRO, ScriptReply, read_reply, refusals_in, token_in
+from proxy.session.stores.redis.reading import MICRO, ScriptReply, read_number, read_reply, refusals_in, token_in
 from proxy.session.stores.redis.scripts import Script
 from proxy.session.stores.redis.vault import Vault, Vaults
 from proxy.session.stores.redis.wire import Word
@@ -144,7 +143,7 @@ class RedisStore:
             *(_micro(age), _micro(token.lifetime), sealed),
         )
         urgency = Urgency.RENEWAL if Right.RENEWAL in self._held else Urgency.LOOK
-        answer = await self._run(scripts.SAVE, vault, arguments, urgency)
+        answer = read_reply(await self._run(scripts.SAVE, *arguments, vault=vault, urgency=urgency))
         if answer.verdict != "saved":
             return False
         self._unreadable = b""
@@ -154,31 +153,23 @@ class RedisStore:
 
     async def failed(self, seconds: float) -> None:
         """Count a failure, begin its pause, give the right to renew back."""
-        vault, _ = await self._vault()
-        self._holds(Right.RENEWAL, False)
-        await self._run(scripts.FAILED, vault, (self._me, _micro(seconds), _micro(_FAILURES_FOR)), Urgency.RENEWAL)
+        self._held.discard(Right.RENEWAL)
+        await self._run(scripts.FAILED, self._me, _micro(seconds), _micro(_FAILURES_FOR))
 
     async def leave(self, right: Right, *, recovered: bool = False) -> None:
         """Give a right back."""
-        vault, _ = await self._vault()
-        self._holds(right, False)
-        keys = [self._key(vault, _KEYS[right]), *([self._key(vault, "p")] if recovered else [])]
-        await self._client.run(scripts.LEAVE, keys, (self._time(), self._me), Urgency.RENEWAL)
+        self._held.discard(right)
+        await self._run(scripts.LEAVE, self._me, on=_KEYS[right] + "p" * recovered)
 
     async def extend(self, right: Right) -> bool:
         """Keep a right."""
-        vault, _ = await self._vault()
-        arguments = (self._time(), self._me, _micro(LEASE))
-        answer = await self._client.run(scripts.EXTEND, [self._key(vault, _KEYS[right])], arguments, Urgency.RENEWAL)
-        self._holds(right, answer == b"1")
-        return right in self._held
+        extended = await self._run(scripts.EXTEND, self._me, _micro(LEASE), on=_KEYS[right])
+        return self._holds(right, read_number(extended) == 1)
 
     async def take_login_turn(self) -> float:
         """Ask for the turn to handle a login."""
-        vault, _ = await self._vault()
-        arguments = (self._time(), self._me, _micro(LEASE))
-        left = await self._client.run(scripts.TAKE, [self._key(vault, _KEYS[Right.LOGIN])], arguments, Urgency.REQUEST)
-        seconds = _number(left) / MICRO
+        taken = await self._run(scripts.TAKE, self._me, _micro(LEASE), on="t", urgency=Urgency.REQUEST)
+        seconds = read_number(taken) / MICRO
         self._holds(Right.LOGIN, seconds == 0)
         return seconds
 
@@ -188,17 +179,15 @@ class RedisStore:
         sealed = b""
         if refusals:
             sealed = vault.seal("refusals", pack_refusals(refusals, await self._fingerprints.of(secrets)))
-        await self._run(scripts.REFUSE, vault, (sealed, _REFUSED_FOR), Urgency.RENEWAL)
+        await self._run(scripts.REFUSE, sealed, _REFUSED_FOR, vault=vault)
 
     async def end_pause(self) -> None:
         """Forget the failures."""
-        vault, _ = await self._vault()
-        await self._client.run(scripts.END, [self._key(vault, "p")], (), Urgency.RENEWAL)
+        await self._run(scripts.END, on="p")
 
     async def probe(self) -> float:
         """Write a key of no meaning; returns Redis's Unix time in seconds."""
-        vault, _ = await self._vault()
-        return _number(await self._client.run(scripts.PROBE, [self._key(vault, "probe")], ("",), Urgency.LOOK)) / MICRO
+        return read_number(await self._run(scripts.PROBE, on="d", urgency=Urgency.LOOK)) / MICRO
 
     async def close(self) -> None:
         """Give the rights back, as far as Redis answers, and close the connections."""
@@ -219,7 +208,8 @@ class RedisStore:
         vault, binding = await self._vault()
         last = self._last if self._last is not None and self._last[0] == vault.id else None
         asked = self._clock.now()
-        answer = await self._run(script, vault, ("" if last is None else last[1], *more), urgency)
+        seen = "" if last is None else last[1]
+        answer = read_reply(await self._run(script, seen, *more, vault=vault, urgency=urgency))
         token = last[2] if last is not None and answer.is_known else self._read(answer, vault, asked, binding)
         refusals, fingerprint = refusals_in(answer, vault)
         if refusals and not await self._fingerprints.is_of(fingerprint, secrets):
@@ -240,22 +230,23 @@ class RedisStore:
             self._tell(_UNREADABLE)
         return None
 
-    async def _run(self, script: Script, vault: Vault, arguments: Sequence[Word], urgency: Urgency) -> ScriptReply:
-        keys = [self._key(vault, what) for what in "slpx"]
-        raw = await self._client.run(script, keys, (self._time(), *arguments), urgency)
-        try:
-            return read_reply(raw)
-        except (ValueError, TypeError, IndexError):
-            raise RedisUnavailable(UNKNOWN_ANSWER) from None
+    async def _run(
+        self,
+        script: Script,
+        *arguments: Word,
+        on: str = "slpx",
+        vault: Vault | None = None,
+        urgency: Urgency = Urgency.RENEWAL,
+    ) -> Any:
+        """Run a script on the keys of these names, by default those whose scripts answer all there is."""
+        vault = vault or (await self._vault())[0]
+        keys = [f"{self._place().url.prefix}{{{vault.id}}}:{name}" for name in on]
+        now = "" if self._now is None else _micro(self._now())
+        return await self._client.run(script, keys, (now, *arguments), urgency)
 
-    def _key(self, vault: Vault, what: str) -> str:
-        return f"{self._place().url.prefix}{{{vault.id}}}:{what}"
-
-    def _time(self) -> str:
-        return "" if self._now is None else str(_micro(self._now()))
-
-    def _holds(self, right: Right, is_so: bool) -> None:
-        (self._held.add if is_so else self._held.discard)(right)
+    def _holds(self, right: Right, is_ours: bool) -> bool:
+        (self._held.add if is_ours else self._held.discard)(right)
+        return is_ours
 
     def _tell(self, what: str) -> None:
         if not self._has_warned:
@@ -277,10 +268,3 @@ def _flag(is_so: bool) -> str:
 
 def _micro(seconds: float) -> int:
     return round(seconds * MICRO)
-
-
-def _number(raw: object) -> int:
-    try:
-        return int(raw)  # type: ignore[call-overload,no-any-return]
-    except (ValueError, TypeError):
-        raise RedisUnavailable(UNKNOWN_ANSWER) from None
