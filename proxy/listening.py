@@ -179,6 +179,10 @@ def _explained(address: ListenAddress, setting: str) -> Iterator[None]:
             advice = f"this path exists and is no socket; move it away or set {setting} to another path"
         elif error.errno == errno.EACCES:
             advice = "this user may not; use a port above 1023 or a folder it may write to"
+        elif error.errno == errno.EADDRNOTAVAIL:
+            advice = "no interface of this machine has the address; name one that has, or 0.0.0.0 for all"
+        elif error.errno == errno.ENOENT:
+            advice = "there is no such folder; make it, or name another path"
         else:
             advice = os.strerror(error.errno) if error.errno else "the address is not one of this machine"
         raise CannotListen(f"{setting}: cannot listen on {address}: {advice}") from None

@@ -16,5 +16,5 @@ def run(options: argparse.Namespace) -> int:
     reply = asked(options, "GET", "/healthz", timeout=3)
     if isinstance(reply, int):
         return reply
-    print("ok" if reply.status == 200 else f"not healthy: {reply.status}")
+    print(reply.body.get("status", f"not healthy: {reply.status}"))
     return OK if reply.status == 200 else FAILED

@@ -217,6 +217,17 @@ async def test_a_listen_path_that_is_no_socket_is_told_and_left_alone(
     assert path.exists()
 
 
+@pytest.mark.parametrize(
+    ("place", "advice"), [("192.0.2.1:0", "no interface of this machine"), ("unix:/nowhere/a.sock", "no such folder")]
+)
+async def test_a_place_where_nobody_can_listen_is_told_with_what_to_do(
+    upstream: RawUpstream, place: str, advice: str
+) -> None:
+    with pytest.raises(CannotListen, match=rf"listen: cannot listen on .*{advice}"):
+        async with running_proxy(upstream.url, LISTEN=place, CALLERS__ALLOWED_NETWORKS="127.0.0.0/8"):
+            pass
+
+
 async def test_a_stale_unix_socket_is_replaced(upstream: RawUpstream, tmp_path: Path) -> None:
     path = tmp_path / "proxy.sock"
     with socket.socket(socket.AF_UNIX) as stale:

@@ -177,6 +177,20 @@ async def test_health_of_what_is_no_admin_port_says_what_answered(answer: bytes,
         assert said in done.err.decode() and len(done.err.splitlines()) == 1
 
 
+async def test_health_says_what_is_dead() -> None:
+    body = b'{"status":"not alive: keeper","not_alive":["keeper"]}'
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        done = await run("health", "--admin-listen", "{}:{}".format(*server.sockets[0].getsockname()))
+        assert await done.ended() == 1
+        assert done.out == b"not alive: keeper\n"
+
+
 @pytest.mark.parametrize("words", ["health", "wait --timeout 0", "shutdown", "session status"])
 async def test_what_asks_the_running_proxy_loads_neither_settings_nor_an_event_loop(words: str) -> None:
     program = (
