@@ -102,5 +102,5 @@ def names_this_machine(host: str) -> bool:
 
 def query_keys(query: str) -> tuple[str, ...]:
     """List the keys of a query; what does not look like a name becomes "?"."""
-    keys = (part.partition("=")[0] if "=" in part else "?" for part in query.split("&", _MOST_KEYS)[:_MOST_KEYS])
+    keys = (part.partition("=")[0] if "=" in part else "?" for part in query.split("&")[:_MOST_KEYS])
     return tuple(key if _KEY.match(key) else "?" for key in keys)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import BadRequest
-from proxy.core.target import METHODS, Target, host_in, names_this_machine, parse_target
+from proxy.core.target import METHODS, Target, host_in, names_this_machine, parse_target, query_keys
 
 
 def parsed(target: str, method: str = "GET") -> Target:
@@ -242,3 +242,29 @@ def test_a_host_that_is_none_by_its_syntax_is_refused(host: str) -> None:
 
 def test_a_host_may_be_percent_encoded_and_stays_as_it_is() -> None:
     assert host_in("a%2Db") == "a%2db"
+
+
+# What may be logged of a query
+
+
+@pytest.mark.parametrize(
+    ("query", "keys"),
+    [
+        ("a=1&b_2=x=y", ("a", "b_2")),
+        ("cards[0][id]=5&x.y-z=", ("cards[0][id]", "x.y-z")),
+        ("secret-without-a-key", ("?",)),
+        ("a=1&&b=2", ("a", "?", "b")),
+        ("5=1", ("?",)),
+        ("card4111111111111111=1", ("?",)),
+        ("a%5B=1", ("?",)),
+        ("x" * 40 + "=1", ("x" * 40,)),
+        ("x" * 41 + "=1", ("?",)),
+        ("=value", ("?",)),
+    ],
+)
+def test_of_a_query_only_keys_that_look_like_names_may_be_logged(query: str, keys: tuple[str, ...]) -> None:
+    assert query_keys(query) == keys
+
+
+def test_of_a_long_query_the_first_sixteen_keys_may_be_logged() -> None:
+    assert query_keys("&".join(f"k{chr(97 + n)}=1" for n in range(20))) == tuple(f"k{chr(97 + n)}" for n in range(16))

@@ -223,3 +223,32 @@ def test_numbers_in_json_stay_text_and_one_value_is_a_list_of_it() -> None:
     assert values.each_part(("a", "b")) == ["a", "b"]
     with pytest.raises(Bad, match=r"^is not valid JSON$"):
         values.each_part("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "origin", "authority", "host_header"),
+    [
+        ("https://sandbox-api.cardcash.com", "https://sandbox-api.cardcash.com", "sandbox-api.cardcash.com:443",
+         b"sandbox-api.cardcash.com"),
+        ("HTTPS://API.Example.COM:443/", "https://api.example.com", "api.example.com:443", b"api.example.com"),
+        ("http://localhost:8080", "http://localhost:8080", "localhost:8080", b"localhost:8080"),
+        ("http://127.0.0.1:80", "http://127.0.0.1", "127.0.0.1:80", b"127.0.0.1"),
+        ("https://[0:0::1]:8443", "https://[::1]:8443", "[::1]:8443", b"[::1]:8443"),
+        ("http://host.:443", "http://host:443", "host:443", b"host:443"),
+    ],
+)  # fmt: skip
+def test_an_origin_has_one_spelling(text: str, origin: str, authority: str, host_header: bytes) -> None:
+    parsed = Origin.parse(text)
+    assert (str(parsed), parsed.authority, parsed.host_header) == (origin, authority, host_header)
+    assert Origin.parse(origin) == parsed
+
+
+@pytest.mark.parametrize("text", ["", "host", "https://", "https:///", "https://h:99999", "https://h:", "https://[::1"])
+def test_what_names_no_server_is_no_origin(text: str) -> None:
+    with pytest.raises(Bad, match=r"write scheme://host\[:port\]"):
+        Origin.parse(text)
+
+
+def test_a_name_beyond_ascii_is_asked_for_in_its_other_form() -> None:
+    with pytest.raises(Bad, match=r"is not an origin .names beyond ASCII"):
+        Origin.parse("https://h\u00fcst")
