@@ -137,6 +137,7 @@ class Shared:
         stored = self._stored
         if stored is not None and shown(stored) == shown(token):
             self._saved = token
+            return True  # also if what it has replaced looks the same: CardCash may give one token twice
         # What it has replaced may come back: a new master has lost the last writes.
         return self._saved is token and stored is not None and self._is_new(stored)
 

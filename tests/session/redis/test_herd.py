@@ -175,3 +175,16 @@ async def test_what_all_harvest_at_once_is_saved_once(server: Server) -> None:
             while len({keeper.held.value for keeper in keepers if keeper.held}) > 1 or any(k.pending for k in keepers):
                 await asyncio.sleep(0.05)
         assert server.command("INFO", "commandstats")["cmdstat_hset"]["calls"] - saves <= 3
+
+
+async def test_a_token_that_cardcash_gives_to_several_is_not_saved_for_ever(server: Server) -> None:
+    async with herd(server.url) as (_, keepers):
+        saves = server.command("INFO", "commandstats")["cmdstat_hset"]["calls"]
+        for keeper in keepers:
+            held = keeper.held
+            assert held is not None
+            keeper.offer(Candidate("the-same.token.", 1200), sent_with=held)
+        async with asyncio.timeout(8):
+            while any(keeper.pending for keeper in keepers):
+                await asyncio.sleep(0.05)
+        assert server.command("INFO", "commandstats")["cmdstat_hset"]["calls"] - saves <= REPLICAS
