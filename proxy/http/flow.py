@@ -8,22 +8,21 @@ from __future__ import annotations
 import asyncio
 from typing import Final, cast
 
-#: Bytes of a body kept here: above HIGH reading of the socket stops, and goes on below LOW. One segment of up to 256 KiB may
-#: come on top, so a slow reader costs at most 384 KiB here.
-HIGH: Final = 128 * 1024
-LOW: Final = 32 * 1024
+#: Bytes of a body that nobody has taken yet, above which reading of the socket stops; one segment may come on top.
+HIGH: Final = int(__import__("os").environ.get("HI","64")) * 1024
 
 
-class Flow(asyncio.Protocol):
+class Flow(asyncio.BaseProtocol):
     """A protocol that knows whether it reads and whether it may write; the base of both sides' connections."""
 
-    __slots__ = ("_can_write", "_room", "_transport", "paused")
+    __slots__ = ("_room", "_transport", "can_write", "paused")
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         #: Nothing is read, because somebody has to catch up.
         self.paused = False
-        self._can_write = True
+        #: The transport's buffer has room.
+        self.can_write = True
         self._room: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -54,11 +53,11 @@ class Flow(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""
-        self._can_write = False
+        self.can_write = False
 
     def resume_writing(self) -> None:
         """The transport's buffer has room."""
-        self._can_write = True
+        self.can_write = True
         self._look_again()
 
     @property
@@ -99,6 +98,7 @@ class Inflow:
         """Keep a piece until it is read; True when reading of the socket should stop."""
         self._parts.append(piece)
         self.buffered += len(piece)
+        self.wake()
         return self.buffered > HIGH
 
     def drop(self) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, TypeVar
 
 from proxy.http.chunks import Chunks
 
+_Content = TypeVar("_Content", bound=bytes | memoryview)
 LAST_CHUNK: Final = b"0\r\n\r\n"
 # A regex, because bytes.find takes three times as long on a head and cannot ignore case.
 _FRAMING: Final = re.compile(rb"\r\n(content-length|transfer-encoding):[ \t]*([^\r\n]*?)[ \t]*\r\n", re.IGNORECASE)
@@ -48,16 +49,16 @@ class UntilEnd:
 Decoder = Counted | UntilEnd | Chunks
 
 
-def chunk(content: bytes | memoryview) -> bytes:
-    """Return one chunk; empty content would be the last one."""
-    return b"".join((b"%x\r\n" % len(content), content, b"\r\n"))
+def chunk(content: _Content) -> tuple[bytes, _Content, bytes]:
+    """Return the parts of one chunk, its content uncopied; empty content would be the last one."""
+    return b"%x\r\n" % len(content), content, b"\r\n"
 
 
 def framed(body: bytes, *, chunked: bool) -> bytes:
     """Return a whole body as it goes on the wire."""
     if not chunked:
         return body
-    return chunk(body) + LAST_CHUNK if body else LAST_CHUNK
+    return b"".join((*chunk(body), LAST_CHUNK)) if body else LAST_CHUNK
 
 
 def check_framing(head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool) -> int | None:

@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from functools import partial
 from math import inf
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from proxy.core.errors import BadRequest, CallerGone, ProxyError
 from proxy.core.request_fields import RequestFields
@@ -72,7 +72,7 @@ class Port(Protocol):
         """Count a connection out."""
 
 
-class CallerConnection(Flow):
+class CallerConnection(Flow, asyncio.Protocol):
     """One caller's connection; all methods belong to the event loop's thread."""
 
     __slots__ = (
@@ -156,6 +156,8 @@ class CallerConnection(Flow):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
         super().connection_made(transport)
+        # Whoever reads slowly costs one segment of an answer: no other is asked for while any of it waits here.
+        cast("asyncio.Transport", transport).set_write_buffer_limits(high=0)
         self.peer = _address(transport.get_extra_info("peername"))
         self.local = _address(transport.get_extra_info("sockname"))
         self._wait_for_head(KEEPALIVE_TIMEOUT)
@@ -283,7 +285,7 @@ class CallerConnection(Flow):
     async def _serve(self, exchange: Exchange) -> None:
         try:
             await self._server.handler(exchange)
-            if not self._can_write:
+            if not self.can_write:
                 # Whoever asks on without reading must not fill our memory with answers.
                 with contextlib.suppress(CallerGone):
                     await self.drained()
@@ -327,17 +329,20 @@ class CallerConnection(Flow):
 
     # 3. The exchange's side. Part of `Link`.
 
-    def write(self, data: bytes) -> bool:
+    def write(self, *pieces: bytes) -> bool:
         """Write bytes; False: the connection is gone."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return False
-        transport.write(data)
+        if len(pieces) == 1:
+            transport.write(pieces[0])
+        else:
+            transport.writelines(pieces)
         return True
 
     async def drained(self) -> None:
         """Wait until the caller has read enough. Raises `CallerGone` when it does not, or is gone."""
-        while not self._can_write and self._transport is not None:
+        while not self.can_write and self._transport is not None:
             self._unwritten = self._left()
             self._drain_due = self._server.time() + CALLER_IDLE
             try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import chain
 
 from proxy.core.answer_fields import for_client, scrubbed
 from proxy.core.errors import CallerGone, ProxyError, UpstreamError
 from proxy.core.token import Token
+from proxy.http.framing import LAST_CHUNK, chunk
 from proxy.server.answers import NAME, connection_lines, date_line
 from proxy.server.exchange import Exchange
 from proxy.server.record import Record
@@ -53,20 +55,18 @@ class Answer:
             return None
         return b"".join(self.peeked)
 
-    async def read(self) -> bytes:
-        """Return the next piece not yet handed down, b"" at the end."""
-        if self.peeked:
-            return self.peeked.pop(0)
-        if self._failure is not None:
-            raise self._failure
-        return await self.response.read()
-
     def take(self) -> list[bytes]:
         """Return everything that is here without waiting."""
         if not self.peeked and self._failure is None:
             return self.response.take()
         pieces, self.peeked = self.peeked, []
         return pieces if self._failure is not None else pieces + self.response.take()
+
+    async def pour(self, write: Callable[[bytes], bool], drained: Callable[[], Awaitable[None]]) -> None:
+        """Hand on what `take` did not return, as it comes, until the end; as `Response.pour`."""
+        if self._failure is not None:
+            raise self._failure
+        await self.response.pour(write, drained)
 
     def close(self) -> None:
         """Discard what is left."""
@@ -117,10 +117,8 @@ async def deliver(
         lines += *connection_lines(exchange), b"\r\n"
         record.status = answer.status
         if chunked:
-            pieces = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces]
-            if complete:
-                pieces.append(b"0\r\n\r\n")
-        exchange.send(b"".join((b"\r\n".join(lines), *pieces)))
+            pieces = [*chain.from_iterable(map(chunk, pieces)), *((LAST_CHUNK,) if complete else ())]
+        exchange.send(b"\r\n".join(lines), *pieces)
         if response.has_body and not complete:
             await _stream(exchange, answer, chunked=chunked)
         while uploading and response.uploading:
@@ -137,12 +135,10 @@ async def deliver(
 
 
 async def _stream(exchange: Exchange, answer: Answer, *, chunked: bool) -> None:
-    while True:
-        await exchange.drained()
-        piece = await answer.read()
-        if not piece:
-            break
-        exchange.send(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+    def pass_on_chunk(piece: bytes) -> bool:
+        return exchange.pass_on(*chunk(piece))
+
+    await answer.pour(pass_on_chunk if chunked else exchange.pass_on, exchange.drained)
     if chunked:
-        exchange.send(b"0\r\n\r\n")
+        exchange.send(LAST_CHUNK)
     await exchange.drained()

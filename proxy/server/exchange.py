@@ -28,7 +28,10 @@ class Link(Protocol):
     def draining(self) -> bool:
         """Say whether the proxy is stopping."""
 
-    def write(self, data: bytes) -> bool:
+    #: What was written is out, so more may be.
+    can_write: bool
+
+    def write(self, *pieces: bytes) -> bool:
         """Write bytes; False: the connection is gone."""
 
     async def drained(self) -> None:
@@ -141,7 +144,8 @@ class Exchange(Inflow):
         self.complete = self._decoder.done
         if content and self.put(content) and not self.complete:
             self._link.pause_reading()
-        self.wake()
+        if self.complete:
+            self.wake()
         return rest
 
     def fail(self, error: BaseException) -> None:
@@ -153,11 +157,15 @@ class Exchange(Inflow):
 
     # The answer
 
-    def send(self, data: bytes) -> None:
+    def send(self, *pieces: bytes) -> None:
         """Write bytes of the answer. Raises `CallerGone` when there is nobody to read them."""
-        if not self._link.write(data):
+        if not self._link.write(*pieces):
             raise CallerGone
         self.head_sent = True
+
+    def pass_on(self, *pieces: bytes) -> bool:
+        """Write more of the answer; False: wait for `drained` before the next, which tells when nobody is there."""
+        return self._link.write(*pieces) and self._link.can_write
 
     async def drained(self) -> None:
         """Wait until the caller has read enough. Raises `CallerGone` when it does not, or is gone."""

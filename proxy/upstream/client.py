@@ -123,31 +123,26 @@ class Upstream:
             except BaseException:
                 self._pool.released(connection)
                 raise
-        response = Response(loop, method == "HEAD")
-        if body is None or (isinstance(body, bytes) and len(body) <= SMALL):
-            connection.begin(response, head + framed(body or b"", chunked=chunked) if body or chunked else head)
-            try:
-                while not response.status and response.error is None:
-                    await response.changed()
-            except BaseException:
-                response.close()
-                raise
-        else:
-            await self._send_large(connection, response, head, Upload(connection, body, chunked=chunked, length=length))
-        if not response.status and response.error is not None:
-            raise response.error
-        return response
-
-    async def _send_large(self, connection: Connection, response: Response, head: bytes, upload: Upload) -> None:
-        connection.begin(response, head, upload)
-        upload.start(self._uploads)
+        upload = None
+        if body is not None and not (isinstance(body, bytes) and len(body) <= SMALL):
+            upload = Upload(connection, body, chunked=chunked, length=length)
+        elif body or chunked:
+            head += framed(body or b"", chunked=chunked)
+        response = Response(loop, connection)
+        connection.begin(response, head, upload, head_only=method == "HEAD")
+        if upload is not None:
+            upload.start(self._uploads)
         try:
-            while not response.status and response.error is None:
-                await response.wait()
+            while not (response.status or response.is_over()):
+                await response.changed()
+        except BaseException:
+            response.close()
+            raise
         finally:
             # A stopped upload must have let go of the caller's body before the caller is answered.
-            if not connection.carries(response):
+            if upload is not None and not connection.carries(response):
                 await upload.settled()
+        return response
 
     async def _connect(self, pool: Pool) -> Connection:
         loop = asyncio.get_running_loop()

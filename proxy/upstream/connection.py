@@ -26,7 +26,7 @@ from typing import Final, Protocol, cast
 
 from proxy.core.errors import CallerGone
 from proxy.http.answer_head import AnswerReader
-from proxy.http.flow import LOW, Flow
+from proxy.http.flow import Flow
 from proxy.http.heads import InvalidMessage
 from proxy.upstream import failures
 from proxy.upstream.response import Response
@@ -44,6 +44,9 @@ Phase = IntEnum("Phase", "IDLE HEAD BODY SENDING CLOSED")
 # Constants of their own: an attribute of an IntEnum costs two look-ups on the hot path.
 _IDLE, _HEAD, _BODY, _SENDING, _CLOSED = Phase
 
+
+import os
+_VIEW = memoryview(bytearray(int(os.environ.get("BUFSZ","65536"))))
 
 class Owner(Protocol):
     """The pool as a connection knows it."""
@@ -64,12 +67,32 @@ class Owner(Protocol):
         """The transport is gone; called once, after `dropped`."""
 
 
-class Connection(Flow):
+class Connection(Flow, asyncio.BufferedProtocol):
     """A connection of one origin; all methods belong to the event loop's thread."""
 
-    __slots__ = ("_deadline", "_ear", "_owner", "_phase", "_progress", "_reader", "_receive", "_response", "_rested",
-                 "_timeout", "_upload", "_written", "born", "clock", "ends", "expires", "idle_limit", "idle_since", "slot",
-                 "stall", "used")  # fmt: skip
+    __slots__ = (
+        "_begun",
+        "_deadline",
+        "_ear",
+        "_owner",
+        "_phase",
+        "_progress",
+        "_reader",
+        "_receive",
+        "_response",
+        "_timeout",
+        "_upload",
+        "_written",
+        "born",
+        "clock",
+        "ends",
+        "expires",
+        "idle_limit",
+        "idle_since",
+        "slot",
+        "stall",
+        "used",
+    )  # fmt: skip
 
     def __init__(self, owner: Owner, clock: Callable[[], float], *, timeout: float) -> None:
         super().__init__()
@@ -88,11 +111,12 @@ class Connection(Flow):
         #: Bytes of the request that were written; and of those, what had left this process at the last look.
         self._written = 0
         self._progress = 0
-        #: How long it had been idle when its exchange began; None: it was new.
-        self._rested: float | None = None
+        #: When its exchange began.
+        self._begun = 0.0
         self.stall = Stall()
         # For the pool: `slot` says that this connection holds one of max_connections.
         self.slot = False
+        #: It has carried an exchange to its end.
         self.used = False
         self.born = clock()
         self.idle_since = self.born
@@ -223,28 +247,24 @@ class Connection(Flow):
         elif self._reader.begun:
             self.fail(failures.reset("reset_in_head"))
         else:
-            if self._rested is not None:
-                self._owner.ended_idle(self._rested)
+            if self.used:
+                self._owner.ended_idle(self._begun - self.idle_since)
             self.fail(failures.reset("reset_before_head"))
 
     # 2. The request.
 
-    def begin(self, response: Response, data: bytes, upload: Upload | None = None) -> None:
+    def begin(self, response: Response, data: bytes, upload: Upload | None, *, head_only: bool) -> None:
         """Start an exchange: from here on the request counts as sent. `upload` will write the rest of it."""
         transport = self._transport
         assert transport is not None  # noqa: S101 — `usable()` was asked just before, without an await between
-        response.attach(self)
-        self._response = response
-        now = self.clock()
+        self._response, self._upload = response, upload
+        self._begun = now = self.clock()
         self._enter(_HEAD, self._receive_head, now)
-        self._reader.begin(head_only=response.head_only)
-        self._upload = upload
-        self._rested = now - self.idle_since if self.used else None
-        self.used = True
-        self._written = len(data)
-        self.stall.begin(now, sent=self._written)
+        self._reader.begin(head_only=head_only)
+        self._written = self._progress = len(data)
+        if upload is not None:
+            self.stall.begin(now, sent=self._written)
         transport.write(data)
-        self._progress = self._written - transport.get_write_buffer_size()
 
     def carries(self, response: Response) -> bool:
         """The upload of the exchange still runs: it did not end, nor was it stopped. Part of `Feeder`."""
@@ -260,7 +280,7 @@ class Connection(Flow):
         self._written += len(data)
         self.stall.sent(self._written, self.clock)
         self._transport.write(data)
-        while not self._can_write and upload is self._upload:
+        while not self.can_write and upload is self._upload:
             await self.room()
         return upload is self._upload
 
@@ -284,6 +304,14 @@ class Connection(Flow):
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     # 3. The answer.
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # asyncio's signature
+        """Say where the next bytes go."""
+        return _VIEW
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take the next bytes."""
+        self.data_received(bytes(_VIEW[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes."""
@@ -315,8 +343,6 @@ class Connection(Flow):
                 self._upload = None
             self._enter(_BODY, self._receive_body, self.clock())
         self._take(response, content)
-        if not response.complete:
-            response.wake()
 
     def _receive_body(self, data: bytes) -> None:
         response = self._response
@@ -328,15 +354,13 @@ class Connection(Flow):
         full = content and response.put(content)
         if self._reader.done:
             self._complete(response)
-        elif content:
-            if full and not self.paused:
-                self.stall.paused(self._deadline - self._timeout, response.buffered)
-                self.pause_reading()
-            response.wake()
+        elif full and not self.paused:
+            self.stall.paused(self._deadline - self._timeout, response.buffered)
+            self.pause_reading()
 
-    def taken(self, response: Response) -> None:
-        """Read again if the reader has caught up. Part of `Feeder`."""
-        if self.paused and response is self._response and response.buffered <= LOW:
+    def go_on(self, response: Response) -> None:
+        """Read again: the reader has caught up and waits for more. Part of `Feeder`."""
+        if self.paused and response is self._response:
             self.stall.over()
             self._deadline = self.clock() + self._timeout
             self.resume_reading()
@@ -345,14 +369,15 @@ class Connection(Flow):
         """The answer is complete: finish the exchange, or go on sending first (RFC 9110, section 7.5)."""
         if self.paused:
             self.resume_reading()  # what comes now must be noticed
-        is_out = self._upload is None and not self._unsent()
-        if not is_out and self.is_open and response.status < 300:
+        is_out, is_open = self._upload is None and not self._unsent(), self.is_open
+        if not is_out and is_open and response.status < 300:
             self._enter(_SENDING, self._receive_too_much, self.clock())
             response.completed()
             return
         self._end_exchange()
         # Only a request that is fully out and an answer that ended exactly leave a clean connection.
-        if is_out and self._reader.keep_alive and self.is_open:
+        if is_out and self._reader.keep_alive and is_open:
+            self.used = True
             self._enter(_IDLE, self._ended_unasked)
             self._owner.released(self)
         else:

@@ -6,12 +6,13 @@ Must not know sockets, parsing or the pool: the connection puts in, the reader t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from proxy.core.answer_fields import AnswerFields
 from proxy.core.dialect import RawHeaders
 from proxy.http.answer_head import AnswerHead
-from proxy.http.flow import HIGH, Inflow
+from proxy.http.flow import Inflow
 
 _NO_FIELDS: Final = AnswerFields(())
 
@@ -19,8 +20,8 @@ _NO_FIELDS: Final = AnswerFields(())
 class Feeder(Protocol):
     """The connection as its response knows it."""
 
-    def taken(self, response: Response) -> None:
-        """Read again if the reader has caught up."""
+    def go_on(self, response: Response) -> None:
+        """Read again: the reader has caught up and waits for more."""
 
     def carries(self, response: Response) -> bool:
         """Say whether the request's body is still being sent."""
@@ -32,25 +33,23 @@ class Feeder(Protocol):
 class Response(Inflow):
     """One answer. Not safe for two readers at a time; `close()` may be called from anywhere in the loop.
 
-    Ends in exactly one of two ways: `complete`, or an error that `read()` raises after what was received before
-    it has been taken. A truncated body never looks complete.
+    Ends in exactly one of two ways: `complete`, or an error that the reader meets after what was received before it. A
+    truncated body never looks complete.
     """
 
-    __slots__ = ("_closed", "_feeder", "content_length", "fields", "has_body", "head_only",
-                 "reason", "status")  # fmt: skip
+    __slots__ = ("_feeder", "_sink", "fields", "has_body", "reason", "status")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, head_only: bool) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, feeder: Feeder) -> None:
         super().__init__(loop)
-        #: The request was HEAD (RFC 9110, section 9.3.2: no body, whatever the framing says).
-        self.head_only = head_only
-        #: 0 until the head is in.
+        #: None: the exchange is over.
+        self._feeder: Feeder | None = feeder
+        #: Takes the pieces instead of keeping them, while somebody pours.
+        self._sink: Callable[[bytes], bool] | None = None
+        #: 0 until the head is in, and with it the other three.
         self.status = 0
         self.reason = b""
         self.fields = _NO_FIELDS
-        self.content_length: int | None = None
         self.has_body = False
-        self._closed = False
-        self._feeder: Feeder | None = None
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "failed" if self.error else "open"
@@ -61,13 +60,17 @@ class Response(Inflow):
         """The header fields as they came."""
         return self.fields.raw
 
+    @property
+    def content_length(self) -> int | None:
+        """What the head says of it."""
+        return self.fields.content_length
+
     def take(self) -> list[bytes]:
-        """Return what is buffered now, without waiting; may be empty. Reading goes on."""
+        """Return what is buffered now, without waiting; may be empty."""
         parts = self._parts
         if parts:
             self._parts = []
             self.buffered = 0
-            self._taken()
         return parts
 
     async def read(self) -> bytes:
@@ -80,16 +83,31 @@ class Response(Inflow):
         while not self._parts:
             if self.is_over():
                 return b""
-            await self.wait()
-        piece = self._parts.pop(0)
-        self.buffered -= len(piece)
-        self._taken()
-        return piece
+            await self._more()
+        return self._next()
+
+    async def pour(self, write: Callable[[bytes], bool], drained: Callable[[], Awaitable[None]]) -> None:
+        """Hand each piece to `write` as it comes, until the end. Raises as `read`, and what `drained` raises.
+
+        No task wakes up for a piece, and none is kept here: when `write` says that there is no room for more, nothing is
+        read until `drained` returns.
+        """
+        await drained()
+        while not self.is_over():
+            if self._parts:
+                write(self._next())
+            else:
+                self._sink = write
+                try:
+                    await self._more()
+                finally:
+                    self._sink = None
+            await drained()
 
     def close(self) -> None:
         """Discard the rest; idempotent. An unfinished exchange, an upload too, costs its connection."""
-        self._closed = True
-        self.drop()
+        if self._parts:
+            self.drop()
         if self._feeder is not None:
             self._feeder.abandon(self)
 
@@ -106,29 +124,32 @@ class Response(Inflow):
             self.close()
             raise
 
-    def _taken(self) -> None:
+    def _next(self) -> bytes:
+        piece = self._parts.pop(0)
+        self.buffered -= len(piece)
+        return piece
+
+    async def _more(self) -> None:
         if self._feeder is not None:
-            self._feeder.taken(self)
+            self._feeder.go_on(self)
+        await self.wait()
 
     # For the connection.
 
-    def attach(self, feeder: Feeder) -> None:
-        """Bind to the connection that carries the exchange."""
-        self._feeder = feeder
-
     def started(self, head: AnswerHead, *, has_body: bool) -> None:
         """Take over what the head says."""
-        fields = self.fields = head.fields
-        self.status, self.reason = head.status, head.reason
-        self.content_length, self.has_body = fields.content_length, has_body
+        self.status, self.reason, self.fields, self.has_body = head.status, head.reason, head.fields, has_body
+        self.wake()
 
     def put(self, piece: bytes) -> bool:
-        """Keep a piece of the body; True when reading should stop."""
-        if self._closed:
+        """Take a piece of the body; True when reading should stop."""
+        if self._sink is None:
+            return super().put(piece)
+        if self._sink(piece):
             return False
-        self._parts.append(piece)
-        self.buffered += len(piece)
-        return self.buffered > HIGH
+        self._sink = None
+        self.wake()
+        return True
 
     def completed(self) -> None:
         """Mark the answer complete; its request is not."""

@@ -89,7 +89,7 @@ class Upload:
 
     async def _write(self, piece: bytes) -> bool:
         for part in _slices(piece):
-            if not await self._carrier.write(self, chunk(part) if self._chunked else part):
+            if not await self._carrier.write(self, b"".join(chunk(part)) if self._chunked else part):
                 return False
         return True
 
