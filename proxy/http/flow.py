@@ -6,10 +6,11 @@ Nothing here knows what the bytes mean, nor how long anybody may wait.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, cast
 
 #: Bytes of a body that nobody has taken yet, above which reading of the socket stops; one segment may come on top.
-HIGH: Final = int(__import__("os").environ.get("HI","64")) * 1024
+HIGH: Final = 64 * 1024
 
 
 class Flow(asyncio.BaseProtocol):
@@ -81,7 +82,7 @@ class Flow(asyncio.BaseProtocol):
 class Inflow:
     """A body as it comes in: what was received and not read, and the one who waits for more."""
 
-    __slots__ = ("_loop", "_parts", "_waiter", "buffered", "complete", "error")
+    __slots__ = ("_loop", "_parts", "_sink", "_waiter", "buffered", "complete", "error")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -93,9 +94,17 @@ class Inflow:
         #: What ended it before it was complete; raised after what was received has been read.
         self.error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
+        #: Takes the pieces instead, as long as it says that it has room for more.
+        self._sink: Callable[[bytes], bool] | None = None
 
     def put(self, piece: bytes) -> bool:
-        """Keep a piece until it is read; True when reading of the socket should stop."""
+        """Take a piece, until it is read or at once; True when reading of the socket should stop."""
+        if self._sink is not None:
+            if self._sink(piece):
+                return False
+            self._sink = None
+            self.wake()
+            return True
         self._parts.append(piece)
         self.buffered += len(piece)
         self.wake()
@@ -121,5 +130,6 @@ class Inflow:
 
     def wake(self) -> None:
         """Let the waiting task look again."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

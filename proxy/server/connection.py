@@ -334,10 +334,7 @@ class CallerConnection(Flow, asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return False
-        if len(pieces) == 1:
-            transport.write(pieces[0])
-        else:
-            transport.writelines(pieces)
+        transport.writelines(pieces)
         return True
 
     async def drained(self) -> None:

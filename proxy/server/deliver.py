@@ -119,6 +119,7 @@ async def deliver(
         if chunked:
             pieces = [*chain.from_iterable(map(chunk, pieces)), *((LAST_CHUNK,) if complete else ())]
         exchange.send(b"\r\n".join(lines), *pieces)
+        del pieces  # or they would be kept until the end of a body that is read slowly
         if response.has_body and not complete:
             await _stream(exchange, answer, chunked=chunked)
         while uploading and response.uploading:

@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from math import inf
+from typing import Final
 
 from proxy.http.framing import check_framing, framed
 from proxy.tasks import Tasks
@@ -20,6 +21,9 @@ from proxy.upstream.pool import Pool
 from proxy.upstream.response import Response
 from proxy.upstream.tunnel import ProxyTunnel
 from proxy.upstream.upload import SMALL, Upload
+
+#: Bytes of an answer that are read at once. Larger ones cost no less, and a caller who reads slowly costs up to one of them.
+_SEGMENT: Final = 128 * 1024
 
 
 class Upstream:
@@ -45,6 +49,7 @@ class Upstream:
         self._response_timeout = response_timeout
         self._proxy = proxy
         self._uploads = Tasks()
+        self._buffer = memoryview(bytearray(_SEGMENT))
         # Asked for once: finding the running loop costs a system call.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool = Pool(
@@ -146,7 +151,7 @@ class Upstream:
 
     async def _connect(self, pool: Pool) -> Connection:
         loop = asyncio.get_running_loop()
-        connection = Connection(pool, loop.time, timeout=self._response_timeout)
+        connection = Connection(pool, loop.time, self._buffer, timeout=self._response_timeout)
         try:
             await dial(
                 connection,

@@ -26,7 +26,7 @@ from typing import Final, Protocol, cast
 
 from proxy.core.errors import CallerGone
 from proxy.http.answer_head import AnswerReader
-from proxy.http.flow import Flow
+from proxy.http.flow import HIGH, Flow
 from proxy.http.heads import InvalidMessage
 from proxy.upstream import failures
 from proxy.upstream.response import Response
@@ -44,9 +44,6 @@ Phase = IntEnum("Phase", "IDLE HEAD BODY SENDING CLOSED")
 # Constants of their own: an attribute of an IntEnum costs two look-ups on the hot path.
 _IDLE, _HEAD, _BODY, _SENDING, _CLOSED = Phase
 
-
-import os
-_VIEW = memoryview(bytearray(int(os.environ.get("BUFSZ","65536"))))
 
 class Owner(Protocol):
     """The pool as a connection knows it."""
@@ -70,32 +67,14 @@ class Owner(Protocol):
 class Connection(Flow, asyncio.BufferedProtocol):
     """A connection of one origin; all methods belong to the event loop's thread."""
 
-    __slots__ = (
-        "_begun",
-        "_deadline",
-        "_ear",
-        "_owner",
-        "_phase",
-        "_progress",
-        "_reader",
-        "_receive",
-        "_response",
-        "_timeout",
-        "_upload",
-        "_written",
-        "born",
-        "clock",
-        "ends",
-        "expires",
-        "idle_limit",
-        "idle_since",
-        "slot",
-        "stall",
-        "used",
-    )  # fmt: skip
+    __slots__ = ("_begun", "_buffer", "_deadline", "_ear", "_owner", "_phase", "_progress", "_reader", "_receive",
+                 "_response", "_timeout", "_upload", "_written", "clock", "expires", "idle_limit", "idle_since", "slot",
+                 "stall", "used")  # fmt: skip
 
-    def __init__(self, owner: Owner, clock: Callable[[], float], *, timeout: float) -> None:
+    def __init__(self, owner: Owner, clock: Callable[[], float], buffer: memoryview, *, timeout: float) -> None:
         super().__init__()
+        #: Where bytes come in, for all connections of the loop: how long it is bounds what is read at once.
+        self._buffer = buffer
         self._owner = owner
         self.clock = clock
         self._timeout = timeout
@@ -118,12 +97,11 @@ class Connection(Flow, asyncio.BufferedProtocol):
         self.slot = False
         #: It has carried an exchange to its end.
         self.used = False
-        self.born = clock()
-        self.idle_since = self.born
+        #: When its last exchange ended, or it was made.
+        self.idle_since = clock()
+        #: When it is too old for another request.
         self.expires = inf
-        #: When it is idle for too long, or too old, if it stays idle.
-        self.ends = inf
-        #: Seconds the upstream keeps an idle connection by its own words (Keep-Alive: timeout=N).
+        #: Seconds after which it is idle for too long; the upstream may say less (Keep-Alive: timeout=N).
         self.idle_limit = inf
 
     def __repr__(self) -> str:
@@ -224,10 +202,6 @@ class Connection(Flow, asyncio.BufferedProtocol):
             upload.stop()
         return response
 
-    def end(self) -> None:
-        """Close because the proxy stops; a running exchange fails and says so."""
-        self.fail(failures.reset("stopped"))
-
     def abandon(self, response: Response) -> None:
         """Nobody takes the rest of the answer, or sends the rest of the request: close. Part of `Feeder`."""
         if response is self._response and (self._upload is not None or self._phase is not _SENDING):
@@ -307,11 +281,11 @@ class Connection(Flow, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # asyncio's signature
         """Say where the next bytes go."""
-        return _VIEW
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take the next bytes."""
-        self.data_received(bytes(_VIEW[:nbytes]))
+        self.data_received(bytes(self._buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes."""
@@ -325,7 +299,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
 
     def _receive_head(self, data: bytes) -> None:
         response, reader, interim = self._response, self._reader, self._reader.interim
-        assert response is not None  # noqa: S101 — there is one in every phase that reads an answer
+        assert response is not None  # noqa: S101 — as there is in every phase that reads an answer
         rest = reader.feed_head(data)
         head = reader.head
         if head is None:
@@ -333,7 +307,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
             return
         response.started(head, has_body=reader.has_body)
         if (limit := head.fields.keep_alive_timeout) is not None:
-            self.idle_limit = limit - 1.0
+            self.idle_limit = min(self.idle_limit, limit - 1.0)
         content = reader.feed_body(rest) if rest else b""
         if not reader.done:
             if self._upload is not None and response.status >= 300:
@@ -343,12 +317,13 @@ class Connection(Flow, asyncio.BufferedProtocol):
                 self._upload = None
             self._enter(_BODY, self._receive_body, self.clock())
         self._take(response, content)
+        if not response.complete:
+            response.wake()
 
     def _receive_body(self, data: bytes) -> None:
-        response = self._response
-        assert response is not None  # noqa: S101 — there is one in every phase that reads an answer
+        assert self._response is not None  # noqa: S101 — there is one in every phase that reads an answer
         self._deadline = self.clock() + self._timeout
-        self._take(response, self._reader.feed_body(data))
+        self._take(self._response, self._reader.feed_body(data))
 
     def _take(self, response: Response, content: bytes) -> None:
         full = content and response.put(content)
@@ -359,8 +334,8 @@ class Connection(Flow, asyncio.BufferedProtocol):
             self.pause_reading()
 
     def go_on(self, response: Response) -> None:
-        """Read again: the reader has caught up and waits for more. Part of `Feeder`."""
-        if self.paused and response is self._response:
+        """Read again if the reader has caught up. Part of `Feeder`."""
+        if self.paused and response is self._response and response.buffered <= HIGH:
             self.stall.over()
             self._deadline = self.clock() + self._timeout
             self.resume_reading()

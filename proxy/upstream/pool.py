@@ -87,7 +87,7 @@ class Pool:
             if now - connection.idle_since > max_idle:
                 return None  # the others are older
             idle.pop()
-            if now < connection.ends:
+            if not _is_over(connection, now):
                 if connection.usable():
                     return connection
                 if connection.used:
@@ -125,7 +125,8 @@ class Pool:
             raise
         connection.slot = True
         self.opened += 1
-        connection.expires = connection.born + self._max_age * _random.uniform(1 - JITTER, 1 + JITTER)
+        connection.idle_limit = self._idle_timeout
+        connection.expires = connection.idle_since + self._max_age * _random.uniform(1 - JITTER, 1 + JITTER)
         return connection
 
     async def _silent(self) -> Connection:
@@ -188,13 +189,10 @@ class Pool:
 
     def released(self, connection: Connection) -> None:
         """Take a clean connection back: to the first waiter, else to the idle ones."""
-        now = connection.clock()
-        limit = min(self._idle_timeout, connection.idle_limit)
-        if self._closed or limit <= 0 or now >= connection.expires:
+        connection.idle_since = now = connection.clock()
+        if self._closed or _is_over(connection, now):
             connection.abort()
             return
-        connection.idle_since = now
-        connection.ends = min(now + limit, connection.expires)
         waiters = self._waiters
         while waiters:
             waiter = waiters.popleft()
@@ -243,7 +241,7 @@ class Pool:
 
     def look(self, now: float) -> None:
         """Look after all connections at once; the ticker does, while there are any."""
-        for connection in [idle for idle in self._idle if now >= idle.ends]:
+        for connection in [idle for idle in self._idle if _is_over(idle, now)]:
             connection.abort()
         for connection in list(self._live):
             connection.check(now)
@@ -268,7 +266,7 @@ class Pool:
                 waiter.set_exception(Draining("The proxy is shutting down."))
         self._waiters.clear()
         for connection in list(self._live):
-            connection.end()
+            connection.fail(failures.reset("stopped"))
         if self._live:
             self._empty = asyncio.get_running_loop().create_future()
             # Aborted transports end in the next turns of the loop; none may keep the process from ending.
@@ -276,6 +274,11 @@ class Pool:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
+
+
+def _is_over(connection: Connection, now: float) -> bool:
+    """Say whether an idle connection may carry no more requests: it is idle for too long, or too old."""
+    return now >= connection.expires or now - connection.idle_since >= connection.idle_limit
 
 
 async def _stays_silent(connection: Connection) -> bool:

@@ -21,7 +21,7 @@ class Feeder(Protocol):
     """The connection as its response knows it."""
 
     def go_on(self, response: Response) -> None:
-        """Read again: the reader has caught up and waits for more."""
+        """Read again if the reader has caught up."""
 
     def carries(self, response: Response) -> bool:
         """Say whether the request's body is still being sent."""
@@ -37,14 +37,12 @@ class Response(Inflow):
     truncated body never looks complete.
     """
 
-    __slots__ = ("_feeder", "_sink", "fields", "has_body", "reason", "status")
+    __slots__ = ("_feeder", "fields", "has_body", "reason", "status")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, feeder: Feeder) -> None:
         super().__init__(loop)
         #: None: the exchange is over.
         self._feeder: Feeder | None = feeder
-        #: Takes the pieces instead of keeping them, while somebody pours.
-        self._sink: Callable[[bytes], bool] | None = None
         #: 0 until the head is in, and with it the other three.
         self.status = 0
         self.reason = b""
@@ -84,7 +82,9 @@ class Response(Inflow):
             if self.is_over():
                 return b""
             await self._more()
-        return self._next()
+        piece = self._next()
+        self._go_on()
+        return piece
 
     async def pour(self, write: Callable[[bytes], bool], drained: Callable[[], Awaitable[None]]) -> None:
         """Hand each piece to `write` as it comes, until the end. Raises as `read`, and what `drained` raises.
@@ -130,26 +130,18 @@ class Response(Inflow):
         return piece
 
     async def _more(self) -> None:
+        self._go_on()
+        await self.wait()
+
+    def _go_on(self) -> None:
         if self._feeder is not None:
             self._feeder.go_on(self)
-        await self.wait()
 
     # For the connection.
 
     def started(self, head: AnswerHead, *, has_body: bool) -> None:
         """Take over what the head says."""
         self.status, self.reason, self.fields, self.has_body = head.status, head.reason, head.fields, has_body
-        self.wake()
-
-    def put(self, piece: bytes) -> bool:
-        """Take a piece of the body; True when reading should stop."""
-        if self._sink is None:
-            return super().put(piece)
-        if self._sink(piece):
-            return False
-        self._sink = None
-        self.wake()
-        return True
 
     def completed(self) -> None:
         """Mark the answer complete; its request is not."""
