@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -21,13 +19,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.callers import CART, LOGIN, control, rejected
-from bench.configs import Origin
+from bench.callers import CART, control, rejected
 from bench.fleet_model import Real, compare, tell_larger
-from bench.fleet_redis import Redis, ask, own_port
-from bench.load import Answer, Ask, Crowd
-from bench.processes import BenchError, Server, raise_file_limit
-from bench.servers import our_command, our_environment, start_simulator
+from bench.fleet_proxies import Fleet
+from bench.fleet_redis import Redis, ask
+from bench.load import Answer
+from bench.processes import BenchError, raise_file_limit
+from bench.servers import start_simulator
 
 #: Seconds the simulator takes for each call.
 LATENCY = 0.1
@@ -50,107 +48,6 @@ class Row:
     redis_cpu: float
     note: str = ""
     good: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    """A process, the callers that are connected to it, and the port of its operator."""
-
-    server: Server
-    crowd: Crowd
-    admin: int
-
-    async def told(self, path: str) -> bytes:
-        """Ask the admin port."""
-        operator = Crowd(self.admin)
-        await operator.gather(1)
-        answers, _, _ = await operator.ask(Ask(path))
-        operator.leave()
-        return answers[0].body if answers else b""
-
-
-class Fleet:
-    """The proxies, and callers that are connected to each."""
-
-    def __init__(self, folder: Path, origin: Origin, store: str, *, replicas: int, callers: int) -> None:
-        self._folder = folder
-        self._origin = origin
-        self._store = store
-        self._callers = callers
-        self._cores = frozenset(os.sched_getaffinity(0))
-        self.proxies: list[Proxy] = []
-        self._replicas = replicas
-
-    async def start(self) -> None:
-        """Start all of them, a few at a time, and connect the callers."""
-        for first in range(0, self._replicas, 5):
-            await asyncio.gather(*(self._join() for _ in range(min(5, self._replicas - first))))
-
-    async def _join(self) -> None:
-        try:
-            await self._begin()
-        except BenchError:
-            # Its port may have been taken by somebody else a moment before.
-            await self._begin()
-
-    async def _begin(self) -> None:
-        port, admin = own_port(), own_port()
-        settings = LOGIN | {"SESSION__STORE": self._store, "LOG__LEVEL": "error"}
-        environ = our_environment(self._origin, port, admin, settings)
-        output = self._folder / f"proxy-{port}.log"
-        server = Server.start(
-            "cardcash-proxy", [*our_command(), "serve"], cores=self._cores, output=output, environ=environ
-        )
-        crowd = Crowd(port)
-        try:
-            await server.answers(admin, "/readyz", seconds=60)
-            await crowd.gather(self._callers)
-        except BaseException:
-            server.stop()
-            raise
-        self.proxies.append(Proxy(server, crowd, admin))
-
-    async def ask_all(self, size: int | None = None) -> tuple[list[Answer], int, float]:
-        """Let every caller ask once, all at the same moment; `size`: those of so many proxies."""
-        began = time.perf_counter()
-        told = await asyncio.gather(*(proxy.crowd.ask(CART) for proxy in self.proxies[:size]))
-        answers = [answer for answers, _, _ in told for answer in answers]
-        return answers, sum(lost for _, lost, _ in told), time.perf_counter() - began
-
-    async def calm(self, size: int | None = None, *, rounds: int = 5) -> list[float]:
-        """Measure the seconds until the last caller has his answer when nothing is wrong."""
-        return sorted([(await self.ask_all(size))[2] for _ in range(rounds)])
-
-    async def tries(self) -> float:
-        """Count how often all together have asked for the right to renew so far."""
-        told = b"\n".join(await asyncio.gather(*(proxy.told("/metrics") for proxy in self.proxies)))
-        found = re.findall(rb'^cardcash_proxy_store_seconds_count\{operation="enter"\} (\S+)', told, re.MULTILINE)
-        return sum(map(float, found))
-
-    async def gets_one_token(self) -> None:
-        """Wait until every proxy holds the token that is stored. Raises BenchError after 30 s."""
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            told = await asyncio.gather(*(proxy.told("/status") for proxy in self.proxies))
-            if all(status and not json.loads(status)["store"]["alone"] for status in told):
-                return
-            await asyncio.sleep(0.05)
-        raise BenchError("the proxies did not come to one token")
-
-    async def replace_one(self) -> None:
-        """Begin a new proxy, then end the oldest, as a rolling restart does."""
-        await self._join()
-        oldest = self.proxies.pop(0)
-        oldest.crowd.leave()
-        await asyncio.to_thread(oldest.server.stop)
-
-    def stop(self) -> None:
-        """End them all."""
-        for proxy in self.proxies:
-            proxy.crowd.leave()
-            proxy.server.process.terminate()
-        for proxy in self.proxies:
-            proxy.server.stop()
 
 
 class Run:
@@ -248,6 +145,25 @@ class Run:
         bound = 2 * calm[-1] if half < 1.5 * calm[7] else 0.0
         await self._row(name, all_answers, all_lost, max(rounds), 0.0, bound=bound, most=0, note=note)
 
+    async def holder_killed(self) -> None:
+        """Kill the proxy that makes the new session while all others wait for it."""
+        await self.fleet.ask_all()
+        await control(self._simulator, "revoke", {})
+        await control(self._simulator, "reset-counters", {})
+        await control(self._simulator, "delay", {"path": "/v3/session", "seconds": 60, "times": 1})
+        holder = self.fleet.proxies.pop()
+        cpu, first = self.redis.cpu(), asyncio.create_task(holder.crowd.ask(CART))
+        await asyncio.sleep(1)  # its session call is under way
+        asking = asyncio.create_task(self.fleet.ask_all())
+        await asyncio.sleep(0.5)
+        holder.server.process.kill()
+        await first
+        answers, lost, seconds = await asking
+        holder.crowd.leave()
+        await self._row(
+            "holder of the right killed", answers, lost, seconds, self.redis.cpu() - cpu, bound=_FAILOVER, most=2
+        )
+
     async def cut_off(self) -> None:
         """Revoke every token while no Redis answers: each renews for itself, and all have one soon after it is back."""
         await self.redis.agreed(replicas=1)
@@ -330,6 +246,7 @@ async def run(options: argparse.Namespace) -> int:
         await made.herd("revoked token", bound=_CALM)
         await made.flushed()
         await made.stopped(options.stopped)
+        await made.holder_killed()
         await made.cut_off()
         await redis.agreed(replicas=1)
         await made.restarted(options.restarts)
