@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -190,10 +191,10 @@ async def _set_up(fleets: Fleets, stack: contextlib.AsyncExitStack) -> list[Act]
     """Start all of them; what is returned is done when they were seen at peace."""
     good = await fleets.simulator()
     fleets.origin = good.url
-    fleets.target("another", "another-1", f"127.0.0.1:{free_port()}")  # something else that is down
+    fleets.target("another", "another-1", f"127.0.0.1:{_nobody(stack)}")  # something else that is down
     return [
         *await _processes(fleets, stack, good),
-        *await _session(fleets),
+        *await _session(fleets, _nobody(stack)),
         await _at_peace(fleets),
         await _sundry(fleets),
         await _far(fleets),
@@ -217,13 +218,21 @@ async def _processes(fleets: Fleets, stack: contextlib.AsyncExitStack, good: Sim
     return [stop_one, hang]
 
 
-async def _session(fleets: Fleets) -> list[Act]:
-    """No session, for one cause or another."""
+def _nobody(stack: contextlib.AsyncExitStack) -> int:
+    """A port that is held and never listened at: one that is only free may be somebody's a moment later."""
+    held = stack.enter_context(socket.socket())
+    held.bind(("127.0.0.1", 0))
+    port: int = held.getsockname()[1]
+    return port
+
+
+async def _session(fleets: Fleets, closed: int) -> list[Act]:
+    """No session, for one cause or another; at `closed` nobody listens."""
     strict = await fleets.simulator(accounts={"partner@example.com": "another-password"})
     fleets.made_right = lambda: strict.configure(accounts={"partner@example.com": "demo-password"})
     refused = [await fleets.proxy("refused", strict.url, **ACCOUNT) for _ in range(2)]
     fleets.traffic(lambda: refused[0].ask("GET /merchants/buy"))
-    store = f"redis://127.0.0.1:{free_port()}/0"  # nobody there
+    store = f"redis://127.0.0.1:{closed}/0"
     unknown = await fleets.proxy("appid", strict.url, APP_ID="unknown-app-id", SESSION__STORE=store)
     fleets.traffic(lambda: unknown.ask("GET /carts"))
     broken = await fleets.simulator()
