@@ -10,7 +10,7 @@ from typing import Final
 
 from proxy.telemetry.writer import LAST_SECONDS, LogWriter
 
-#: Lines that are kept while nobody reads them.
+#: Lines that are queued while nobody reads them.
 _MOST_KEPT: Final = 4096
 
 
@@ -33,7 +33,7 @@ class SupervisorLog(LogWriter):
         return len(line)
 
     def write_on(self) -> None:
-        """Write what is kept, if nobody else is writing and somebody reads: a line is short enough for any pipe then."""
+        """Write what is queued, if nobody else is writing and somebody reads: a line is short enough for any pipe then."""
         while self._kept and self._poll.poll(0):
             try:
                 if self._turn is not None:
@@ -49,7 +49,7 @@ class SupervisorLog(LogWriter):
                     fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     async def finish(self, seconds: float = LAST_SECONDS) -> None:
-        """Write what is kept, as any process does at its end: nothing is forked any more."""
+        """Write what is queued, as any process does at its end: nothing is forked any more."""
         while self._kept:
             super().write(self._kept.popleft())
         await super().finish(seconds)

@@ -137,6 +137,6 @@ class WorkerProcess:
 
 def _close_all_but(keep: Iterable[int]) -> None:
     """Close what belongs to the supervisor: a lock that is held here, too, would outlive it."""
-    kept = sorted(keep)
-    for low, high in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
+    ordered = sorted(keep)
+    for low, high in zip(ordered, [*ordered[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
         os.closerange(low + 1, high)

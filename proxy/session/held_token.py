@@ -105,7 +105,7 @@ class HeldToken:
             tells = before is not None and before.own_login and not token.login_lost
             self.identity_lost = token.login_lost or was_lost or tells
             if self.identity_lost and not token.login_lost:
-                # Kept with the token, so that it is known after a restart and by the other processes.
+                # Stored with the token, so that it is known after a restart and by the other processes.
                 token = replace(token, login_lost=True)
         elif logged_in or is_gone or before is None:
             self.identity_lost = False

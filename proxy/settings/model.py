@@ -203,8 +203,10 @@ class Limits:
     """Bounds on what callers may take."""
 
     request_body: int = setting(size, 10 * MIB, "larger request bodies are refused")
-    replay_body: int = setting(size, 1 * MIB, "request bodies up to this are kept to be sent again")
-    replay_total: int = setting(size, 64 * MIB, "most bytes of request bodies kept at a time, by all workers together")
+    replay_body: int = setting(size, 1 * MIB, "request bodies up to this are buffered, to be sent again")
+    replay_total: int = setting(
+        size, 64 * MIB, "most bytes of request bodies buffered at a time, by all workers together"
+    )
     in_flight: int = setting(count, 1000, "more requests at a time are refused")
     connections: int | None = setting(
         count, None, "more callers' connections to a process are refused; default: what its descriptors allow"

@@ -14,13 +14,13 @@ from typing import Final
 
 import orjson
 
-#: Bytes kept while the reader does not take them; then new lines are dropped and counted.
+#: Bytes queued while the reader does not take them; then new lines are dropped and counted.
 _MOST_KEPT: Final = 1024 * 1024
 #: Bytes that a pipe takes at once or not at all (PIPE_BUF on Linux): so many lines share one system call.
 _BATCH: Final = 4096
 #: Seconds between a line and its write, so that there are others to share it.
 _WRITE_AFTER: Final = 0.02
-#: At the end: seconds in which a slow reader gets what is kept, and then in which it is told how much it did not get.
+#: At the end: seconds in which a slow reader gets what is queued, and then in which it is told how much it did not get.
 LAST_SECONDS: Final = 5.0
 _LAST_WORD: Final = 1.0
 _LOOK_AGAIN: Final = 0.005
@@ -29,7 +29,7 @@ _LOOK_AGAIN: Final = 0.005
 class LogWriter:
     """A binary stream over a file descriptor whose `write` never waits.
 
-    While the reader (a full pipe, a stopped terminal) takes nothing, up to 1 MiB is kept; then lines are dropped, counted,
+    While the reader (a full pipe, a stopped terminal) takes nothing, up to 1 MiB is queued; then lines are dropped, counted,
     and the count is written as a line of its own when there is room again.
     """
 
@@ -39,7 +39,7 @@ class LogWriter:
         # Guards all that follows; never held while anything is waited for.
         self._lock = threading.Lock()
         self._lines: deque[bytes] = deque()
-        #: Bytes that are kept or being written.
+        #: Bytes that are queued or being written.
         self._bytes = 0
         self._dropped = 0
         self._thread: threading.Thread | None = None
@@ -69,7 +69,7 @@ class LogWriter:
         """Do nothing: structlog flushes after every line, and lines are written in batches."""
 
     async def finish(self, seconds: float = LAST_SECONDS) -> None:
-        """Write what is kept, waiting for a slow reader at most `seconds`; then say how many lines are missing.
+        """Write what is queued, waiting for a slow reader at most `seconds`; then say how many lines are missing.
 
         The loop goes on meanwhile: a second signal still ends the process at once.
         """

@@ -26,7 +26,7 @@ class StoreUnusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a kept token belongs to: whoever differs in one of these never finds it. Never printed."""
+    """What a stored token belongs to: whoever differs in one of these never finds it. Never printed."""
 
     origin: str
     app_id: str = field(repr=False)
@@ -138,10 +138,10 @@ class SharedStore(Protocol):
         ...
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
-        """Keep `token` if what is kept is still `replaces` (by value; None: nothing, or what has expired).
+        """Store `token` if what is stored is still `replaces` (by value; None: nothing, or what has expired).
 
         False: it was lost to another save; look who won. Needs no right. A token whose `app_id` is not the binding's is
-        kept for whoever has that application id.
+        stored for whoever has that application id.
         """
         ...
 
@@ -167,7 +167,7 @@ class SharedStore(Protocol):
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
         """Remember what CardCash refused of `secrets`, in place of all that was remembered; empty: forget it.
 
-        Kept for as long as anything is, across restarts; in another process's memory no secret can be found out of it.
+        Stored for as long as anything is, across restarts; in another process's memory no secret can be found out of it.
         """
         ...
 

@@ -44,7 +44,7 @@ class StoredToken:
 
     @classmethod
     def of(cls, token: Token) -> StoredToken:
-        """Turn a token into what is kept of it."""
+        """Turn a token into what is stored of it."""
         lost = token.login_lost
         return cls(token.value, token.born.wall, token.lifetime, token.identity, token.own_login, token.marks, lost)
 
@@ -123,7 +123,7 @@ class StoredPause:
 
 @dataclass(slots=True, repr=False)
 class Entry:
-    """All that is kept for one binding. `fingerprint`: a slow salted hash of the secrets that `refusals` are about."""
+    """All that is stored for one binding. `fingerprint`: a slow salted hash of the secrets that `refusals` are about."""
 
     token: StoredToken | None = None
     refusals: dict[str, str] = field(default_factory=dict)
@@ -174,22 +174,22 @@ def parse(raw: bytes) -> tuple[Entries, bool]:
         content = None
     if not isinstance(content, dict) or content.get("version") != _VERSION:
         return {}, False
-    kept = content.get("entries")
-    if not isinstance(kept, dict):
+    stored = content.get("entries")
+    if not isinstance(stored, dict):
         return {}, False
-    entries = {key: entry for key, part in kept.items() if (entry := Entry.read(part)) is not None}
-    return entries, len(entries) == len(kept)
+    entries = {key: entry for key, part in stored.items() if (entry := Entry.read(part)) is not None}
+    return entries, len(entries) == len(stored)
 
 
 def render(entries: Entries, wall: float) -> bytes:
-    """Write a file, without what is over: only so many bindings are kept, the last written ones."""
-    kept = {
+    """Write a file, without what is over: only so many bindings are stored, the last written ones."""
+    stored = {
         key: entry
         for key, entry in entries.items()
         if entry.refusals or entry.pause.failures_at(wall) or (entry.token is not None and entry.token.is_alive(wall))
     }
-    newest = sorted(kept, key=lambda key: kept[key].written)[-_MOST_ENTRIES:]
-    content = {"version": _VERSION, "entries": {key: kept[key].content() for key in newest}}
+    newest = sorted(stored, key=lambda key: stored[key].written)[-_MOST_ENTRIES:]
+    content = {"version": _VERSION, "entries": {key: stored[key].content() for key in newest}}
     return json.dumps(content, separators=(",", ":")).encode()
 
 

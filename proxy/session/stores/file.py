@@ -86,7 +86,7 @@ class FileStore:
         return Entered(turn or (Turn.BUSY if seconds else Turn.GRANTED), stored, seconds)
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
-        """Compare and set under the lock; what is kept there by value decides, and what has expired is not there."""
+        """Compare and set under the lock; what is stored there by value decides, and what has expired is not there."""
         binding = self._binding()
         if token.app_id:
             # A token of the application id before the last change is not one of the new id.
@@ -95,8 +95,8 @@ class FileStore:
         wall = self._clock.now().wall
 
         def change(entry: Entry) -> bool:
-            kept = entry.token
-            if (kept and kept.value) != expected and (expected is not None or (kept and kept.is_alive(wall))):
+            stored = entry.token
+            if (stored and stored.value) != expected and (expected is not None or (stored and stored.is_alive(wall))):
                 return False
             entry.token = StoredToken.of(token)
             return True
@@ -135,7 +135,7 @@ class FileStore:
         return right.seen(sign, self._clock.now().steady)
 
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
-        """Remember what CardCash refused; of `secrets`, which hold the password, only a slow salted hash is kept."""
+        """Remember what CardCash refused; of `secrets`, which hold the password, only a slow salted hash is stored."""
 
         binding = self._binding()
         fingerprint = await self._in_thread(_hashed, secrets, os.urandom(16)) if refusals else ""

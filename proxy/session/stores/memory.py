@@ -52,8 +52,8 @@ class MemoryStore:
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
         """Compare and set."""
-        kept = self._memory.token
-        if (kept and kept.value) != (replaces and replaces.value) and (replaces or self._stored("").token):
+        stored = self._memory.token
+        if (stored and stored.value) != (replaces and replaces.value) and (replaces or self._stored("").token):
             return False
         self._memory.token = token
         return True

@@ -28,9 +28,9 @@ def unpack_token(raw: bytes, *, age: float, asked: Moment, app_id: str) -> Token
     content = _json(raw)
     if not isinstance(content, dict):
         return None
-    kept = StoredToken.read({**content, "born": asked.wall - age})
+    stored = StoredToken.read({**content, "born": asked.wall - age})
     # By the steady clock too: the wall clock may be set at any time.
-    return None if kept is None else kept.at(asked, app_id=app_id)
+    return None if stored is None else stored.at(asked, app_id=app_id)
 
 
 def pack_refusals(refusals: Mapping[str, str], fingerprint: str) -> bytes:

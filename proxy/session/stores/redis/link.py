@@ -1,4 +1,4 @@
-"""The connections to one Redis that are kept: one command at a time on each, two at most (see `client.py`)."""
+"""The connections to one Redis that are kept open: one command at a time on each, two at most (see `client.py`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy.session.stores.redis.place import Place
 from proxy.session.stores.redis.scripts import Script
-from proxy.session.stores.redis.wire import Address, Connection, RedisError, Word, connect
+from proxy.session.stores.redis.wire import Address, RedisConnection, RedisError, Word, connect
 
 
 class Connections:
@@ -17,7 +17,7 @@ class Connections:
         self._place = place
         self.address = address
         self._connected = connected
-        self._idle: list[Connection] = []
+        self._idle: list[RedisConnection] = []
         self._closed = False
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Word], *, asking: bool = False) -> Any:
@@ -46,7 +46,7 @@ class Connections:
         self._connected()
         return await self._exchange(connection, command, asking=asking)
 
-    async def _exchange(self, connection: Connection, command: Sequence[Word], *, asking: bool) -> Any:
+    async def _exchange(self, connection: RedisConnection, command: Sequence[Word], *, asking: bool) -> Any:
         try:
             if asking:
                 await connection.ask("ASKING")
@@ -57,7 +57,7 @@ class Connections:
         self._put_back(connection)
         return answer
 
-    def _put_back(self, connection: Connection) -> None:
+    def _put_back(self, connection: RedisConnection) -> None:
         if self._closed:
             connection.abort()
         else:

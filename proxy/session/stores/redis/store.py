@@ -174,7 +174,7 @@ class RedisStore:
         return seconds
 
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
-        """Remember what CardCash refused; of `secrets` only a slow salted hash is kept, and that encrypted."""
+        """Remember what CardCash refused; of `secrets` only a slow salted hash is stored, and that encrypted."""
         vault, _ = await self._vault()
         sealed = b""
         if refusals:

@@ -56,7 +56,7 @@ class NotRedis(Exception):
     """What answers does not speak the protocol."""
 
 
-class Connection:
+class RedisConnection:
     """One connection, for one task at a time. `abort` or `close` must be called."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout: float) -> None:
@@ -115,13 +115,13 @@ class Connection:
                 await self._writer.wait_closed()
 
 
-async def connect(place: Place, address: Address, *, to_sentinel: bool = False) -> Connection:
-    """Connect and log in; nothing is tried again. Raises what `Connection.ask` does."""
+async def connect(place: Place, address: Address, *, to_sentinel: bool = False) -> RedisConnection:
+    """Connect and log in; nothing is tried again. Raises what `RedisConnection.ask` does."""
     url = place.url
     timeout = SENTINEL_TIMEOUT if to_sentinel else TIMEOUT
     tls = (place.tls or ssl.create_default_context()) if url.tls else None
     async with asyncio.timeout(timeout):
-        connection = Connection(*await asyncio.open_connection(*address, ssl=tls), timeout)
+        connection = RedisConnection(*await asyncio.open_connection(*address, ssl=tls), timeout)
     user, password = (None, place.sentinel_password) if to_sentinel else (url.user, url.password)
     try:
         if user is not None or password is not None:
