@@ -39,7 +39,7 @@ _BEFORE_REASON: Final = len(b"HTTP/1.1 200 ")
 class AnswerFields:
     """What the proxy itself reads of an answer's fields, and the lines that go down."""
 
-    __slots__ = ("_found", "_lines", "chunked", "content_length", "down", "nominated")
+    __slots__ = ("_found", "_lines", "chunked", "content_length", "down", "keep_alive_timeout", "nominated")
 
     def __init__(self, lines: Sequence[bytes]) -> None:
         """Read the field lines of a head that llhttp has judged. Raises `ValueError` for framing that is ambiguous."""
@@ -61,6 +61,10 @@ class AnswerFields:
         self.nominated = names_of(found[b"connection"].strip(b" \t")) if b"connection" in found else NO_NAMES
         if not self.nominated <= OPTIONS:
             self.down = [line for line in down if line.partition(b":")[0].lower() not in self.nominated]
+        #: Seconds of `Keep-Alive: timeout`.
+        self.keep_alive_timeout: int | None = None
+        if b"keep-alive" in found and (timeout := _KEEP_ALIVE_TIMEOUT.search(found[b"keep-alive"])):
+            self.keep_alive_timeout = int(timeout[1])
         self.chunked = b"transfer-encoding" in found
         self.content_length: int | None = None
         if b"content-length" in found:
@@ -90,13 +94,6 @@ class AnswerFields:
     def dated(self) -> bool:
         """There is a `Date` among `down`."""
         return b"date" in self._found and b"date" not in self.nominated
-
-    @property
-    def keep_alive_timeout(self) -> int | None:
-        """Seconds of `Keep-Alive: timeout`."""
-        value = self._found.get(b"keep-alive")
-        found = None if value is None else _KEEP_ALIVE_TIMEOUT.search(value)
-        return int(found[1]) if found else None
 
     @property
     def raw(self) -> RawHeaders:

@@ -91,23 +91,28 @@ def check_partial_answer(data: bytes | bytearray, known: int = 0) -> None:
 class AnswerReader:
     """Takes one answer after the other out of a connection: `begin`, feed until `head` is there, feed until `done`."""
 
-    __slots__ = ("_body", "_head_only", "_heads", "done", "has_body", "head", "interim", "keep_alive")
+    __slots__ = ("_head_only", "_heads", "body", "has_body", "head", "interim", "keep_alive")
+
+    body: Decoder
 
     def __init__(self) -> None:
         self._heads = HeadReader(check_partial_answer)
-        self._body: Decoder | None = None
         self.begin(head_only=False)
 
     def begin(self, *, head_only: bool) -> None:
         """Expect an answer; `head_only`: to HEAD (RFC 9110, 9.3.2: no body, whatever the framing says)."""
         self._head_only = head_only
-        #: None until it is in.
-        self.head: AnswerHead | None = None
         #: Bytes of interim answers.
         self.interim = 0
-        self.done = False
-        #: From the head on: it has a body, and it leaves the connection as it must be for another answer.
+        #: None until it is in. With it come `body`, `has_body` (though perhaps an empty one), and `keep_alive`: the answer
+        #: leaves the connection as it must be for another one.
+        self.head: AnswerHead | None = None
         self.has_body = self.keep_alive = False
+
+    @property
+    def done(self) -> bool:
+        """The answer is complete."""
+        return self.head is not None and self.body.done
 
     @property
     def begun(self) -> bool:
@@ -117,14 +122,13 @@ class AnswerReader:
     @property
     def until_end(self) -> bool:
         """The end of the connection is the end of the body."""
-        return self.head is not None and not self.done and isinstance(self._body, UntilEnd)
+        return self.head is not None and isinstance(self.body, UntilEnd)
 
     def feed_body(self, data: bytes) -> bytes:
         """Take what follows the head, return what is content of it. Raises `InvalidMessage`."""
         content = b""
-        if not self.done and self._body is not None:
-            content, data = self._body.feed(data)
-            self.done = self._body.done
+        if not self.body.done:
+            content, data = self.body.feed(data)
         if data:
             self.keep_alive = False  # more than an answer
         return content
@@ -147,20 +151,17 @@ class AnswerReader:
 
     def _frame(self, head: AnswerHead) -> None:
         """Find out how the body is framed (RFC 9112, 6.3, rules 1 and 4 to 8)."""
-        self.head = head
-        self.keep_alive = head.keep_alive
+        self.head, self.keep_alive = head, head.keep_alive
         chunked, length = head.fields.chunked, head.fields.content_length
-        if self._head_only or head.status in {204, 304}:
+        self.has_body = not self._head_only and head.status not in {204, 304}
+        if not self.has_body:
             # A body that is announced may come all the same, and later than the next request goes out.
             self.keep_alive = self.keep_alive and not chunked and not length
-            self.done = True
-            return
-        self.has_body = True
-        if chunked:
-            self._body = Chunks()
-        elif length is None:
-            self._body = UntilEnd()
-            self.keep_alive = False
+            self.body = Counted(0)
+        elif length is not None:
+            self.body = Counted(length)
+        elif chunked:
+            self.body = Chunks()
         else:
-            self._body = Counted(length)
-            self.done = not length
+            self.body = UntilEnd()
+            self.keep_alive = False

@@ -29,10 +29,11 @@ class Counted:
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Return the content in `data`, and what follows the end of the body."""
-        left = self._left
-        self._left = left - len(data)
-        self.done = self._left <= 0
-        return (data, b"") if self._left >= 0 else (data[:left], data[left:])
+        self._left = left = self._left - len(data)
+        if left > 0:
+            return data, b""
+        self.done = True
+        return (data[:left], data[left:]) if left else (data, b"")
 
 
 class UntilEnd:

@@ -189,9 +189,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
         """End the running exchange and close: with `error`, unless its answer is complete."""
         response = self._end_exchange()
         self.abort()
-        if response is not None and response.complete:
-            response.finish()
-        elif response is not None:
+        if response is not None:
             response.fail(error)
 
     def _end_exchange(self) -> Response | None:
@@ -309,7 +307,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
         if (limit := head.fields.keep_alive_timeout) is not None:
             self.idle_limit = min(self.idle_limit, limit - 1.0)
         content = reader.feed_body(rest) if rest else b""
-        if not reader.done:
+        if not reader.body.done:
             if self._upload is not None and response.status >= 300:
                 # The answer is a refusal: the rest of the upload is of no use to anybody.
                 reader.keep_alive = False
@@ -327,7 +325,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
 
     def _take(self, response: Response, content: bytes) -> None:
         full = content and response.put(content)
-        if self._reader.done:
+        if self._reader.body.done:
             self._complete(response)
         elif full and not self.paused:
             self.stall.paused(self._deadline - self._timeout, response.buffered)
@@ -344,8 +342,10 @@ class Connection(Flow, asyncio.BufferedProtocol):
         """The answer is complete: finish the exchange, or go on sending first (RFC 9110, section 7.5)."""
         if self.paused:
             self.resume_reading()  # what comes now must be noticed
-        is_out, is_open = self._upload is None and not self._unsent(), self.is_open
-        if not is_out and is_open and response.status < 300:
+        transport = self._transport
+        is_open = transport is not None and not transport.is_closing()
+        is_out = self._upload is None and not self._unsent()
+        if is_open and not is_out and response.status < 300:
             self._enter(_SENDING, self._receive_too_much, self.clock())
             response.completed()
             return

@@ -155,7 +155,8 @@ class Response(Inflow):
         self.wake()
 
     def fail(self, error: BaseException) -> None:
-        """End with `error` and let go of the connection."""
-        self.error = error
+        """Let go of the connection, and end with `error` if the answer is not complete."""
         self._feeder = None
+        if not self.complete:
+            self.error = error
         self.wake()
