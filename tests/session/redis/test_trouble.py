@@ -285,6 +285,10 @@ class TestItSaysNo:
         assert await one.stored() == token.value
         await one.store.refuse({}, SECRETS)
         await one.store.end_pause()
+        assert await one.store.probe() > 0
+
+    def test_operators_are_told_of_the_same_rights(self) -> None:
+        assert f"~cardcash:* -@all {GRANTS}\n" in Path("config/README.md").read_text()
 
     async def test_out_of_memory_can_be_read_but_not_written(self, replica: Build, server: Server) -> None:
         one = replica(server)

@@ -32,10 +32,8 @@ class RedisFailure:
     sentence: str
 
 
-#: Grants that the scripts were found to need with Redis 7.0; SELECT for another database, ASKING for a cluster.
-GRANTS: Final = (
-    "+evalsha +eval +time +get +set +del +exists +hmget +hset +pexpire +pttl +auth +select +asking"  # on ~<prefix>*
-)
+#: Grants on ~<prefix>* that all the scripts need; SELECT is for another database, ASKING for a cluster.
+GRANTS: Final = "+evalsha +eval +time +get +set +del +exists +hmget +hset +pexpire +select +asking"
 #: What Redis calls its refusals (the first word of an error), and what is said of them.
 _CODES: Final = {
     "LOADING": RedisFailure(FailureKind.DOWN, "Redis is still loading its data"),
