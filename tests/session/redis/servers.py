@@ -90,7 +90,7 @@ class Server:
         if self.sentinel:
             config = self.folder / "sentinel.conf"
             config.write_text(self.sentinel)  # Sentinel rewrites it, so each has its own
-            command = [WHERE, str(config), *common, "--sentinel"]
+            command = [WHERE, str(config), *common, *(self.tls.options if self.tls else ()), "--sentinel"]
         else:
             quiet: tuple[str, ...] = ("--save", "", "--appendonly", "no")
             if VERSION >= 7:  # before, nothing was protected
@@ -160,8 +160,12 @@ class Sentinels:
 
     MASTER = "main"
 
-    def __init__(self, folder: Path, *, password: str = "") -> None:
-        self.servers = [Server(folder / f"server{n}", "--repl-diskless-sync-delay", "0").start() for n in range(3)]
+    def __init__(self, folder: Path, *, password: str = "", tls: Tls | None = None) -> None:
+        self.tls = tls
+        options = ["--repl-diskless-sync-delay", "0"]
+        if tls is not None:
+            options += ["--tls-replication", "yes", "--tls-auth-clients", "no"]
+        self.servers = [Server(folder / f"server{n}", *options, tls=tls).start() for n in range(3)]
         for replica in self.servers[1:]:
             replica.command("REPLICAOF", "127.0.0.1", self.servers[0].port)
         self.wait_for_sync()
@@ -172,7 +176,9 @@ class Sentinels:
         )
         if password:
             watched += f"requirepass {password}\nsentinel sentinel-pass {password}\n"
-        self.sentinels = [Server(folder / f"sentinel{n}", sentinel=watched) for n in range(3)]
+        if tls is not None:
+            watched += "tls-replication yes\ntls-auth-clients no\n"
+        self.sentinels = [Server(folder / f"sentinel{n}", sentinel=watched, tls=tls) for n in range(3)]
         for sentinel in self.sentinels:
             sentinel.login = {"password": password} if password else {}
             sentinel.start()
@@ -182,7 +188,7 @@ class Sentinels:
     @property
     def url(self) -> str:
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis+sentinel://{hosts}/{self.MASTER}"
+        return f"redis{'s' if self.tls else ''}+sentinel://{hosts}/{self.MASTER}"
 
     @property
     def master(self) -> Server:

@@ -16,7 +16,7 @@ from proxy.session.stores.redis.client import RedisUnavailable
 from tests.session.redis.conftest import Build
 from tests.session.redis.raw import answering
 from tests.session.redis.replicas import place_of
-from tests.session.redis.servers import Cluster, Sentinels, Server, free_port, wait_for
+from tests.session.redis.servers import Cluster, Sentinels, Server, Tls, free_port, wait_for
 
 #: Seconds in which another master can be written to: 2.5 to 4 here, longer on a machine that does other things too.
 SOON = 12.0
@@ -90,6 +90,15 @@ class TestSentinel:
     def guarded(self, tmp_path: Path) -> Iterator[Sentinels]:
         group = Sentinels(tmp_path, password="of-the-sentinels")
         yield group
+        group.end()
+
+    async def test_they_and_their_master_speak_tls(self, replica: Build, tmp_path: Path, tls: Tls) -> None:
+        group = Sentinels(tmp_path, tls=tls)
+        with pytest.raises(RedisUnavailable, match="certificate of Redis is not accepted"):
+            await replica(group).stored()
+        one = replica(replace(place_of(group.url), tls=tls.context()))
+        assert await one.save()
+        assert one.store.address == f"127.0.0.1:{group.master.port}"
         group.end()
 
     async def test_their_password_is_their_own(self, replica: Build, guarded: Sentinels) -> None:

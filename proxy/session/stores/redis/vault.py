@@ -81,12 +81,12 @@ class Vaults:
 
     async def _derived(self, secrets: tuple[Secret, ...], salt: bytes) -> list[bytes]:
         known = self._keys.get(salt, [])
-        wanted = []
+        wanted = self._keys[salt] = []
         for secret in secrets:
             task = next((task for other, task in known if other == secret), None)
             wanted.append((secret, task or asyncio.create_task(asyncio.to_thread(_scrypt, secret, salt))))
-        self._keys[salt] = wanted
-        return [await asyncio.shield(task) for _, task in wanted]
+            await asyncio.shield(wanted[-1][1])  # one after the other: each takes 16 MiB meanwhile
+        return [await task for _, task in wanted]
 
 
 def _scrypt(secret: Secret, salt: bytes) -> bytes:
