@@ -33,7 +33,7 @@ check: $(STAMP) ## ruff, mypy --strict, import contracts
 	$(BIN)/lint-imports
 
 fuzz: $(STAMP) ## the whole corpora, and mutations for FUZZ_SECONDS (60) each
-	CARDCASH_FUZZ=all CARDCASH_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(BIN)/python -m pytest tests/fuzz -n 2 --dist loadgroup
+	CARDCASH_FUZZ=all CARDCASH_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(BIN)/python -m pytest tests/fuzz -n 2 --dist loadfile
 
 mutants: $(STAMP) ## change core/ and session/ in every place: some test must fail; MUTANTS="proxy.core.token*": less
 	$(BIN)/mutmut run $(MUTANTS)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 #: Begun first, in this order: half a minute and more each, most of it waiting.
 FIRST = (
@@ -26,6 +27,7 @@ FIRST = (
 )
 #: Files whose tests start nothing in common that is slow to start.
 SINGLY = {
+    "tests/fuzz/test_mutations.py",
     "tests/server/test_what_the_caller_is_told.py",
     "tests/settings/test_every_setting.py",
     "tests/whole/test_output.py",
@@ -51,3 +53,13 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
     def _split_scope(self, nodeid: str) -> str:
         file = file_of(nodeid)
         return nodeid if file in SINGLY else file
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Take what a worker that died had left; not the test that it died of, which the others would die of, too."""
+        left = {scope: tests for scope, tests in self.assigned_work[node].items() if not all(tests.values())}
+        self.assigned_work[node] = left
+        running = next((nodeid for tests in left.values() for nodeid, done in tests.items() if not done), None)
+        if running is not None:
+            left[self._split_scope(running)][running] = True
+        super().remove_node(node)
+        return running

@@ -1,0 +1,69 @@
+"""How the tests are spread over workers: no test that hangs takes others with it, or the run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.house.pages import ROOT
+from tests.spread import FIRST, SINGLY
+
+CONFTEST = """
+import os
+import pytest
+from tests.spread import ByFile
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    with open(os.environ["TOLD"], "a") as told:
+        told.write(f"{os.getpid()} {item.nodeid}\\n")
+"""
+TESTS = """
+import time
+import pytest
+
+@pytest.mark.parametrize("number", range(4))
+def test_before(number):
+    pass
+
+def test_that_hangs():
+    while HANGS:
+        time.sleep(1)
+
+@pytest.mark.parametrize("number", range(4))
+def test_after(number):
+    pass
+"""
+
+
+def test_a_test_that_hangs_fails_once_and_all_others_are_run_by_the_worker_of_their_file(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    for name in ("one", "other", "third"):
+        (tmp_path / f"test_{name}.py").write_text(TESTS.replace("HANGS", str(name == "other")))
+    told = tmp_path / "told"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "2", "--timeout=1", "--timeout-method=thread", str(tmp_path)],
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "TOLD": str(told)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert "1 failed, 26 passed" in done.stdout, done.stdout + done.stderr
+    assert "crashed while running 'test_other.py::test_that_hangs'" in done.stdout
+    ran = [line.split(" ", 1) for line in told.read_text().splitlines()]
+    assert set(Counter(nodeid for _, nodeid in ran).values()) == {1}
+    for file in ("test_one.py", "test_third.py"):
+        assert len({worker for worker, nodeid in ran if nodeid.startswith(file)}) == 1
+
+
+@pytest.mark.parametrize("file", sorted({*FIRST, *SINGLY}))
+def test_what_is_begun_first_or_spread_is_there(file: str) -> None:
+    assert (ROOT / file).is_file()
