@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+from xdist.remote import Producer
 from xdist.scheduler.loadscope import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-#: Begun first, in this order: half a minute and more each, most of it waiting.
+#: Begun first, in this order: half a minute and more each, most of it waiting; then what runs whole processes.
 FIRST = (
     "tests/house/test_alerts_for_real.py",
     "tests/house/test_image.py",
@@ -24,6 +25,8 @@ FIRST = (
     "tests/settings/test_every_setting.py",
     "tests/whole/test_workers.py",
     "tests/whole/test_redis_store.py",
+    "tests/whole/test_workers_life.py",
+    "tests/whole/",
 )
 #: Files whose tests start nothing in common that is slow to start.
 SINGLY = {
@@ -43,12 +46,17 @@ def file_of(nodeid: str) -> str:
 
 def longest_first(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     """Put what takes longest first, and leave the order as it is otherwise."""
-    place = {file: number for number, file in enumerate(FIRST)}
-    return sorted(items, key=lambda item: place.get(file_of(item.nodeid), len(place)))
+    return sorted(
+        items, key=lambda item: next((i for i, name in enumerate(FIRST) if item.nodeid.startswith(name)), len(FIRST))
+    )
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
     """Gives a file to a worker, or one test of `SINGLY`, whenever it has nearly done what it has."""
+
+    def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
+        config.option.loadscopereorder = False  # else what has most tests comes first
+        super().__init__(config, log)
 
     def _split_scope(self, nodeid: str) -> str:
         file = file_of(nodeid)
