@@ -92,7 +92,7 @@ async def test_no_connection_carries_a_session_call_and_anything_else(
     [
         ([b"authorization: not-a-token"], "a token that is not a JWT"),
         ([b"authorization: h.%b.s" % (b"x" * 9000)], "a token that is longer than 8192 bytes"),
-        ([], "without a token"),
+        ([], "with no token"),
     ],
     ids=["malformed", "too long", "none"],
 )
