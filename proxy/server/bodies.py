@@ -118,7 +118,7 @@ class Bodies:
         if fields.expects_continue:
             exchange.go_on()
         body = Body(self._budget, chunked=fields.chunked)
-        if exchange.body_received and length is not None and length <= self._buffer and body.reserve(length):
+        if exchange.complete and length is not None and length <= self._buffer and body.reserve(length):
             # Nearly always: it came together with its head.
             body.data = exchange.read_received()
             return body

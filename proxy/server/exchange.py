@@ -86,11 +86,6 @@ class Exchange(Inflow):
 
     # The body
 
-    @property
-    def body_received(self) -> bool:
-        """All of the body has come in; some of it may still wait here to be read."""
-        return self.complete
-
     def body_at_end(self) -> bool:
         """Say whether the whole body has been read."""
         return self.complete and not self._parts
