@@ -30,7 +30,7 @@ PROVOKED = {
     "CardcashRequestsFail": "unreachable",
     "CardcashOrderOutcomeUnknown": "sundry",
     "CardcashOrderAbandoned": "sundry",
-    "CardcashRenewalsFailing": "sundry",
+    "CardcashRenewalsFailing": "failing",
     "CardcashIdentityLost": "sundry",
     "CardcashUpstreamErrors": "unreachable",
     "CardcashUpstreamSlow": "slow",
@@ -197,6 +197,7 @@ async def _set_up(fleets: Fleets, stack: contextlib.AsyncExitStack) -> list[Act]
         *await _session(fleets, _nobody(stack)),
         await _at_peace(fleets),
         await _sundry(fleets),
+        await _failing(fleets),
         await _far(fleets),
     ]
 
@@ -275,11 +276,22 @@ async def _sundry(fleets: Fleets) -> Act:
         assert (await one.ask("POST /orders", JSON, body=b"{}")).status == 502
         simulator.fault("delay", path="/v3/orders", seconds=20)
         await _hang_up(one, "POST /orders")
-        for _ in range(3):
-            await fetch("POST", f"http://127.0.0.1:{one.admin_port}/session/renew")
         assert (await one.ask("POST /customers/login", JSON, body=LOGIN)).status == 200
         simulator.revoke_all()
         await one.ask("GET /orders/buy")
+
+    return act
+
+
+async def _failing(fleets: Fleets) -> Act:
+    """A session that ends soon, and whose renewals bring nothing new."""
+    simulator = await fleets.simulator(token_ttl=20.0)
+    one = await fleets.proxy("failing", simulator.url)
+
+    async def act() -> None:
+        simulator.configure(session_answer="existing")
+        for _ in range(3):
+            await fetch("POST", f"http://127.0.0.1:{one.admin_port}/session/renew")
 
     return act
 

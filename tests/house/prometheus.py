@@ -35,7 +35,8 @@ def hastened(rules: str) -> str:
     rules, waits = re.subn(r"(for: )(\d+)([mh])()$", shorter, rules, flags=re.MULTILINE)
     rules, ages = re.subn(r"< 600\b", f"< {10 * MINUTE / 1000}", rules)
     rules, limits = re.subn(r"> 30\b", "> 4", rules)
-    assert ranges > 15 and waits > 8 and ages == 2 and limits == 1, (ranges, waits, ages, limits)
+    rules, ends = re.subn(r"< 300\b", f"< {5 * MINUTE / 1000}", rules)
+    assert ranges > 15 and waits > 8 and (ages, limits, ends) == (2, 1, 1), (ranges, waits, ages, limits, ends)
     return rules
 
 

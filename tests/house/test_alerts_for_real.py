@@ -72,6 +72,7 @@ TOLD: dict[str, set[str]] = {
     # It is slow, but it answers.
     "slow": {"CardcashUpstreamSlow", "CardcashOverloaded", "CardcashRequestsFail"},
     "sundry": {alert for alert, fleet in PROVOKED.items() if fleet == "sundry"},
+    "failing": {"CardcashRenewalsFailing"},
     "restarts": {"CardcashProxyRestarts", "CardcashProxyDown"},
     "workers": {"CardcashWorkerDown"},
     "down": {"CardcashProxyDown"},
