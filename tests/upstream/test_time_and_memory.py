@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.core.errors import UpstreamTimeout
+from proxy.core.errors import UpstreamReset, UpstreamTimeout
 from tests.upstream.conftest import Connect, body_of
-from tests.upstream.wire import GET, OK, Peer, answers, once, post
+from tests.upstream.wire import GET, OK, Peer, answers, once, post, until
 
 
 async def silent(peer: Peer) -> None:
@@ -120,6 +120,61 @@ async def test_a_slow_reader_stops_the_upstream_and_is_no_timeout(connect: Conne
     assert received == total
     assert peak <= 400_000
     assert up.idle_connections == 1
+
+
+BIG = b"".join(b"%07d\n" % number for number in range(1_000_000))
+
+
+class Taker:
+    """Takes what is poured, and has room for a piece only when it is told so."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.room = asyncio.Event()
+
+    def write(self, piece: bytes) -> bool:
+        self.taken.append(piece)
+        self.room.clear()
+        return False
+
+    async def drained(self) -> None:
+        await self.room.wait()
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 8000000", b"Transfer-Encoding: chunked"])
+async def test_what_is_poured_comes_in_order_and_nothing_is_read_without_room(connect: Connect, head: bytes) -> None:
+    chunked = b"".join(b"%x\r\n%b\r\n" % (80_000, BIG[at : at + 80_000]) for at in range(0, len(BIG), 80_000))
+    body = chunked + b"0\r\n\r\n" if b"chunked" in head else BIG
+    _, up = await connect(once(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % head + body))
+    response, taker = await up.send(method="GET", head=GET), Taker()
+    pouring = asyncio.create_task(response.pour(taker.write, taker.drained))
+    while not pouring.done():
+        pieces = len(taker.taken)
+        taker.room.set()
+        await until(lambda at=pieces: len(taker.taken) > at or pouring.done())  # type: ignore[misc]
+        assert len(taker.taken) <= pieces + 1
+        assert response.buffered <= 400_000
+    await pouring
+    assert b"".join(taker.taken) == BIG
+    assert response.complete
+    assert up.idle_connections == 1
+
+
+async def test_a_body_that_breaks_off_is_poured_as_far_as_it_came(connect: Connect) -> None:
+    _, up = await connect(once(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", close=True))
+    response, taken = await up.send(method="GET", head=GET), bytearray()
+
+    def write(piece: bytes) -> bool:
+        taken.extend(piece)
+        return True
+
+    with pytest.raises(UpstreamReset):
+        await response.pour(write, _at_once)
+    assert taken == b"half"
+
+
+async def _at_once() -> None:
+    pass
 
 
 async def test_one_timer_serves_all_connections(connect: Connect) -> None:
