@@ -23,6 +23,7 @@ async def build() -> AsyncIterator[Build]:
     for house in houses:
         house.calls.gate.set()
         await house.keeper.close()
+        assert house.seen.unknown == []
 
 
 @pytest.fixture

@@ -13,12 +13,15 @@ from proxy.session.cardcash_calls import Credentials, SessionOutage
 from proxy.session.keeper import Policy, SessionKeeper
 from proxy.session.stores import Entered, Right, SharedStore, Stored
 from proxy.session.stores.memory import MemoryStore
+from proxy.telemetry.labels import HARVESTS, RENEWALS, STORE_OPERATIONS
 
 ME = "partner@example.com"
 APP = "app-id"
 LOGIN = Credentials(APP, ME, "password")
 ANONYMOUS = Credentials(APP)
 
+#: Fields of the line `session_renewal`.
+FIELDS = {"lifetime", "source", "sentence", "pause", "rejected"}
 #: What a scripted call does: return a token's value, raise, or (None) the ordinary thing.
 Step = str | Exception | None
 
@@ -103,7 +106,7 @@ class FakeCalls:
 
 
 class Recorder:
-    """An observer that remembers."""
+    """An observer that remembers, also what has no series among the metrics, or is no field of a log line."""
 
     def __init__(self) -> None:
         self.renewals: list[tuple[str, str]] = []
@@ -112,15 +115,22 @@ class Recorder:
         self.losses = 0
         self.failed_calls: list[str] = []
         self.stores: Counter[tuple[str, str]] = Counter()
+        self.unknown: list[object] = []
 
     def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
         self.renewals.append((reason, result))
+        self._check((reason, result) in RENEWALS, reason, result)
+        self._check(dict(fields).keys() <= FIELDS, fields)
+        self._check(
+            "sentence" in fields or result not in {"failed", "refused", "login_refused"} or "rejected" in fields, fields
+        )
 
     def renewal_took(self, seconds: float) -> None:
         self.took.append(seconds)
 
     def harvest(self, result: str) -> None:
         self.harvests[result] += 1
+        self._check(result in HARVESTS, result)
 
     def call_failed(self, kind: str) -> None:
         self.failed_calls.append(kind)
@@ -130,6 +140,11 @@ class Recorder:
 
     def store(self, operation: str, result: str, why: str = "") -> None:
         self.stores[operation, result] += 1
+        self._check((operation, result) in STORE_OPERATIONS, operation, result)
+
+    def _check(self, is_known: bool, *what: object) -> None:
+        if not is_known:
+            self.unknown.append(what)
 
 
 class BrokenStore(MemoryStore):

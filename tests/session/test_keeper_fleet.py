@@ -19,7 +19,7 @@ from proxy.session.stores import LEASE, Binding, Entered, Right, SharedStore, St
 from proxy.session.stores.file import FileStore
 from proxy.session.stores.memory import MemoryStore
 from tests.session.conftest import Build
-from tests.session.fakes import ANONYMOUS, APP, LOGIN, ME, FakeClock, House, settle
+from tests.session.fakes import ANONYMOUS, APP, LOGIN, ME, BrokenStore, FakeClock, House, settle
 
 YOU = "you@example.com"
 
@@ -531,3 +531,63 @@ async def test_an_operator_who_asks_while_a_renewal_makes_its_session_costs_one_
     await renewal
     assert (await operator).identity == ME
     assert len(house.calls.logins) == 2
+
+
+async def test_the_right_to_renew_lasts_as_long_as_a_renewal_that_lives(
+    fleet: Fleet, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.session.rights.EXTEND_EVERY", 0.01)
+    one, other = fleet.add(LOGIN), fleet.add(LOGIN)
+    one.calls.gate.clear()
+    first = asyncio.create_task(one.keeper.token())
+    while not one.calls.sessions:
+        await asyncio.sleep(0)
+    second = asyncio.create_task(other.keeper.token())
+    for _ in range(4):
+        extended = one.store.used["extend"]  # type: ignore[attr-defined]
+        clock.advance(LEASE * 0.8)
+        while one.store.used["extend"] < extended + 2:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.01)
+    asked = one.store.used["extend"]  # type: ignore[attr-defined]
+    one.calls.gate.set()
+    assert (await first).value == (await second).value
+    assert (other.calls.sessions, len(one.calls.logins)) == ([], 1)
+    # What is ours for sure is not asked for before the login, and no longer extended after it.
+    await asyncio.sleep(0.05)
+    assert one.store.used["extend"] <= asked + 1  # type: ignore[attr-defined]
+
+
+async def test_a_right_that_is_lost_is_told_and_asked_for_no_more(
+    fleet: Fleet, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.session.rights.EXTEND_EVERY", 0.01)
+    one = fleet.add(LOGIN)
+    one.calls.gate.clear()
+    renewing = asyncio.create_task(one.keeper.token())
+    while not one.calls.sessions:
+        await asyncio.sleep(0)
+    clock.advance(LEASE)
+    other = fleet.base.another()
+    assert (await other.enter("", known=None, needs_login=False)).turn is Turn.GRANTED
+    while not one.seen.stores["extend", "lost"]:
+        await asyncio.sleep(0.01)
+    theirs = Token("theirs.", clock.now(), 900, identity=ME)
+    await other.save(theirs, replaces=None)
+    one.calls.gate.set()
+    assert (await renewing).value == "theirs."
+    assert (one.seen.stores["extend", "lost"], one.calls.logins) == (1, [])
+
+
+async def test_an_operator_leaves_nothing_that_is_still_to_be_stored(build: Build, clock: FakeClock) -> None:
+    class Forgetful(BrokenStore):
+        shared = True
+
+    store = Forgetful(clock, "latch")
+    house = build(store=store, clock=clock, credentials=LOGIN)
+    house.calls.on_login.append(SessionRefused("login", "Check it."))
+    await house.keeper.token()
+    assert house.keeper.pending
+    store.broken = ()
+    assert (await house.keeper.renew_now()).identity == ME
+    await house.keeper.catch_up()
+    assert not house.keeper.pending

@@ -158,6 +158,13 @@ async def test_an_operator_renews_a_fresh_token_and_ends_a_pause(house: House) -
     assert await house.keeper.renew_now() is not token
 
 
+async def test_an_operator_gets_the_held_token_when_cardcash_gives_no_other(house: House) -> None:
+    token = await house.keeper.token()
+    house.calls.on_session.append(token.value)
+    assert await house.keeper.renew_now() is token
+    assert house.seen.renewals[-1] == ("operator", "same_token")
+
+
 async def test_an_operator_is_told_of_a_failure_although_a_token_is_held(house: House) -> None:
     await house.keeper.token()
     house.outage()
@@ -221,6 +228,7 @@ async def test_a_renewal_with_old_credentials_is_dropped_and_its_waiters_get_the
     tokens = await asyncio.gather(*waiting)
     assert {token.value.partition(".")[0] for token in tokens} == {"session-of-new-app"}
     assert len(house.calls.sessions) == 2
+    assert house.seen.renewals == [("first", "superseded"), ("credentials", "ok")]
 
 
 async def test_a_refusal_of_old_credentials_does_not_latch_the_new(house: House) -> None:
@@ -300,6 +308,7 @@ async def test_in_the_window_a_callers_login_is_kept_alive_instead_of_replaced(h
     await settle()
     assert (house.held.value, house.held.identity, house.held.own_login) == ("kept.alive.", CALLER, True)
     assert len(house.calls.sessions) == 1
+    assert house.seen.renewals[-1] == ("keepalive", "ok")
 
 
 async def test_one_keep_alive_runs_at_a_time_and_again_only_after_a_growing_pause(house: House) -> None:
@@ -348,6 +357,19 @@ async def test_a_keep_alive_whose_token_is_rejected_renews_and_flags_the_lost_lo
     await settle()
     assert house.held.identity is None
     assert house.keeper.status().identity_lost
+    assert house.seen.renewals[-2:] == [("keepalive", "failed"), ("rejected", "ok")]
+
+
+async def test_a_callers_login_that_lapses_unused_is_told_and_an_anonymous_session_is_not(house: House) -> None:
+    token = await house.keeper.token()
+    house.clock.advance(token.lifetime)
+    house.tick()
+    assert house.seen.losses == 0
+    token = await own_login(house)
+    house.clock.advance(token.lifetime)
+    house.tick()
+    house.tick()
+    assert (house.seen.losses, house.keeper.identity_lost) == (1, True)
 
 
 @pytest.mark.parametrize("way", ["revoked", "lapsed", "renewed by an operator"])

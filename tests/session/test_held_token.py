@@ -1,0 +1,271 @@
+"""What is decided about the held token: whose it is, which of two counts, when a lost login is told. No loop, no clock."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy.core.dialect import Candidate, Malformed
+from proxy.core.token import Moment, Source, Token, Windows
+from proxy.session.background_renewal import LAST_MOMENT, Due, what_is_due
+from proxy.session.held_token import HeldToken, gives_way, refreshed
+
+ME, YOU = "me@example.com", "you@example.com"
+NOW = Moment(1_000.0, 5_000.0)
+
+
+def jwt(**claims: Any) -> str:
+    parts = (json.dumps({"alg": "HS256"}), json.dumps(claims), "signature")
+    return ".".join(base64.urlsafe_b64encode(part.encode()).rstrip(b"=").decode() for part in parts)
+
+
+def token(value: str = "one.", *, age: float = 0.0, **more: Any) -> Token:
+    return Token(value, Moment(NOW.steady - age, NOW.wall - age), 600, **more)
+
+
+def mine(value: str = "mine.", *, age: float = 0.0, email: str = ME) -> Token:
+    return token(value, age=age, identity=email, own_login=True)
+
+
+def lost(value: str = "lost.", *, age: float = 0.0) -> Token:
+    return token(value, age=age, login_lost=True)
+
+
+def holding(held: Token | None) -> HeldToken:
+    holder = HeldToken(300)
+    if held is not None:
+        holder.adopt(held, NOW)
+    return holder
+
+
+class TestWhatAnAnswerBrings:
+    def refresh(self, value: str, sent_with: Token, login_as: str | None = None) -> Token | str:
+        return refreshed(Candidate(value, 900), sent_with=sent_with, login_as=login_as, now=NOW)
+
+    def test_a_login_whose_token_shows_another_account_is_foreign(self) -> None:
+        assert self.refresh(jwt(email=YOU), token(), ME) == "foreign"
+        assert isinstance(self.refresh(jwt(email=ME), token(), ME), Token)
+
+    def test_a_login_again_whose_token_shows_another_account_than_the_held_one_is_foreign(self) -> None:
+        held = replace(mine(), value=jwt(customerId=5))
+        assert self.refresh(jwt(customerId=6), held, ME) == "foreign"
+        assert isinstance(self.refresh(jwt(customerId=5), held, ME), Token)
+
+    def test_a_login_is_remembered_with_what_it_shows_by(self) -> None:
+        brought = self.refresh(jwt(sid=1, customerId=5), replace(token(login_lost=True), value=jwt(sid=1)), ME)
+        assert isinstance(brought, Token)
+        assert (brought.identity, brought.own_login, brought.login_lost) == (ME, True, False)
+        assert (brought.marks, brought.source, brought.born, brought.lifetime) == (
+            {"customerId": [None, 5]},
+            Source.LOGIN,
+            NOW,
+            900,
+        )
+        again = self.refresh(jwt(sid=2, customerId=5), brought, ME)
+        assert isinstance(again, Token)
+        assert again.marks == brought.marks
+
+    def test_a_refresh_that_has_lost_the_login_is_anonymous(self) -> None:
+        held = self.refresh(jwt(sid=1, customerId=5), replace(token(), value=jwt(sid=1)), ME)
+        assert isinstance(held, Token)
+        assert self.refresh(jwt(sid=3), held) == "anonymous"
+
+    def test_a_refresh_is_as_the_held_one_but_for_its_value_and_its_life(self) -> None:
+        brought = self.refresh("two.", mine("one.", age=90))
+        assert isinstance(brought, Token)
+        assert (brought.value, brought.born, brought.lifetime, brought.source) == ("two.", NOW, 900, Source.HARVEST)
+        assert (brought.identity, brought.own_login) == (ME, True)
+
+    def test_what_shows_somebody_else_is_foreign(self) -> None:
+        assert self.refresh(jwt(customerId=6), token()) == "foreign"
+
+    def test_late_is_what_came_with_another_token_than_the_held_one(self) -> None:
+        held, other = token(), token("other.")
+
+        def offered(holder: HeldToken, login_as: str | None = None, *, is_foreign: bool = False) -> Token | str:
+            found, sent_with = Candidate("two.", 900), holder.token if is_foreign else other
+            assert sent_with is not None
+            return holder.harvested(found, sent_with=sent_with, login_as=login_as, is_foreign=is_foreign, now=NOW)
+
+        assert offered(holding(held)) == "late"
+        assert offered(holding(held), is_foreign=True) == "late"
+        assert isinstance(offered(holding(held), ME), Token)
+        assert isinstance(offered(holding(None), ME), Token)
+        assert offered(holding(mine()), ME) == "late"
+
+    def test_what_is_malformed_is_not_taken(self) -> None:
+        held = token()
+        told = holding(held).harvested(Malformed("x"), sent_with=held, login_as=None, is_foreign=False, now=NOW)
+        assert told == "malformed"
+
+
+class TestWhichCounts:
+    @pytest.mark.parametrize(
+        ("ours", "theirs", "new", "old"),
+        [
+            (None, token(), True, True),
+            (None, token(age=600), False, False),
+            (token(), token("two.", age=600), False, False),
+            (token(), token(), False, False),
+            (token(), token("two.", age=-1), True, True),
+            (token(), token("two."), True, False),
+            (token(), token("two.", age=1), True, False),
+            (token(), mine(age=9), True, True),
+            (mine(), token("two.", age=-9), False, False),
+            (mine(), lost(age=-9), True, True),
+            (mine(), lost(), False, False),
+            (mine(), lost(age=9), False, False),
+            (lost(), mine(age=9), True, True),
+            (token("one."), token("one.", login_lost=True), True, False),
+            (mine(), mine("yours.", age=9, email=YOU), True, False),
+        ],
+    )
+    def test_a_login_beats_none_then_what_was_stored_in_its_place_then_the_younger(
+        self, ours: Token | None, theirs: Token, new: bool, old: bool
+    ) -> None:
+        assert gives_way(ours, theirs, NOW, is_new=True) is new
+        assert gives_way(ours, theirs, NOW, is_new=False) is old
+
+    def test_what_was_rejected_is_no_news_until_cardcash_gives_it_again(self) -> None:
+        holder = holding(token())
+        holder.reject()
+        holder.adopt(token("two."), NOW)
+        again = token(age=-5)
+        assert not holder.yields_to(again, holder.token, NOW, is_new=True)
+        assert not holder.is_news(again, None, NOW)
+        holder.adopt(again, NOW)
+        assert not holder.is_rejected
+        assert holder.is_news(again, token("two."), NOW)
+
+    def test_only_so_many_rejected_ones_are_remembered(self) -> None:
+        holder = holding(None)
+        for number in range(9):
+            holder.adopt(token(f"{number}."), NOW)
+            holder.reject()
+        assert holder.is_news(token("0."), None, NOW)
+        assert not holder.is_news(token("1."), None, NOW)
+
+    def test_nothing_is_rejected_where_nothing_is_held(self) -> None:
+        holder = holding(None)
+        holder.reject()
+        assert not holder.is_rejected
+
+    @pytest.mark.parametrize(
+        ("base", "shared", "is_news"),
+        [
+            (None, token(), True),
+            (None, token(age=600), False),
+            (token(), token("two."), False),
+            (token(), token("two.", age=-1), True),
+            (token(), token(age=-1), False),
+        ],
+    )
+    def test_news_is_a_younger_one_of_another_value(self, base: Token | None, shared: Token, is_news: bool) -> None:
+        assert holding(base).is_news(shared, base, NOW) is is_news
+
+    def test_what_came_meanwhile_is_what_is_held_now_but_was_not_at_the_beginning(self) -> None:
+        base, theirs = token(), token("two.")
+        holder = holding(base)
+        assert holder.came_meanwhile(theirs, base) is None
+        assert holder.came_meanwhile(replace(base), base) is None
+        holder.adopt(theirs, NOW)
+        assert holder.came_meanwhile(replace(theirs), base) is theirs
+        assert holder.came_meanwhile(replace(theirs, identity=ME), base) is None
+        holder.reject()
+        assert holder.came_meanwhile(replace(theirs), base) is None
+
+
+class TestALoginThatIsLost:
+    @pytest.mark.parametrize(
+        ("before", "after", "is_lost", "is_told"),
+        [
+            (None, token(), False, False),
+            (token(), token("two."), False, False),
+            (mine(), token("two."), True, True),
+            (mine(), lost(), True, False),
+            (None, lost(), True, False),
+            (lost(), token("two."), True, False),
+            (lost(), mine(), False, False),
+            (mine(), mine("two."), False, False),
+            (mine(), mine("two.", email=ME.upper()), False, False),
+            (mine(), mine("yours.", email=YOU), True, True),
+            (mine(age=600), mine("yours.", email=YOU), True, True),
+            (token("x.", identity=ME), token("two."), False, False),
+        ],
+    )
+    def test_it_is_told_by_who_lost_it(self, before: Token | None, after: Token, is_lost: bool, is_told: bool) -> None:
+        holder = holding(before)
+        assert holder.adopt(after, NOW) is is_told
+        assert holder.identity_lost is is_lost
+        assert holder.token is not None
+        assert holder.token.login_lost is (is_lost and holder.token.identity is None)
+
+    def test_it_is_told_once(self) -> None:
+        holder = holding(mine())
+        assert [holder.lose_identity(), holder.lose_identity()] == [True, False]
+        assert not holder.adopt(token("two."), NOW)
+        assert holder.identity_lost
+
+    def test_a_login_here_ends_it_whoever_it_is(self) -> None:
+        holder = holding(mine())
+        holder.adopt(mine("yours.", email=YOU), NOW)
+        assert not holder.adopt(mine("refreshed.", email=YOU), NOW)
+        assert holder.identity_lost
+        assert not holder.adopt(mine("third.", email="third@example.com"), NOW)
+        assert holder.identity_lost
+        assert not holder.adopt(mine("again.", email=YOU), NOW, logged_in=True)
+        assert not holder.identity_lost
+
+    def test_after_a_lapse_that_was_told_a_login_elsewhere_holds_for_all(self) -> None:
+        holder = holding(mine(age=600))
+        holder.lose_identity()
+        assert not holder.adopt(mine("yours.", email=YOU), NOW)
+        assert not holder.identity_lost
+
+
+class TestWhatIsDue:
+    def due(self, held: Token, at: float, **more: Any) -> Due:
+        """Ask some seconds after its birth; it lives 600 s, so its window begins after 300 and is ours from the middle."""
+        now = Moment(held.born.steady + at, held.born.wall + at)
+        options: dict[str, Any] = {"is_used": True, "not_before": 0.0, "login_refused": False, "later": 0.0, **more}
+        return what_is_due(held, Windows.of(held, 300), now, **options)
+
+    @pytest.mark.parametrize(
+        ("held", "refused", "what"),
+        [
+            (token(), False, Due.RENEWAL),
+            (token(), True, Due.RENEWAL),
+            (mine(), False, Due.KEEP_ALIVE),
+            (token(identity=ME), False, Due.RENEWAL),
+            (token(identity=ME), True, Due.NOTHING),
+        ],
+    )
+    def test_in_the_second_half_of_the_window(self, held: Token, refused: bool, what: Due) -> None:
+        renew_at = Windows.of(held, 300).renew_at - held.born.steady
+        assert self.due(held, renew_at - 1, login_refused=refused) is Due.NOTHING
+        assert self.due(held, renew_at, login_refused=refused) is what
+        assert self.due(held, renew_at, login_refused=refused, is_used=False) is Due.NOTHING
+        pause = held.born.steady + renew_at + 5
+        assert self.due(held, renew_at + 4, login_refused=refused, not_before=pause) is Due.NOTHING
+        assert self.due(held, renew_at + 5, login_refused=refused, not_before=pause) is what
+
+    @pytest.mark.parametrize(("held", "what"), [(token(), Due.NOTHING), (mine(), Due.LOSS)])
+    def test_after_the_end_only_a_callers_login_is_lost(self, held: Token, what: Due) -> None:
+        assert self.due(held, 600) is what
+
+    @pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
+    def test_while_the_store_is_down_it_is_due_somewhere_before_the_last_moment(self, fraction: float) -> None:
+        windows = Windows.of(token(), 300)
+        latest = windows.expires_at - LAST_MOMENT
+        at = windows.renew_at + (latest - windows.renew_at) * fraction - token().born.steady
+        assert self.due(token(), at - 0.1, later=fraction) is Due.NOTHING
+        assert self.due(token(), at + 0.1, later=fraction) is Due.RENEWAL
+
+    def test_a_short_life_is_not_cut_shorter(self) -> None:
+        short = replace(token(), lifetime=40)
+        renew_at = Windows.of(short, 300).renew_at - short.born.steady
+        assert self.due(short, renew_at, later=1.0) is Due.RENEWAL
