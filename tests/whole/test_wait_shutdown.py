@@ -71,10 +71,12 @@ async def test_shutdown_of_nothing_is_one_clear_line() -> None:
 
 
 async def test_a_secret_given_as_a_flag_is_not_repeated() -> None:
-    code, out, err = await ended("serve", "--login.password", SECRET, f"--app-id={SECRET}")
-    assert (code, out) == (2, "")
-    assert SECRET not in err
-    assert "--login-password-file" in err and "--app-id-file" in err
+    flags = ("app-id", "login-password", "session-store-secret", "session-store-sentinel-password")
+    for words in ([f"--{flag}={SECRET}" for flag in flags], [w for flag in flags for w in (f"--{flag}", SECRET)]):
+        code, out, err = await ended("serve", *words)
+        assert (code, out) == (2, "")
+        assert SECRET not in err
+        assert all(f"use --{flag}-file" in err for flag in flags)
 
 
 async def test_an_unknown_flag_gets_a_did_you_mean() -> None:
