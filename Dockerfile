@@ -30,10 +30,12 @@ RUN awk '/^[a-z]/ { keep = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-
  && pip --python /opt/hatchling/bin/python install --only-binary :all: --require-hashes -r build.txt
 COPY pyproject.toml README.md ./
 COPY proxy/ proxy/
-# The same sources give the same wheel. It gets a folder, and so a layer, of its own: a new version is 1 MB to pull.
+# The same sources give the same wheel. It gets a folder, and so a layer, of its own: a new version is 1 MB to pull. With it comes
+# a place for the session of `file://` stores; a volume mounted there takes over that the user of the process may write.
 RUN SOURCE_DATE_EPOCH=1767225600 /opt/hatchling/bin/python -m hatchling build -t wheel \
  && pip --python /opt/cardcash-proxy/bin/python install --root /code --no-compile --no-deps --no-index dist/*.whl \
- && /opt/cardcash-proxy/bin/python -m compileall -q -f -s /code --invalidation-mode unchecked-hash /code
+ && /opt/cardcash-proxy/bin/python -m compileall -q -f -s /code --invalidation-mode unchecked-hash /code \
+ && mkdir -p -m 1777 /code/var/lib/cardcash-proxy
 
 FROM ${PYTHON_IMAGE}
 # What changes least comes first.

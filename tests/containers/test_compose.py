@@ -135,6 +135,10 @@ class Composed:
             command = ["prometheus", *(word.replace("=/prometheus", "=/run/prometheus") for word in command)]
         self.sandboxes[name].start(command, service.get("environment", {}), "log")
 
+    def start_again(self, name: str) -> None:
+        """Start what has ended, as `restart: unless-stopped` does."""
+        self._start(name, self.services[name])
+
     def healthy(self, name: str) -> bool:
         """Run the health check of a service, or the image's."""
         service = self.services[name]
@@ -176,6 +180,8 @@ def _mounted(service: Manifest) -> str:
             words.append(f"mount --bind {ROOT / source} {target}")
         elif source.startswith("."):
             words.append(f"cp {ROOT / source} {target}")
+        elif target.startswith("/var/lib/cardcash-proxy"):
+            words += ["mount -t tmpfs -o mode=755 volume /var/lib", f"mkdir -m 1777 {target}"]
     return " && ".join(words)
 
 
@@ -265,3 +271,14 @@ def test_session_renew_is_run_by_exec(compose: Composed) -> None:
     code, said = compose.exec("proxy", "cardcash-proxy", "session", "renew")
     assert code == 0, said
     assert compose.exec("proxy", "cardcash-proxy", "session", "status")[0] == 0
+
+
+@by_hand
+def test_a_proxy_that_is_started_again_goes_on_with_its_session(compose: Composed) -> None:
+    until(partial(_answers, compose, 8080), compose.sandboxes["proxy"].log)
+    assert compose.exec("proxy", "cardcash-proxy", "shutdown")[0] == 0
+    until(lambda: not compose.healthy("proxy"), compose.sandboxes["proxy"].log)
+    compose.start_again("proxy")
+    until(lambda: compose.healthy("proxy"), compose.sandboxes["proxy"].log)
+    assert '"reason":"start","result":"ok"' in compose.sandboxes["proxy"].log()
+    assert '"source":"store"' in compose.sandboxes["proxy"].log()

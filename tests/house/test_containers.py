@@ -178,6 +178,17 @@ def test_the_network_in_compose_is_the_one_whose_callers_are_served() -> None:
     assert {str(network) for network in networks} == {"127.0.0.0/8", config["subnet"]}
 
 
+def test_a_proxy_that_the_engine_starts_again_finds_its_session_and_what_was_refused() -> None:
+    assert SERVICES["proxy"]["restart"] != "no"
+    kind, _, path = str(_compose_settings().session.store).partition("://")
+    volumes = dict(volume.split(":")[:2] for volume in SERVICES["proxy"]["volumes"])
+    (volume,) = [name for name, target in volumes.items() if Path(path).parent == Path(target)]
+    assert kind == "file"
+    assert volume in COMPOSE["volumes"]
+    # A volume takes over who may write from the folder of the image.
+    assert any(run == f"mkdir -p -m 1777 /code{Path(path).parent}" for run in _runs(BUILDER))
+
+
 @pytest.mark.parametrize("name", ["proxy", "localhost", "127.0.0.1"])
 def test_the_proxy_is_served_by_its_names_in_compose(name: str) -> None:
     assert name in (_compose_settings().callers.allowed_hosts or ())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -147,6 +148,11 @@ def test_sigterm_ends_it_well(built: Built) -> None:
     with place.run("serve") as running:
         until_200(f"http://127.0.0.1:{place.admin}/readyz", running)
         assert running.end(signal.SIGTERM) == 0
+
+
+def test_a_session_can_be_kept_in_a_volume(built: Built) -> None:
+    folder = (built.files / "var/lib/cardcash-proxy").stat()
+    assert stat.S_IMODE(folder.st_mode) == 0o1777
 
 
 def test_no_build_tools_are_left(built: Built) -> None:
