@@ -231,6 +231,14 @@ def test_monitors_find_the_pods_and_the_service() -> None:
     assert {port["name"], pods["podMetricsEndpoints"][0]["port"], service["endpoints"][0]["port"]} == {"admin"}
 
 
+def test_each_app_with_a_sidecar_is_a_fleet_of_its_own() -> None:
+    """Alerts are for a job: what befalls one app must not be hidden by the alert of another in its namespace."""
+    app = _one("example", "Deployment")["spec"]
+    label = _one("monitoring", "PodMonitor")["spec"]["jobLabel"]
+    assert label in app["template"]["metadata"]["labels"]
+    assert label in app["selector"]["matchLabels"]
+
+
 def test_the_rule_of_the_operator_has_the_alerts_of_prometheus() -> None:
     alerts = yaml.safe_load(text_of("config/prometheus/alerts.yml"))
     assert _one("monitoring", "PrometheusRule")["spec"] == alerts, "run `make manifests`"
