@@ -36,6 +36,7 @@ SCENARIOS = {
         "GET 1 kB JSON, 256 connections", partial(scenarios.closed, scenario="c256", ask=SMALL, connections=256)
     ),
     "stream": Scenario("100 MB stream, at full speed and to a reader that stops for 0.5 s", scenarios.stream, "cpu_ms"),
+    "stopped": Scenario("90 readers of 100 MB that begin and stop", scenarios.stopped, "kb_each"),
     "open": Scenario("GET 1 kB JSON, 200 requests a second at random moments", scenarios.steady, "added_p99_ms"),
     "workers": Scenario("Two workers and one, each with 0.4 of a core", scenarios.workers, "rps"),
     "burst": Scenario("1000 callers at once, token revoked; upstream (simulator) 40 ms away", callers.burst, "burst_s"),

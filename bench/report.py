@@ -36,6 +36,8 @@ COLUMNS = {
     "rejected_upstream": ("rejections upstream", "{:.0f}"),
     "peak_mb": ("peak memory", "{:.0f} MB"),
     "grown_mb": ("grown by", "{:.1f} MB"),
+    "kb_each": ("memory for each", "{:.0f} kB"),
+    "left_mb": ("6 s after their end", "{:+.1f} MB"),
     "rss_mb": ("memory", "{:.0f} MB"),
     "busy": ("its core", "{:.0%}"),
 }

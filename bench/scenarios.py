@@ -6,6 +6,7 @@ and system time of one request), rps, p50_ms, p90_ms, p99_ms, rss_mb, busy (shar
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +21,7 @@ from bench.processes import BenchError, Cores
 from bench.quota import shares
 from bench.results import DIRECT, ONE_WORKER, OURS, Results
 from bench.servers import KINDS, Peer, Place, Upstream, start_ours
-from bench.stream import fetch_stream
+from bench.stream import begin_and_stop, fetch_stream
 from bench.wrk import closed_load
 
 SMALL = Ask(configs.SMALL)
@@ -28,6 +29,8 @@ POST = Ask(configs.SMALL, configs.small_json(512).encode())
 LIST = Ask(configs.LIST)
 #: Of a core, for each worker: little enough for two of them, the load and the upstream on two cores.
 _SHARE = 0.4
+#: Readers that stop, fewer than we have connections upstream; and seconds until what is free has been given back.
+_STOPPED, _SETTLED = 90, 6.0
 #: Those in Python, served by the process that was started: valgrind cannot be told anything in a forked worker.
 _COUNTABLE = frozenset((OURS, "aiohttp"))
 
@@ -189,6 +192,22 @@ async def stream(rig: Rig) -> None:
                 peak = measure.memory_mb(pids, "VmHWM")
                 numbers |= {"cpu_ms": used * 1000, "peak_mb": peak, "grown_mb": max(0.0, peak - held)}
             rig.results.add("stream", peer.name, **numbers)
+
+
+async def stopped(rig: Rig) -> None:
+    """Readers that begin a long answer and stop: what each costs while it does not read, and what stays afterwards."""
+    async with rig.running() as peers:
+        for _, peer in rig.turns(peers):
+            before, writers = measure.memory_mb(peer.pids), []
+            for _ in range(_STOPPED):
+                writers.append(await begin_and_stop(peer.port, configs.STREAM))
+            await asyncio.sleep(_SETTLED)
+            held = measure.memory_mb(peer.pids)
+            for writer in writers:
+                writer.transport.abort()
+            await asyncio.sleep(_SETTLED)
+            left = measure.memory_mb(peer.pids) - before
+            rig.results.add("stopped", peer.name, kb_each=(held - before) * 1000 / _STOPPED, left_mb=left)
 
 
 async def steady(rig: Rig) -> None:

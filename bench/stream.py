@@ -36,3 +36,11 @@ async def fetch_stream(port: int, path: str, *, stop_after: int = 0, pause: floa
     finally:
         writer.close()
     return Streamed(size, time.perf_counter() - began - pause)
+
+
+async def begin_and_stop(port: int, path: str) -> asyncio.StreamWriter:
+    """Ask for a long answer, see that it begins, and read no more of it than fits into small buffers."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: bench/1\r\n\r\n".encode())
+    await reader.readuntil(b"\r\n\r\n")
+    return writer
