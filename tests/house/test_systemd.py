@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -113,3 +114,33 @@ def test_systemd_finds_no_fault_in_the_units() -> None:
     said = _analyzed("verify", f"./{SERVICE}", *(f"./{name}" for name in SOCKETS)).splitlines()
     # The command is not installed here.
     assert [line for line in said if "cardcash" in line and "is not executable" not in line] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changing the user needs root")
+@pytest.mark.skipif(shutil.which("nsenter") is None, reason="util-linux is not installed")
+def test_doctor_is_run_as_the_page_says_with_the_settings_and_the_user_of_the_service(tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("here not even root may mount anything")
+    (block,) = [block.content for block in blocks() if "nsenter" in block.content]
+    as_told = block.replace("/opt/cardcash-proxy/bin/cardcash-proxy doctor --no-login", '/bin/sh -c "id -u; env"')
+    assert as_told != block
+    words = ["unshare", "--mount", "setpriv", "--reuid=10001", "--regid=10001", "--clear-groups", "sleep", "60"]
+    with subprocess.Popen(
+        words, env={"PATH": os.environ["PATH"], "CARDCASH_RULES": "two words; and 'more'"}
+    ) as service:
+        try:
+            systemctl = tmp_path / "systemctl"
+            systemctl.write_text(f"#!/bin/sh\necho {service.pid}\n")
+            systemctl.chmod(0o755)
+            while not Path(f"/proc/{service.pid}/cmdline").read_bytes().startswith(b"sleep\0"):
+                assert service.poll() is None
+            environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CARDCASH_APP_ID": "of-whoever-asks"}
+            done = subprocess.run(
+                ["sh", "-c", as_told], env=environ, capture_output=True, text=True, timeout=20, check=True
+            )
+        finally:
+            service.kill()
+    lines = done.stdout.splitlines()
+    assert lines[0] == "10001"
+    assert "CARDCASH_RULES=two words; and 'more'" in lines
+    assert not [line for line in lines if "of-whoever-asks" in line]
