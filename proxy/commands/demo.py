@@ -118,9 +118,8 @@ async def _demo(options: argparse.Namespace, story: Story) -> None:
     """Run until cancelled."""
     simulator = Simulator(SimulatorSettings(token_ttl=TOKEN_TTL, refresh_window=REFRESH_WINDOW))
     simulator.on_event = story.cardcash
-    host, _, port = options.simulator_listen.rpartition(":")
     try:
-        await simulator.start(host, int(port))
+        await simulator.start(options.simulator_listen.host, options.simulator_listen.port)
     except OSError:
         await simulator.start("127.0.0.1", 0)
     tasks = Tasks()
@@ -146,7 +145,7 @@ async def _started(options: argparse.Namespace, simulator: Simulator, story: Sto
         "CARDCASH_LOGIN__PASSWORD": password,
         "CARDCASH_UPSTREAM__ORIGIN": simulator.url,
     }
-    for listen, admin in ((options.listen, options.admin_listen), ("127.0.0.1:0", "127.0.0.1:0")):
+    for listen, admin in ((str(options.listen), str(options.admin_listen)), ("127.0.0.1:0", "127.0.0.1:0")):
         settings = load_settings(environ={**environ, "CARDCASH_LISTEN": listen, "CARDCASH_ADMIN__LISTEN": admin})
         proxy = Proxy(settings, observer=lambda metrics, events: _Watch(metrics, events, story))
         try:

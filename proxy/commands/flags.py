@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from proxy.core.values import ADMIN_LISTEN, Bad, duration
+from proxy.core.values import ADMIN_LISTEN, Bad, ListenAddress, duration, listen_address, shown
 from proxy.process import BAD_USAGE, complain
 
 if TYPE_CHECKING:
@@ -113,12 +113,12 @@ seconds = value_of(duration)
 
 
 @value_of
-def host_port(text: str) -> str:
+def host_port(text: str) -> ListenAddress:
     """Take HOST:PORT."""
-    host, _, port = text.rpartition(":")
-    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise Bad(f"{text!r} is not HOST:PORT")
-    return text
+    address = listen_address(text)
+    if address.kind != "tcp":
+        raise Bad(f"{shown(text)} is not HOST:PORT")
+    return address
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -43,9 +43,8 @@ async def _simulated(options: argparse.Namespace) -> int:
         complain(str(error))
         return BAD_USAGE
     simulator = Simulator(settings)
-    host, _, port = options.listen.rpartition(":")
     try:
-        await simulator.start(host.strip("[]"), int(port))
+        await simulator.start(options.listen.host, options.listen.port)
     except OSError as error:
         complain(f"--listen: cannot listen on {options.listen}: {error.strerror}")
         return FAILED
