@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import orjson
 from aiohttp import web
 from multidict import CIMultiDictProxy
+from pytest_aiohttp.plugin import AiohttpServer
 
 from tests.server.harness import REJECTION_BODY, jwt
 
@@ -79,8 +80,16 @@ class CardCash:
         self.logins: list[Received] = []
         self.tokens: list[str] = []
         self.lifetime = 3600
-        #: Where it is served.
-        self.url = ""
+
+    async def serve(self, aiohttp_server: AiohttpServer) -> None:
+        """Serve it at `url`, until the test is over."""
+        self._server = await aiohttp_server(self.application(), auto_decompress=False, shutdown_timeout=0.1)
+        self.url = str(self._server.make_url("/")).rstrip("/")
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._server.handler.connections)
 
     def application(self) -> web.Application:
         """Make the application."""

@@ -71,8 +71,7 @@ async def simulator(start_simulator: StartSimulator) -> Simulator:
 async def cardcash(aiohttp_server: AiohttpServer) -> CardCash:
     """A CardCash in plain HTTP on a free port."""
     cardcash = CardCash()
-    server = await aiohttp_server(cardcash.application(), auto_decompress=False, shutdown_timeout=0.1)
-    cardcash.url = str(server.make_url("/")).rstrip("/")
+    await cardcash.serve(aiohttp_server)
     return cardcash
 
 

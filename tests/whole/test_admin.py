@@ -13,8 +13,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from proxy import __version__
+from tests.cardcash import OK, REJECTION, CardCash, Gone, Received, Reply, bringing
 from tests.conftest import StartProxy
-from tests.server.harness import OK, REJECTION, Answer, Peer, RawUpstream, Running, answer, until
+from tests.server.harness import Answer, Running, until
 
 #: What is open on the admin port.
 PROMISED = {
@@ -42,6 +43,16 @@ PROMISED = {
 }
 
 
+@pytest.fixture
+async def upstream(cardcash: CardCash) -> CardCash:
+    """In plain HTTP: nothing here is about bytes."""
+    return cardcash
+
+
+async def gone(_: Received) -> Reply:
+    raise Gone
+
+
 async def raw(proxy: Running, line: str, *headers: bytes, host: bytes | None = None) -> Answer:
     """Ask the admin port in bytes: for what no client sends."""
     caller = await proxy.caller(port=proxy.admin_port)
@@ -61,13 +72,13 @@ def samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
             yield sample.name.removeprefix("cardcash_proxy_"), sample.labels, sample.value
 
 
-async def test_every_promised_metric_is_there_with_its_labels(upstream: RawUpstream, proxy: Running) -> None:
+async def test_every_promised_metric_is_there_with_its_labels(upstream: CardCash, proxy: Running) -> None:
     await proxy.ask("GET /wallets/123456/secure-data")
-    upstream.answers += [REJECTION, answer(200, b"", b"authorization: not-a-token")]
+    upstream.answers += [REJECTION, bringing("not-a-token", body=b"")]
     await proxy.ask("GET /carts/3b241101-e2bb-4255-8caf-4136c566a962")
     await proxy.ask("GET /unknown/4111111111111111")
     await proxy.ask("GET /a", b"Origin: https://evil.example")
-    upstream.answers += [b"nonsense\r\n\r\n"]
+    upstream.answers.append(gone)
     await proxy.ask("POST /orders", body=b"{}")
     page = await proxy.admin.ask("GET /metrics")
     assert page.headers["Content-Type"].startswith("text/plain")
@@ -81,7 +92,7 @@ async def test_every_promised_metric_is_there_with_its_labels(upstream: RawUpstr
     assert routes == {"/v3/wallets/:cardId/secure-data", "/v3/carts/:cartId", "/v3/orders", "other"}
 
 
-async def test_metrics_come_as_openmetrics_when_asked_for(upstream: RawUpstream, proxy: Running) -> None:
+async def test_metrics_come_as_openmetrics_when_asked_for(upstream: CardCash, proxy: Running) -> None:
     await proxy.ask("GET /a")
     page = await proxy.admin.ask("GET /metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert page.headers["Content-Type"].startswith("application/openmetrics-text")
@@ -89,7 +100,7 @@ async def test_metrics_come_as_openmetrics_when_asked_for(upstream: RawUpstream,
     assert "cardcash_proxy_requests" in names
 
 
-async def test_the_expiry_gauge_is_unix_time(upstream: RawUpstream, proxy: Running) -> None:
+async def test_the_expiry_gauge_is_unix_time(upstream: CardCash, proxy: Running) -> None:
     await proxy.ask("GET /a")
     page = await proxy.admin.ask("GET /status")
     shown = page.json["session"]["expires_in_seconds"]
@@ -101,7 +112,7 @@ async def test_the_expiry_gauge_is_unix_time(upstream: RawUpstream, proxy: Runni
 
 
 async def test_readyz_waits_for_the_first_attempt_and_not_for_its_success(
-    upstream: RawUpstream, start_proxy: StartProxy
+    upstream: CardCash, start_proxy: StartProxy
 ) -> None:
     proxy = await start_proxy(origin="http://127.0.0.1:9")
     first = await proxy.admin.ask("GET /readyz")
@@ -112,16 +123,16 @@ async def test_readyz_waits_for_the_first_attempt_and_not_for_its_success(
 
 
 async def test_a_lazy_proxy_is_ready_without_a_session_and_never_dials(
-    upstream: RawUpstream, start_proxy: StartProxy
+    upstream: CardCash, start_proxy: StartProxy
 ) -> None:
     proxy = await start_proxy(SESSION__EAGER="false")
     for path in ("/readyz", "/healthz", "/status", "/metrics", "/"):
         assert (await proxy.admin.ask(f"GET {path}")).status == 200
-    assert upstream.accepted == 0
+    assert (upstream.connections, upstream.sessions) == (0, [])
     assert (await proxy.ask("GET /a")).status == 200
 
 
-async def test_status_names_no_token_and_no_application_id(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+async def test_status_names_no_token_and_no_application_id(upstream: CardCash, start_proxy: StartProxy) -> None:
     proxy = await start_proxy(LOGIN__EMAIL="person@example.com", LOGIN__PASSWORD="p-word", APP_ID="zebra-app")
     await proxy.ask("GET /a")
     for path in ("/status", "/", "/metrics"):
@@ -136,19 +147,19 @@ async def test_status_names_no_token_and_no_application_id(upstream: RawUpstream
 @pytest.mark.parametrize(
     "path", ["/carts", "/v3/carts", "/merchants/buy", "/session", "/v3/session", "/customers/login", "/status/x"]
 )
-async def test_the_admin_port_never_serves_proxied_paths(upstream: RawUpstream, proxy: Running, path: str) -> None:
+async def test_the_admin_port_never_serves_proxied_paths(upstream: CardCash, proxy: Running, path: str) -> None:
     for method in ("GET", "POST"):
         assert (await proxy.admin.ask(f"{method} {path}")).status in (404, 405)
     assert upstream.requests == []
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/status", "/_simulator/"])
-async def test_the_proxy_port_never_serves_admin_paths(upstream: RawUpstream, proxy: Running, path: str) -> None:
+async def test_the_proxy_port_never_serves_admin_paths(upstream: CardCash, proxy: Running, path: str) -> None:
     await proxy.ask(f"GET {path}")
-    assert upstream.requests[0].line == f"GET /v3{path} HTTP/1.1"
+    assert upstream.requests[0].line == f"GET /v3{path}"
 
 
-async def test_renew_makes_a_new_session(upstream: RawUpstream, proxy: Running) -> None:
+async def test_renew_makes_a_new_session(upstream: CardCash, proxy: Running) -> None:
     await proxy.ask("GET /a")
     got = await proxy.admin.ask("POST /session/renew")
     assert got.status == 200
@@ -158,8 +169,8 @@ async def test_renew_makes_a_new_session(upstream: RawUpstream, proxy: Running) 
     assert all(token not in got.body.decode() for token in upstream.tokens)
 
 
-async def test_renew_opens_a_latch(upstream: RawUpstream, start_proxy: StartProxy) -> None:
-    upstream.session_answers.append(answer(400, b'{"message":["no x-cc-app was found"]}'))
+async def test_renew_opens_a_latch(upstream: CardCash, start_proxy: StartProxy) -> None:
+    upstream.session_answers.append(Reply(400, b'{"message":["no x-cc-app was found"]}'))
     proxy = await start_proxy()
     assert (await proxy.ask("GET /a")).status == 503
     assert (await proxy.admin.ask("GET /readyz")).status == 503
@@ -168,15 +179,15 @@ async def test_renew_opens_a_latch(upstream: RawUpstream, start_proxy: StartProx
     assert (await proxy.ask("GET /a")).status == 200
 
 
-async def test_a_renewal_that_fails_says_so(upstream: RawUpstream, proxy: Running) -> None:
+async def test_a_renewal_that_fails_says_so(upstream: CardCash, proxy: Running) -> None:
     await proxy.ask("GET /a")
-    upstream.session_answers += [answer(400, b'{"message":["no x-cc-app was found"]}')] * 9
+    upstream.session_answers += [Reply(400, b'{"message":["no x-cc-app was found"]}')] * 9
     got = await proxy.admin.ask("POST /session/renew")
     assert (got.status, got.json["error"]) == (503, "session_unavailable")
 
 
 @pytest.mark.parametrize("path", ["/session/renew", "/shutdown"])
-async def test_the_actions_pass_the_guards_of_the_proxy_port(upstream: RawUpstream, proxy: Running, path: str) -> None:
+async def test_the_actions_pass_the_guards_of_the_proxy_port(upstream: CardCash, proxy: Running, path: str) -> None:
     serving = asyncio.create_task(proxy.proxy.run())
     await until(lambda: upstream.sessions)
     refused = [
@@ -195,7 +206,7 @@ async def test_the_actions_pass_the_guards_of_the_proxy_port(upstream: RawUpstre
 
 
 @pytest.mark.parametrize("path", ["/session/renew", "/shutdown"])
-async def test_an_absolute_target_elsewhere_acts_on_nothing(upstream: RawUpstream, proxy: Running, path: str) -> None:
+async def test_an_absolute_target_elsewhere_acts_on_nothing(upstream: CardCash, proxy: Running, path: str) -> None:
     serving = asyncio.create_task(proxy.proxy.run())
     await until(lambda: upstream.sessions)
     got = await raw(proxy, f"POST http://evil.example{path}")
@@ -218,7 +229,7 @@ async def test_an_absolute_target_elsewhere_acts_on_nothing(upstream: RawUpstrea
     ],
 )
 async def test_a_refusal_is_counted_and_has_the_headers_of_our_answers(
-    upstream: RawUpstream, proxy: Running, *, lines: list[bytes], host: bytes | None, status: int, code: str
+    upstream: CardCash, proxy: Running, *, lines: list[bytes], host: bytes | None, status: int, code: str
 ) -> None:
     got = await raw(proxy, "POST /session/renew", b"X-Request-ID: mine", *lines, host=host)
     assert (got.status, got.code) == (status, code)
@@ -231,7 +242,7 @@ async def test_a_refusal_is_counted_and_has_the_headers_of_our_answers(
     [b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nA : b\r\n\r\n", b"\x16\x03\x01\r\n\r\n"],
 )
 async def test_malformed_input_is_a_400_of_ours_in_http_1_1(
-    upstream: RawUpstream, proxy: Running, request_: bytes
+    upstream: CardCash, proxy: Running, request_: bytes
 ) -> None:
     caller = await proxy.caller(port=proxy.admin_port)
     got = await caller.ask(request_)
@@ -240,14 +251,14 @@ async def test_malformed_input_is_a_400_of_ours_in_http_1_1(
     assert proxy.sample("request_errors_total", code="bad_request") == 1
 
 
-async def test_shutdown_drains_and_stops(upstream: RawUpstream, proxy: Running) -> None:
+async def test_shutdown_drains_and_stops(upstream: CardCash, proxy: Running) -> None:
     got = await proxy.admin.ask("POST /shutdown")
     assert got.status == 202
     await proxy.proxy.run()
     assert proxy.proxy.life.draining
 
 
-async def test_the_page_for_people_is_html_and_loads_nothing(upstream: RawUpstream, proxy: Running) -> None:
+async def test_the_page_for_people_is_html_and_loads_nothing(upstream: CardCash, proxy: Running) -> None:
     got = await proxy.admin.ask("GET /")
     assert got.headers["Content-Type"].startswith("text/html")
     assert "default-src 'none'" in got.headers["Content-Security-Policy"]
@@ -256,7 +267,7 @@ async def test_the_page_for_people_is_html_and_loads_nothing(upstream: RawUpstre
     assert not re.search(r"<[^>]+ (src|href)=[\"']?(//|http)", got.text)
 
 
-async def test_status_is_json_with_the_counters(upstream: RawUpstream, proxy: Running) -> None:
+async def test_status_is_json_with_the_counters(upstream: CardCash, proxy: Running) -> None:
     upstream.answers += [REJECTION, OK]
     await proxy.ask("GET /a")
     status = (await proxy.admin.ask("GET /status")).json
@@ -265,17 +276,17 @@ async def test_status_is_json_with_the_counters(upstream: RawUpstream, proxy: Ru
     assert status["requests_in_flight"] == 0
 
 
-REFUSAL = answer(400, b'{"message":["no x-cc-app was found"]}')
+REFUSAL = Reply(400, b'{"message":["no x-cc-app was found"]}')
 
 
 async def test_startupz_is_200_once_the_first_attempt_is_over_well_or_not(
-    upstream: RawUpstream, start_proxy: StartProxy
+    upstream: CardCash, start_proxy: StartProxy
 ) -> None:
     go = asyncio.Event()
 
-    async def held_up(peer: Peer) -> None:
+    async def held_up(_: Received) -> Reply:
         await go.wait()
-        await peer.send(REFUSAL)
+        return REFUSAL
 
     upstream.session_answers.append(held_up)
     proxy = await start_proxy()
@@ -288,13 +299,13 @@ async def test_startupz_is_200_once_the_first_attempt_is_over_well_or_not(
     assert (await proxy.admin.ask("GET /readyz")).status == 503
 
 
-async def test_a_lazy_proxy_has_started_without_an_attempt(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+async def test_a_lazy_proxy_has_started_without_an_attempt(upstream: CardCash, start_proxy: StartProxy) -> None:
     proxy = await start_proxy(SESSION__EAGER="false")
     assert (await proxy.admin.ask("GET /startupz")).status == 200
-    assert upstream.accepted == 0
+    assert (upstream.connections, upstream.sessions) == (0, [])
 
 
-async def test_what_was_ready_stays_ready_whatever_cardcash_says(upstream: RawUpstream, proxy: Running) -> None:
+async def test_what_was_ready_stays_ready_whatever_cardcash_says(upstream: CardCash, proxy: Running) -> None:
     await proxy.ask("GET /a")
     upstream.answers.append(REJECTION)
     upstream.session_answers += [REFUSAL] * 9
@@ -306,14 +317,14 @@ async def test_what_was_ready_stays_ready_whatever_cardcash_says(upstream: RawUp
     assert (status["ready"], status["not_ready_because"]) == (True, [])
 
 
-async def test_draining_is_not_ready_and_still_started(upstream: RawUpstream, proxy: Running) -> None:
+async def test_draining_is_not_ready_and_still_started(upstream: CardCash, proxy: Running) -> None:
     await proxy.ask("GET /a")
     proxy.proxy.life.draining = True
     assert (await proxy.admin.ask("GET /readyz")).json["because"] == ["draining"]
     assert (await proxy.admin.ask("GET /startupz")).status == 200
 
 
-async def test_status_tells_of_the_last_renewals(upstream: RawUpstream, proxy: Running) -> None:
+async def test_status_tells_of_the_last_renewals(upstream: CardCash, proxy: Running) -> None:
     upstream.answers += [REJECTION, OK]
     await proxy.ask("GET /a")
     told = (await proxy.admin.ask("GET /status")).json["recent_renewals"]
@@ -323,7 +334,7 @@ async def test_status_tells_of_the_last_renewals(upstream: RawUpstream, proxy: R
 
 
 async def test_status_tells_of_the_last_failure_with_its_sentence_and_time(
-    upstream: RawUpstream, start_proxy: StartProxy
+    upstream: CardCash, start_proxy: StartProxy
 ) -> None:
     upstream.session_answers += [REFUSAL] * 9
     proxy = await start_proxy()
@@ -335,19 +346,19 @@ async def test_status_tells_of_the_last_failure_with_its_sentence_and_time(
     assert told["recent_failures"] == [told["last_failure"]]
 
 
-async def test_status_tells_of_requests_that_the_proxy_could_not_answer(upstream: RawUpstream, proxy: Running) -> None:
-    upstream.answers.append(b"nonsense\r\n\r\n")
+async def test_status_tells_of_requests_that_the_proxy_could_not_answer(upstream: CardCash, proxy: Running) -> None:
+    upstream.answers.append(gone)
     got = await proxy.ask("POST /orders", body=b"{}")
     told = (await proxy.admin.ask("GET /status")).json["last_failure"]
     assert (told["what"], told["sentence"]) == (f"request ({got.code})", got.json["message"][0])
 
 
-async def test_what_a_caller_did_wrong_is_no_failure_of_the_proxy(upstream: RawUpstream, proxy: Running) -> None:
+async def test_what_a_caller_did_wrong_is_no_failure_of_the_proxy(upstream: CardCash, proxy: Running) -> None:
     assert (await proxy.ask("GET /a", b"Origin: https://evil.example")).status == 403
     assert (await proxy.admin.ask("GET /status")).json["last_failure"] is None
 
 
-async def test_status_tells_how_long_the_session_lives_and_its_window(upstream: RawUpstream, proxy: Running) -> None:
+async def test_status_tells_how_long_the_session_lives_and_its_window(upstream: CardCash, proxy: Running) -> None:
     await proxy.ask("GET /a")
     session = (await proxy.admin.ask("GET /status")).json["session"]
     assert session["lifetime_seconds"] == pytest.approx(3595, abs=2)
@@ -355,7 +366,7 @@ async def test_status_tells_how_long_the_session_lives_and_its_window(upstream: 
     assert session["expires_in_seconds"] <= session["lifetime_seconds"]
 
 
-async def test_no_seconds_in_status_are_negative(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+async def test_no_seconds_in_status_are_negative(upstream: CardCash, start_proxy: StartProxy) -> None:
     upstream.lifetime = 1
     proxy = await start_proxy()
     await proxy.ask("GET /a")
@@ -369,7 +380,7 @@ async def test_no_seconds_in_status_are_negative(upstream: RawUpstream, start_pr
     assert (await proxy.admin.ask("GET /")).status == 200
 
 
-async def test_status_tells_of_its_process_and_its_store(upstream: RawUpstream, proxy: Running) -> None:
+async def test_status_tells_of_its_process_and_its_store(upstream: CardCash, proxy: Running) -> None:
     await proxy.ask("GET /a")
     told = (await proxy.admin.ask("GET /status")).json
     ((pid, state, requests),) = [(one["pid"], one["state"], one["requests"]) for one in told["processes"]]
@@ -378,10 +389,10 @@ async def test_status_tells_of_its_process_and_its_store(upstream: RawUpstream, 
 
 
 async def test_a_step_of_the_traffic_is_what_the_counters_say(
-    upstream: RawUpstream, proxy: Running, monkeypatch: pytest.MonkeyPatch
+    upstream: CardCash, proxy: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = proxy.proxy.metrics.totals()
-    upstream.answers += [OK, answer(503, b"{}"), answer(404, b"{}")]
+    upstream.answers += [OK, Reply(503), Reply(404)]
     for _ in range(3):
         await proxy.ask("GET /a")
     await proxy.ask("GET /a", b"Origin: https://evil.example")
