@@ -121,6 +121,7 @@ class Recorder:
         self.renewals.append((reason, result))
         self._check((reason, result) in RENEWALS, reason, result)
         self._check(dict(fields).keys() <= FIELDS, fields)
+        self._check(fields.get("source") in {None, *(source.value for source in Source)}, fields)
         self._check(
             "sentence" in fields or result not in {"failed", "refused", "login_refused"} or "rejected" in fields, fields
         )
@@ -177,6 +178,10 @@ class BrokenStore(MemoryStore):
     async def leave(self, right: Right, *, recovered: bool = False) -> None:
         self._check("lease")
         await super().leave(right, recovered=recovered)
+
+    async def end_pause(self) -> None:
+        self._check("lease")
+        await super().end_pause()
 
     async def close(self) -> None:
         self._check("close")

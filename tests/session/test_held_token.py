@@ -56,7 +56,7 @@ class TestWhatAnAnswerBrings:
         assert isinstance(self.refresh(jwt(customerId=5), held, ME), Token)
 
     def test_a_login_is_remembered_with_what_it_shows_by(self) -> None:
-        brought = self.refresh(jwt(sid=1, customerId=5), replace(token(login_lost=True), value=jwt(sid=1)), ME)
+        brought = self.refresh(jwt(sid=1, customerId=5), token(jwt(sid=1), age=90, login_lost=True), ME)
         assert isinstance(brought, Token)
         assert (brought.identity, brought.own_login, brought.login_lost) == (ME, True, False)
         assert (brought.marks, brought.source, brought.born, brought.lifetime) == (
@@ -68,6 +68,10 @@ class TestWhatAnAnswerBrings:
         again = self.refresh(jwt(sid=2, customerId=5), brought, ME)
         assert isinstance(again, Token)
         assert again.marks == brought.marks
+
+    def test_the_e_mail_of_the_account_shows_nobody_else(self) -> None:
+        for login_as in (ME, None):
+            assert isinstance(self.refresh(jwt(email=ME), mine(jwt(sid=1)), login_as), Token)
 
     def test_a_refresh_that_has_lost_the_login_is_anonymous(self) -> None:
         held = self.refresh(jwt(sid=1, customerId=5), replace(token(), value=jwt(sid=1)), ME)

@@ -15,6 +15,7 @@ from proxy.core.dialect import Candidate
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Moment, Token
 from proxy.session.cardcash_calls import Credentials, SessionRefused
+from proxy.session.refusals import secrets_of
 from proxy.session.stores import LEASE, Binding, Entered, Right, SharedStore, Stored, StoreUnreachable, Turn
 from proxy.session.stores.file import FileStore
 from proxy.session.stores.memory import MemoryStore
@@ -157,6 +158,26 @@ async def test_callers_who_wait_in_line_to_log_in_wait_no_longer_than_one(fleet:
     began = time.monotonic()
     await asyncio.gather(*(log_in(house, ME, "mine.") for _ in range(20)), return_exceptions=True)
     assert time.monotonic() - began < Distant.patience * 4
+
+
+async def test_a_store_that_hangs_costs_a_login_no_more_than_one_that_refuses(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = fleet.add()
+    await house.keeper.token()
+    began = time.monotonic()
+    async with house.keeper.login_turn():
+        assert time.monotonic() - began < Distant.patience / 2
+
+    async def hang(_: Distant) -> float:
+        await asyncio.sleep(60)
+        return 0.0
+
+    monkeypatch.setattr(Distant, "take_login_turn", hang)
+    began = time.monotonic()
+    with pytest.raises(SessionUnavailable):
+        await log_in(house, ME, "mine.")
+    assert time.monotonic() - began < 1.5
 
 
 async def test_a_replica_that_carries_an_account_handles_logins_without_the_store(fleet: Fleet) -> None:
@@ -589,5 +610,23 @@ async def test_an_operator_leaves_nothing_that_is_still_to_be_stored(build: Buil
     assert house.keeper.pending
     store.broken = ()
     assert (await house.keeper.renew_now()).identity == ME
-    await house.keeper.catch_up()
     assert not house.keeper.pending
+
+
+@pytest.mark.parametrize("by", ["the background", "a request", "a save"])
+async def test_what_others_were_refused_is_learned_and_forgotten_with_every_look(fleet: Fleet, by: str) -> None:
+    house, other = fleet.add(LOGIN), fleet.base.another()
+    await other.save(Token("theirs.", house.clock.now(), 900), replaces=None)
+    await other.refuse({"login": "Check it."}, secrets_of(LOGIN))
+    await house.keeper.start(eager=False)
+    assert house.keeper.refusals == {"login": "Check it."}
+    await other.refuse({}, secrets_of(LOGIN))
+    match by:
+        case "the background":
+            await house.keeper.catch_up()
+        case "a request":
+            await house.keeper.token(account=True)
+        case _:
+            house.keeper.offer(Candidate("harvest.", 900), sent_with=house.held)
+            await house.keeper.close()
+    assert house.keeper.refusals == {}

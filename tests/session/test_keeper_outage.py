@@ -171,3 +171,19 @@ async def test_a_session_rejected_at_login_is_made_anew_once(build: Build) -> No
     token = await house.keeper.token()
     assert token.identity is not None
     assert (len(house.calls.sessions), len(house.calls.logins)) == (2, 2)
+
+
+async def test_a_token_rejected_while_it_is_given_again_is_asked_for_once_more_and_then_pauses(house: House) -> None:
+    token = await house.keeper.token()
+    house.to_the_window()
+    house.calls.gate.clear()
+    house.calls.on_session += [token.value, token.value]
+    await house.keeper.token()
+    await settle()
+    rejected = asyncio.create_task(house.keeper.renew(rejected=token))
+    await settle()
+    house.calls.gate.set()
+    assert await rejected is token
+    assert len(house.calls.sessions) == 3
+    assert house.seen.renewals[-2:] == [("window", "superseded"), ("rejected", "same_token")]
+    assert house.keeper.status().paused_for > 0

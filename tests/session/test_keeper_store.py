@@ -85,6 +85,7 @@ async def test_a_store_that_raises_loses_no_token_and_breaks_no_request(
     harvested = house.keeper.offer(Candidate("new.token.", 900), sent_with=house.held)
     await settle()
     assert await house.keeper.token() is harvested
+    assert await house.keeper.renew_now() is house.held
     await house.keeper.close()
     if operation != "close":
         assert house.seen.stores[operation, "failed"] > 0
@@ -308,6 +309,17 @@ async def test_however_many_requests_ask_whether_others_have_logged_in_two_looks
     tokens = await asyncio.gather(*(house.keeper.token(account=True) for _ in range(100)))
     assert set(tokens) == {house.held}
     assert store.looks - looks <= 2
+
+
+async def test_each_request_that_asks_after_the_last_look_gets_a_look_of_its_own(build: Build) -> None:
+    clock = FakeClock()
+    store = OthersStore(clock)
+    house = build(store=store, clock=clock)
+    await house.keeper.token()
+    looks = store.looks
+    for _ in range(3):
+        await house.keeper.token(account=True)
+    assert store.looks - looks == 3
 
 
 async def test_a_login_that_is_stored_while_a_look_is_made_is_seen_by_who_asks_after_it(build: Build) -> None:
