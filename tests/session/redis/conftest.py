@@ -84,6 +84,20 @@ def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
 
 
 @pytest.fixture(scope="session")
+def whole_sentinels(folder: Path) -> Iterator[Sentinels]:
+    """A group that no test may break."""
+    group = Sentinels(folder / "sentinels")
+    yield group
+    group.end()
+
+
+@pytest.fixture
+def calm_sentinels(whole_sentinels: Sentinels) -> Sentinels:
+    whole_sentinels.master.command("FLUSHALL")
+    return whole_sentinels
+
+
+@pytest.fixture(scope="session")
 def whole_cluster(folder: Path) -> Iterator[Cluster]:
     group = Cluster(folder / "cluster")
     yield group

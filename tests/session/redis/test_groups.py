@@ -36,11 +36,11 @@ async def again(do: Callable[[], Awaitable[object]], within: float = SOON) -> fl
 
 
 class TestSentinel:
-    async def test_the_master_is_found(self, replica: Build, sentinels: Sentinels) -> None:
-        one = replica(sentinels)
+    async def test_the_master_is_found(self, replica: Build, calm_sentinels: Sentinels) -> None:
+        one = replica(calm_sentinels)
         assert await one.save()
-        assert one.store.address == f"127.0.0.1:{sentinels.master.port}"
-        assert sentinels.master.command("KEYS", "*:s")
+        assert one.store.address == f"127.0.0.1:{calm_sentinels.master.port}"
+        assert calm_sentinels.master.command("KEYS", "*:s")
 
     async def test_a_master_that_is_killed_is_followed_by_the_next(self, replica: Build, sentinels: Sentinels) -> None:
         one, other = replica(sentinels), replica(sentinels)
@@ -82,13 +82,13 @@ class TestSentinel:
         with pytest.raises(RedisUnavailable, match="Connection refused"):
             await replica(f"redis+sentinel://127.0.0.1:{free_port()}/main").stored()
 
-    async def test_a_name_that_they_do_not_know(self, replica: Build, sentinels: Sentinels) -> None:
+    async def test_a_name_that_they_do_not_know(self, replica: Build, calm_sentinels: Sentinels) -> None:
         with pytest.raises(RedisUnavailable, match="no Sentinel knows"):
-            await replica(sentinels.url.replace("/main", "/other")).stored()
+            await replica(calm_sentinels.url.replace("/main", "/other")).stored()
 
-    @pytest.fixture
-    def guarded(self, tmp_path: Path) -> Iterator[Sentinels]:
-        group = Sentinels(tmp_path, password="of-the-sentinels")
+    @pytest.fixture(scope="class")
+    def guarded(self, folder: Path) -> Iterator[Sentinels]:
+        group = Sentinels(folder / "guarded", password="of-the-sentinels")
         yield group
         group.end()
 
@@ -116,21 +116,21 @@ class TestSentinel:
                 await replica(replace(place, sentinel_password=password)).stored()
 
     async def test_a_sentinel_that_was_cut_off_and_knows_an_old_master_only_is_passed_by(
-        self, replica: Build, sentinels: Sentinels
+        self, replica: Build, calm_sentinels: Sentinels
     ) -> None:
         async with answering(lambda _: b"*2\r\n$9\r\n127.0.0.1\r\n$1\r\n1\r\n") as astray:
-            one = replica(sentinels.url.replace("//", f"//127.0.0.1:{astray},"))
+            one = replica(calm_sentinels.url.replace("//", f"//127.0.0.1:{astray},"))
             assert await again(one.save) < SOON
 
     async def test_a_master_that_others_call_one_still_but_is_none_is_looked_for_elsewhere(
-        self, replica: Build, sentinels: Sentinels
+        self, replica: Build, calm_sentinels: Sentinels
     ) -> None:
-        port = next(server.port for server in sentinels.servers if server is not sentinels.master)
+        port = next(server.port for server in calm_sentinels.servers if server is not calm_sentinels.master)
         text = b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%d\r\n" % (len(str(port)), port)
         async with answering(lambda _: text) as astray:
-            one = replica(sentinels.url.replace("//", f"//127.0.0.1:{astray},"))
+            one = replica(calm_sentinels.url.replace("//", f"//127.0.0.1:{astray},"))
             assert await one.save()
-            assert one.store.address == f"127.0.0.1:{sentinels.master.port}"
+            assert one.store.address == f"127.0.0.1:{calm_sentinels.master.port}"
 
     async def test_without_any_sentinel_the_master_that_was_found_is_used_on(
         self, replica: Build, sentinels: Sentinels
