@@ -143,6 +143,10 @@ class TestSentinel:
         sentinels.servers[0].command("CLIENT", "KILL", "TYPE", "normal")
         assert await one.stored() == "one.token."
 
+    async def test_a_redis_is_no_sentinel(self, replica: Build, server: Server) -> None:
+        with pytest.raises(RedisUnavailable, match="as a Sentinel is none"):
+            await replica(f"redis+sentinel://127.0.0.1:{server.port}/main").stored()
+
     @pytest.mark.parametrize("answer", [b"*1\r\n$1\r\nx\r\n", b"*2\r\n$1\r\nx\r\n$1\r\nx\r\n", b":1\r\n", b"+OK\r\n"])
     async def test_a_sentinel_that_talks_nonsense_is_none(self, replica: Build, answer: bytes) -> None:
         async with answering(lambda _: answer) as port:

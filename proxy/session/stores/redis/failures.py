@@ -42,7 +42,8 @@ _CODES: Final = {
     "TRYAGAIN": RedisFailure(FailureKind.DOWN, "the Redis cluster is moving the keys"),
     "MOVED": RedisFailure(FailureKind.DOWN, "Redis sends us from one node to the next"),
     "ASK": RedisFailure(FailureKind.DOWN, "Redis sends us from one node to the next"),
-    "READONLY": RedisFailure(FailureKind.DOWN, "this Redis is a read-only replica; no master was found"),
+    "NOSENTINEL": RedisFailure(FailureKind.DOWN, "what session.store names as a Sentinel is none"),
+    "READONLY": RedisFailure(FailureKind.DOWN, "this Redis is a read-only replica, and no master was found"),
     "BUSY": RedisFailure(FailureKind.DOWN, "Redis is busy with a script"),
     "UNKILLABLE": RedisFailure(FailureKind.DOWN, "Redis is busy with a script"),
     "MAXCLIENTS": RedisFailure(FailureKind.DOWN, "Redis has no connection left for us (maxclients)"),
@@ -50,7 +51,7 @@ _CODES: Final = {
     "WRONGPASS": RedisFailure(FailureKind.DENIED, "Redis refuses the user or password in session.store"),
     "DENIED": RedisFailure(FailureKind.DENIED, "Redis is in protected mode and serves its own machine only"),
     "NOPERM": RedisFailure(FailureKind.DENIED, f"Redis does not permit it; grant the user ~<prefix>* and {GRANTS}"),
-    "NODB": RedisFailure(FailureKind.DENIED, "Redis has no database of this number; a cluster has 0 only"),
+    "NODB": RedisFailure(FailureKind.DENIED, "Redis has no database of this number (a cluster has 0 only)"),
     "OOM": RedisFailure(FailureKind.REFUSED, "Redis is out of memory (maxmemory); nothing can be written"),
     "MISCONF": RedisFailure(FailureKind.REFUSED, "Redis cannot write its snapshots (MISCONF); nothing can be written"),
     "NOREPLICAS": RedisFailure(

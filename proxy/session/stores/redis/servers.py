@@ -76,6 +76,8 @@ class Servers:
         try:
             found = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)
             return None if found is None else (bytes(found[0]).decode(), int(found[1]))
+        except RedisError as error:
+            raise RedisError("", code="NOSENTINEL") if error.code == "ERR" else error from None
         except (ValueError, TypeError, IndexError):
             raise NotRedis from None
         finally:
