@@ -41,7 +41,9 @@ from proxy.watched_files import CaWatch, SecretsWatch
 
 #: Seconds of difference to CardCash's clock that are told of; tokens live for minutes.
 _CLOCK_OFF: Final = 30.0
-_MEND_REDIS: Final = "see that it runs, that session.store names it (rediss only if it speaks TLS), and that this machine may connect"
+_MEND_REDIS: Final = (
+    "see that it runs, that session.store names it (rediss if it speaks TLS), and that we may connect there"
+)
 _PERMIT_REDIS: Final = "see what it needs under “One session for many machines” in config/README.md"
 
 

@@ -91,6 +91,14 @@ def whole_sentinels(folder: Path) -> Iterator[Sentinels]:
     group.end()
 
 
+@pytest.fixture(scope="session")
+def guarded(folder: Path) -> Iterator[Sentinels]:
+    """One whose Sentinels want a password."""
+    group = Sentinels(folder / "guarded", password="of-the-sentinels")
+    yield group
+    group.end()
+
+
 @pytest.fixture
 def calm_sentinels(whole_sentinels: Sentinels) -> Sentinels:
     whole_sentinels.master.command("FLUSHALL")

@@ -156,10 +156,14 @@ class RedisClient:
 
     async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
         failed: Exception | None = None
+        gone: Address | None = None
         for _ in range(_MOST_HOPS):
             servers = self._servers
             async with self._finding:
-                link = await self._link_to(await servers.find())
+                address = await servers.find()
+                if failed is not None and address == gone:
+                    raise failed  # the next Sentinel, or a cluster, names no other
+                link = await self._link_to(address)
             try:
                 return await link.run(script, keys, arguments)
             except RedisError as error:
@@ -178,7 +182,7 @@ class RedisClient:
                 await self._give_up(servers, link)
                 if isinstance(error, TimeoutError) or servers.is_alone:
                     raise
-                failed = error
+                failed, gone = error, address
         assert failed is not None  # noqa: S101
         raise failed
 

@@ -24,8 +24,8 @@ class Servers:
 
     @property
     def is_alone(self) -> bool:
-        """Say whether there is no other place to try at once when one cannot be connected to."""
-        return self._place.url.master is not None or len(self._place.url.hosts) == 1
+        """Say whether there is nobody else to ask at once when a server cannot be connected to."""
+        return len(self._place.url.hosts) == 1
 
     async def find(self) -> Address:
         """Return the server to ask. Raises `NoMaster`, or what the last Sentinel raised."""
@@ -75,10 +75,10 @@ class Servers:
         connection = await connect(self._place, sentinel, to_sentinel=True)
         try:
             found = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)
-            return None if found is None else (bytes(found[0]).decode(), int(found[1]))
+            return None if found is None else (found[0].decode(), int(found[1]))
         except RedisError as error:
             raise RedisError("", code="NOSENTINEL") if error.code == "ERR" else error from None
-        except (ValueError, TypeError, IndexError):
+        except (ValueError, TypeError, IndexError, AttributeError):
             raise NotRedis from None
         finally:
             connection.abort()
