@@ -13,6 +13,10 @@ from proxy.core.token import Moment
 _STEADY: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
+def _read() -> Moment:
+    return Moment(time.monotonic() if _STEADY is None else time.clock_gettime(_STEADY), time.time())
+
+
 class Clock(Protocol):
     """Anything that tells the time."""
 
@@ -26,11 +30,10 @@ class SystemClock:
 
     def now(self) -> Moment:
         """Read both clocks, in seconds."""
-        steady = time.monotonic() if _STEADY is None else time.clock_gettime(_STEADY)
-        return Moment(steady=steady, wall=time.time())
+        return _read()
 
 
-class TurnClock(SystemClock):
+class TurnClock:
     """The same, read once per turn of the event loop: a request asks several times, and each reading has its price.
 
     Leans on uvloop, whose own time (in milliseconds) stands still within a turn; on other loops every reading is new.
@@ -48,5 +51,5 @@ class TurnClock(SystemClock):
         turn = self._time()
         if turn != self._turn:
             self._turn = turn
-            self._moment = super().now()
+            self._moment = _read()
         return self._moment

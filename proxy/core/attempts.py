@@ -119,7 +119,7 @@ _ON_A_NEW_CONNECTION: Final = Send(new_connection=True)
 # How they went
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as `Moment`
 class Answered:
     """CardCash answered; `token` was accepted. None: the request carried none."""
 

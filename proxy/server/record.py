@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import time
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Final
 
 from proxy.core.route_names import OTHER
 from proxy.core.target import METHODS
@@ -60,13 +61,16 @@ class Record:
         metrics.answered(self.method, self.route, status, seconds, upstream)
         if self.code is not None:
             metrics.errors.labels(self.code).inc()
-        fields: dict[str, Any] = {
+        fields = {
+            "event": "request",
+            "level": "info",
+            "timestamp": datetime.now(UTC),
             "request_id": self.request_id,
             "method": self.method,
             "route": self.route,
             "status": status,
-            "duration_ms": int(seconds * 100_000) / 100,
-            "upstream_ms": None if upstream is None else int(upstream * 100_000) / 100,
+            "duration_ms": seconds * 100_000 // 1 / 100,
+            "upstream_ms": None if upstream is None else upstream * 100_000 // 1 / 100,
             "attempts": self.attempts,
             "client": self.client or "unix",
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -21,52 +21,39 @@ from proxy.telemetry.history import Totals
 from proxy.telemetry.labels import of_a_request
 
 
-class Durations:
-    """How long something took, in buckets with these upper bounds (seconds), in ascending order."""
+class _Durations:
+    """How long requests of one route took: in the buckets, the last of which has no end, and in all (seconds)."""
 
-    __slots__ = ("_bounds", "_counts", "_sum")
+    __slots__ = ("counts", "sum")
 
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds: Final = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def note(self, seconds: float) -> None:
-        """Count one."""
-        self._counts[bisect_left(self._bounds, seconds)] += 1
-        self._sum += seconds
-
-    @property
-    def counts(self) -> list[int]:
-        """How many there are in each bucket, the last of which has no end."""
-        return self._counts
-
-    def add_to(self, family: HistogramMetricFamily, route: str) -> None:
-        """Write them as the samples of a route."""
-        names = [*map(floatToGoString, self._bounds), "+Inf"]
-        family.add_metric([route], list(zip(names, accumulate(map(float, self._counts)), strict=True)), self._sum)
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
 
 
 class RequestMetrics(Collector):
     """Requests by method, route and status, and their durations by route; `routes` are there from the start."""
 
     def __init__(self, routes: Iterable[str], bounds: tuple[float, ...]) -> None:
-        self._counts: dict[tuple[str, str, int], int] = {}
+        #: Upper ends of the buckets in seconds, in ascending order.
+        self._bounds: Final = bounds
+        self._counts: defaultdict[tuple[str, str, int], int] = defaultdict(int)
         #: Of each route: until the end of the answer, and until CardCash's began.
-        self._durations: defaultdict[str, tuple[Durations, Durations]] = defaultdict(
-            lambda: (Durations(bounds), Durations(bounds))
+        self._durations: defaultdict[str, tuple[_Durations, _Durations]] = defaultdict(
+            lambda: (_Durations(bounds), _Durations(bounds))
         )
         for route in routes:
             self._durations[route]
 
     def answered(self, method: str, route: str, status: int, seconds: float, upstream_seconds: float | None) -> None:
         """Count one request; `route` is a template."""
-        key = (method, route, status)
-        self._counts[key] = self._counts.get(key, 0) + 1
-        duration, upstream = self._durations[route]
-        duration.note(seconds)
+        self._counts[method, route, status] += 1
+        whole, upstream = self._durations[route]
+        whole.counts[bisect_left(self._bounds, seconds)] += 1
+        whole.sum += seconds
         if upstream_seconds is not None:
-            upstream.note(upstream_seconds)
+            upstream.counts[bisect_left(self._bounds, upstream_seconds)] += 1
+            upstream.sum += upstream_seconds
 
     @property
     def total(self) -> int:
@@ -93,7 +80,8 @@ class RequestMetrics(Collector):
         whole = HistogramMetricFamily("cardcash_proxy_request_duration_seconds", text, labels=("route",))
         text = "From sending to the head of CardCash's last answer."
         upstream = HistogramMetricFamily("cardcash_proxy_upstream_duration_seconds", text, labels=("route",))
-        for route, (of_whole, of_upstream) in self._durations.items():
-            of_whole.add_to(whole, route)
-            of_upstream.add_to(upstream, route)
+        ends = [*map(floatToGoString, self._bounds), "+Inf"]
+        for route, durations in self._durations.items():
+            for family, each in zip((whole, upstream), durations, strict=True):
+                family.add_metric([route], list(zip(ends, accumulate(map(float, each.counts)), strict=True)), each.sum)
         yield from (requests, whole, upstream)
