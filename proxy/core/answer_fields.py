@@ -106,7 +106,7 @@ def _split(line: bytes) -> tuple[bytes, bytes]:
     return name, value.strip(b" \t")
 
 
-def for_client(fields: AnswerFields, *, host: bytes | None, origins: Iterable[bytes]) -> list[bytes]:
+def for_client(fields: AnswerFields, host: bytes | None, origins: Iterable[bytes]) -> list[bytes]:
     """Return the field lines for the caller, without CRLF, framing and `X-Request-ID`.
 
     `host` is the caller's `Host`: a `Location` at one of the upstream's own `origins` (lower case) leads back through it.

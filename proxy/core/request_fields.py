@@ -103,7 +103,6 @@ class RequestFields:
         """The lines one by one."""
         return self.block.splitlines(keepends=True)
 
-    @property
     def framing(self) -> bytes:
         """The line for the upstream that says how the body is framed, with its CRLF."""
         if self.chunked:
@@ -225,8 +224,10 @@ def names_of(connection: bytes) -> frozenset[bytes]:
     )
 
 
-def for_upstream(fields: RequestFields, *, start: bytes, host: bytes, request_id: bytes, user_agent: bytes) -> bytes:
-    """Write the request head up to, not including, `x-cc-app`, `Authorization` and the empty line.
+def for_upstream(
+    fields: RequestFields, start: bytes, host: bytes, request_id: bytes, user_agent: bytes
+) -> tuple[bytes, ...]:
+    """Write the request head up to, not including, `x-cc-app`, `Authorization` and the empty line; returns its parts.
 
     `start` is the request line, `host` the upstream's Host, `user_agent` what is sent when the caller sent none (CardCash
     answers 401 without one): lines with their CRLF. A POST or PUT without a Content-Type goes up as JSON: CardCash requires
@@ -234,4 +235,4 @@ def for_upstream(fields: RequestFields, *, start: bytes, host: bytes, request_id
     """
     agent = b"" if fields.user_agent else user_agent
     kind = _JSON if not fields.content_type and start.startswith(_TYPED) else b""
-    return b"".join((start, host, b"X-Request-ID: ", request_id, b"\r\n", fields.block, agent, kind, fields.framing))
+    return start, host, b"X-Request-ID: ", request_id, b"\r\n", fields.block, agent, kind, fields.framing()

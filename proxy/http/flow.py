@@ -35,7 +35,6 @@ class Flow(asyncio.BaseProtocol):
         self._transport = None
         self._look_again()
 
-    @property
     def is_open(self) -> bool:
         """A transport is there and not closing."""
         return self._transport is not None and not self._transport.is_closing()

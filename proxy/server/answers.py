@@ -49,8 +49,6 @@ def date_line() -> bytes:
 
 def connection_lines(exchange: Exchange) -> tuple[bytes, ...]:
     """Say what becomes of the connection, where the version's default is the other (RFC 9112, 9.3)."""
-    if exchange.draining:
-        exchange.close_after()
-    if exchange.keep_alive:
+    if exchange.is_kept():
         return (b"Connection: keep-alive",) if exchange.http_10 else ()
     return (b"Connection: close",)

@@ -135,7 +135,7 @@ class CallerConnection(Flow, asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Say whether no request is being served and no answer is still being written."""
-        return self._phase in (_HEAD, _AWAY) and self.is_open
+        return self._phase in (_HEAD, _AWAY) and self.is_open()
 
     @property
     def has_partial_head(self) -> bool:
@@ -146,8 +146,7 @@ class CallerConnection(Flow, asyncio.Protocol):
         """Seconds for which it could have brought a request and did not."""
         return now - self._idle_since if self.is_idle else 0.0
 
-    @property
-    def draining(self) -> bool:
+    def is_draining(self) -> bool:
         """Say whether the proxy is stopping. Part of `Link`."""
         return self._server.draining
 
@@ -206,7 +205,7 @@ class CallerConnection(Flow, asyncio.Protocol):
 
     def tell_away(self, _: bytes = b"") -> None:
         """Give the answer of `turn_away`, if it is not given yet."""
-        if self._phase is _AWAY and self._refusal is not None and self.is_open:
+        if self._phase is _AWAY and self._refusal is not None and self.is_open():
             self._refuse(self._refusal, bytes(self.head.begun))
 
     def abort(self) -> None:
@@ -295,7 +294,7 @@ class CallerConnection(Flow, asyncio.Protocol):
     def _served(self, exchange: Exchange) -> None:
         """Go on with the next request, or end."""
         self.exchange = self._task = None
-        if self._phase not in (_BODY, _SERVING) or not self.is_open:
+        if self._phase not in (_BODY, _SERVING) or not self.is_open():
             return
         if not exchange.keep_alive or self._phase is _BODY or self._server.draining:
             self._end()

@@ -30,8 +30,7 @@ class Answer:
         self.details: list[bytes] = []
         self._failure: UpstreamError | None = None
 
-    @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Say whether all of the body is here."""
         return self._failure is None and self.response.complete
 
@@ -77,23 +76,22 @@ async def deliver(
     exchange: Exchange,
     answer: Answer,
     record: Record,
-    *,
-    host: bytes | None,
     origins: Iterable[bytes],
     private: Iterable[bytes],
 ) -> None:
     """Hand an answer down: one write when all of it is here, else piece by piece with back-pressure.
 
+    `origins` are the upstream's, as `for_client` takes them; nothing that is `private` goes down in the head.
     Returns when a request that was answered early is out as well (RFC 9110, 7.5): its caller may still be sending it.
     Raises the upstream's error after the connection was broken for the caller to see, `CallerGone` when it left.
     """
     response = answer.response
     try:
-        complete = answer.complete
+        complete = answer.is_complete()
         pieces = answer.take() if response.has_body else []
         start = b"HTTP/1.1 %d %b" % (answer.status, response.reason)
-        head = scrubbed([start, *for_client(response.fields, host=host, origins=origins)], private)
-        lines = [head, b"X-Request-ID: " + record.request_id.encode("ascii")]
+        fields = for_client(response.fields, exchange.fields.host, origins)
+        lines = [scrubbed([start, *fields], private), b"X-Request-ID: " + record.request_id.encode()]
         if not response.fields.dated:
             lines.append(date_line())
         if answer.details:

@@ -24,8 +24,7 @@ class Link(Protocol):
     peer: str | None
     local: str | None
 
-    @property
-    def draining(self) -> bool:
+    def is_draining(self) -> bool:
         """Say whether the proxy is stopping."""
 
     #: What was written is out, so more may be.
@@ -67,7 +66,7 @@ class Exchange(Inflow):
         target: str,
         fields: RequestFields,
     ) -> None:
-        super().__init__(loop)
+        Inflow.__init__(self, loop)
         self._link = link
         #: The caller's IP address and the local one of its connection, None on a unix socket.
         self.peer = link.peer
@@ -166,14 +165,14 @@ class Exchange(Inflow):
         """Wait until the caller has read enough. Raises `CallerGone` when it does not, or is gone."""
         await self._link.drained()
 
-    @property
-    def draining(self) -> bool:
-        """Say whether the proxy is stopping."""
-        return self._link.draining
-
     def close_after(self) -> None:
         """End the connection after this answer."""
         self.keep_alive = False
+
+    def is_kept(self) -> bool:
+        """Say whether the connection is kept after this answer; none is once the proxy stops."""
+        self.keep_alive = self.keep_alive and not self._link.is_draining()
+        return self.keep_alive
 
     def abort(self) -> None:
         """End the connection now: nobody is there to read."""

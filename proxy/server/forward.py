@@ -94,8 +94,7 @@ class Forwarder:
         finally:
             body.release()
         try:
-            private = self._sender.private(answer)
-            await deliver(exchange, answer, record, host=fields.host, origins=self._sender.origins, private=private)
+            await deliver(exchange, answer, record, self._sender.origins, self._sender.private(answer))
         except UpstreamError as error:
             self._metrics.upstream_errors.labels(error.kind).inc()
             raise

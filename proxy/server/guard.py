@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from proxy.core.attempts import Traits
 from proxy.core.errors import BadRequest, Denied, HostNotAllowed, Overloaded
@@ -51,7 +51,8 @@ class GuardSettings:
     base_path: str = "/v3"
 
 
-class Admission(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Admission:
     """A request that may go on: its line for the upstream, and what that means."""
 
     #: Method, target and version, with the CRLF.

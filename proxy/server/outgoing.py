@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from proxy.clock import Clock
@@ -63,12 +62,12 @@ class Injected:
 
 @dataclass(slots=True)
 class OutgoingRequest:
-    """One request, ready to be sent: everything but the token."""
+    """One request on its way, and what has become of it."""
 
+    sender: Sender
     method: str
     admission: Admission
     fields: RequestFields
-    head: bytes
     body: Body
     record: Record
     #: The e-mail of a caller's own login, whose answer's token carries that account.
@@ -83,6 +82,10 @@ class OutgoingRequest:
         before, self.answer = self.answer, answer
         if before is not None:
             before.close()
+
+    def head(self, waited: bool) -> bytes:
+        """Write its head, when a connection is free, for which it `waited` or not. Raises `_TokenEnded`."""
+        return self.sender.head(self, waited)
 
 
 class _TokenEnded(Exception):
@@ -116,15 +119,8 @@ class Sender:
     def prepare(
         self, method: str, admission: Admission, fields: RequestFields, body: Body, record: Record
     ) -> OutgoingRequest:
-        """Write all of a request but its token."""
-        head = for_upstream(
-            fields,
-            start=admission.start,
-            host=self._injected.host,
-            request_id=record.request_id.encode("ascii"),
-            user_agent=self._injected.user_agent,
-        )
-        return OutgoingRequest(method, admission, fields, head, body, record)
+        """Begin a request that is to be sent."""
+        return OutgoingRequest(self, method, admission, fields, body, record)
 
     async def answer(self, request: OutgoingRequest) -> Answer:
         """Walk the request through its attempts. Raises `UpstreamError` or `Unavailable`, true of all of them together."""
@@ -133,7 +129,7 @@ class Sender:
             step = next(flow)
             while True:
                 if isinstance(step, Send):
-                    result = await self._send(request, new_connection=step.new_connection)
+                    result = await self._send(request, step.new_connection)
                 elif isinstance(step, Renew):
                     result = await self._renew(step, request)
                 else:
@@ -147,11 +143,10 @@ class Sender:
                 self._metrics.retries.labels("not_repeatable").inc()
             raise
 
-    async def _send(self, request: OutgoingRequest, *, new_connection: bool) -> Result:
+    async def _send(self, request: OutgoingRequest, new_connection: bool) -> Result:
         if request.answer is not None:
             request.answered(None)  # it may still hold the only connection
         record, admission, body = request.record, request.admission, request.body
-        head = partial(self._head, request)
         response = None
         try:
             while response is None:
@@ -164,7 +159,7 @@ class Sender:
                 try:
                     response = await self._upstream.send(
                         method=request.method,
-                        head=head,
+                        head=request.head,
                         body=body.content(),
                         chunked=body.chunked,
                         # A purchase goes out on a connection of its own: no stray answer to another request can be taken
@@ -204,16 +199,18 @@ class Sender:
             )
         return token
 
-    def _head(self, request: OutgoingRequest, waited: bool) -> bytes:
-        """Write the whole head, when a connection is free. Raises `_TokenEnded`."""
-        token = request.token
+    def head(self, request: OutgoingRequest, waited: bool) -> bytes:
+        """Write the head of a request, at the last moment. Raises `_TokenEnded`."""
+        injected, token = self._injected, request.token
+        request_id = request.record.request_id.encode()
+        parts = for_upstream(request.fields, request.admission.start, injected.host, request_id, injected.user_agent)
         if token is None:
-            return request.head + b"\r\n"
+            return b"".join((*parts, b"\r\n"))
         if waited:
             token = request.token = self._token_at_send(request, token)
         # The id goes with the token it made: while the id rotates, requests go on with the old pair.
-        app_id = (token.app_id or self._injected.app_id()).encode("ascii")
-        return b"%bx-cc-app: %b\r\nAuthorization: %b\r\n\r\n" % (request.head, app_id, token.bearer)
+        app_id = (token.app_id or injected.app_id()).encode()
+        return b"".join((*parts, b"x-cc-app: ", app_id, b"\r\nAuthorization: ", token.bearer, b"\r\n\r\n"))
 
     def _token_at_send(self, request: OutgoingRequest, token: Token) -> Token:
         """Choose the token at the last moment: the request may have waited for a connection, and the token ended."""

@@ -61,8 +61,8 @@ class RequestLog:
     def write(self, fields: dict[str, Any]) -> None:
         """Write one line; `fields` becomes its."""
         if self._writer is None:
-            del fields["level"], fields["timestamp"]
-            log.info(**fields)
+            del fields["event"], fields["level"], fields["timestamp"]
+            log.info("request", **fields)
             return
         if self._common:
             fields.update(self._common)

@@ -126,7 +126,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
     @property
     def open(self) -> bool:
         """May still be used."""
-        return self._phase is not _CLOSED and self.is_open
+        return self._phase is not _CLOSED and self.is_open()
 
     def hears(self) -> bool:
         """Anything to read, or an end or error to be noticed, that the loop has not seen yet."""
@@ -134,7 +134,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
 
     def usable(self) -> bool:
         """May carry a request now: nothing came since the last answer, not even into the kernel's buffer."""
-        return self._phase is _IDLE and self.is_open and self._ear is not None and not self._ear.hears()
+        return self._phase is _IDLE and self.is_open() and self._ear is not None and not self._ear.hears()
 
     async def silent(self) -> bool:
         """Listen to a connection that was made, or has answered, just now; say whether it may carry a request.
