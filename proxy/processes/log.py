@@ -28,7 +28,7 @@ class SupervisorLog(LogWriter):
         if len(self._kept) < _MOST_KEPT:
             self._kept.append(line)
         else:
-            self._dropped += 1
+            self._refused += 1
         self.write_on()
         return len(line)
 
