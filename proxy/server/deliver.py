@@ -86,8 +86,8 @@ async def deliver(
     Raises the upstream's error after the connection was broken for the caller to see, `CallerGone` when it left.
     """
     response = answer.response
+    complete, uploading = answer.is_complete(), response.uploading
     try:
-        complete = answer.is_complete()
         pieces = answer.take() if response.has_body else []
         start = b"HTTP/1.1 %d %b" % (answer.status, response.reason)
         fields = for_client(response.fields, exchange.fields.host, origins)
@@ -109,7 +109,6 @@ async def deliver(
                 lines.append(b"Content-Length: %d" % sum(map(len, pieces)))
             else:
                 exchange.close_after()
-        uploading = response.uploading
         if not exchange.body_at_end() and not uploading:
             exchange.close_after()
         lines += *connection_lines(exchange), b"\r\n"
@@ -130,7 +129,8 @@ async def deliver(
         exchange.break_off()
         raise
     finally:
-        answer.close()
+        if uploading or not complete:
+            answer.close()
 
 
 async def _stream(exchange: Exchange, answer: Answer, *, chunked: bool) -> None:

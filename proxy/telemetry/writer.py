@@ -15,13 +15,13 @@ from typing import Final
 
 import orjson
 
-#: Bytes kept while the reader does not take them; then new lines are dropped and counted.
+#: Bytes queued while the reader does not take them; then new lines are dropped and counted.
 _MOST_KEPT: Final = 1024 * 1024
 #: Bytes that a pipe takes at once or not at all (PIPE_BUF on Linux): so many lines share one system call.
 _BATCH: Final = 4096
 #: Seconds between a line and its write, so that there are others to share it.
 _WRITE_AFTER: Final = 0.02
-#: At the end: seconds in which a slow reader gets what is kept, and then in which it is told how much it did not get.
+#: At the end: seconds in which a slow reader gets what is queued, and then in which it is told how much it did not get.
 LAST_SECONDS: Final = 5.0
 _LAST_WORD: Final = 1.0
 _LOOK_AGAIN: Final = 0.005

@@ -40,7 +40,7 @@ class Response(Inflow):
     __slots__ = ("_feeder", "fields", "has_body", "reason", "status")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, feeder: Feeder) -> None:
-        super().__init__(loop)
+        Inflow.__init__(self, loop)
         #: None: the exchange is over.
         self._feeder: Feeder | None = feeder
         #: 0 until the head is in, and with it the other three.
