@@ -117,9 +117,7 @@ class RedisClient:
 
     async def close(self) -> None:
         """Close all connections."""
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close(orderly=True)
+        await self._leave(orderly=True)
 
     def _check(self, urgency: Urgency) -> None:
         if self.trouble is not None and self._place() is self._used and time.monotonic() < self._not_before[urgency]:
@@ -200,10 +198,10 @@ class RedisClient:
             self._link = Connections(self._used, address, self._connected)
         return self._link
 
-    async def _leave(self) -> None:
+    async def _leave(self, *, orderly: bool = False) -> None:
         link, self._link = self._link, None
         if link is not None:
-            await link.close()
+            await link.close(orderly=orderly)
 
     async def _give_up(self, servers: Servers, link: Connections) -> None:
         servers.lost(link.address)
