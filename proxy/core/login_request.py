@@ -84,7 +84,7 @@ def _email_in_form(text: str) -> str:
     # Parsers of nested forms would also read "customer[email][]" or "customer[email" as the e-mail, or as one more.
     telling = [name for name in names if _tells_whose(name) and not _CUSTOMER_FIELD.match(name)]
     about = [name for name in names if "email" in _folded(name)]
-    values = parse_qs(text, keep_blank_values=True, errors="strict").get("customer[email]", [])
+    values = parse_qs(text, errors="strict").get("customer[email]", [])
     if telling or about != ["customer[email]"] or len(values) != 1:
         raise AmbiguousLogin
     return values[0]

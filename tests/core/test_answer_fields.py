@@ -260,6 +260,10 @@ def test_a_line_in_which_a_secret_stands_never_goes_down() -> None:
     assert scrubbed(HEAD, []) == b"\r\n".join(HEAD)
 
 
+def test_a_field_that_is_named_after_a_secret_never_goes_down() -> None:
+    assert scrubbed([HEAD[0], b"secret-token: 1", b"B: 2"], [b"secret-token"]) == b"HTTP/1.1 200 OK\r\nB: 2"
+
+
 def test_a_reason_in_which_a_secret_stands_is_left_out() -> None:
     assert scrubbed([b"HTTP/1.1 400 no secret-token", b"A: 1"], [b"secret-token"]) == b"HTTP/1.1 400 \r\nA: 1"
 

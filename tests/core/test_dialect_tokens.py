@@ -326,3 +326,10 @@ def test_claims_are_read_whatever_their_length(length: int) -> None:
 def test_a_token_of_the_greatest_length_that_is_malformed_for_another_reason_is_no_jwt() -> None:
     assert found(("Authorization", "x" * (8 * 1024))) == Malformed()
     assert found(("Authorization", "x" * (8 * 1024 + 1))) == Malformed("longer than 8192 bytes")
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-32-le", "latin-1"])
+def test_a_session_body_that_is_not_in_utf_8_leaves_the_headers(coding: str) -> None:
+    body = json.dumps({"access_token": TWO, "x": "\u00e9"}, ensure_ascii=False).encode(coding)
+    assert answered(body=body) is None
+    assert answered(body=body, header=ONE) == (ONE, 600)

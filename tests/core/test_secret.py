@@ -20,7 +20,7 @@ def test_is_revealed_on_request_only() -> None:
 
 
 def test_cannot_be_pickled() -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(Secret("hunter2"))
 
 
@@ -38,10 +38,10 @@ def test_empty_is_refused() -> None:
 
 def test_cannot_be_changed() -> None:
     secret = Secret("a")
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="cannot be changed"):
         secret.value = "b"
     (where,) = [name for name in dir(secret) if name.endswith("__text")]
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="cannot be changed"):
         delattr(secret, where)
     assert secret.reveal() == "a"
 

@@ -187,7 +187,7 @@ def test_a_host_has_one_spelling_or_is_none() -> None:
         "[host]",
         "[::1",
         "::1]",
-        "a." * 127 + "a",
+        "a." * 126 + "aa",
         "127.1",
         "1.2.3.256",
         "\u212a",
