@@ -398,3 +398,7 @@ def test_a_judgement_does_not_depend_on_what_was_judged_before() -> None:
         assert classify(path, base) == classify(path, base)
     assert not classify("/api/session", "/v3").is_session
     assert classify("/api/session", "/api").is_session
+
+
+def test_what_is_read_again_when_all_is_decoded_is_the_path() -> None:
+    assert classify("/v3/carts;y%3Bz").path == "/carts"

@@ -396,3 +396,9 @@ def test_a_deny_holds_against_a_path_that_is_lenient_in_two_ways_at_once(path: s
 )  # fmt: skip
 def test_signs_stand_for_what_they_say_wherever_they_stand(glob: str, path: str, *, meant: bool) -> None:
     assert matches(glob, path) is meant
+
+
+@pytest.mark.parametrize("path", ["/api/wallets%20/1", "/api/%EF%BD%97allets/1"])
+def test_a_deny_holds_below_any_base_path_for_what_only_lenient_servers_read(path: str) -> None:
+    assert not passes([deny("/wallets/**")], path, base="/api")
+    assert passes([deny("/wallet/**")], path, base="/api")
