@@ -157,12 +157,9 @@ class Shared:
         await self.saved()
         if self._obstacles.refusals_unsaved:
             self._obstacles.refusals_unsaved = not await self.refuse(self._obstacles.refusals)
-        before = self._obstacles.refusals
-        async with self._using:
-            stored = await self._look()
-        self._take_over(stored, before)
+        has_answered = await self._look_and_take_over()
         self.save()
-        return stored is not None
+        return has_answered
 
     def look_is_due(self) -> bool:
         """Say whether a store that took its time is to be looked at again; asked every second."""
@@ -267,6 +264,14 @@ class Shared:
         self._look_at = time() + (self._look_every - _LOOK_EVERY) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads
         return stored
 
+    async def _look_and_take_over(self) -> bool:
+        """Take over what others stored; False: the store did not say."""
+        before = self._obstacles.refusals
+        async with self._using:
+            stored = await self._look()
+        self._take_over(stored, before)
+        return stored is not None
+
     def _take_over(self, stored: Stored | None, before: Mapping[str, str]) -> None:
         """Learn, and hold their token if it is better; during a renewal only a login in place of an anonymous one."""
         if stored is None:
@@ -293,10 +298,7 @@ class Shared:
             with suppress(TimeoutError):
                 async with asyncio.timeout(random.uniform(0, _SPREAD)):  # noqa: S311 - spreads, guards nothing
                     await self._write_now.wait()
-            before = self._obstacles.refusals
-            async with self._using:
-                stored = await self._look()
-            self._take_over(stored, before)
+            await self._look_and_take_over()
         while (held := self.unsaved()) is not None:
             winner = await self.put(held)
             if winner is None:
