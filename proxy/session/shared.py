@@ -139,7 +139,10 @@ class Shared:
             self._saved = token
             return True  # also if what it has replaced looks the same: CardCash may give one token twice
         # What it has replaced may come back: a new master has lost the last writes.
-        return self._saved is token and stored is not None and self._is_new(stored)
+        if self._saved is not token or stored is None or not self._is_new(stored):
+            return False
+        # Who renewed without an account may not have seen that somebody logged in meanwhile.
+        return token.identity is None or stored.identity is not None or stored.login_lost
 
     # What is there
 

@@ -599,6 +599,60 @@ async def test_a_right_that_is_lost_is_told_and_asked_for_no_more(
     assert (one.seen.stores["extend", "lost"], one.calls.logins) == (1, [])
 
 
+async def test_a_holder_whose_store_goes_away_in_the_middle_goes_on(
+    fleet: Fleet, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.session.rights.EXTEND_EVERY", 0.01)
+    house = fleet.add(LOGIN)
+    house.calls.gate.clear()
+    renewing = asyncio.create_task(house.keeper.token())
+    while not house.calls.sessions:
+        await asyncio.sleep(0)
+    fleet.cut_off()
+    while house.seen.stores["extend", "failed"] < 2:
+        await asyncio.sleep(0.01)
+    clock.advance(LEASE)
+    house.calls.gate.set()
+    assert (await renewing).identity == ME
+    assert len(house.calls.logins) == 1
+
+
+async def test_a_look_during_the_first_renewal_leaves_it_alone(fleet: Fleet) -> None:
+    house = fleet.add(LOGIN)
+    house.calls.gate.clear()
+    renewing = asyncio.create_task(house.keeper.token())
+    while not house.calls.sessions:
+        await asyncio.sleep(0)
+    await fleet.base.save(Token("theirs.", house.clock.now(), 900, identity=ME), replaces=None)
+    await house.keeper.catch_up()
+    assert house.keeper.status().state == "none"
+    house.calls.gate.set()
+    assert (await renewing).identity == ME
+
+
+async def test_a_login_that_an_anonymous_renewal_has_written_over_is_stored_again(
+    fleet: Fleet, clock: FakeClock
+) -> None:
+    one, other = fleet.add(), fleet.add()
+    first = await one.keeper.token()
+    clock.advance(first.lifetime)
+    other.calls.gate.clear()
+    renewing = asyncio.create_task(other.keeper.token())
+    while not other.calls.sessions:
+        await asyncio.sleep(0)
+    one.keeper.offer(Candidate("mine.", 900), sent_with=first, login_as=ME)
+    await settle()
+    await other.keeper.catch_up()
+    other.calls.gate.set()
+    await renewing
+    for _ in range(2):
+        await fleet.all_look()
+    stored = await fleet.stored()
+    assert stored is not None
+    assert (stored.value, one.held.value, other.held.value) == ("mine.", "mine.", "mine.")
+    assert (one.seen.losses, other.seen.losses) == (0, 0)
+
+
 async def test_an_operator_leaves_nothing_that_is_still_to_be_stored(build: Build, clock: FakeClock) -> None:
     class Forgetful(BrokenStore):
         shared = True
@@ -607,10 +661,14 @@ async def test_an_operator_leaves_nothing_that_is_still_to_be_stored(build: Buil
     house = build(store=store, clock=clock, credentials=LOGIN)
     house.calls.on_login.append(SessionRefused("login", "Check it."))
     await house.keeper.token()
-    assert house.keeper.pending
+    pending = [house.keeper.pending]
     store.broken = ()
     assert (await house.keeper.renew_now()).identity == ME
-    assert not house.keeper.pending
+    assert [*pending, house.keeper.pending] == [True, False]
+    assert (house.seen.stores["latch", "ok"], house.seen.stores["latch", "empty"]) == (0, 1)
+    house.calls.on_login.append(SessionRefused("login", "Check it."))
+    await house.keeper.renew(rejected=house.held)
+    assert (house.seen.stores["latch", "ok"], house.seen.stores["latch", "empty"]) == (1, 1)
 
 
 @pytest.mark.parametrize("by", ["the background", "a request", "a save"])

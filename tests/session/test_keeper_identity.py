@@ -12,6 +12,7 @@ from proxy.core.token import Token
 from proxy.session.cardcash_calls import Credentials, SessionOutage, SessionRefused, SessionTokenRejected
 from tests.session.conftest import Build
 from tests.session.fakes import APP, LOGIN, ME, House, settle
+from tests.session.test_held_token import jwt
 
 CALLER = "caller@example.com"
 REFUSED_APP = SessionRefused("app_id", "The application id was refused.")
@@ -255,6 +256,36 @@ async def test_a_changed_password_that_is_refused_does_not_take_the_account(buil
     await settle()
     assert house.held is token
     assert "login" in house.keeper.refusals
+
+
+# CardCash forgets the login
+
+
+@pytest.mark.parametrize("when", ["now", "in a pause", "during a renewal"])
+async def test_a_refresh_without_the_login_begins_one_renewal_where_one_may_begin(build: Build, when: str) -> None:
+    house = build(credentials=LOGIN)
+    marks = {"customerId": [None, 5]}
+    value = jwt(customerId=5)
+    await house.store.save(Token(value, house.clock.now(), 900, identity=ME, marks=marks), replaces=None)
+    await house.keeper.start(eager=False)
+    house.calls.gate.clear()
+    operator = None
+    if when == "in a pause":
+        house.outage()
+        house.calls.gate.set()
+        await asyncio.gather(house.keeper.renew_now(), return_exceptions=True)
+    elif when == "during a renewal":
+        operator = asyncio.create_task(house.keeper.renew_now())
+        await settle()
+    before = len(house.calls.sessions)
+    assert house.keeper.offer(Candidate(jwt(sid=3), 900), sent_with=house.held) is None
+    assert house.seen.harvests["anonymous"] == 1
+    await settle()
+    assert len(house.calls.sessions) - before == (1 if when == "now" else 0)
+    house.calls.gate.set()
+    if operator is not None:
+        await operator
+        assert len(house.calls.sessions) == 1
 
 
 # A caller's own login

@@ -118,6 +118,16 @@ async def test_a_caller_that_comes_while_the_store_is_read_at_the_start_costs_no
     assert second.keeper.first_attempt_over.is_set()
 
 
+async def test_it_is_counted_whether_a_look_has_found_a_token(build: Build) -> None:
+    first = build()
+    await first.keeper.start(eager=False)
+    await first.keeper.token()
+    second = build(store=another(first), clock=first.clock)
+    await second.keeper.start(eager=False)
+    assert (first.seen.stores["load", "empty"], first.seen.stores["load", "ok"]) == (1, 0)
+    assert (second.seen.stores["load", "empty"], second.seen.stores["load", "ok"]) == (0, 1)
+
+
 async def test_an_expired_token_in_the_store_is_not_taken(build: Build) -> None:
     first = build()
     token = await first.keeper.token()
