@@ -79,6 +79,9 @@ async def herd(url: str) -> AsyncIterator[tuple[CardCash, list[SessionKeeper]]]:
 @contextlib.contextmanager
 def falls(server: Server, how: str) -> Iterator[None]:
     if how == "killed":
+        with server.client() as client:  # who has the right must have reached the next master
+            client.set("after-it", 1)
+            client.wait(2, 1000)
         server.kill()
         yield
     elif how == "stopped":
