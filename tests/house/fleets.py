@@ -285,7 +285,7 @@ async def _sundry(fleets: Fleets) -> Act:
 
 async def _failing(fleets: Fleets) -> Act:
     """A session that ends soon, and whose renewals bring nothing new."""
-    simulator = await fleets.simulator(token_ttl=20.0)
+    simulator = await fleets.simulator(token_ttl=14 * MINUTE / 1000)
     one = await fleets.proxy("failing", simulator.url)
 
     async def act() -> None:
