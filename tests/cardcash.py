@@ -83,13 +83,8 @@ class CardCash:
 
     async def serve(self, aiohttp_server: AiohttpServer) -> None:
         """Serve it at `url`, until the test is over."""
-        self._server = await aiohttp_server(self.application(), auto_decompress=False, shutdown_timeout=0.1)
-        self.url = str(self._server.make_url("/")).rstrip("/")
-
-    @property
-    def connections(self) -> int:
-        """How many are open."""
-        return len(self._server.handler.connections)
+        server = await aiohttp_server(self.application(), auto_decompress=False, shutdown_timeout=0.1)
+        self.url = str(server.make_url("/")).rstrip("/")
 
     def application(self) -> web.Application:
         """Make the application."""
