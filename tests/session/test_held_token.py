@@ -12,7 +12,10 @@ import pytest
 from proxy.core.dialect import Candidate, Malformed
 from proxy.core.token import Moment, Source, Token, Windows
 from proxy.session.background_renewal import LAST_MOMENT, Due, what_is_due
-from proxy.session.held_token import HeldToken, gives_way, refreshed
+from proxy.session.cardcash_calls import Credentials
+from proxy.session.failures import Failure
+from proxy.session.held_token import HeldToken, Stays, gives_way, refreshed
+from proxy.session.renewal import Renewal
 
 ME, YOU = "me@example.com", "you@example.com"
 NOW = Moment(1_000.0, 5_000.0)
@@ -229,6 +232,60 @@ class TestALoginThatIsLost:
         holder.lose_identity()
         assert not holder.adopt(mine("yours.", email=YOU), NOW)
         assert not holder.identity_lost
+
+
+class TestWhatARenewalIsWorth:
+    """A renewal began when `base` was held; now `held` is."""
+
+    def weighed(
+        self, brings: Token, base: Token | None, held: Token | None = None, *, rejected: bool = False, **more: bool
+    ) -> Token | Stays | Failure:
+        holder = holding(held or base)
+        renewal = Renewal("window", base, Credentials("app-id"), rejected=rejected)
+        if rejected:
+            holder.reject()
+        options = {"is_foreign": False, "login_refused": False, **more}
+        return holder.weigh(brings, renewal, now=NOW, **options)
+
+    @pytest.mark.parametrize("base", [None, token(), token(age=600), mine()])
+    async def test_another_token_is_adopted(self, base: Token | None) -> None:
+        two = token("two.")
+        assert self.weighed(two, base) is two
+
+    async def test_the_held_one_again_is_none(self) -> None:
+        again = self.weighed(token(age=-1), token())
+        assert isinstance(again, Failure)
+        assert (again.result, again.sentence) == ("same_token", "CardCash gave the held token again.")
+
+    async def test_the_rejected_one_again_is_none(self) -> None:
+        again = self.weighed(token(age=-1), token(), rejected=True)
+        assert isinstance(again, Failure)
+        assert (again.result, again.sentence) == ("same_token", "CardCash gave the rejected token again.")
+
+    async def test_one_that_is_over_when_it_arrives_is_none(self) -> None:
+        over = self.weighed(token("two.", age=600), token())
+        assert isinstance(over, Failure)
+        assert over.result == "failed"
+
+    async def test_the_held_one_itself_came_meanwhile_from_another_process(self) -> None:
+        theirs = token("theirs.")
+        assert self.weighed(theirs, token(), theirs) is theirs
+
+    async def test_a_login_that_raced_with_it_stays(self) -> None:
+        assert self.weighed(token("two."), token(), mine()) == Stays("superseded")
+
+    async def test_an_account_whose_login_is_refused_by_now_stays(self) -> None:
+        account = token(identity=ME)
+        assert self.weighed(token("two."), account, login_refused=True) == Stays("login_refused")
+
+    async def test_what_came_meanwhile_stays_when_it_brings_only_what_was_held_before(self) -> None:
+        assert self.weighed(token(), token(), token("harvest.")) == Stays("superseded")
+
+    @pytest.mark.parametrize("why", ["rejected", "is_foreign"])
+    async def test_an_account_that_is_rejected_or_of_another_application_id_does_not_stay(self, why: str) -> None:
+        two = token("two.")
+        rejected, is_foreign = why == "rejected", why == "is_foreign"
+        assert self.weighed(two, mine(), rejected=rejected, is_foreign=is_foreign, login_refused=True) is two
 
 
 class TestWhatIsDue:
