@@ -42,7 +42,7 @@ class Kind:
     parse: Callable[[object], Any]
     #: What an empty environment variable means: nothing was set, or the empty value (lists, a path that may be none).
     empty_counts: bool = False
-    #: Who forgot the value of a list or of a guard in the file meant to close a door.
+    #: Who forgot the value of a list or of a guard in the file meant to deny something.
     guards: bool = False
     #: What the secret that the value is, or holds, may be made of.
     secret: SecretForm | None = None

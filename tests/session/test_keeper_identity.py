@@ -1,4 +1,4 @@
-"""Whose session it is: logins, the latch, operators and rotating secrets."""
+"""Whose session it is: logins, refusals, operators and rotating secrets."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_without_a_login_of_our_own_nothing_is_marked(house: House) -> Non
     assert not house.keeper.login_refused(None)
 
 
-# The latch
+# Refusals
 
 
 async def test_a_refused_application_id_is_not_tried_again(house: House) -> None:

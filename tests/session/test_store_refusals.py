@@ -1,4 +1,4 @@
-"""The lock-out latch in the store: it outlives a restart, holds for all who share the store, and opens for a reason only."""
+"""Refusals in the store: they outlive a restart, hold for all who share the store, and end for a reason only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was forgotten or cannot be meant is an error, never a guess: least of all where a guess would open a door."""
+"""What was forgotten or cannot be meant is an error, never a guess: least of all where a guess would let somebody in."""
 
 from __future__ import annotations
 
