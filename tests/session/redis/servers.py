@@ -30,7 +30,7 @@ def _version() -> int:
 
 
 #: The program of the server; it can be a Sentinel too.
-WHERE = os.environ.get("CARDCASH_TEST_REDIS") or shutil.which("redis-server") or shutil.which("valkey-server")
+WHERE = os.environ.get("TEST_REDIS") or shutil.which("redis-server") or shutil.which("valkey-server")
 #: The first number of its version.
 VERSION = _version()
 #: Seconds for a server to start, or a group to agree.
