@@ -11,22 +11,23 @@
 
     it raises            the error whose sentence is true of all attempts together
 
-The cases. "Guarded" is a request that can spend money (below `orders`, and no read) or whose method a header overrides;
+The cases. "It may buy": a request that can spend money (below `orders`, and no read) or whose method a header overrides;
 "safe" is one that CardCash documents as harmless to repeat: every GET and HEAD, POST /session, POST /carts.
 
     an attempt ended with                          what is done
     an answer that is no rejection                 delivered
     no answer, provably nothing sent               sent once more, if a second try at once can cure it
-    no answer, something may have been sent        sent once more if safe, else the error: it may have been processed
+    no answer, something may have been sent        sent once more if safe and the connection has merely ended (no time-out,
+                                                   no part of an answer), else the error: it may have been processed
     either of them a second time                   the error, with what became of the first
 
     a rejection, in the documented wording         renewed, sent once more whatever it is: it was refused unprocessed
       … and its body is gone                       renewed, 503 not_repeatable: nothing was processed
       … and the renewal fails                      503: nothing was processed
       … and the renewal brings the same token      delivered, the route pauses
-    a variant of it                                renewed, sent once more unless guarded or its body is gone
+    a variant of it                                renewed, sent once more unless it may buy or its body is gone
     a bare 400 to a HEAD                           likewise
-      … guarded, or its body is gone               delivered as it came, whatever becomes of the renewal
+      … it may buy, or its body is gone            delivered as it came, whatever becomes of the renewal
       … and the renewal fails                      delivered; a variant's safe request: 503
     a rejection on a route that pauses             delivered
     a rejection of the token of a renewal that this
@@ -80,7 +81,7 @@ class Traits:
     #: It may be sent twice even though it may have been processed.
     safe: bool
     #: It can spend money, or a header overrides its method: only the documented rejection proves that it was not processed.
-    guarded: bool
+    may_buy: bool
     #: It is a caller's own login: a new session costs it nothing.
     logs_in: bool = False
 
@@ -259,7 +260,7 @@ def _after_rejection(
     if not replaced and not history.may_begin_renewal(token, route, now):
         return Deliver(retried, "rejected")
 
-    if kind is not Rejection.DOCUMENTED and (traits.guarded or not rejected.resendable):
+    if kind is not Rejection.DOCUMENTED and (traits.may_buy or not rejected.resendable):
         yield Renew(token, needed=False)
         return Deliver(retried)
     renewed = yield Renew(token, needed=True)

@@ -41,7 +41,7 @@ class Rejection(Enum):
     BARE = "bare"
 
 
-def judge_head(status: int) -> Rejection:
+def judge_answer_to_head(status: int) -> Rejection:
     """Judge the answer to a HEAD by its status alone: a 400 counts, since it may be a rejection."""
     return Rejection.BARE if status == 400 else Rejection.NONE
 

@@ -200,7 +200,7 @@ def _judge(method: str, path: str, overridden: bool, base_path: str) -> tuple[Ro
     traits = Traits(
         route=f"{method} {route.key}",
         safe=may_repeat(method, route.path, overridden=overridden),
-        guarded=overridden or buys(method, route),
+        may_buy=overridden or buys(method, route),
         logs_in=route.is_login and method == "POST",
     )
     return route, traits, route.needs_login("" if overridden else method)

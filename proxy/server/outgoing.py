@@ -30,7 +30,13 @@ from proxy.core.attempts import (
 from proxy.core.content_coding import decode_answer
 from proxy.core.errors import NotRepeatable, SessionUnavailable, Unavailable, UpstreamError
 from proxy.core.rejection_history import RejectionHistory
-from proxy.core.rejections import LONGEST_REJECTION, REJECTION_STATUSES, Rejection, judge_head, judge_rejection
+from proxy.core.rejections import (
+    LONGEST_REJECTION,
+    REJECTION_STATUSES,
+    Rejection,
+    judge_answer_to_head,
+    judge_rejection,
+)
 from proxy.core.request_fields import RequestFields, for_upstream
 from proxy.core.token import Token
 from proxy.server.accounts import Accounts
@@ -164,7 +170,7 @@ class Sender:
                         chunked=body.chunked,
                         # A purchase goes out on a connection of its own: no stray answer to another request can be taken
                         # for its.
-                        new_connection=new_connection or admission.traits.guarded,
+                        new_connection=new_connection or admission.traits.may_buy,
                         repeatable=admission.traits.safe,
                     )
                 except _TokenEnded:
@@ -190,7 +196,7 @@ class Sender:
         """Get the token to send with; None for a TRACE, whose answer repeats what was sent (RFC 9110, 9.3.8)."""
         if request.method == "TRACE":
             return None
-        patient = not request.body.buffered or request.admission.traits.guarded
+        patient = not request.body.buffered or request.admission.traits.may_buy
         token = await self._keeper.token(patient=patient, account=request.admission.account)
         if self._keeper.identity_lost and request.admission.account:
             raise SessionUnavailable(
@@ -274,7 +280,7 @@ class Sender:
 async def _rejection(method: str, answer: Answer) -> Rejection:
     """Judge a 400 or 401 by its decoded body; what was read of it still goes down to the caller."""
     if method == "HEAD":
-        return judge_head(answer.status)
+        return judge_answer_to_head(answer.status)
     raw = await answer.peek(LONGEST_REJECTION)
     if raw is None:
         return Rejection.NONE

@@ -61,7 +61,7 @@ from proxy.core.login_request import same_account
 from proxy.core.token import Freshness, Token
 from proxy.session.background_renewal import Due, what_is_due
 from proxy.session.cardcash_calls import Credentials
-from proxy.session.failures import LONGEST_PAUSE, STOPPING, UNASKED, Failure
+from proxy.session.failure_pause import LONGEST_PAUSE, STOPPING, UNASKED, Failure
 from proxy.session.held_token import HeldToken
 from proxy.session.obstacles import Obstacles
 from proxy.session.ports import RENEWAL_DEADLINE, Calls, Observer, Policy

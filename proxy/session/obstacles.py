@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.session.failures import ELSEWHERE, LONGEST_PAUSE, Failure, Pause
+from proxy.session.failure_pause import ELSEWHERE, LONGEST_PAUSE, Failure, Pause
 from proxy.session.stores import Stored
 
 

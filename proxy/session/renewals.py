@@ -9,7 +9,7 @@ import asyncio
 
 from proxy.clock import Clock
 from proxy.core.token import Token
-from proxy.session.failures import BUG, STOPPING, Failure
+from proxy.session.failure_pause import BUG, STOPPING, Failure
 from proxy.session.held_token import HeldToken, Stays
 from proxy.session.obstacles import Obstacles
 from proxy.session.ports import Calls, Observer

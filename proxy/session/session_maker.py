@@ -13,7 +13,7 @@ from typing import Final
 from proxy.clock import Clock
 from proxy.core.token import Source, Token
 from proxy.session.cardcash_calls import SessionOutage, SessionRefused, SessionTokenRejected
-from proxy.session.failures import ELSEWHERE, LONGEST_PAUSE, Failure
+from proxy.session.failure_pause import ELSEWHERE, LONGEST_PAUSE, Failure
 from proxy.session.held_token import HeldToken
 from proxy.session.obstacles import Obstacles
 from proxy.session.ports import Calls

@@ -42,9 +42,9 @@ from proxy.core.rejections import Rejection
 from proxy.core.token import Moment, Source, Token
 
 DOCUMENTED, VARIANT, BARE = Rejection.DOCUMENTED, Rejection.VARIANT, Rejection.BARE
-SAFE = Traits("GET /v3/carts", safe=True, guarded=False)
-UNSAFE = Traits("PUT /v3/carts/:cartId/cards/:cardId", safe=False, guarded=False)
-ORDER = Traits("POST /v3/orders", safe=False, guarded=True)
+SAFE = Traits("GET /v3/carts", safe=True, may_buy=False)
+UNSAFE = Traits("PUT /v3/carts/:cartId/cards/:cardId", safe=False, may_buy=False)
+ORDER = Traits("POST /v3/orders", safe=False, may_buy=True)
 EVERY = (SAFE, UNSAFE, ORDER)
 
 
@@ -329,7 +329,7 @@ def test_a_found_token_that_died_with_the_one_before_is_replaced_too(source: Sou
 def test_beyond_the_bound_over_all_routes_a_rejection_is_delivered() -> None:
     history = RejectionHistory()
     for number in range(20):
-        assert isinstance(Walk(Traits(f"GET /{number % 2}", safe=True, guarded=False), history).rejected().step, Renew)
+        assert isinstance(Walk(Traits(f"GET /{number % 2}", safe=True, may_buy=False), history).rejected().step, Renew)
     assert Walk(SAFE, history).rejected().told(Probed(Verdict.REJECTED, replaced=False)).end == Deliver(
         counted="rejected"
     )
@@ -387,7 +387,7 @@ def test_a_doubtful_rejection_of_a_callers_own_login_is_probed_even_where_it_was
 
 
 def test_a_rejected_login_of_a_caller_needs_no_probe_since_it_logs_in_again() -> None:
-    login = Traits("POST /v3/customers/login", safe=False, guarded=False, logs_in=True)
+    login = Traits("POST /v3/customers/login", safe=False, may_buy=False, logs_in=True)
     assert isinstance(Walk(login).rejected(DOCUMENTED, OWN).step, Renew)
 
 
@@ -474,7 +474,7 @@ def test_no_walk_sends_twice_without_a_proof_and_every_sentence_is_true(data: st
         step = walk.step
         if isinstance(step, Send):
             # Never again what may have been processed, unless that is harmless or CardCash refused the token so.
-            assert not (in_doubt and request_.guarded)
+            assert not (in_doubt and request_.may_buy)
             result = data.draw(answers_to[Send]())
             if isinstance(result, Failed):
                 in_doubt = in_doubt or result.error.sent
@@ -492,7 +492,7 @@ def test_no_walk_sends_twice_without_a_proof_and_every_sentence_is_true(data: st
         assert not (in_doubt and "nothing was processed" in sentence)
         assert in_doubt == walk.end.sent
         # An order that was answered in any way but the documented refusal is never turned into an error.
-        assert not (in_doubt and answered and request_.guarded and not isinstance(result, Failed))
+        assert not (in_doubt and answered and request_.may_buy and not isinstance(result, Failed))
 
 
 # What changed code has slipped through (see `make mutants`)

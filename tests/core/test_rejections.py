@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.rejections import Rejection, judge_head, judge_rejection
+from proxy.core.rejections import Rejection, judge_answer_to_head, judge_rejection
 
 DOCUMENTED = "no Authorization token was found"
 VARIANTS = (
@@ -39,7 +39,7 @@ def envelope(message: object, **more: object) -> bytes:
 
 @pytest.mark.parametrize(("status", "counts"), [(400, True), (401, False), (404, False), (200, False), (500, False)])
 def test_a_head_has_no_body_to_read_so_its_400_counts(status: int, *, counts: bool) -> None:
-    assert judge_head(status) is (Rejection.BARE if counts else Rejection.NONE)
+    assert judge_answer_to_head(status) is (Rejection.BARE if counts else Rejection.NONE)
 
 
 @pytest.mark.parametrize("wording", [DOCUMENTED, f" {DOCUMENTED}\n"])
