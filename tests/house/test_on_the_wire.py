@@ -32,7 +32,7 @@ def test_every_kind_of_failure_has_its_row_and_no_other() -> None:
 
 
 def _is_sent_again(error: UpstreamError, *, safe: bool) -> bool:
-    flow = attempts(Traits("GET /a", safe=safe, guarded=False), RejectionHistory())
+    flow = attempts(Traits("GET /a", safe=safe, may_buy=False), RejectionHistory())
     next(flow)
     try:
         return isinstance(flow.send(Failed(error)), Send)
