@@ -51,6 +51,7 @@ def test_a_test_that_hangs_fails_once_and_all_others_are_run_by_the_worker_of_th
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n", "2", "--timeout=1", "--timeout-method=thread", str(tmp_path)],
         env={"PYTHONPATH": str(ROOT), "PATH": "", "TOLD": str(told)},
+        cwd=tmp_path,  # names are told from here, wherever the repository lies
         capture_output=True,
         text=True,
         timeout=50,
