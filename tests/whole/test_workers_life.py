@@ -324,7 +324,7 @@ async def test_callers_of_a_worker_that_is_stopped_are_served_by_the_others(simu
 
 
 async def test_in_the_drain_delay_all_workers_go_on_serving(simulator: Simulator) -> None:
-    async with workers(simulator.url, DRAIN__DELAY="1.5") as proxy:
+    async with workers(simulator.url, DRAIN__DELAY="3") as proxy:
         proxy.signal(TERM)
         # Whoever answers knows of the others' drains within a second.
         async with asyncio.timeout(1.4):
