@@ -90,6 +90,8 @@ class HeldToken:
         self.is_rejected = False
         #: A caller's login was in it and is gone, and nobody has logged in since.
         self.identity_lost = False
+        #: When that was found here, in steady seconds.
+        self.lost_at = float("-inf")
         # The values of the last ones that it rejected: wherever they come from, they are no news.
         self._rejected: deque[str] = deque(maxlen=8)
 
@@ -111,6 +113,8 @@ class HeldToken:
             self.identity_lost = False
         elif not same_account(str(before.identity), token.identity):
             tells = self.identity_lost = True
+        if self.identity_lost and not was_lost:
+            self.lost_at = now.steady
         self.token = token
         self.windows = Windows.of(token, self._renew_ahead)
         self.is_rejected = False

@@ -70,7 +70,7 @@ from proxy.session.refusals import leave_anonymous, will_do
 from proxy.session.renewal import OPERATOR
 from proxy.session.renewals import Renewals
 from proxy.session.session_maker import SessionMaker
-from proxy.session.shared import Shared
+from proxy.session.shared import ALL_HAVE_LOOKED, Shared
 from proxy.session.status import Status, describe
 from proxy.session.stores import SharedStore
 from proxy.tasks import Tasks
@@ -219,14 +219,16 @@ class SessionKeeper:
     async def login_turn(self) -> AsyncIterator[Token]:
         """Hold the turn to handle a caller's login, among all callers here and all who share the store; gives the token.
 
-        Whoever has the next turn finds in the store whose session this is by then. Raises `SessionUnavailable`, also when
-        the store of a fleet cannot be asked and the session is anonymous: another account may have logged in elsewhere.
+        Whoever has the next turn finds in the store whose session this is by then. Raises `SessionUnavailable`, also when a
+        fleet's store cannot be asked and the session is anonymous: another account may have logged in elsewhere.
         """
         async with self._shared.rights.login_turn() as is_everywhere:
             is_known = await self.catch_up() and is_everywhere
             held = self.current()
             if not is_known and self._shared.access.is_distant and (held is None or held.identity is None):
                 raise UNASKED.error()
+            if self._shared.has_others and self.identity_lost:  # others may go with that login until they have looked
+                await asyncio.sleep(self._held.lost_at + ALL_HAVE_LOOKED - self._clock.now().steady)
             token = await self.token()
             try:
                 yield token
@@ -391,8 +393,6 @@ class SessionKeeper:
             self._held.reject()
             if self._renewals.may_begin():
                 self._renewals.begin("rejected")
-
-    # State
 
     def _lose_identity(self) -> None:
         if self._held.lose_identity():

@@ -34,7 +34,9 @@ class Obstacles:
 
     def learn(self, stored: Stored, before: Mapping[str, str], now: float, *, knows_failures: bool) -> None:
         """Take over what all know; `before` are the refusals when the store was asked, `knows_failures`: it has ours."""
-        if self.refusals is before and not self.refusals_unsaved:
+        # In the place of ours may stand those of other secrets, as in a rollout. That forgets nothing: two wrong passwords
+        # would be tried in turn for ever.
+        if self.refusals is before and not self.refusals_unsaved and not stored.refuses_others:
             self.refusals = dict(stored.refusals)
         if knows_failures or stored.paused_for > self.pause.left(now):
             self.pause.take_over(now, failures=stored.failures, left=stored.paused_for)

@@ -36,6 +36,8 @@ _TRIES: Final = 3
 _SLOW: Final = 0.1
 _LOOK_EVERY: Final = 1.0
 _LONGEST_INTERVAL: Final = 10.0
+#: Seconds after which all who share the store have heard what is in it, unless it is slow.
+ALL_HAVE_LOOKED: Final = 2 * _LOOK_EVERY
 
 
 class Shared:

@@ -94,3 +94,13 @@ async def test_of_two_logins_with_redis_lost_in_the_middle_the_second_in_the_sto
     assert (await yours.ask("GET /carts")).status == 200
     assert (await log_in(loser, mine.identity or "")).status == 200
     assert (await loser.ask("GET /carts")).status == 200
+
+
+async def test_after_a_login_is_gone_nobody_is_logged_in_before_all_have_let_go_of_it(pair: list[Running]) -> None:
+    assert (await log_in(pair[0], ME)).status == 200
+    await until(lambda: pair[1].proxy.keeper.status().identity == ME)
+    assert (await pair[1].admin.ask("POST /session/renew")).status == 200
+    assert (await log_in(pair[1], YOU)).status == 200
+    assert pair[0].proxy.keeper.status().identity != ME
+    assert (await pair[0].ask("GET /carts")).status == 200
+    assert pair[0].proxy.keeper.status().identity == YOU

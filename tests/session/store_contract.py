@@ -401,11 +401,35 @@ class StoreContract:
         assert await refusals(make(), "other secrets") == {}
         assert await refusals(make(), "secrets") == {"login": "Check it."}
 
-    async def test_refusals_are_replaced_as_a_whole(self, make: Make) -> None:
+    async def test_whose_secrets_are_others_is_told_that_somebody_is_refused(self, make: Make) -> None:
+        await make().refuse({"login": "Check it."}, "secrets")
+        assert [(await make().look(secrets)).refuses_others for secrets in ("secrets", "other secrets")] == [
+            False,
+            True,
+        ]
+        await make().refuse({}, "secrets")
+        assert not (await make().look("other secrets")).refuses_others
+
+    async def test_refusals_of_several_secrets_are_remembered_beside_each_other(self, make: Make) -> None:
         await make().refuse({"login": "Check it."}, "secrets")
         await make().refuse({"app_id": "And that."}, "other secrets")
-        assert await refusals(make(), "secrets") == {}
+        assert await refusals(make(), "secrets") == {"login": "Check it."}
         assert await refusals(make(), "other secrets") == {"app_id": "And that."}
+        await make().refuse({}, "secrets")
+        assert [await refusals(make(), secrets) for secrets in ("secrets", "other secrets")] == [{}, {}]
+
+    async def test_refusals_of_the_same_secrets_are_replaced_as_a_whole(self, make: Make) -> None:
+        await make().refuse({"login": "Check it."}, "secrets")
+        await make().refuse({"app_id": "And that."}, "secrets")
+        assert await refusals(make(), "secrets") == {"app_id": "And that."}
+
+    async def test_of_many_secrets_the_refusals_of_the_last_few_are_remembered(self, make: Make) -> None:
+        for number in range(5):
+            await make().refuse({"login": f"{number}"}, f"secrets {number}")
+        assert await refusals(make(), "secrets 0") == {}
+        assert (await make().look("secrets 0")).refuses_others
+        for number in range(1, 5):
+            assert await refusals(make(), f"secrets {number}") == {"login": f"{number}"}
 
     async def test_no_refusals_at_all_can_be_saved(self, make: Make) -> None:
         await make().refuse({}, "secrets")

@@ -20,7 +20,7 @@ NOW = 1_800_000_000.0
 def file(**changes: Any) -> bytes:
     """A sound file of one entry, but for `changes`: to the token, else to the entry, else to the whole."""
     token = {"value": "a.b.c", "born": NOW, "lifetime": 600, "identity": None, "own_login": False, "marks": {}}
-    entry: dict[str, Any] = {"written": NOW, "token": token, "latches": {}, "fingerprint": ""}
+    entry: dict[str, Any] = {"written": NOW, "token": token, "latches": {}, "fingerprint": "", "others": {}}
     whole: dict[str, Any] = {"version": 1, "entries": {"key": entry}}
     for name, value in changes.items():
         next(part for part in (token, entry, whole) if name in part)[name] = value
@@ -35,7 +35,10 @@ def test_a_sound_file_is_read() -> None:
 
 def test_what_was_written_is_read_again() -> None:
     token = StoredToken("a.b.c", NOW, 600.0, "é@example.com", own_login=True, marks={"a": [1, None]})
-    entries = {"one": Entry(token, written=NOW), "two": Entry(None, {"login": "Näh."}, "f", NOW)}
+    entries = {
+        "one": Entry(token, written=NOW),
+        "two": Entry(None, {"f": {"login": "Näh."}, "g": {"app_id": "Ach."}}, NOW),
+    }
     assert parse(render(entries, NOW)) == (entries, True)
 
 
@@ -102,6 +105,8 @@ def test_a_corrupt_file_has_no_entries(raw: bytes) -> None:
         ("written", "now"),
         ("written", float("nan")),
         ("fingerprint", None),
+        ("others", []),
+        ("others", {"f": []}),
         ("latches", []),
         ("latches", {"else": "x"}),
         ("latches", {"login": 1}),
@@ -160,18 +165,20 @@ def test_what_is_over_is_not_written() -> None:
 
 def test_a_refusal_is_written_although_its_token_is_over() -> None:
     token = StoredToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
-    entries, _ = parse(render({"key": Entry(token, {"login": "x"})}, NOW + 600))
-    assert entries["key"].refusals == {"login": "x"}
+    entries, _ = parse(render({"key": Entry(token, {"f": {"login": "x"}})}, NOW + 600))
+    assert entries["key"].refused == {"f": {"login": "x"}}
 
 
 def test_only_the_last_bindings_are_kept() -> None:
-    entries = {str(number): Entry(None, {"login": "x"}, written=NOW + number) for number in range(20)}
+    entries = {str(number): Entry(None, {"f": {"login": "x"}}, written=NOW + number) for number in range(20)}
     assert set(parse(render(entries, NOW))[0]) == {str(number) for number in range(12, 20)}
 
 
 def test_the_largest_that_is_written_can_be_read() -> None:
     token = StoredToken("a.b." + "c" * 8000, NOW, 600.0, "x" * 300, own_login=True, marks={"x": [None, "é" * 8000]})
-    raw = render({str(number): Entry(token, {"login": "x" * 500}) for number in range(8)}, NOW)
+    raw = render(
+        {str(number): Entry(token, {f"{i}": {"login": "x" * 500} for i in range(4)}) for number in range(8)}, NOW
+    )
     assert parse(raw)[1]
 
 
@@ -186,7 +193,7 @@ def test_the_marks_of_a_login_still_work_when_they_come_back() -> None:
 
 def test_neither_token_nor_secret_shows_in_a_repr() -> None:
     kept = StoredToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
-    assert "a.b.c" not in repr(kept) + repr(Entry(kept, {}, "fingerprint"))
+    assert "a.b.c" not in repr(kept) + repr(Entry(kept, {"fingerprint": {}}))
 
 
 def test_a_pause_is_written_although_there_is_no_token() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -246,3 +247,27 @@ async def test_a_latch_that_is_opened_while_it_is_read_stays_open(build: Build) 
     await starting
     await renewing
     assert house.keeper.refusals == {}
+
+
+async def test_two_wrong_passwords_in_a_fleet_are_tried_once_each_whatever_is_renewed_or_restarted(
+    world: World,
+) -> None:
+    first, second = world.house(), world.house(OTHER_PASSWORD)
+    for house in (first, second):
+        house.calls.on_login.append(NO_LOGIN)
+        await house.keeper.start(eager=True)
+        await house.keeper.first_attempt_over.wait()
+        if "login" not in house.keeper.refusals:
+            held = house.keeper.held
+            assert held is not None
+            with suppress(SessionUnavailable):
+                await house.keeper.renew(rejected=held)
+    for _ in range(3):
+        for house in (first, second):
+            held = house.keeper.held
+            assert held is not None
+            await house.keeper.catch_up()
+            await house.keeper.renew(rejected=held)
+    for credentials in (LOGIN, OTHER_PASSWORD):
+        assert (await world.restarted(credentials)).calls.logins == []
+    assert [len(house.calls.logins) for house in (first, second)] == [1, 1]

@@ -72,6 +72,8 @@ class Stored:
     #: Renewals that failed in a row, and how many seconds no other may begin.
     failures: int = 0
     paused_for: float = 0.0
+    #: All that is remembered as refused is of other secrets, which somebody else has who shares the store.
+    refuses_others: bool = False
     #: There is something in the token's place that cannot be read.
     is_foreign: bool = False
 
@@ -165,7 +167,7 @@ class SharedStore(Protocol):
         ...
 
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
-        """Remember what CardCash refused of `secrets`, in place of all that was remembered; empty: forget it.
+        """Remember what CardCash refused of `secrets`, beside what it refused of the last few others'; empty: forget all.
 
         Stored for as long as anything is, across restarts; in another process's memory no secret can be found out of it.
         """

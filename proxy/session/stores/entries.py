@@ -1,7 +1,8 @@
 """What is in the file of `file.py`: its format, and the reading of it with suspicion. No I/O, no clock.
 
-`{"version": 1, "entries": {<key of the binding>: {"written", "token", "latches", "fingerprint", "pause"}}}`. Times are
-Unix seconds: another process's steady clock means nothing here. "latches" are the refusals of `Stored`.
+`{"version": 1, "entries": {<key of the binding>: {"written", "token", "latches", "fingerprint", "others", "pause"}}}`. Times
+are Unix seconds: another process's steady clock means nothing here. "latches" are the refusals of `Stored`, "others" those
+of other secrets, by their fingerprints.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _VERSION: Final = 1
 #: Far beyond what can be: the longest pause (seconds), and failures in a row.
 _LONGEST_PAUSE: Final = 3600.0
 _MOST_FAILURES: Final = 1_000_000_000
+#: Secrets whose refusals are remembered: those of a rollout, and of one before it.
+_MOST_REFUSED: Final = 4
 #: What can be refused.
 _REFUSALS: Final = frozenset({"app_id", "login"})
 
@@ -121,13 +124,47 @@ class StoredPause:
         return self.failures if abs(wall - self.began) < self.seconds + FAILURES_LAST else 0
 
 
+Refused = dict[str, dict[str, str]]
+
+
+def with_refusals(refused: Refused, fingerprint: str, refusals: Mapping[str, str]) -> Refused:
+    """Add what was refused of the secrets with this fingerprint, the last of a few; nothing: all of it is forgotten."""
+    others = [(other, what) for other, what in refused.items() if other != fingerprint]
+    return dict([*others, (fingerprint, dict(refusals))][-_MOST_REFUSED:]) if refusals else {}
+
+
+def refused_content(refused: Refused) -> dict[str, Any]:
+    """Return what JSON can hold of it."""
+    *others, (fingerprint, last) = [*refused.items()] or [("", {})]
+    return {"latches": last, "fingerprint": fingerprint} | ({"others": dict(others)} if others else {})
+
+
+def read_refused(content: dict[str, Any]) -> Refused | None:
+    """Read what `refused_content` has made; None when anything about it is unsound."""
+    fingerprint, last, others = content.get("fingerprint"), content.get("latches", {}), content.get("others", {})
+    if (
+        not isinstance(fingerprint, str)
+        or not isinstance(others, dict)
+        or not all(map(_is_refusals, (last, *others.values())))
+    ):
+        return None
+    return {**others, fingerprint: last} if last else others
+
+
+def _is_refusals(content: object) -> bool:
+    return (
+        isinstance(content, dict)
+        and content.keys() <= _REFUSALS
+        and all(isinstance(sentence, str) and sentence.isprintable() for sentence in content.values())
+    )
+
+
 @dataclass(slots=True, repr=False)
 class Entry:
-    """All that is stored for one binding. `fingerprint`: a slow salted hash of the secrets that `refusals` are about."""
+    """All that is stored for one binding. `refused`: by slow salted hashes of the secrets, the latest last."""
 
     token: StoredToken | None = None
-    refusals: dict[str, str] = field(default_factory=dict)
-    fingerprint: str = ""
+    refused: Refused = field(default_factory=dict)
     written: float = 0.0
     pause: StoredPause = StoredPause()
 
@@ -136,20 +173,15 @@ class Entry:
         """Return the entry in `content` if everything about it is sound."""
         if not isinstance(content, dict):
             return None
-        fingerprint, written = content.get("fingerprint"), content.get("written")
-        if not isinstance(fingerprint, str) or not _is_number(written):
+        written, refused = content.get("written"), read_refused(content)
+        if refused is None or not _is_number(written):
             return None
-        entry = cls(fingerprint=fingerprint, written=written)
+        entry = cls(refused=refused, written=written)
         if (token := content.get("token")) is not None:
             entry.token = StoredToken.read(token)
             if entry.token is None:
                 return None
-        refusals = content.get("latches", {})
-        if not isinstance(refusals, dict) or not refusals.keys() <= _REFUSALS:
-            return None
-        if not all(isinstance(sentence, str) and sentence.isprintable() for sentence in refusals.values()):
-            return None
-        entry.refusals, entry.pause = refusals, StoredPause.read(content.get("pause"))
+        entry.pause = StoredPause.read(content.get("pause"))
         return entry
 
     def content(self) -> dict[str, Any]:
@@ -157,8 +189,7 @@ class Entry:
         return {
             "written": self.written,
             "token": None if self.token is None else self.token.content(),
-            "latches": self.refusals,
-            "fingerprint": self.fingerprint,
+            **refused_content(self.refused),
             "pause": [self.pause.failures, self.pause.began, self.pause.seconds],
         }
 
@@ -186,7 +217,7 @@ def render(entries: Entries, wall: float) -> bytes:
     stored = {
         key: entry
         for key, entry in entries.items()
-        if entry.refusals or entry.pause.failures_at(wall) or (entry.token is not None and entry.token.is_alive(wall))
+        if entry.refused or entry.pause.failures_at(wall) or (entry.token is not None and entry.token.is_alive(wall))
     }
     newest = sorted(stored, key=lambda key: stored[key].written)[-_MOST_ENTRIES:]
     content = {"version": _VERSION, "entries": {key: stored[key].content() for key in newest}}

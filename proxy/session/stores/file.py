@@ -25,7 +25,7 @@ from typing import Final, ParamSpec, TypeVar
 from proxy.clock import Clock
 from proxy.core.token import Moment, Token
 from proxy.session.stores import Binding, Entered, Right, Stored, StoreUnusable, Turn, turned_away
-from proxy.session.stores.entries import LARGEST, Entries, Entry, StoredPause, StoredToken, parse, render
+from proxy.session.stores.entries import LARGEST, Entries, Entry, StoredPause, StoredToken, parse, render, with_refusals
 from proxy.session.stores.file_right import FileRight, LockFile, Sign
 
 P = ParamSpec("P")
@@ -59,8 +59,8 @@ class FileStore:
         # One thread: its queue is the lock that guards files and descriptors against each other within this process.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="session-store")
         self._rights = {right: FileRight(self._beside(f".{right.value}")) for right in Right}
-        #: The last fingerprint that was compared, with what, and the verdict: scrypt is slow on purpose.
-        self._compared = ("", "", False)
+        #: The last fingerprints that were compared, with what, and the verdicts: scrypt is slow on purpose.
+        self._compared: dict[tuple[str, str], bool] = {}
 
     async def look(self, secrets: str) -> Stored:
         """Return all there is for this binding; a token's life is counted from its absolute expiry."""
@@ -141,7 +141,9 @@ class FileStore:
         fingerprint = await self._in_thread(_hashed, secrets, os.urandom(16)) if refusals else ""
 
         def change(entry: Entry) -> bool:
-            had, entry.refusals, entry.fingerprint = entry.refusals, dict(refusals), fingerprint
+            had = entry.refused
+            others = {one: what for one, what in had.items() if refusals and not self._is_about(one, secrets)}
+            entry.refused = with_refusals(others, fingerprint, refusals)
             return bool(had or refusals)
 
         await self._change(binding, change)
@@ -194,11 +196,13 @@ class FileStore:
     def _looked(self, secrets: str, binding: Binding, now: Moment) -> tuple[Stored, bool]:
         entries, is_sound = self._read()
         entry = entries.get(binding.key, Entry())
+        ours = next((what for one, what in entry.refused.items() if self._is_about(one, secrets)), None)
         stored = Stored(
             None if entry.token is None else entry.token.at(now, app_id=binding.app_id),
-            entry.refusals if entry.refusals and self._is_about(entry.fingerprint, secrets) else {},
+            ours or {},
             entry.pause.failures_at(now.wall),
             entry.pause.left(now.wall),
+            bool(entry.refused) and ours is None,
         )
         return stored, is_sound
 
@@ -243,9 +247,10 @@ class FileStore:
             lock.close()
 
     def _is_about(self, fingerprint: str, secrets: str) -> bool:
-        if self._compared[:2] != (fingerprint, secrets):
-            self._compared = (fingerprint, secrets, _is_hash_of(fingerprint, secrets))
-        return self._compared[2]
+        if (fingerprint, secrets) not in self._compared:
+            self._compared = dict([*self._compared.items()][-7:])
+            self._compared[fingerprint, secrets] = _is_hash_of(fingerprint, secrets)
+        return self._compared[fingerprint, secrets]
 
     def _beside(self, suffix: str) -> Path:
         return self._path.with_name(self._path.name + suffix)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from proxy.clock import Clock
 from proxy.core.token import Token
 from proxy.session.stores import FAILURES_LAST, LEASE, Entered, Right, Stored, Turn, turned_away
+from proxy.session.stores.entries import Refused, with_refusals
 
 
 @dataclass(repr=False)
@@ -15,8 +16,8 @@ class _Memory:
     """What the participants share."""
 
     token: Token | None = None
-    refusals: Mapping[str, str] = field(default_factory=dict)
-    refused_secrets: str = ""
+    #: By the secrets that it is about.
+    refused: Refused = field(default_factory=dict)
     failures: int = 0
     paused_until: float = float("-inf")
     #: Who has a right, and until when (steady seconds).
@@ -82,7 +83,7 @@ class MemoryStore:
 
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
         """Remember what was refused, as long as the process lives."""
-        self._memory.refusals, self._memory.refused_secrets = dict(refusals), secrets
+        self._memory.refused = with_refusals(self._memory.refused, secrets, refusals)
 
     async def end_pause(self) -> None:
         """Forget the failures."""
@@ -101,9 +102,10 @@ class MemoryStore:
         left = memory.paused_until - now.steady
         return Stored(
             token,
-            dict(memory.refusals) if secrets == memory.refused_secrets else {},
+            memory.refused.get(secrets, {}),
             memory.failures if left > -FAILURES_LAST else 0,
             max(0.0, left),
+            bool(memory.refused) and secrets not in memory.refused,
         )
 
     def _holds(self, right: Right) -> bool:

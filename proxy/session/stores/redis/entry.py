@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Final
 
 from proxy.core.token import Moment, Token
-from proxy.session.stores.entries import Entry, StoredToken
+from proxy.session.stores.entries import Refused, StoredToken, read_refused, refused_content
 
 #: Bytes; the longest token that is taken from CardCash is 8 KiB.
 _LARGEST: Final = 64 * 1024
@@ -33,17 +32,15 @@ def unpack_token(raw: bytes, *, age: float, asked: Moment, app_id: str) -> Token
     return None if stored is None else stored.at(asked, app_id=app_id)
 
 
-def pack_refusals(refusals: Mapping[str, str], fingerprint: str) -> bytes:
-    """Write what CardCash refused; `fingerprint` is a slow salted hash of the secrets that it is about."""
-    content = {"latches": dict(refusals), "fingerprint": fingerprint}
-    return json.dumps(content, separators=(",", ":")).encode()
+def pack_refusals(refused: Refused) -> bytes:
+    """Write what CardCash refused, by slow salted hashes of the secrets that it is about."""
+    return json.dumps(refused_content(refused), separators=(",", ":")).encode()
 
 
-def unpack_refusals(raw: bytes) -> tuple[Mapping[str, str], str]:
-    """Read what CardCash refused, and the fingerprint; nothing when anything about it is unsound."""
+def unpack_refusals(raw: bytes) -> Refused:
+    """Read what CardCash refused; nothing when anything about it is unsound."""
     content = _json(raw)
-    entry = Entry.read({**content, "written": 0.0}) if isinstance(content, dict) else None
-    return ({}, "") if entry is None else (entry.refusals, entry.fingerprint)
+    return (read_refused(content) if isinstance(content, dict) else None) or {}
 
 
 def _json(raw: bytes) -> object:

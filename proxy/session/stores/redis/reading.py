@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from proxy.core.token import Moment, Token
+from proxy.session.stores.entries import Refused
 from proxy.session.stores.redis.client import RedisUnavailable
 from proxy.session.stores.redis.entry import unpack_refusals, unpack_token
 from proxy.session.stores.redis.failures import UNKNOWN_ANSWER
@@ -89,7 +89,7 @@ def token_in(answer: ScriptReply, vault: Vault, *, asked: Moment, app_id: str) -
     return token
 
 
-def refusals_in(answer: ScriptReply, vault: Vault) -> tuple[Mapping[str, str], str]:
-    """Return what CardCash refused, and the fingerprint of the secrets that it is about."""
+def refused_in(answer: ScriptReply, vault: Vault) -> Refused:
+    """Return what CardCash refused, by the fingerprints of the secrets that it is about."""
     plain = vault.unseal("refusals", answer.refusals) if answer.refusals else None
-    return ({}, "") if plain is None else unpack_refusals(plain)
+    return {} if plain is None else unpack_refusals(plain)

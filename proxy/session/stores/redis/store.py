@@ -16,12 +16,13 @@ from typing import Any, Final
 from proxy.clock import Clock
 from proxy.core.token import Moment, Token
 from proxy.session.stores import Binding, Entered, Right, Stored, StoreWatch, Turn, turned_away
+from proxy.session.stores.entries import with_refusals
 from proxy.session.stores.redis import scripts
 from proxy.session.stores.redis.client import RedisClient, RedisUnavailable, Urgency
 from proxy.session.stores.redis.entry import pack_refusals, pack_token
 from proxy.session.stores.redis.fingerprints import Fingerprints
 from proxy.session.stores.redis.place import Place
-from proxy.session.stores.redis.reading import MICRO, ScriptReply, read_number, read_reply, refusals_in, token_in
+from proxy.session.stores.redis.reading import MICRO, ScriptReply, read_number, read_reply, refused_in, token_in
 from proxy.session.stores.redis.scripts import Script
 from proxy.session.stores.redis.vault import Vault, Vaults
 from proxy.session.stores.redis.wire import Word
@@ -178,7 +179,11 @@ class RedisStore:
         vault, _ = await self._vault()
         sealed = b""
         if refusals:
-            sealed = vault.seal("refusals", pack_refusals(refusals, await self._fingerprints.of(secrets)))
+            # Read and written in two steps: whoever is refused has the right to renew, so nobody else writes meanwhile.
+            refused = refused_in(read_reply(await self._run(scripts.LOOK, "", vault=vault)), vault)
+            refused.pop(await self._fingerprints.find(refused, secrets) or "", None)
+            refused = with_refusals(refused, await self._fingerprints.of(secrets), refusals)
+            sealed = vault.seal("refusals", pack_refusals(refused))
         await self._run(scripts.REFUSE, sealed, _REFUSED_FOR, vault=vault)
 
     async def end_pause(self) -> None:
@@ -211,11 +216,16 @@ class RedisStore:
         seen = "" if last is None else last[1]
         answer = read_reply(await self._run(script, seen, *more, vault=vault, urgency=urgency))
         token = last[2] if last is not None and answer.is_known else self._read(answer, vault, asked, binding)
-        refusals, fingerprint = refusals_in(answer, vault)
-        if refusals and not await self._fingerprints.is_of(fingerprint, secrets):
-            refusals = {}
-        is_foreign = answer.tag is not None and token is None
-        return answer, Stored(token, refusals, answer.failures, answer.pause, is_foreign)
+        refused = refused_in(answer, vault)
+        ours = await self._fingerprints.find(refused, secrets)
+        return answer, Stored(
+            token,
+            refused[ours] if ours is not None else {},
+            answer.failures,
+            answer.pause,
+            refuses_others=bool(refused) and ours is None,
+            is_foreign=answer.tag is not None and token is None,
+        )
 
     def _read(self, answer: ScriptReply, vault: Vault, asked: Moment, binding: Binding) -> Token | None:
         """Return the token that came with an answer, and warn when it cannot be read."""
