@@ -88,6 +88,15 @@ class Accounts:
                     return
             yield None
 
+    def check_not_lost(self, email: str) -> None:
+        """Raise `OtherAccount` where another account was first after all.
+
+        As when this process stood still, or the store lost what it knew, for longer than a turn is given.
+        """
+        held = self._keeper.held
+        if held is not None and held.identity is not None:
+            self._refuse_other(email, held.identity)
+
     def answer_login(self, exchange: Exchange, record: Record, token: Token) -> None:
         """Answer a login from the session that is logged in already."""
         seconds = self._remaining(token)

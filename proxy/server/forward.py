@@ -111,7 +111,14 @@ class Forwarder:
 
     async def _log_in(self, request: OutgoingRequest, email: str) -> Answer | Token:
         async with self._accounts.turn(email) as token:
-            return token or await self._sender.answer(request)
+            outcome = token or await self._sender.answer(request)
+        try:
+            self._accounts.check_not_lost(email)
+        except ProxyError:
+            if isinstance(outcome, Answer):
+                outcome.close()
+            raise
+        return outcome
 
     def _refused(self, exchange: Exchange, error: ProxyError, record: Record) -> None:
         """Answer with an error, or end a connection whose answer has begun."""

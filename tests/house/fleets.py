@@ -177,10 +177,12 @@ async def _renew_as_told(one: Prometheus, seen: Seen, fleets: Fleets) -> None:
 async def _restarts(fleets: Fleets, one: Prometheus) -> None:
     """Start a process again and again, each time when it was seen."""
     (target,) = [target for target in fleets.targets if target["job"] == "restarts"]
-    for _ in range(4):
-        begun = time.time()
+    seen: set[str] = set()
+    for number in range(1, 5):
         async with serving(fleets.origin, ADMIN__LISTEN=target["__address__"]):
-            while not await one.query(f'process_start_time_seconds{{job="restarts"}} > {begun - 1}'):
+            while len(seen) < number:
+                found = await one.query('process_start_time_seconds{job="restarts"}')
+                seen.update(series["value"][1] for series in found)
                 await asyncio.sleep(0.1)
 
 
