@@ -130,7 +130,7 @@ async def test_nginx_reads_what_we_send_up_in_the_same_way() -> None:
         sent_up = [row for row in rows if row.name in ours]
         theirs = await _sent(nginx, sent_up)
         assert nginx.upstream.faults == []
-        # What seems to be taken may be the end of the row before, which reached the upstream late: looked at once more, alone.
+        # What seems to be taken may be the end of the row before, which came up late: looked at once more, alone.
         taken = {row for _, row in REFUSED.values() if theirs.get(row)}
         theirs |= await _sent(nginx, [row for row in sent_up if row.name in taken])
     refused = {row.name for row in sent_up if not theirs[row.name]}
