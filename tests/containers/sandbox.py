@@ -260,7 +260,7 @@ def _reachable() -> Iterator[str]:
             yield f"mkdir -p {shlex.quote(path)} && mount --bind {place} {shlex.quote(path)}"
 
 
-def until(is_so: Callable[[], Any], why: Callable[[], object], *, seconds: float = 20.0) -> Any:
+def until(is_so: Callable[[], Any], why: Callable[[], object], *, seconds: float = 40.0) -> Any:
     """Look until it is so; what cannot be reached yet is not so."""
     end = time.monotonic() + seconds
     while True:

@@ -174,6 +174,7 @@ def test_a_job_whose_login_is_refused_never_starts_its_app(pod: Sandbox) -> None
     pod.within.ask("POST", *SIMULATOR, "/_simulator/reset-counters", body=b"{}")
     with contextlib.closing(Kubelet(pod, JOB, WRONG)) as kubelet:
         hook = kubelet.container["lifecycle"]["postStart"]["exec"]["command"]
+        until(lambda: kubelet.cardcash()["logins_failed"] == 1, kubelet.log)
         code, said = kubelet.exec(*hook[:-1], "3s")
         assert code == 1
         assert "login refused" in said

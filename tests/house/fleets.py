@@ -115,7 +115,7 @@ async def watched(folder: Path, panels: dict[str, str], choices: dict[str, str])
         began = time.time()
         provoke = await _set_up(fleets, stack)
         one = await stack.enter_async_context(prometheus(folder, fleets.targets))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while len(await one.query("max_over_time(up[60s]) == 1")) < len(fleets.targets) - 2:
                 await asyncio.sleep(0.1)
         tasks = [asyncio.create_task(act()) for act in provoke]

@@ -108,7 +108,7 @@ async def prometheus(folder: Path, targets: list[dict[str, str]]) -> AsyncIterat
     try:
         async with aiohttp.ClientSession() as client:
             one = Prometheus(f"http://{address}", client)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not await _is_ready(one.url, client):
                     assert process.returncode is None, said.read_text()
                     await asyncio.sleep(0.05)

@@ -70,7 +70,7 @@ class Process:
             self._news.set()
         self._news.set()
 
-    async def says(self, found: Callable[[bytes], bool], *, seconds: float = 20.0) -> None:
+    async def says(self, found: Callable[[bytes], bool], *, seconds: float = 40.0) -> None:
         """Wait until its output satisfies `found`."""
         async with asyncio.timeout(seconds):
             while not found(bytes(self.out)):
@@ -86,7 +86,7 @@ class Process:
     def pid(self) -> int:
         return self.process.pid
 
-    async def ended(self, *, seconds: float = 20.0) -> int:
+    async def ended(self, *, seconds: float = 40.0) -> int:
         """Wait for its end and return the exit code."""
         async with asyncio.timeout(seconds):
             await asyncio.gather(*self._readers)
@@ -171,7 +171,7 @@ async def fetch(method: str, url: str, **more: Any) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
-async def is_ready(proxy: ProxyProcess, *, seconds: float = 10.0) -> None:
+async def is_ready(proxy: ProxyProcess, *, seconds: float = 30.0) -> None:
     """Wait for /readyz."""
     async with asyncio.timeout(seconds):
         while (await fetch("GET", f"http://{proxy.admin}/readyz"))[0] != 200:
