@@ -24,9 +24,9 @@ from proxy import parts
 from proxy.clock import SystemClock
 from proxy.commands import certificate
 from proxy.commands.flags import add_settings, load
-from proxy.core import advice
 from proxy.core.dialect import RawHeaders, header_value
 from proxy.core.errors import UpstreamUnreachable
+from proxy.core.failed_calls import advice_for_kind
 from proxy.core.store_url import StoreUrl
 from proxy.core.token import Token
 from proxy.process import BAD_USAGE, FAILED, OK
@@ -198,7 +198,7 @@ class _Patient:
             return _failed(_cause(failures.connecting(error, self._origin.host)), certificate.advice(error))
         except OSError as error:
             failure = failures.connecting(error, self._origin.host)
-            return _failed(_cause(failure), advice.of_kind(failure.kind))
+            return _failed(_cause(failure), advice_for_kind(failure.kind))
         self._secured = True
         detail, to_do = certificate.describe(tls, time.time())
         return _warning(detail, to_do) if to_do else _ok(detail)

@@ -1,6 +1,6 @@
-"""CardCash's wire, as core/README.md has it: header names, where a token stands in an answer, session and login calls.
+"""CardCash's wire, as core/README.md has it: header names, where a token stands in an answer, the body of a login.
 
-What a rejected token looks like stands in `rejections.py`, what may be sent twice in `repeatability.py`.
+What a rejected token looks like stands in `rejections.py`, what a failed session call means in `failed_calls.py`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from proxy.core.rejections import LONGEST_REJECTION, Rejection, json_or, judge_rejection
+from proxy.core.rejections import json_or
 from proxy.core.token import is_lifetime, usable_lifetime
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -28,8 +27,6 @@ SESSION_ID_HEADER: Final = b"x-session-id"
 _JWT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\Z")
 _PLAIN_NUMBER: Final = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,9})?\Z")
 _LONGEST_TOKEN: Final = 8 * 1024
-#: Characters of a plain text that may be a refusal; a longer one is somebody's page.
-_LONGEST_SENTENCE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,40 +145,6 @@ def header_value(headers: RawHeaders, name: bytes) -> bytes | None:
 def _object(text: bytes) -> dict[str, Any]:
     content = json_or(text, None)
     return content if isinstance(content, dict) else {}
-
-
-class FailedCall(Enum):
-    """What a failed session or login call means."""
-
-    #: CardCash said no: the application id or the login is wrong. Trying again could lock the account.
-    REFUSED = "refused"
-    #: Anything else: the edge, an overload, a failure. Trying again later is right.
-    OUTAGE = "outage"
-    #: The session token itself was rejected: a new session, then again.
-    REJECTED = "rejected"
-
-
-def judge_failure(status: int, body: bytes) -> FailedCall:
-    """Tell a refusal from an outage, for an answer to a session or login call that brought no token.
-
-    A refusal is a 4xx other than 408 and 429 in CardCash's own envelope and not a token rejection. Nobody documents
-    whether 401's body is an array, a string or plain text (open question 4), so short plain text that is not a page
-    counts as well: hammering a login locks the account. "error code: 1020" is the page of Cloudflare's edge as text.
-    """
-    if not 400 <= status < 500 or status in (408, 429):
-        return FailedCall.OUTAGE
-    if judge_rejection(status, body) is not Rejection.NONE:
-        return FailedCall.REJECTED
-    text = body[: LONGEST_REJECTION + 1].decode("utf-8", "replace").lstrip("\ufeff").strip()
-    if not text or text.startswith("<") or "<html" in text[:1024].lower() or text.lower().startswith("error code:"):
-        return FailedCall.OUTAGE
-    content = json_or(text, ...)
-    if content is ...:
-        short = len(text) <= _LONGEST_SENTENCE and "\n" not in text
-        return FailedCall.REFUSED if short else FailedCall.OUTAGE
-    if isinstance(content, dict):
-        return FailedCall.REFUSED if "message" in content or "error" in content else FailedCall.OUTAGE
-    return FailedCall.REFUSED if isinstance(content, (str, list)) else FailedCall.OUTAGE
 
 
 def login_body(email: str, password: str) -> bytes:

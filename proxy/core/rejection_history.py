@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.core.retry import backoff
+from proxy.core.backoff import backoff
 from proxy.core.token import Token
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from proxy.clock import Clock
-from proxy.core import advice, dialect
+from proxy.core import dialect
 from proxy.core.errors import Unavailable, UpstreamError
+from proxy.core.failed_calls import FailedCall, advice_for_answer, advice_for_kind, is_web_page, judge_failure
 from proxy.core.identity import is_of_the_held, marks_of_login
 from proxy.core.rejections import Rejection, judge_rejection
 from proxy.core.token import Source, Token
@@ -93,7 +94,7 @@ class SessionCalls:
             passing=lambda answer: (
                 not isinstance(self._session_token(answer, credentials), dialect.Candidate)
                 and not 300 <= answer.status < 400
-                and dialect.judge_failure(answer.status, answer.body) is not dialect.FailedCall.REFUSED
+                and judge_failure(answer.status, answer.body) is not FailedCall.REFUSED
             ),
         )
         if 200 <= answer.status < 300:
@@ -101,7 +102,7 @@ class SessionCalls:
             if isinstance(found, dialect.Candidate):
                 return Token(found.value, answer.sent, found.lifetime, Source.SESSION, app_id=credentials.app_id)
             raise _outage("POST /session", answer, "no token" if found is None else f"a token that is {found.fault}")
-        if dialect.judge_failure(answer.status, answer.body) is dialect.FailedCall.REFUSED:
+        if judge_failure(answer.status, answer.body) is FailedCall.REFUSED:
             raise SessionRefused(
                 "app_id",
                 f"CardCash refused the application id with {answer.status}; check app_id and environment, "
@@ -128,7 +129,7 @@ class SessionCalls:
             passing=lambda answer: (
                 400 <= answer.status < 500
                 and answer.status != 429
-                and dialect.judge_failure(answer.status, answer.body) is dialect.FailedCall.OUTAGE
+                and judge_failure(answer.status, answer.body) is FailedCall.OUTAGE
             ),
         )
         if 200 <= answer.status < 300:
@@ -144,15 +145,15 @@ class SessionCalls:
                     identity=email,
                     marks=marks,
                 )
-            if advice.is_web_page(answer.body):
+            if is_web_page(answer.body):
                 # A page of the edge with 200 is no login.
                 raise _outage("the login", answer, "a web page")
             # No new token: the session itself was logged in.
             return replace(session, source=Source.LOGIN, identity=email)
-        verdict = dialect.judge_failure(answer.status, answer.body)
-        if verdict is dialect.FailedCall.REJECTED:
+        verdict = judge_failure(answer.status, answer.body)
+        if verdict is FailedCall.REJECTED:
             raise SessionTokenRejected(f"CardCash rejected a new session's token at login with {answer.status}.")
-        if verdict is dialect.FailedCall.REFUSED:
+        if verdict is FailedCall.REFUSED:
             raise SessionRefused(
                 "login",
                 f"CardCash refused the login with {answer.status}; it is not tried again, so that the account is not "
@@ -225,7 +226,7 @@ class SessionCalls:
             )
         except UpstreamError as error:
             # Without the advice for callers: a session call may be sent again.
-            why, to_do = str(error).partition(";")[0].rstrip("."), advice.of_kind(error.kind)
+            why, to_do = str(error).partition(";")[0].rstrip("."), advice_for_kind(error.kind)
         except Unavailable as error:
             why, to_do = str(error).partition(";")[0].rstrip("."), ""
         raise SessionOutage(f"{method} {path} failed: {why}{f'; {to_do}' if to_do else ''}.")
@@ -233,7 +234,7 @@ class SessionCalls:
 
 def _outage(call: str, answer: CallAnswer, what: str = "") -> SessionOutage:
     """Tell of an answer that is neither a success nor a refusal; `what` it has, where the status alone does not tell."""
-    to_do = advice.of_answer(answer.status, answer.body)
+    to_do = advice_for_answer(answer.status, answer.body)
     return SessionOutage(
         f"CardCash answered {call} with {what or answer.status}; {to_do}.", retry_after=answer.retry_after
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from proxy.core.backoff import backoff
 from proxy.core.errors import Draining, SessionUnavailable, Unavailable
-from proxy.core.retry import backoff
 
 #: The pause after a failed renewal, in seconds: 1 doubling to 30.
 FIRST_PAUSE: Final = 1.0

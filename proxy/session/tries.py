@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from aiohttp_retry import RetryClient, RetryOptionsBase
 
 from proxy.clock import Clock
+from proxy.core.backoff import full_jitter
 from proxy.core.content_coding import decode_answer
 from proxy.core.dialect import RawHeaders, header_value
 from proxy.core.errors import UpstreamError, UpstreamInvalid, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
-from proxy.core.retry import full_jitter
 from proxy.core.token import Moment
 
 if TYPE_CHECKING:

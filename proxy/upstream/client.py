@@ -1,7 +1,7 @@
 """`Upstream`: one request to the one origin, one answer, and certainty about what was sent.
 
 Owns the order of an attempt. It never sends anything a second time: what to do after a failure is decided by
-`core.retry`, which needs to know one thing from here: `sent`.
+`core.backoff`, which needs to know one thing from here: `sent`.
 """
 
 from __future__ import annotations

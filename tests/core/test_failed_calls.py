@@ -1,4 +1,4 @@
-"""What a failed session or login call means: a refusal, an outage, a rejected token (core/README.md, "Errors")."""
+"""What a failed session or login call means (core/README.md, "Errors"), and what whoever reads of it is advised to do."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.dialect import FailedCall, judge_failure
+from proxy.core.failed_calls import FailedCall, advice_for_answer, advice_for_kind, is_web_page, judge_failure
+from proxy.telemetry.labels import UPSTREAM_FAILURES
 from tests.core.test_rejections import DOCUMENTED, STATUSES, VARIANTS, envelope
+
+PAGE = b"\n<!doctype html><title>Attention Required!</title>"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
@@ -90,3 +93,32 @@ def test_a_plain_text_of_256_characters_may_be_a_refusal() -> None:
 
 def test_a_page_with_a_byte_order_mark_is_a_page() -> None:
     assert judge_failure(403, b"\xef\xbb\xbf<?xml version='1.0'?>") is FailedCall.OUTAGE
+    assert is_web_page(b"\xef\xbb\xbf<html>")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (503, b"", "trouble of its own"),
+        (502, PAGE, "trouble of its own"),
+        (429, b"{}", "session.store"),
+        (403, PAGE, "turns this machine away"),
+        (404, PAGE, "upstream.base_path"),
+        (200, PAGE, "web page"),
+        (302, b"", "upstream.origin"),
+        (400, b"", "upstream.origin"),
+    ],
+)
+def test_an_answer_that_is_none_says_where_to_look(status: int, body: bytes, words: str) -> None:
+    assert words in advice_for_answer(status, body)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in UPSTREAM_FAILURES if kind != "stopped"])
+def test_every_way_of_getting_no_answer_says_where_to_look(kind: str) -> None:
+    assert advice_for_kind(kind)
+
+
+def test_advice_is_half_a_sentence_and_needs_no_second_semicolon() -> None:
+    told = [advice_for_kind(kind) for kind in UPSTREAM_FAILURES]
+    told += [advice_for_answer(status, body) for status in (200, 302, 403, 404, 429, 503) for body in (b"", PAGE)]
+    assert [words for words in told if ";" in words or words.endswith(".")] == []

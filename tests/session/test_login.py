@@ -204,8 +204,9 @@ async def test_a_login_without_a_token_of_its_own_logs_the_session_in(calls: Cal
     assert (token.value, token.identity, token.born) == (TOKEN, EMAIL, session.born)
 
 
-async def test_a_web_page_with_200_is_no_login(calls: Call) -> None:
-    async with serving(answer("200 OK", PAGE)) as server:
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+async def test_a_web_page_with_200_is_no_login_with_a_byte_order_mark_or_without(calls: Call, mark: bytes) -> None:
+    async with serving(answer("200 OK", mark + PAGE)) as server:
         with pytest.raises(SessionOutage):
             await calls(server.url).login(held(), attempts=1)
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from proxy.core.retry import backoff, full_jitter
+from proxy.core.backoff import backoff, full_jitter
 from proxy.session.stores import StoreUnreachable, StoreWatch
 from proxy.session.stores.redis.failures import NO_ANSWER, FailureKind, RedisFailure, failure_of
 from proxy.session.stores.redis.link import Connections
