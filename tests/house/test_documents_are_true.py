@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from bench.catalogue import SCENARIOS
 from proxy.telemetry import labels
 from tests.conftest import StartProxy
-from tests.house.pages import table, text_of, ticked
+from tests.house.pages import module_names, table, text_of, ticked
 from tests.server.harness import EMAIL, PASSWORD, RawUpstream, answer, until
 
 #: Kinds of failures to connect, by whether the proxy tries a second time, by the table of kinds.
@@ -21,16 +21,25 @@ def test_every_scenario_of_the_bench_stands_in_its_table() -> None:
     assert [name for row in table("name for `--only`") for name in ticked(row[0])] == list(SCENARIOS)
 
 
-@pytest.mark.parametrize("row", table("question"), ids=lambda row: str(row[0]))
+#: The tables of proxy/README.md, which name the files by their places in proxy/.
+WALKS = [row for walk in ("of one request", "of one token", "of a process") for row in table(walk)]
+
+
+@pytest.mark.parametrize("row", WALKS, ids=lambda row: str(row[0]))
 def test_what_the_house_says_is_decided_somewhere_is_there(row: list[str]) -> None:
-    named = ticked(row[1])
-    assert named and named[0].endswith(".py")
     here = ""
-    for name in named:
-        if name.startswith("proxy/"):
-            here = text_of(name)
-        elif not name.endswith(".py"):
+    for name in ticked(row[1]):
+        if name.endswith(".py"):
+            here = text_of(f"proxy/{name}")
+        elif name.isidentifier():
             assert re.search(rf"\b(?:def|class) {name}\b|^{name}\b", here, re.MULTILINE), name
+    assert here
+
+
+def test_every_file_of_the_house_has_its_place_in_a_walk() -> None:
+    named = {f"proxy/{name}" for row in WALKS for name in ticked(row[1])}
+    elsewhere = re.compile(r"proxy/(?:simulator|commands)/|__init__\.py\Z")  # each command is named as its file
+    assert [name for name in module_names() if not elsewhere.search(name) and name not in named] == []
 
 
 def test_every_kind_of_failure_is_listed_beside_its_metric_and_in_the_table_of_kinds() -> None:
