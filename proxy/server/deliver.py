@@ -109,13 +109,14 @@ async def deliver(
                 lines.append(b"Content-Length: %d" % sum(map(len, pieces)))
             else:
                 exchange.close_after()
-        if not exchange.body_at_end() and not uploading:
+        if not exchange.body_at_end() and (response.last or not uploading):
+            # Nobody takes the rest of the request, or soon nobody will: the caller must know (RFC 9112, 9.6).
             exchange.close_after()
         lines += *connection_lines(exchange), b"\r\n"
-        record.status = answer.status
         if chunked:
             pieces = [*chain.from_iterable(map(chunk, pieces)), *((LAST_CHUNK,) if complete else ())]
         exchange.send(b"\r\n".join(lines), *pieces)
+        record.status = answer.status
         del pieces  # or they would be kept until the end of a body that is read slowly
         if response.has_body and not complete:
             await _stream(exchange, answer, chunked=chunked)

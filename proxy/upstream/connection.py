@@ -172,8 +172,8 @@ class Connection(Flow, asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool | None:
         """The upstream will send no more; the transport closes by itself after this."""
-        if self._phase is _SENDING:
-            self._reader.keep_alive = False
+        if self._phase is _SENDING and self._response is not None:
+            self._reader.keep_alive, self._response.last = False, True
             # It may read on; under TLS that cannot be told, and the loop ends the connection whatever is said here.
             return True if tls_of(self._transport) is None else None
         if self._response is None:

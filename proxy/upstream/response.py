@@ -37,17 +37,19 @@ class Response(Inflow):
     truncated body never looks complete.
     """
 
-    __slots__ = ("_feeder", "fields", "has_body", "reason", "status")
+    __slots__ = ("_feeder", "fields", "has_body", "last", "reason", "status")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, feeder: Feeder) -> None:
         Inflow.__init__(self, loop)
         #: None: the exchange is over.
         self._feeder: Feeder | None = feeder
-        #: 0 until the head is in, and with it the other three.
+        #: 0 until the head is in, and with it the others.
         self.status = 0
         self.reason = b""
         self.fields = _NO_FIELDS
         self.has_body = False
+        #: CardCash ends the connection after it.
+        self.last = False
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "failed" if self.error else "open"
@@ -141,6 +143,7 @@ class Response(Inflow):
 
     def started(self, head: AnswerHead, *, has_body: bool) -> None:
         """Take over what the head says."""
+        self.last = not head.keep_alive
         self.status, self.reason, self.fields, self.has_body = head.status, head.reason, head.fields, has_body
 
     def completed(self) -> None:

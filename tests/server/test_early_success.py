@@ -71,3 +71,44 @@ async def test_an_upstream_that_takes_no_more_after_its_answer_ends_the_callers_
     await caller.send(b"x" * (SIZE - len(HALF) - 1))
     assert await caller.ended() == b""
     await proxy.quiet()
+
+
+@pytest.mark.parametrize(
+    "told", [b"HTTP/1.1 200 OK\r\nConnection: close\r\n", b"HTTP/1.0 200 OK\r\n"], ids=["close", "1.0"]
+)
+async def test_a_caller_is_told_when_its_connection_will_end_with_that_of_its_upload(
+    upstream: RawUpstream, proxy: Running, told: bytes
+) -> None:
+    """RFC 9112, 9.6: whoever asks on after that would be lost without a word."""
+
+    async def script(peer: Peer) -> None:
+        await peer.send(told + b"Content-Length: 2\r\n\r\n{}")
+        peer.writer.close()
+
+    upstream.answers.append(script)
+    caller = await proxy.caller()
+    await caller.send(proxy.request("PUT /a", b"Content-Length: %d" % SIZE) + HALF)
+    answer = await caller.answer()
+    assert (answer.status, answer.body, answer.value("connection")) == (200, b"{}", b"close")
+    await caller.send(HALF + proxy.request("GET /b"))
+    assert await caller.ended() == b""
+    assert [got.line for got in upstream.requests] == ["PUT /v3/a HTTP/1.1"]
+
+
+async def test_an_upload_goes_on_after_an_early_success_that_announces_the_end(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    got: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+        got.append((await peer.body())[1])
+        peer.writer.close()
+
+    upstream.answers.append(script)
+    caller = await proxy.caller()
+    await caller.send(proxy.request("PUT /a", b"Content-Length: %d" % SIZE) + HALF)
+    assert (await caller.answer()).value("connection") == b"close"
+    await caller.send(HALF)
+    assert await caller.ended() == b""
+    assert [len(body) for body in got] == [SIZE]
