@@ -32,8 +32,12 @@ The cases. "It may buy": a request that can spend money (below `orders`, and no 
     a rejection on a route that pauses             delivered
     a rejection of the token of a renewal that this
     very route has just begun, in another request  delivered, the route pauses, unless it was rejected elsewhere too
-    a rejection after a renewal                    delivered, the route pauses; one more renewal if the token was good on
-                                                   this very route; up to `MOST_REJECTIONS` if it has died elsewhere too
+    a rejection after a renewal                    delivered, the route pauses
+      … and it is the token's fault, not the       renewed if it is held, sent once more if that cannot have been processed
+      route's: replaced on its way, found in an    or is safe: the caller must not see that a session ended
+      answer or the store, good on this very
+      route, or rejected on another too
+      … after that one too                         delivered, whatever became of the tokens
     a rejection when rejections on all routes
     together have begun too many renewals          delivered
 
@@ -67,7 +71,7 @@ from proxy.core.rejections import Rejection
 from proxy.core.token import Source, Token
 
 #: Rejections of one request after which it is delivered whatever is known of its tokens.
-MOST_REJECTIONS: Final = 5
+MOST_REJECTIONS: Final = 3
 #: Failures of a connect that a second try at once can cure; a time-out or a bad certificate comes again.
 _WORTH_A_SECOND_CONNECT: Final = frozenset({"refused", "dns", "unreachable"})
 
@@ -232,7 +236,7 @@ def _after_rejection(
     elsewhere = history.rejected(token, route) or token.source in (Source.HARVEST, Source.STORE)
     dead = rejected.replaced or (elsewhere and retried)
     once = kind is not Rejection.DOCUMENTED and not traits.safe  # it may have been processed each time
-    if rejections >= (2 if once else MOST_REJECTIONS if dead else 3 if was_good else 2):
+    if rejections >= (MOST_REJECTIONS if (dead or was_good) and not once else 2):
         if not was_good:  # else it is not the route that is odd
             history.pauses.rejected_again(route, now)
         return Deliver(retried, "rejected")

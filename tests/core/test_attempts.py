@@ -304,12 +304,14 @@ def test_a_token_that_was_good_on_the_route_is_renewed_once_more_and_the_route_d
     assert not walk.history.pauses.paused(SAFE.route, 0.0)
 
 
-def test_tokens_that_others_replace_meanwhile_are_followed_up_to_a_bound() -> None:
-    walk = Walk(SAFE)
-    for number in range(MOST_REJECTIONS - 1):
+@pytest.mark.parametrize("request_", EVERY)
+def test_a_request_is_sent_three_times_at_most_though_others_replace_its_tokens_meanwhile(request_: Traits) -> None:
+    walk = Walk(request_)
+    for number in range(2):
         walk.rejected(of=token(str(number)), replaced=True).told(Renewed(token(str(number + 1))))
         assert isinstance(walk.step, Send)
-    assert isinstance(walk.rejected(of=token("last"), replaced=True).end, Deliver)
+    assert walk.rejected(of=token("2"), replaced=True).end == Deliver(retried=True, counted="rejected")
+    assert walk.sends == 3
 
 
 @pytest.mark.parametrize("kind", [VARIANT, BARE])

@@ -176,6 +176,21 @@ async def test_a_token_of_another_process_that_died_with_the_one_before_is_repla
     assert len(upstream.sessions) == 2
 
 
+async def test_a_request_is_sent_three_times_at_most_though_others_replace_its_tokens_meanwhile(
+    upstream: CardCash, proxy: Running
+) -> None:
+    async def replaced_on_its_way(got: Received) -> Reply:
+        if "/wallets" in got.line:
+            upstream.answers.append(bringing(upstream.token()))
+            await proxy.ask("GET /carts")
+        return REJECTION
+
+    upstream.default = replaced_on_its_way
+    assert (await proxy.ask("GET /wallets")).status == 400
+    sent = [got.token for got in upstream.requests if "/wallets" in got.line]
+    assert len(sent) == len(set(sent)) == 3
+
+
 async def test_a_route_that_rejects_every_token_costs_one_session_call_however_many_callers(
     upstream: CardCash, proxy: Running
 ) -> None:
