@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -51,6 +52,8 @@ from proxy.upstream import Upstream
 #: Seconds that an answer which is delivered anyway waits for the renewal it began, so that its caller's next request finds
 #: the new token.
 _RENEWAL_WAIT: Final = 1.0
+#: Tokens that are looked for in answers, so that what is remembered is bounded.
+_TOKENS_KNOWN: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,11 @@ class Sender:
         self._metrics = metrics
         self._clock = clock
         self._history = RejectionHistory(processes)
+        #: The last tokens that were held or sent, and what is private of them, as long as `_last` is held.
+        self._known: deque[Token] = deque(maxlen=_TOKENS_KNOWN)
+        self._last: Token | None = None
+        self._last_app_id = ""
+        self._private: Iterable[bytes] = ()
 
     def prepare(
         self, method: str, admission: Admission, fields: RequestFields, body: Body, record: Record
@@ -226,16 +234,16 @@ class Sender:
         return current
 
     def private(self, answer: Answer) -> Iterable[bytes]:
-        """List what CardCash knows us by, in lower case: nothing of it may come down in the answer's head."""
+        """List what CardCash knows us by, in lower case: nothing of it may come down in the answer's head.
+
+        Tokens that were held before are good for as long as they live, so the last few stay among it.
+        """
         token, held, app_id = answer.token, self._keeper.held, self._injected.app_id()
-        if token is not None and token is held and token.app_id == app_id:
-            return token.private
-        private = {app_id.lower().encode()}
-        if token is not None:
-            private.update(token.private)
-        if held is not None and held is not token:
-            private.update(held.private)
-        return private
+        if token is not held or held is not self._last or app_id != self._last_app_id:
+            self._known.extend(each for each in (token, held) if each is not None and each not in self._known)
+            self._last, self._last_app_id = held, app_id
+            self._private = {app_id.lower().encode()}.union(*(each.private for each in self._known))
+        return self._private
 
     def _harvest(self, headers: dialect.RawHeaders, status: int, request: OutgoingRequest, token: Token) -> None:
         wall = self._clock.now().wall

@@ -62,3 +62,17 @@ async def test_a_short_id_hides_only_lines_in_which_it_stands_as_a_word(
     got = await proxy.ask("GET /a")
     assert got.value("content-type") == b"application/json"
     assert (got.value("x-whose"), got.value("x-map")) == (None, b"mapped")
+
+
+async def test_a_token_that_was_held_before_never_comes_down_either(upstream: RawUpstream, proxy: Running) -> None:
+    """It may be good for as long as it lives."""
+    assert (await proxy.ask("GET /a")).status == 200
+    older, new = upstream.tokens[-1], upstream.token()
+    upstream.answers += [
+        answer(200, b"", b"authorization: " + new.encode()),
+        answer(200, b"", b"X-Old: " + older.encode()),
+    ]
+    assert (await proxy.ask("GET /a")).status == 200
+    got = await proxy.ask("GET /a")
+    assert upstream.requests[-1].token == new
+    assert (got.status, got.value("x-old")) == (200, None)
