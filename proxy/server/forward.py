@@ -126,17 +126,19 @@ class Forwarder:
         record.request_id = record.request_id or new_request_id()
         if error.status >= 500:
             self._failed(f"request ({error.code})", str(error))
-        if exchange.head_sent:
-            exchange.break_off()
-            return
         if isinstance(error, BadRequest):
             # RFC 9112, 6.3: what follows ambiguous framing must not be read as a request.
             exchange.close_after()
-        record.status = error.status
         try:
-            send_error(exchange, error, request_id=record.request_id)
+            if exchange.head_sent:
+                exchange.break_off()  # which tells the caller as well, who cannot read what became of it
+            else:
+                send_error(exchange, error, request_id=record.request_id)
+                record.status = error.status
         except CallerGone:
+            record.caller_gone = True
             exchange.abort()
+            return
         if error.sent:
             self._metrics.outcome_unknown(record.route)
 

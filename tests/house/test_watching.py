@@ -40,7 +40,7 @@ VALUES = {
     "result": {result for name, _, _, meaning in table("metric") if "session_" in name for result in ticked(meaning)},
     "route": set(KNOWN_ROUTES),
     "method": {"POST", "PUT", "GET", "HEAD"},
-    "status": {"499", "500", "502", "504"},
+    "status": {"200", "499", "500", "502", "504"},
     "state": {"up", "down", "idle", "active"},
     "what": {"app_id", "login"},
     "kind": {kind for name, _, _, meaning in table("metric") if "upstream_errors" in name for kind in ticked(meaning)},

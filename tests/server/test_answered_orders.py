@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.conftest import StartProxy
-from tests.server.harness import Peer, RawUpstream, Running, answer, until
+from tests.server.harness import Peer, RawUpstream, Running, Truncated, answer, until
 
 VARIANT = answer(401, b'{"message":["jwt expired"]}')
 OUTAGE = answer(503, b"<html>down</html>")
@@ -122,3 +122,39 @@ async def test_the_documented_rejection_of_an_order_in_an_outage_says_that_nothi
     assert (got.status, got.code) == (503, "session_unavailable")
     assert "nothing was processed" in got.json["message"][0]
     assert len(upstream.requests) == 2
+
+
+async def test_an_order_whose_answer_breaks_off_is_one_to_look_for(upstream: RawUpstream, proxy: Running) -> None:
+    """Its caller cannot read what became of it; the log has the code beside the status that went down."""
+
+    async def half(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+        await until(lambda: half_is_out)
+        peer.reset()
+
+    half_is_out = False
+    upstream.answers.append(half)
+    caller = await proxy.caller()
+    await caller.send(proxy.request("POST /orders", b"Content-Type: application/json", body=b"{}"))
+    await caller.head()
+    half_is_out = True
+    with pytest.raises((Truncated, asyncio.IncompleteReadError, ConnectionError)):
+        await caller.reader.readexactly(100)
+    await proxy.quiet()
+    assert proxy.sample("outcome_unknown_total", route="/v3/orders") == 1
+    assert proxy.sample("requests_total", method="POST", route="/v3/orders", status="200") == 1
+    assert proxy.sample("request_errors_total", code="upstream_reset") == 1
+
+
+async def test_an_order_whose_caller_left_was_told_to_nobody_and_counts_as_abandoned(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    async def silent(peer: Peer) -> None:
+        caller.reset()
+        await peer.gone()
+
+    upstream.answers.append(silent)
+    caller = await proxy.caller()
+    await caller.send(proxy.request("POST /orders", b"Content-Type: application/json", body=b"{}"))
+    await until(lambda: proxy.sample("requests_total", method="POST", route="/v3/orders", status="499"))
+    assert proxy.sample("outcome_unknown_total", route="/v3/orders") == 0

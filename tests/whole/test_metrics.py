@@ -102,6 +102,21 @@ async def test_an_order_whose_outcome_nobody_knows_is_counted_once(cardcash: Car
     assert sum(found["cardcash_proxy_outcome_unknown_total"].values()) == 1
 
 
+async def test_a_status_without_a_name_is_in_the_log_as_it_came_and_in_the_metrics_as_its_class(
+    cardcash: CardCash,
+) -> None:
+    cardcash.default = Reply(299)
+    async with running(cardcash.url, "1") as proxy:
+        assert (await fetch("GET", f"{proxy.url}/carts"))[0] == 299
+        found = await scrape(proxy)
+        async with asyncio.timeout(30):
+            while not (lines := [line for line in proxy.lines if line["event"] == "request"]):
+                await asyncio.sleep(0.05)
+    assert [line["status"] for line in lines] == [299]
+    labels = (("method", "GET"), ("route", "/v3/carts"), ("status", "2xx"))
+    assert found["cardcash_proxy_requests_total"][labels] == 1
+
+
 async def test_long_answers_are_told_apart(simulator: Simulator) -> None:
     async with running(simulator.url, "1") as proxy:
         _, text = await fetch("GET", f"http://{proxy.admin}/metrics")
