@@ -27,7 +27,7 @@ _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 #: chunk-size [ *( BWS ";" BWS chunk-ext-name [ BWS "=" BWS ( token / quoted-string ) ] ) ] (RFC 9112, 7.1 and 7.1.1).
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]+)(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*" % (_TOKEN, _TOKEN, _QUOTED))
-_SIZE_BEGUN: Final = re.compile(rb"[0-9A-Fa-f]+(?:[ \t]*(?:;|\Z)|\r?\Z)")
+_SIZE_BEGUN: Final = re.compile(rb"[0-9A-Fa-f]+[ \t]*(?:;|\r?\Z)")
 #: field-name ":" OWS field-value OWS (RFC 9110, 5).
 _TRAILER: Final = re.compile(rb"%b:[\t -~\x80-\xff]*" % _TOKEN)
 #: RFC 9110, 6.5.1: fields that say where a message ends or goes may not come after it.
@@ -125,7 +125,9 @@ class Chunks:
                 raise InvalidMessage("too many trailers")
             self._count(0, len(line))
             return
-        found = _SIZE.fullmatch(line)
+        # Some servers fill a size up with white space. The grammar has none there, but nobody reads another size: nginx, curl
+        # and Go skip it, llhttp where it is told to. A caller has no such excuse.
+        found = _SIZE.fullmatch(line if self._bounded else line.rstrip(b" \t"))
         if found is None:
             raise InvalidMessage("malformed chunk")
         digits = found[1].lstrip(b"0")

@@ -146,6 +146,7 @@ def chunked(*segments: bytes) -> tuple[bytes, bool, bool]:
         (b"0\r\n\r\n", b""),
         (b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
         (b"005\r\nhello\r\n1\r\n!\r\n0\r\n\r\n", b"hello!"),
+        (b"5 \r\nhello\r\n0\t \r\n\r\n", b"hello"),
         (b'5;a=b;c="d"\r\nhello\r\n0;x\r\n\r\n', b"hello"),
         (b"5\r\nhello\r\n0\r\nX: y\r\nSet-Cookie:\r\n\r\n", b"hello"),
     ],
@@ -170,7 +171,7 @@ def test_anything_after_the_last_chunk_is_noticed(rest: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"0x5\r\n", b"5 \r\n", b" 5\r\n", b"5\n", b"5\r\nhelloX", b"5\r\nhello\n", b"-5\r\n", b"+5\r\n", b"\r\n",
+        b"0x5\r\n", b"5 \n", b" 5\r\n", b"5\n", b"5\r\nhelloX", b"5\r\nhello\n", b"-5\r\n", b"+5\r\n", b"\r\n",
         b"g\r\n",
         b"fffffffffffffffff\r\n", b"5;\x01\r\n", b"5;a\nhello", b"0\r\nX y\r\n\r\n", b"0\r\nX: y\n\r\n",
     ],

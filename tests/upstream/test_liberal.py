@@ -22,6 +22,8 @@ INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </%d>\r\n\r\n"
         b"HTTP/1.2 200 OK\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.9 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
         CHUNKED + b'2 \t; a = b ;c="d" ; e\r\nok\r\n0 ;x\r\n\r\n',
+        CHUNKED + b"2 \r\nok\r\n0  \t\r\n\r\n",
+        CHUNKED + b"2;a \r\nok\r\n0\r\n\r\n",
         CHUNKED + b"".join(b"1;signature=%064d\r\n%c\r\n" % (0, byte) for byte in b"ok") + b"0\r\n\r\n",
     ],
     ids=[
@@ -32,6 +34,8 @@ INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </%d>\r\n\r\n"
         "HTTP/1.2",
         "HTTP/1.9 and the same length twice",
         "white space in extensions",
+        "sizes filled up with white space",
+        "white space after an extension",
         "signed chunks",
     ],
 )
@@ -49,6 +53,14 @@ async def test_what_is_peculiar_but_clear_is_read(connect: Connect, answer: byte
         response = await up.send(method="GET", head=GET)
         assert await body_of(response) == b"ok"
     assert up.opened_total == 1
+
+
+@pytest.mark.parametrize("line", [b"2 x", b"2 2", b" 2", b"2 \x0b", b"2 ;", b"2\r", b"2 \r"])
+async def test_a_size_with_anything_else_around_it_is_refused(connect: Connect, line: bytes) -> None:
+    _, up = await connect(once(CHUNKED + line + b"\r\nok\r\n0\r\n\r\n"))
+    response = await up.send(method="GET", head=GET)
+    with pytest.raises(UpstreamInvalid):
+        await body_of(response)
 
 
 async def test_an_answer_of_many_tiny_chunks_is_read(connect: Connect) -> None:
