@@ -117,11 +117,12 @@ def _line(data: bytes, start: int) -> tuple[bytes, int]:
     return data[start:end], end + 2
 
 
-def _chunked(data: bytes, start: int) -> tuple[bytes, int]:
+def _chunked(data: bytes, start: int, *, of_answer: bool = False) -> tuple[bytes, int]:
     body = b""
     while True:
         line, start = _line(data, start)
-        found = _CHUNK.match(line)
+        # White space that fills a line of an answer up is skipped, as other clients do.
+        found = _CHUNK.match(line.rstrip(b" \t") if of_answer else line)
         if found is None:
             raise Malformed("chunk size")
         size = int(found[1], 16)
@@ -186,7 +187,7 @@ def read_answer(data: bytes, *, closed: bool, head: bool = False) -> Message:
     if head or status < 200 or status in (204, 304):
         body, end = b"", start
     elif framing == "chunked":
-        body, end = _chunked(data, start)
+        body, end = _chunked(data, start, of_answer=True)
     elif isinstance(framing, int):
         body, end = _counted(data, start, framing)
     elif closed:
