@@ -125,8 +125,8 @@ class Chunks:
                 raise InvalidMessage("too many trailers")
             self._count(0, len(line))
             return
-        # Some servers fill a size up with white space. The grammar has none there, but nobody reads another size: nginx, curl
-        # and Go skip it, llhttp where it is told to. A caller has no such excuse.
+        # Some servers fill a size up with white space. The grammar has none there, but nobody reads another size: nginx,
+        # curl and Go skip it, llhttp where it is told to. A caller has no such excuse.
         found = _SIZE.fullmatch(line if self._bounded else line.rstrip(b" \t"))
         if found is None:
             raise InvalidMessage("malformed chunk")
