@@ -132,9 +132,11 @@ class AllWorkers(AdminAnswers):
     def _standing(self, there: State, all_workers: list[Report]) -> Standing:
         starting = _once(one.against("starting") for one in all_workers)
         if there.get("draining"):
-            return Standing(starting, ["draining"], [])
-        refusals = _once(one.said["refusals"] for one in all_workers if one.answers)
-        return Standing(starting, _once(one.against("against") for one in all_workers), refusals)
+            return Standing(starting, ["draining"], [], accepted=False)
+        against = _once(one.against("against") for one in all_workers)
+        accepted = any(one.said.get("accepted") for one in all_workers)
+        refusals = [] if accepted else _once(one.said["refusals"] for one in all_workers if one.answers)
+        return Standing(starting, against, refusals, accepted)
 
     def status(self) -> State:
         """Describe all workers as one proxy, and each; holds no token and no application id."""

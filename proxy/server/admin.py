@@ -56,7 +56,8 @@ class OneProcess(AdminAnswers):
         if self.life.eager and not self.keeper.first_attempt_over.is_set():
             starting.append("the first session is being made")
         against = [*starting, "draining"] if self.life.draining else starting
-        return Standing(starting, against, [] if self.counted.accepted else self._refusals())
+        accepted = self.counted.accepted
+        return Standing(starting, against, [] if accepted else self._refusals(), accepted)
 
     def _refusals(self) -> list[str]:
         return [f"{what} refused: {sentence}" for what, sentence in self.keeper.refusals.items()]

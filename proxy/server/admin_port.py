@@ -89,11 +89,15 @@ class AdminProtocol(RequestHandler):
 
 
 class Standing(NamedTuple):
-    """What stands against the start being over, what against being ready, and what of the credentials is refused."""
+    """What stands against the start being over, what against being ready, and what of the credentials is refused.
+
+    `accepted`: CardCash has accepted them since the start; a refusal is not held against readiness then, nor told here.
+    """
 
     starting: list[str]
     against: list[str]
     refusals: list[str]
+    accepted: bool
 
 
 class AdminAnswers(ABC):

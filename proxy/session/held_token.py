@@ -181,7 +181,7 @@ class HeldToken:
         """
         base = renewal.base
         if token is self.token:
-            return token  # it came meanwhile, from another process
+            return Stays("superseded")  # it came meanwhile, from another process or a login here
         held = None if self.is_rejected or is_foreign else self.usable(now)
         if held is not None:
             if held.identity is not None and token.identity is None and (held is not base or login_refused):

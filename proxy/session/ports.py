@@ -35,7 +35,10 @@ class Observer(Protocol):
     """Who is told of what happens to the session; must not raise and must not wait."""
 
     def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
-        """A renewal ended; `result` is ok, login_refused, refused, failed, same_token or superseded."""
+        """A renewal ended; `result` is ok, login_refused, refused, failed, same_token or superseded.
+
+        `reason` is "store" for what another process has made: it is that one's renewal.
+        """
         ...
 
     def renewal_took(self, seconds: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from proxy.clock import Clock
-from proxy.core.token import Token
+from proxy.core.token import Source, Token
 from proxy.session.failure_pause import BUG, STOPPING, Failure
 from proxy.session.held_token import HeldToken, Stays
 from proxy.session.obstacles import Obstacles
@@ -145,6 +145,9 @@ class Renewals:
         if isinstance(worth, Stays):
             result = worth.result
             self._shared.save()
+        elif token.source is Source.STORE:  # it was made, and counted, elsewhere
+            self._shared.take(token)
+            return self._held.token or token
         else:
             self.succeeded += 1
             self._shared.adopt(token)

@@ -269,7 +269,7 @@ class TestWhatARenewalIsWorth:
 
     async def test_the_held_one_itself_came_meanwhile_from_another_process(self) -> None:
         theirs = token("theirs.")
-        assert self.weighed(theirs, token(), theirs) is theirs
+        assert self.weighed(theirs, token(), theirs) == Stays("superseded")
 
     async def test_a_login_that_raced_with_it_stays(self) -> None:
         assert self.weighed(token("two."), token(), mine()) == Stays("superseded")

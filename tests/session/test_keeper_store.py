@@ -152,6 +152,16 @@ async def test_keepers_on_one_store_make_one_session_of_a_rejected_token(build: 
     assert sum(len(house.calls.sessions) for house in houses) == 2
 
 
+async def test_a_session_that_another_keeper_made_is_no_renewal_here(build: Build) -> None:
+    first = build()
+    second = build(store=another(first), clock=first.clock)
+    await asyncio.gather(first.keeper.token(), second.keeper.token())
+    maker, taker = (first, second) if first.calls.sessions else (second, first)
+    assert taker.calls.sessions == []
+    assert (maker.seen.renewals, taker.seen.renewals) == ([("first", "ok")], [("store", "ok")])
+    assert (maker.keeper.status().renewals, taker.keeper.status().renewals) == (1, 0)
+
+
 async def test_an_operator_does_not_get_another_keepers_token(build: Build) -> None:
     first = build()
     second = build(store=another(first), clock=first.clock)

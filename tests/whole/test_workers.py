@@ -213,6 +213,38 @@ async def test_an_operators_renewal_reaches_all_workers(simulator: Simulator) ->
         assert simulator.calls[SESSION] == 2
 
 
+async def test_a_session_is_one_renewal_and_a_take_over_at_each_other_worker(simulator: Simulator) -> None:
+    simulator.fault("delay", path="/v3/session", seconds=0.5)  # all have asked for it before it is there
+    async with workers(simulator.url, WORKERS="3") as proxy:
+        await comes_to(proxy, 2, "session_renewals_total", reason="store", result="ok")
+        await comes_to(proxy, 1, "session_renewals_total", reason="start", result="ok")
+        assert await counted(proxy, "session_renewals_total") == 3
+        told = await status(proxy)
+        assert told["session"]["renewals"] == 1
+        assert [(one["reason"], one["source"]) for one in told["recent_renewals"]] == [("start", "session")]
+        await proxy.says(lambda out: renewals(out) == 3)
+        assert sorted(line["reason"] for line in proxy.events("session_renewal")) == ["start", "store", "store"]
+
+
+async def test_credentials_that_one_worker_saw_accepted_keep_all_ready(simulator: Simulator) -> None:
+    async with serving(simulator.url, WORKERS="2", **ACCOUNT) as proxy:
+        # One that takes the session over has not asked CardCash itself. Nobody looks at /readyz before the end.
+        await comes_to(proxy, 1, "session_renewals_total", reason="store")
+        await proxy.says(lambda out: renewals(out) == 2)
+        (taker,) = (line["worker"] for line in proxy.events("session_renewal") if line["reason"] == "store")
+        (died,) = (line["pid"] for line in proxy.events("worker_started") if line["worker"] == taker)
+        os.kill(died, signal.SIGKILL)
+        await proxy.says(lambda out: out.count(b'"worker_started"') == 3 and renewals(out) == 3)
+        simulator.configure(accounts={EMAIL: "another"})
+        simulator.revoke_all()
+        while {line["worker"] for line in proxy.events("request")} != {1, 2}:
+            assert (await call(proxy, "GET", "/merchants/sell"))[0] == 200
+        # Both have told of the refusal by now.
+        await comes_to(proxy, 1, "session_renewals_total", reason="rejected", result="login_refused")
+        await comes_to(proxy, 3, "session_renewals_total", reason="store")
+        assert (await fetch("GET", f"http://{proxy.admin}/readyz"))[0] == 200
+
+
 async def test_a_changed_secret_file_is_used_by_all_workers(cardcash: CardCash, tmp_path: Path) -> None:
     file = tmp_path / "app-id"
     file.write_text("first-id\n")
@@ -222,7 +254,7 @@ async def test_a_changed_secret_file_is_used_by_all_workers(cardcash: CardCash, 
         swapped.rename(file)
         await proxy.says(lambda out: out.count(b'"secret_changed"') == 2 and out.endswith(b"\n"))
         await until(lambda: any(made.headers.getall("x-cc-app") == ["second-id"] for made in cardcash.sessions))
-        await proxy.says(lambda out: out.count(b'"reason":"credentials","result":"ok"') == 2)
+        await proxy.says(lambda out: renewals(out) == 4)
         async with a_caller_at_each(proxy):
             pass
         assert [made.headers.getall("x-cc-app") for made in cardcash.sessions] == [["first-id"], ["second-id"]]
