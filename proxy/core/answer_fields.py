@@ -18,15 +18,8 @@ _PRIVATE: Final = frozenset({TOKEN_HEADER, LIFETIME_HEADER, b"set-cookie"})
 NEVER_DOWN: Final = (
     HOP_BY_HOP
     | _PRIVATE
-    | {
-        SESSION_ID_HEADER,
-        APP_HEADER,
-        b"set-cookie2",
-        b"content-length",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"x-request-id",
-    }
+    | {SESSION_ID_HEADER, APP_HEADER, b"set-cookie2", b"proxy-authenticate", b"proxy-authentication-info"}
+    | {b"content-length", b"x-request-id"}
 )
 #: What is looked at on its way.
 _READ: Final = NEVER_DOWN | {b"date", b"location"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 import brotli
@@ -24,6 +25,9 @@ MOST_MEMBERS: Final = 16
 _ZSTD_OPTIONS: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: 23}
 
 
+_Decode = Callable[[bytes, int], bytes | None]
+
+
 class _Decoder(Protocol):
     @property
     def eof(self) -> bool: ...
@@ -32,7 +36,7 @@ class _Decoder(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-def _members(make: Callable[[], _Decoder], data: bytes, limit: int, most: int = MOST_MEMBERS) -> bytes | None:
+def _members(make: Callable[[], _Decoder], most: int, data: bytes, limit: int) -> bytes | None:
     out = b""
     for _ in range(most):
         decoder = make()
@@ -45,20 +49,12 @@ def _members(make: Callable[[], _Decoder], data: bytes, limit: int, most: int = 
     return None
 
 
-def _inflate(data: bytes, limit: int, wbits: int) -> bytes | None:
-    return _members(lambda: zlib.decompressobj(wbits), data, limit, most=1)
-
-
-def _gzip(data: bytes, limit: int) -> bytes | None:
-    return _members(lambda: zlib.decompressobj(16 + zlib.MAX_WBITS), data, limit)
-
-
 def _deflate(data: bytes, limit: int) -> bytes | None:
     # RFC 9110, 8.4.1.2: "deflate" is the zlib format, but some senders send the raw one.
     try:
-        return _inflate(data, limit, zlib.MAX_WBITS)
+        return _members(lambda: zlib.decompressobj(zlib.MAX_WBITS), 1, data, limit)
     except zlib.error:
-        return _inflate(data, limit, -zlib.MAX_WBITS)
+        return _members(lambda: zlib.decompressobj(-zlib.MAX_WBITS), 1, data, limit)
 
 
 def _brotli(data: bytes, limit: int) -> bytes | None:
@@ -68,11 +64,15 @@ def _brotli(data: bytes, limit: int) -> bytes | None:
     return out if decoder.is_finished() else None
 
 
-def _zstd(data: bytes, limit: int) -> bytes | None:
-    return _members(lambda: zstd.ZstdDecompressor(options=_ZSTD_OPTIONS), data, limit)
-
-
-_DECODERS: Final = {b"gzip": _gzip, b"x-gzip": _gzip, b"deflate": _deflate, b"br": _brotli, b"zstd": _zstd}
+_gzip = partial(_members, lambda: zlib.decompressobj(16 + zlib.MAX_WBITS), MOST_MEMBERS)
+_zstd = partial(_members, lambda: zstd.ZstdDecompressor(options=_ZSTD_OPTIONS), MOST_MEMBERS)
+_DECODERS: Final[dict[bytes, _Decode]] = {
+    b"gzip": _gzip,
+    b"x-gzip": _gzip,
+    b"deflate": _deflate,
+    b"br": _brotli,
+    b"zstd": _zstd,
+}
 
 
 def decode_answer(data: bytes, headers: RawHeaders, *, limit: int) -> bytes | None:
@@ -87,17 +87,12 @@ def decode(data: bytes, content_encoding: bytes, *, limit: int) -> bytes | None:
     None when the coding is unknown, the data is broken or incomplete, or the result is larger than `limit` bytes: such an
     answer is not a rejection we know, and goes to the caller as it came.
     """
-    codings = [
-        name for part in content_encoding.lower().split(b",") if (name := part.strip()) not in (b"", b"identity")
-    ]
-    if len(codings) > MOST_CODINGS:
+    names = [name for part in content_encoding.lower().split(b",") if (name := part.strip()) not in (b"", b"identity")]
+    if len(names) > MOST_CODINGS:
         return None
-    for name in reversed(codings):
-        decoder = _DECODERS.get(name)
-        if decoder is None:
-            return None
+    for name in reversed(names):
         try:
-            decoded = decoder(data, limit)
+            decoded = _DECODERS[name](data, limit) if name in _DECODERS else None
         except (zlib.error, brotli.error, zstd.ZstdError, EOFError, ValueError):
             return None
         if decoded is None or len(decoded) > limit:

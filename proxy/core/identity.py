@@ -86,20 +86,15 @@ def _identity_in(token: str) -> dict[tuple[str, ...], str]:
     """List what a token's claims say of who somebody is: where → what."""
     found: dict[tuple[str, ...], str] = {}
     for name, value in claims_of(token).items():
-        if (who := _plain(name)) in _WHO:
-            inner = (
-                {(who, _plain(each)): one for each, one in value.items()}
-                if isinstance(value, dict)
-                else {(who,): value}
-            )
-            found |= {
-                where: str(one)
-                for where, one in inner.items()
-                if where[-1] in _WHO_WITHIN
-                and isinstance(one, (str, int, float))
-                and not isinstance(one, bool)
-                and one != ""
-            }
+        if (who := _plain(name)) not in _WHO:
+            continue
+        inner = (
+            {(who, _plain(each)): one for each, one in value.items()} if isinstance(value, dict) else {(who,): value}
+        )
+        for where, one in inner.items():
+            told = one != "" and isinstance(one, (str, int, float)) and not isinstance(one, bool)
+            if told and where[-1] in _WHO_WITHIN:
+                found[where] = str(one)
     return found
 
 

@@ -16,8 +16,7 @@ from proxy.core.path_readings import Route
 from proxy.core.route_names import VERSION
 
 _OWN: Final = ("/session", "/customers/login")
-_VERSION: Final = re.compile(rf"{VERSION}(?=/)")
-#: The same where it is only read: `/V3/session` has the base path's before it.
+#: Versions where they are only read: `/V3/session` has the base path's before it.
 _VERSIONS: Final = re.compile(r"(?:/v[0-9]+(?=/))*")
 #: The first name in a segment: what a server may still see in `session.json`, `session%20` or `.session`.
 _NAME: Final = re.compile(r"[a-z0-9_-]+")
@@ -35,7 +34,7 @@ def check_own_call(method: str, path: str, route: Route, base_path: str) -> None
     """
     if not any(_is_own(name, base_path) for reading in route.readings for name in _names(reading.view)):
         return
-    if path.removeprefix(base_path) not in _OWN and _VERSION.sub("", path, count=1) not in _OWN:
+    if path.removeprefix(base_path) not in _OWN and VERSION.sub("", path, count=1) not in _OWN:
         raise BadRequest("This path may be read as the session or the login call; spell it plainly.")
     if method != "POST":
         raise BadRequest("The session and the login call are made with POST.")

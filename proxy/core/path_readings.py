@@ -16,8 +16,6 @@ from urllib.parse import unquote_to_bytes
 from proxy.core.errors import BadRequest
 from proxy.core.route_names import OTHER, VERSION, is_account_path, template_of
 
-#: A version at the head of a view, which is in lower case and has no query.
-_VERSION_OF_VIEW: Final = re.compile(rf"{VERSION}(?=/|\Z)")
 #: Percent-decoding is repeated until nothing changes; a path coded deeper than this is refused by every deny rule.
 _DEEPEST_CODING: Final = 8
 #: More lenient readings than this are not looked at; a path that has more is refused by every deny rule too.
@@ -99,7 +97,7 @@ def classify(path: str, base_path: str = "/v3") -> Route:
 def _plain(view: str, base: str) -> str:
     if base and view.startswith(base + "/"):
         return view.removeprefix(base)
-    version = _VERSION_OF_VIEW.match(view)
+    version = VERSION.match(view)
     return (view[version.end() :] if version else view) or "/"
 
 

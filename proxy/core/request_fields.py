@@ -11,40 +11,20 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from proxy.core.dialect import (
-    APP_HEADER,
-    TOKEN_HEADER,
-    RawHeaders,
-)
+from proxy.core.dialect import APP_HEADER, TOKEN_HEADER, RawHeaders
 from proxy.core.errors import BadRequest, BodyTooLarge, HeadersTooLarge
 from proxy.core.repeatability import METHOD_OVERRIDES
 
 #: RFC 9110, 7.6.1, and the older names it lists; framing is written anew on each side.
 HOP_BY_HOP: Final = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
+    {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 )
 #: Never forwarded up (config/README.md, "On the wire"); `Host`, `X-Request-ID` and the framing are replaced by ours.
-NEVER_UP: Final = HOP_BY_HOP | {
-    TOKEN_HEADER,
-    APP_HEADER,
-    b"cookie",
-    b"cookie2",
-    b"host",
-    b"content-length",
-    b"expect",
-    b"forwarded",
-    b"x-forwarded",
-    b"http2-settings",
-    b"x-request-id",
-}
+NEVER_UP: Final = (
+    HOP_BY_HOP
+    | {TOKEN_HEADER, APP_HEADER, b"cookie", b"cookie2", b"forwarded", b"x-forwarded", b"http2-settings"}
+    | {b"host", b"content-length", b"expect", b"x-request-id"}
+)
 #: RFC 9110: these are no lists; two of them are an attempt at being read differently by different servers.
 _ONCE: Final = frozenset(
     {b"content-type", b"user-agent", b"content-range", b"content-location", b"etag", b"max-forwards", b"server"}
@@ -64,8 +44,6 @@ OPTIONS: Final = frozenset({b"close", b"keep-alive"})
 _TYPED: Final = (b"POST ", b"PUT ")
 _JSON: Final = b"Content-Type: application/json\r\n"
 NO_NAMES: Final[frozenset[bytes]] = frozenset()
-#: `Connection` as it nearly always comes, and its names.
-_USUAL: Final = {option: frozenset((option,)) for option in OPTIONS}
 
 
 @dataclass(slots=True)
@@ -97,11 +75,6 @@ class RequestFields:
     overrides: tuple[str, ...] = ()
     #: Values of the header that `callers.require_header` names; it is never forwarded.
     required: tuple[bytes, ...] = ()
-
-    @property
-    def lines(self) -> list[bytes]:
-        """The lines one by one."""
-        return self.block.splitlines(keepends=True)
 
     def framing(self) -> bytes:
         """The line for the upstream that says how the body is framed, with its CRLF."""
@@ -219,9 +192,7 @@ def _length(value: bytes, before: int | None) -> int:
 
 def names_of(connection: bytes) -> frozenset[bytes]:
     """Return what a `Connection` field names, in lower case."""
-    return _USUAL.get(connection) or frozenset(
-        name for part in connection.lower().split(b",") if (name := part.strip(b" \t"))
-    )
+    return frozenset(name for part in connection.lower().split(b",") if (name := part.strip(b" \t")))
 
 
 def for_upstream(

@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 #: The first segment of a path that has a version: /v3, /v3.1.
-VERSION: Final = r"/v[0-9]+(?:\.[0-9]+)?"
+VERSION: Final = re.compile(r"/v[0-9]+(?:\.[0-9]+)?(?=/|\Z)")
 #: The documented paths (`core/README.md`).
 KNOWN_ROUTES: Final = (
     "/v3/session",

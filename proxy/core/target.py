@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from proxy.core import values
 from proxy.core.errors import BadRequest
@@ -21,30 +20,16 @@ METHODS: Final = frozenset(
 _ABSOLUTE: Final = re.compile(r"https?://([^/?#]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
 _VISIBLE: Final = re.compile(r"[!-~]+\Z")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?\Z")
-
-#: A client path that begins with a version segment is already an upstream path.
-_VERSION: Final = re.compile(rf"{VERSION}(?=/|\?|\Z)")
 #: A key that looks like a name, without a long number; anything else could be a value in the wrong place.
 _KEY: Final = re.compile(r"(?!.*[0-9]{6})[A-Za-z_][A-Za-z0-9_.\[\]-]{0,39}\Z")
 _MOST_KEYS: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What a request line asks for: an origin-form target (or `*`), and the authority of an absolute-form one."""
 
     text: str
     authority: str | None = None
-
-    @property
-    def path(self) -> str:
-        """The target without its query."""
-        return self.text.partition("?")[0]
-
-    @property
-    def query(self) -> str:
-        """The query, without the question mark."""
-        return self.text.partition("?")[2]
 
 
 def parse_target(method: str, target: str) -> Target:
@@ -71,7 +56,7 @@ def upstream_target(target: str, base_path: str) -> str:
 
     `base_path` has no trailing slash. `*` (of `OPTIONS *`) stays what it is.
     """
-    if target == "*" or _VERSION.match(target):
+    if target == "*" or VERSION.match(target.partition("?")[0]):
         return target
     return base_path + target
 

@@ -14,7 +14,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def lines(*headers: tuple[bytes, bytes], required: bytes | None = None) -> list[bytes]:
-    return read_request(list(headers), required=required).lines
+    return read_request(list(headers), required=required).block.splitlines(keepends=True)
 
 
 def head(*headers: tuple[bytes, bytes], method: str = "GET", target: str = "/v3/carts") -> bytes:
@@ -96,7 +96,7 @@ def test_the_required_header_is_read_and_never_goes_up() -> None:
     headers: Headers = [(b"X-Proxy-Key", b"secret"), (b"x_proxy_key", b"secret"), (b"X-PROXY-KEY", b"again")]
     fields = read_request(headers, required=b"x-proxy-key")
     assert fields.required == (b"secret", b"again")
-    assert fields.lines == []
+    assert fields.block == b""
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_the_required_header_is_read_and_never_goes_up() -> None:
 def test_a_field_that_never_goes_up_can_be_the_required_one(name: bytes) -> None:
     fields = read_request([(name.title(), b"secret")], required=name)
     assert fields.required == (b"secret",)
-    assert fields.lines == []
+    assert fields.block == b""
 
 
 # What goes up as it came
@@ -296,20 +296,20 @@ def test_two_request_ids_are_none() -> None:
 def test_a_method_override_goes_up_and_is_remembered(name: bytes) -> None:
     fields = read_request([(name, b"POST")])
     assert fields.overrides
-    assert fields.lines == [name + b": POST\r\n"]
+    assert fields.block == name + b": POST\r\n"
 
 
 def test_a_method_override_is_remembered_even_if_connection_names_it() -> None:
     fields = read_request([(b"Connection", b"x-http-method-override"), (b"X-HTTP-Method-Override", b"POST")])
     assert fields.overrides
-    assert fields.lines == []
+    assert fields.block == b""
 
 
 def test_what_guards_judge_is_read_and_goes_up() -> None:
     headers = [(b"Origin", b"http://a"), (b"ORIGIN", b"null"), (b"Sec-Fetch-Site", b"none"), (b"Content-Type", b"a/b")]
     fields = read_request(headers)
     assert (fields.origins, fields.fetch_site, fields.content_type) == ((b"http://a", b"null"), b"none", b"a/b")
-    assert len(fields.lines) == 4
+    assert fields.block.count(b"\r\n") == 4
 
 
 @pytest.mark.parametrize("name", [b"origin", b"sec-fetch-site"])
@@ -381,7 +381,7 @@ def test_the_codings_of_a_body_are_known_in_their_order() -> None:
 def test_what_connection_names_away_counts_as_left_out() -> None:
     headers = [(b"Connection", b"user-agent, content-type, x-hop"), (b"User-Agent", b"a"), (b"Content-Type", b"b")]
     fields = read_request([*headers, (b"X-Hop", b"1: 2"), (b"B", b"2")])
-    assert (fields.user_agent, fields.content_type, fields.lines) == (False, b"", [b"B: 2\r\n"])
+    assert (fields.user_agent, fields.content_type, fields.block) == (False, b"", b"B: 2\r\n")
     other = read_request([(b"Connection", b"x-hop"), *headers[1:], (b"X-Hop", b"1")])
     assert (other.user_agent, other.content_type) == (True, b"b")
 
