@@ -401,6 +401,14 @@ class StoreContract:
         assert await refusals(make(), "other secrets") == {}
         assert await refusals(make(), "secrets") == {"login": "Check it."}
 
+    async def test_of_two_who_are_refused_at_once_both_are_remembered(self, make: Make) -> None:
+        both = ("secrets", "other secrets")
+        await asyncio.gather(*(make().refuse({"login": f"Check {secrets}."}, secrets) for secrets in both))
+        assert [await refusals(make(), secrets) for secrets in both] == [
+            {"login": "Check secrets."},
+            {"login": "Check other secrets."},
+        ]
+
     async def test_whose_secrets_are_others_is_told_that_somebody_is_refused(self, make: Make) -> None:
         await make().refuse({"login": "Check it."}, "secrets")
         assert [(await make().look(secrets)).refuses_others for secrets in ("secrets", "other secrets")] == [

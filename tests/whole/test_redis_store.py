@@ -108,6 +108,32 @@ async def test_of_two_logins_at_two_replicas_at_once_the_first_wins(simulator: S
     assert simulator.calls[LOGIN] == 1
 
 
+async def test_a_login_at_a_replica_that_stood_still_while_another_account_came_first_is_409(
+    simulator: Simulator, start: Start
+) -> None:
+    simulator.configure(accounts={"one@example.com": "1", "two@example.com": "2"}, anonymous="guest")
+    simulator.fault("delay", path="/v3/customers/login", seconds=0.3, times=1)
+    stopped, other = await asyncio.gather(*(start(LOGIN__EMAIL="", LOGIN__PASSWORD="") for _ in range(2)))
+    await asyncio.gather(is_ready(stopped), is_ready(other))
+
+    async def log_in(proxy: ProxyProcess, number: str) -> tuple[int, str]:
+        account = {"email": f"{number}@example.com", "password": {"one": "1", "two": "2"}[number]}
+        return await fetch("POST", f"{proxy.url}/customers/login", json={"customer": account})
+
+    late = asyncio.create_task(log_in(stopped, "one"))
+    await until(lambda: simulator.calls[LOGIN] == 1)
+    stopped.signal(signal.SIGSTOP)
+    assert (await log_in(other, "two"))[0] == 200
+    stopped.signal(signal.SIGCONT)
+    code, told = await late
+    assert (code, json.loads(told)["error"]) == (409, "other_account")
+    assert (await log_in(stopped, "one"))[0] == 409
+    # Nobody is moved to the other account silently: it is told to log in again, and may, as that one.
+    assert (await fetch("GET", f"{stopped.url}/carts"))[0] == 503
+    assert (await log_in(stopped, "two"))[0] == 200
+    assert [(await fetch("GET", f"{proxy.url}/carts"))[0] for proxy in (stopped, other)] == [200, 200]
+
+
 async def test_a_holder_that_is_killed_does_not_stop_the_others(simulator: Simulator, start: Start) -> None:
     simulator.fault("delay", path="/v3/session", seconds=60.0, times=1)
     holder = await start()

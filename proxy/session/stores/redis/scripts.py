@@ -140,10 +140,16 @@ redis.call('PEXPIRE', KEYS[3], math.ceil((pause + ARGV[4]) / 1000))
 return answer('failed', false, '')
 """
 
-# sealed refusals ('': none), milliseconds
+# sealed refusals ('': none, whatever there is), milliseconds, those that were read
 _REFUSE: Final = """
-if ARGV[2] == '' then redis.call('DEL', KEYS[4]) else redis.call('SET', KEYS[4], ARGV[2], 'PX', ARGV[3]) end
-return answer('refused', false, '')
+if ARGV[2] == '' then
+  redis.call('DEL', KEYS[4])
+elseif (read('GET', KEYS[4]) or '') == ARGV[4] then
+  redis.call('SET', KEYS[4], ARGV[2], 'PX', ARGV[3])
+else
+  return '0'
+end
+return '1'
 """
 
 # One right: owner, µs. Answers how long another may have it.
@@ -197,7 +203,7 @@ LOOK: Final = Script("look", _COMMON + _LOOK)
 ENTER: Final = Script("enter", _COMMON + _ENTER)
 SAVE: Final = Script("save", _COMMON + _SAVE)
 FAILED: Final = Script("failed", _COMMON + _FAILED)
-REFUSE: Final = Script("refuse", _COMMON + _REFUSE)
+REFUSE: Final = Script("refuse", _TIME + _REFUSE)
 TAKE: Final = Script("login", _TIME + _TAKE)
 EXTEND: Final = Script("extend", _TIME + _EXTEND)
 LEAVE: Final = Script("leave", _TIME + _LEAVE)

@@ -177,14 +177,20 @@ class RedisStore:
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
         """Remember what CardCash refused; of `secrets` only a slow salted hash is stored, and that encrypted."""
         vault, _ = await self._vault()
-        sealed = b""
-        if refusals:
-            # Read and written in two steps: whoever is refused has the right to renew, so nobody else writes meanwhile.
-            refused = refused_in(read_reply(await self._run(scripts.LOOK, "", vault=vault)), vault)
+        if not refusals:
+            await self._run(scripts.REFUSE, b"", _REFUSED_FOR, "", vault=vault)
+            return
+        fingerprint = await self._fingerprints.of(secrets)
+        written = False
+        while not written:
+            # Whoever goes on alone, or stood still, is refused without the right to renew: another may write meanwhile.
+            before = read_reply(await self._run(scripts.LOOK, "", vault=vault))
+            refused = refused_in(before, vault)
             refused.pop(await self._fingerprints.find(refused, secrets) or "", None)
-            refused = with_refusals(refused, await self._fingerprints.of(secrets), refusals)
-            sealed = vault.seal("refusals", pack_refusals(refused))
-        await self._run(scripts.REFUSE, sealed, _REFUSED_FOR, vault=vault)
+            sealed = vault.seal("refusals", pack_refusals(with_refusals(refused, fingerprint, refusals)))
+            written = (
+                read_number(await self._run(scripts.REFUSE, sealed, _REFUSED_FOR, before.refusals, vault=vault)) == 1
+            )
 
     async def end_pause(self) -> None:
         """Forget the failures."""
