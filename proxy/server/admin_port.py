@@ -8,11 +8,11 @@ workers tells for all, in `processes/admin.py`.
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -25,7 +25,7 @@ from proxy.core.dialect import RawHeaders
 from proxy.core.errors import BadRequest, Denied, ProxyError
 from proxy.core.request_fields import read_request
 from proxy.core.target import names_this_machine, parse_target
-from proxy.server.answers import NAME
+from proxy.server.answers import envelope_of, fields_of
 from proxy.server.guard import Guard
 from proxy.server.listener import LAST_SECONDS, Listener
 from proxy.server.page import POLICY, render
@@ -39,33 +39,21 @@ _JUST_MADE: Final = 0.05
 class AdminProtocol(RequestHandler):
     """aiohttp's connection handler, without a byte of a malformed request in its answer or in a log.
 
-    Of `most` open `connections` the oldest makes room for a new one, so that whoever looks is always let in.
+    Of `most` open connections the oldest makes room for a new one, so that whoever looks is always let in.
     """
 
-    def __init__(
-        self,
-        manager: web.Server,
-        refused: Callable[[str], None],
-        connections: dict[AdminProtocol, None],
-        most: int,
-        **options: Any,
-    ) -> None:
-        super().__init__(manager, **options)
+    def __init__(self, server: web.Server, refused: Callable[[str], None], most: int, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._server = server
         self._refused = refused
-        self._connections = connections
         self._most = most
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count it in."""
+        """Make room for it."""
+        others = [one.transport for one in self._server.connections if one.transport is not None]
+        if len(others) >= self._most:
+            others[0].close()
         super().connection_made(transport)
-        if len(self._connections) >= self._most and (oldest := next(iter(self._connections)).transport) is not None:
-            oldest.close()
-        self._connections[self] = None
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Count it out."""
-        self._connections.pop(self, None)
-        super().connection_lost(exc)
 
     def handle_error(
         self,
@@ -150,27 +138,29 @@ class AdminPort:
     def application(self) -> web.Application:
         """Build the application."""
         app = web.Application(middlewares=[self._errors_in_our_envelope])
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/startupz", self._startupz)
-        app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/metrics", self._metrics_page)
-        app.router.add_get("/status", self._status)
-        app.router.add_get("/", self._page)
-        app.router.add_post("/session/renew", self._renew)
-        app.router.add_post("/shutdown", self._stop)
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/startupz", self._startupz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+                web.get("/status", self._status),
+                web.get("/", self._page),
+                web.post("/session/renew", self._renew),
+                web.post("/shutdown", self._stop),
+            ]
+        )
         return app
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        dead = self._answers.not_alive()
-        if dead:
+        if dead := self._answers.not_alive():
             return _in_json({"status": f"not alive: {', '.join(dead)}", "not_alive": dead}, status=503)
         return _in_json({"status": "ok"})
 
     async def _startupz(self, _: web.Request) -> web.Response:
         because = self._answers.standing().starting
-        return _in_json(
-            {"status": "starting" if because else "started", "because": because}, status=503 if because else 200
-        )
+        content = {"status": "starting" if because else "started", "because": because}
+        return _in_json(content, status=503 if because else 200)
 
     async def _readyz(self, _: web.Request) -> web.Response:
         standing = self._answers.standing()
@@ -178,7 +168,7 @@ class AdminPort:
         content = {"status": "not ready" if because else "ready", "because": because, "refusals": standing.refusals}
         return _in_json(content, status=503 if because else 200)
 
-    async def _metrics_page(self, request: web.Request) -> web.Response:
+    async def _metrics(self, request: web.Request) -> web.Response:
         body, content_type = await self._answers.metrics(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -235,23 +225,15 @@ async def serving(port: AdminPort, sockets: Mapping[socket.socket, bool], *, mos
     await runner.setup()
     server = runner.server
     assert server is not None  # noqa: S101
-    connections: dict[AdminProtocol, None] = {}
-
-    def connection() -> asyncio.BaseProtocol:
-        return AdminProtocol(
-            *(server, port.refused, connections, most),
-            loop=asyncio.get_running_loop(),
-            access_log=None,
-            keepalive_timeout=75.0,
-        )
-
+    options = {"loop": asyncio.get_running_loop(), "access_log": None, "keepalive_timeout": 75.0}
+    connection = partial(AdminProtocol, server, port.refused, most, **options)
     listeners = [Listener(connection, sock, at_a_time=most, stays=stays) for sock, stays in sockets.items()]
     try:
         yield
     finally:
         for listener in listeners:
             await listener.close_after_the_rest()
-        if connections and any(sockets.values()):
+        if server.connections and any(sockets.values()):
             await asyncio.sleep(_JUST_MADE)  # a connection that was just made may be about to bring a request
         await runner.shutdown()
         await server.shutdown(LAST_SECONDS)
@@ -265,13 +247,8 @@ def _refusal(error: ProxyError, refused: Callable[[str], None], fields: RawHeade
         request_id = read_request(fields).request_id
     except ProxyError:
         request_id = None
-    headers = {
-        "X-Request-ID": request_id or new_request_id(),
-        "Proxy-Status": f"{NAME.decode()}; error={error.proxy_status}",
-    }
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    return _in_json({"message": [str(error)], "error": error.code}, status=error.status, headers=headers)
+    headers = {"X-Request-ID": request_id or new_request_id(), **fields_of(error)}
+    return _in_json(envelope_of(error), status=error.status, headers=headers)
 
 
 def _in_json(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

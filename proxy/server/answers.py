@@ -33,13 +33,23 @@ def send_json(exchange: Exchange, status: int, body: object, lines: Sequence[byt
 
 
 def send_error(exchange: Exchange, error: ProxyError, *, request_id: str) -> None:
-    """Answer with an error: `{"message": ["<sentence>"], "error": "<code>"}`."""
+    """Answer with an error."""
     exchange.drop_body()
-    lines = [b"Proxy-Status: %b; error=%b" % (NAME, error.proxy_status.encode())]
+    lines = [f"{name}: {value}".encode() for name, value in fields_of(error).items()]
+    send_json(exchange, error.status, envelope_of(error), lines, request_id=request_id)
+
+
+def envelope_of(error: ProxyError) -> dict[str, object]:
+    """Put an error into CardCash's own envelope, with its code beside it."""
+    return {"message": [str(error)], "error": error.code}
+
+
+def fields_of(error: ProxyError) -> dict[str, str]:
+    """Say in fields who made the error, and when to try again."""
+    fields = {"Proxy-Status": f"{NAME.decode()}; error={error.proxy_status}"}
     if error.retry_after is not None:
-        lines.append(b"Retry-After: %d" % max(1, math.ceil(error.retry_after)))
-    body = {"message": [str(error)], "error": error.code}
-    send_json(exchange, error.status, body, lines, request_id=request_id)
+        fields["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return fields
 
 
 def date_line() -> bytes:
