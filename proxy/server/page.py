@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from html import escape as _text
 from pathlib import Path
+from string import Template
 from typing import Any, Final, NamedTuple
 
 from proxy.server import charts
@@ -115,45 +116,38 @@ def render(status: Status, *, version: str) -> str:
     """Write the page."""
     shown = banner(status)
     session = status["session"]
+    advice = f"<p>{_prose(shown.advice)}</p>" if shown.advice else ""
     sections = (
-        f'<section class="banner {shown.colour}" role="status"><h1>{_prose(shown.sentence)}</h1>{_advice(shown)}</section>',
+        f'<section class="banner {shown.colour}" role="status"><h1>{_prose(shown.sentence)}</h1>{advice}</section>',
         _section("Session", charts.life(session) + _facts(_session_facts(session))),
-        _section("Pauses and refusals", _facts(_in_the_way(status)) or _note("Nothing is paused or refused.")),
+        _section("Pauses and refusals", _facts(_in_the_way(session)), "Nothing is paused or refused."),
         _section("Traffic, the last 15 minutes", charts.traffic(status.get("traffic") or {})),
-        _section("Last renewals", _renewals(status) or _note("None by the processes that run now.")),
-        _section("Last failures", _failures(status) or _note("None of the proxy's own since the start.")),
-        _section("Processes", _processes(status)),
-        _section("Store of the session", _facts(_shown(status.get("store") or {}, _OF_STORE))),
+        _section("Last renewals", _renewals(status), "None by the processes that run now."),
+        _section("Last failures", _failures(status), "None of the proxy's own since the start."),
+        _section("Processes", _processes(status.get("processes") or [])),
+        _section("Store of the session", _facts(_shown(status.get("store") or {}))),
         _section("Connections to CardCash", _facts(_shown(status.get("upstream") or {}))),
     )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>cardcash-proxy: {shown.colour}</title>'
-        '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'
-        '<link rel="icon" href="data:,"><noscript><meta http-equiv="refresh" content="10"></noscript>'
-        f'<style>{_STYLE}</style></head><body><p class="lost" role="alert">The proxy does not answer any more; what '
-        f"stands below is how it was.</p><main>{''.join(sections)}</main><footer>cardcash-proxy {_text(version)} · "
-        f'since {_time(status.get("since"))} UTC · <a href="/status">status</a> · <a href="/metrics">metrics</a> · '
-        '<a href="/readyz">readyz</a> · <a href="/healthz">healthz</a></footer>'
-        f"<script>{_SCRIPT}</script></body></html>\n"
+    return _PAGE.substitute(
+        colour=shown.colour,
+        style=_STYLE,
+        sections="".join(sections),
+        version=_text(version),
+        since=_time(status.get("since")),
+        script=_SCRIPT,
     )
 
 
-def _section(title: str, body: str) -> str:
+def _section(title: str, body: str, without: str = "") -> str:
+    """Write a section, of the words `without` where there is nothing to show; "" without those as well."""
+    body = body or (f'<p class="note">{without}</p>' if without else "")
     return f"<section><h2>{title}</h2>{body}</section>" if body else ""
-
-
-def _advice(shown: Banner) -> str:
-    return f"<p>{_prose(shown.advice)}</p>" if shown.advice else ""
-
-
-def _note(words: str) -> str:
-    return f'<p class="note">{words}</p>'
 
 
 _SOURCES: Final = {"session": "a session call", "harvest": "an answer", "store": "the store", "login": "a login"}
 
 
-def _session_facts(session: Mapping[str, Any]) -> dict[str, str]:
+def _session_facts(session: Status) -> dict[str, str]:
     account = session.get("identity") or ("lost" if session.get("identity_lost") else "anonymous")
     if session.get("identity_from_caller") and session.get("identity"):
         account += ", from a caller's login"
@@ -167,14 +161,14 @@ def _session_facts(session: Mapping[str, Any]) -> dict[str, str]:
     return facts
 
 
-def _in_the_way(status: Status) -> dict[str, str]:
+def _in_the_way(session: Status) -> dict[str, str]:
     """List what keeps the proxy from trying: pauses and refusals."""
-    session, facts = status["session"], {}
-    if session.get("paused_seconds") and "app_id" not in (session.get("refused") or ()):
+    facts, refused = {}, session.get("refused") or ()
+    if session.get("paused_seconds") and "app_id" not in refused:
         failures = session.get("failures_in_a_row", 0)
         facts["paused"] = f"no renewal for another {span(session['paused_seconds'])}, after {failures} failed in a row"
-    if session.get("refused"):
-        facts["refused"] = f"{', '.join(session['refused'])}; not tried again by itself"
+    if refused:
+        facts["refused"] = f"{', '.join(refused)}; not tried again by itself"
         facts["to do"] = session.get("advice") or "–"
     return facts
 
@@ -184,7 +178,7 @@ def _renewals(status: Status) -> str:
         (
             _time(one["time"]),
             _text(one["reason"]),
-            _marked(one["result"], "good" if one["result"] in ("ok", "superseded") else "bad")
+            _marked(one["result"], good=one["result"] in ("ok", "superseded"))
             + (" from the store" if one.get("source") == "store" else ""),
             "–" if one["seconds"] is None else span(one["seconds"]),
         )
@@ -202,23 +196,25 @@ def _failures(status: Status) -> str:
     return f"<ul>{''.join(failures)}</ul>" if failures else ""
 
 
-def _processes(status: Status) -> str:
-    processes = status.get("processes") or []
-    names = [name for name in ("worker", *_COLUMNS) if any(name in one for one in processes)]
-    rows = [[_cell(name, one.get(name)) for name in names] for one in processes]
-    return _table([_COLUMNS.get(name, name) for name in names], rows)
-
-
-#: What is shown of a process, and how it is called.
-_COLUMNS: Final = {
-    "pid": "pid",
-    "state": "state",
+#: How what is shown of a process and of the store is called, where its name says too little.
+_CALLED: Final = {
     "requests_in_flight": "in flight",
-    "requests": "requests",
     "memory_mb": "memory",
-    "restarts": "restarts",
     "since": "since (UTC)",
+    "up": "answers",
+    "pending": "something waits to be written",
+    "alone": "the held session is another than its",
 }
+_COLUMNS: Final = ("worker", "pid", "state", "requests_in_flight", "requests", "memory_mb", "restarts", "since")
+
+
+def _called(name: str) -> str:
+    return _CALLED.get(name, name.replace("_", " "))
+
+
+def _processes(processes: Sequence[Status]) -> str:
+    names = [name for name in _COLUMNS if any(name in one for one in processes)]
+    return _table(map(_called, names), [[_cell(name, one.get(name)) for name in names] for one in processes])
 
 
 def _cell(name: str, value: object) -> str:
@@ -227,22 +223,14 @@ def _cell(name: str, value: object) -> str:
     if name == "since":
         return _time(value)
     if name == "state":
-        return _marked(str(value), "good" if value == "up" else "bad")
+        return _marked(str(value), good=value == "up")
     return f"{value:.0f} MB" if name == "memory_mb" and isinstance(value, float) else _text(str(value))
 
 
-#: What is shown of the store, where its name says too little.
-_OF_STORE: Final = {
-    "up": "answers",
-    "pending": "something waits to be written",
-    "alone": "the held session is another than its",
-}
-
-
-def _shown(facts: Mapping[str, Any], names: Mapping[str, str] | None = None) -> dict[str, str]:
+def _shown(facts: Status) -> dict[str, str]:
     words = {True: "yes", False: "no"}
     return {
-        (names or {}).get(name, name.replace("_", " ")): words[value] if isinstance(value, bool) else str(value)
+        _called(name): words[value] if isinstance(value, bool) else str(value)
         for name, value in facts.items()
         if value is not None
     }
@@ -253,19 +241,15 @@ def _facts(facts: Mapping[str, str]) -> str:
     return f"<dl>{rows}</dl>" if rows else ""
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     """Write a table of cells that are HTML already; "" without any."""
     body = "".join("<tr>" + "".join(f"<td>{cell}" for cell in row) for row in rows)
     head = "".join(f"<th>{_text(name)}" for name in heads)
     return f'<div class="wide"><table><thead><tr>{head}<tbody>{body}</table></div>' if body else ""
 
 
-def _marked(word: str, kind: str) -> str:
-    return f'<span class="{kind}">{_text(word)}</span>'
-
-
-def _text(words: str) -> str:
-    return html.escape(words)
+def _marked(word: str, *, good: bool) -> str:
+    return f'<span class="{"good" if good else "bad"}">{_text(word)}</span>'
 
 
 def _prose(sentence: str) -> str:
@@ -280,8 +264,8 @@ def _time(iso: object) -> str:
         return "–"
 
 
-_STYLE: Final = Path(__file__).with_name("page.css").read_text("ascii")
-_SCRIPT: Final = Path(__file__).with_name("page.js").read_text("ascii")
+_HTML, _STYLE, _SCRIPT = (Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+_PAGE: Final = Template(_HTML)
 
 
 def _hashed(text: str) -> str:
