@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
@@ -43,23 +42,20 @@ def traffic(recent: Mapping[str, Any]) -> str:
         return '<p class="note">Nothing has been measured yet; the first step ends within 15 s of the start.</p>'
     bounds, buckets, seconds = recent["bounds_seconds"], recent["buckets"], recent["step_seconds"]
     usual, slow = ([quantile(step, bounds, share) for step in buckets] for share in (0.5, 0.95))
-    most = max((value for value in slow if value is not None), default=0.0)
-    last = next((place for place in reversed(range(len(slow))) if slow[place] is not None), None)
-    told_last = "no requests"
-    if last is not None:
-        fast, long = (span(values[last] or 0.0) for values in (usual, slow))
-        told_last = (
+    most, told_errors, told_latency = 0.0, "none", "no requests"
+    if any(errors):
+        told_errors = f"{sum(errors) / (sum(requests) or 1):.2%} of all, {_rates(errors, seconds)}"
+    # Where there is a usual latency there is a slow one as well.
+    if known := [(fast, long) for fast, long in zip(usual, slow, strict=True) if fast is not None and long is not None]:
+        most = max(long for _, long in known)
+        fast, long = map(span, known[-1])
+        told_latency = (
             f'<i class="key0"></i> half within {fast} <i class="key1"></i> 95 % within {long}, most {span(most)}'
         )
-    failed = sum(errors) / (sum(requests) or 1)
     return (
-        _figure("Requests", _rates([count / seconds for count in requests]), _bars(requests, "traffic"))
-        + _figure(
-            "Errors (5xx)",
-            f"{failed:.2%} of all, {_rates([count / seconds for count in errors])}" if sum(errors) else "none",
-            _bars(errors, "errors"),
-        )
-        + _figure("Latency", told_last, _line(usual, most, "line0") + _line(slow, most, "line1"))
+        _figure("Requests", _rates(requests, seconds), _bars(requests, "traffic"))
+        + _figure("Errors (5xx)", told_errors, _bars(errors, "errors"))
+        + _figure("Latency", told_latency, _line(usual, most, "line0") + _line(slow, most, "line1"))
     )
 
 
@@ -73,8 +69,8 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _rates(rates: Sequence[float]) -> str:
-    return f"now {rates[-1]:.3g} a second, most {max(rates):.3g}"
+def _rates(counts: Sequence[int], seconds: float) -> str:
+    return f"now {counts[-1] / seconds:.3g} a second, most {max(counts) / seconds:.3g}"
 
 
 def _bars(values: Sequence[float], kind: str) -> str:
@@ -104,8 +100,8 @@ def _line(values: Sequence[float | None], most: float, kind: str) -> str:
 
 def _figure(title: str, words: str, drawing: str) -> str:
     return (
-        f'<figure><figcaption><b>{html.escape(title)}</b> <span class="note">{words}</span></figcaption>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{html.escape(title)}">'
+        f'<figure><figcaption><b>{title}</b> <span class="note">{words}</span></figcaption>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{title}">'
         f'{drawing}<line class="axis" x1="0" y1="{_HEIGHT}" x2="{_WIDTH}" y2="{_HEIGHT}"/></svg>'
         '<p class="scale"><span>15 min ago</span><span>10</span><span>5</span><span>now</span></p></figure>'
     )
