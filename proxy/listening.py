@@ -14,11 +14,10 @@ import stat
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from proxy.handed_over import HandedOver, place_of
 from proxy.server.listener import BACKLOG, Listener
@@ -79,49 +78,43 @@ def descriptors() -> int:
     return _MANY_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
-class _UnixPath:
-    """The path of a unix socket that was bound: removed if it is still that very socket, another may stand there by now."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._ours = os.lstat(path)
-        # While it is held no other file can come by its inode.
-        self._held = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC) if hasattr(os, "O_PATH") else None
-
-    def remove(self) -> None:
-        with contextlib.suppress(OSError):
-            if os.path.samestat(self._ours, os.lstat(self._path)):
-                Path(self._path).unlink()
-        if self._held is not None:
-            os.close(self._held)
+def _bind(address: ListenAddress, at_the_end: contextlib.ExitStack) -> Iterator[socket.socket]:
+    """Listen at one address; a name such as localhost may stand for several. Blocks on the resolver: for the start only."""
+    if address.kind == "unix":
+        yield _bind_unix(address.path, at_the_end)
+        return
+    infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, place in dict.fromkeys(infos):
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError:
+            continue  # a kernel without IPv6 has a localhost, too
+        _listen(at_the_end.enter_context(sock), place)
+        yield sock
 
 
-def _bind(address: ListenAddress, setting: str, at_the_end: contextlib.ExitStack) -> list[socket.socket]:
-    """Bind plain sockets to one address, and listen; a name such as localhost may stand for several.
+def _bind_unix(path: str, at_the_end: contextlib.ExitStack) -> socket.socket:
+    _remove_stale_socket(Path(path))
+    sock = at_the_end.enter_context(socket.socket(socket.AF_UNIX))
+    before = os.umask(0o117)  # nobody may connect before the mode is set
+    try:
+        _listen(sock, path)
+    finally:
+        os.umask(before)
+    Path(path).chmod(0o660)
+    # While it is held no other file can come by its inode.
+    held = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC) if hasattr(os, "O_PATH") else None
+    at_the_end.callback(_remove_unix, path, os.lstat(path), held)
+    return sock
 
-    `setting` is named when that fails. Blocks on the resolver: for the start only. Raises `CannotListen`.
-    """
-    sockets = []
-    with _explained(address, setting):
-        if address.kind == "unix":
-            with _unix_socket(address):
-                sockets.append(at_the_end.enter_context(socket.socket(socket.AF_UNIX)))
-                sockets[0].bind(address.path)
-                at_the_end.callback(_UnixPath(address.path).remove)
-        else:
-            infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            for family, kind, protocol, _, place in dict.fromkeys(infos):
-                try:
-                    sock = socket.socket(family, kind, protocol)
-                except OSError:
-                    continue  # a kernel without IPv6 has a localhost, too
-                sockets.append(at_the_end.enter_context(sock))
-                _prepare(sock)
-                sock.bind(place)
-        for sock in sockets:
-            sock.setblocking(False)
-            sock.listen(BACKLOG)
-    return sockets
+
+def _remove_unix(path: str, ours: os.stat_result, held: int | None) -> None:
+    """Remove the path of a socket that was bound, if it is still that very one: another may stand there by now."""
+    with contextlib.suppress(OSError):
+        if os.path.samestat(ours, os.lstat(path)):
+            Path(path).unlink()
+    if held is not None:
+        os.close(held)
 
 
 def _sibling(sock: socket.socket) -> socket.socket | None:
@@ -137,55 +130,37 @@ def _sibling(sock: socket.socket) -> socket.socket | None:
     try:
         sock.setsockopt(socket.SOL_SOCKET, option, 1)
         another.setsockopt(socket.SOL_SOCKET, option, 1)
-        _prepare(another)
-        another.setblocking(False)
-        another.bind(sock.getsockname())
-        another.listen(BACKLOG)
+        _listen(another, sock.getsockname())
     except OSError:
         another.close()
         return None
     return another
 
 
-def _prepare(sock: socket.socket) -> None:
-    """Set what asyncio sets: connections that are being closed do not hold the port, IPv6 does not take IPv4's."""
+def _listen(sock: socket.socket, place: Any) -> None:
+    """Listen as asyncio does: connections that are being closed do not hold the port, IPv6 does not take IPv4's."""
+    sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind(place)
+    sock.listen(BACKLOG)
 
 
-@contextmanager
-def _unix_socket(address: ListenAddress) -> Iterator[None]:
-    """Make place for a unix socket, and set its mode."""
-    _remove_stale_socket(Path(address.path))
-    # Nobody may connect before the mode is set.
-    before = os.umask(0o117)
-    try:
-        yield
-    finally:
-        os.umask(before)
-    Path(address.path).chmod(0o660)
+#: What to do about errors of the system; {setting} is the one that names the address.
+_ADVICE: Final = {
+    errno.EADDRINUSE: "something else listens there already; stop it or set {setting} to another address",
+    errno.EEXIST: "this path exists and is no socket; move it away or set {setting} to another path",
+    errno.EACCES: "this user may not; use a port above 1023 or a folder it may write to",
+    errno.EADDRNOTAVAIL: "no interface of this machine has the address; name one that has, or 0.0.0.0 for all",
+    errno.ENOENT: "there is no such folder; make it, or name another path",
+}
 
 
-@contextmanager
-def _explained(address: ListenAddress, setting: str) -> Iterator[None]:
-    """Turn an error of the system into `CannotListen`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            advice = f"something else listens there already; stop it or set {setting} to another address"
-        elif error.errno == errno.EEXIST:
-            advice = f"this path exists and is no socket; move it away or set {setting} to another path"
-        elif error.errno == errno.EACCES:
-            advice = "this user may not; use a port above 1023 or a folder it may write to"
-        elif error.errno == errno.EADDRNOTAVAIL:
-            advice = "no interface of this machine has the address; name one that has, or 0.0.0.0 for all"
-        elif error.errno == errno.ENOENT:
-            advice = "there is no such folder; make it, or name another path"
-        else:
-            advice = os.strerror(error.errno) if error.errno else "the address is not one of this machine"
-        raise CannotListen(f"{setting}: cannot listen on {address}: {advice}") from None
+def _cannot_listen(error: OSError, address: ListenAddress, setting: str) -> CannotListen:
+    number = error.errno or 0
+    advice = os.strerror(number) if number > 0 else "the address is not one of this machine"
+    return CannotListen(f"{setting}: cannot listen on {address}: {_ADVICE.get(number, advice).format(setting=setting)}")
 
 
 class Sockets:
@@ -213,7 +188,11 @@ class Sockets:
                 if address.kind == "fd":
                     self._take_over(address, setting, each, handed_over or HandedOver())
                     continue
-                for first in _bind(address, setting, self._at_the_end):
+                try:
+                    found = list(_bind(address, self._at_the_end))
+                except OSError as error:
+                    raise _cannot_listen(error, address, setting) from None
+                for first in found:
                     self.names.append(place_of(first))
                     more = (_sibling(first) for _ in range(each - 1))
                     self._rows.append([first, *(sock for sock in more if sock is not None)])
