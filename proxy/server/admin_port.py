@@ -138,18 +138,14 @@ class AdminPort:
     def application(self) -> web.Application:
         """Build the application."""
         app = web.Application(middlewares=[self._errors_in_our_envelope])
-        app.add_routes(
-            [
-                web.get("/healthz", self._healthz),
-                web.get("/startupz", self._startupz),
-                web.get("/readyz", self._readyz),
-                web.get("/metrics", self._metrics),
-                web.get("/status", self._status),
-                web.get("/", self._page),
-                web.post("/session/renew", self._renew),
-                web.post("/shutdown", self._stop),
-            ]
-        )
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/startupz", self._startupz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/status", self._status)
+        app.router.add_get("/", self._page)
+        app.router.add_post("/session/renew", self._renew)
+        app.router.add_post("/shutdown", self._stop)
         return app
 
     async def _healthz(self, _: web.Request) -> web.Response:
