@@ -5,6 +5,7 @@ Owns how a session is made, once. How often a call is tried is `tries.py`'s affa
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,15 @@ class Credentials:
     def logs_in(self) -> bool:
         """Say whether a login is configured."""
         return self.email is not None and self.password is not None
+
+    @property
+    def secrets(self) -> str:
+        """Everything that CardCash may refuse, as one text."""
+        return json.dumps([self.app_id, self.email, self.password])
+
+    def made(self, token: Token) -> bool:
+        """Say whether the token is of this application id: not of one before it."""
+        return token.app_id in ("", self.app_id)
 
 
 class SessionCalls:

@@ -12,7 +12,7 @@ from proxy.core.dialect import Candidate, Malformed
 from proxy.core.identity import contradicts, has_lost_login, marks_of_login, shows_another
 from proxy.core.login_request import same_account
 from proxy.core.token import Freshness, Moment, Source, Token, Windows
-from proxy.session.failure_pause import Failure
+from proxy.session.obstacles import Failure
 from proxy.session.renewal import Renewal
 
 

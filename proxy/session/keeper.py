@@ -61,15 +61,12 @@ from proxy.core.login_request import same_account
 from proxy.core.token import Freshness, Token
 from proxy.session.background_renewal import Due, what_is_due
 from proxy.session.cardcash_calls import Credentials
-from proxy.session.failure_pause import LONGEST_PAUSE, STOPPING, UNASKED, Failure
 from proxy.session.held_token import HeldToken
-from proxy.session.obstacles import Obstacles
+from proxy.session.obstacles import LONGEST_PAUSE, STOPPING, UNASKED, Failure, Obstacles
 from proxy.session.ports import RENEWAL_DEADLINE, Calls, Observer, Policy
 from proxy.session.probes import Probes
-from proxy.session.refusals import leave_anonymous, will_do
 from proxy.session.renewal import OPERATOR
 from proxy.session.renewals import Renewals
-from proxy.session.session_maker import SessionMaker
 from proxy.session.shared import ALL_HAVE_LOOKED, Shared
 from proxy.session.status import Status, describe
 from proxy.session.stores import SharedStore
@@ -90,8 +87,9 @@ class SessionKeeper:
         self._held = held = HeldToken(policy.renew_ahead)
         self._obstacles = obstacles = Obstacles()
         self._shared = shared = Shared(store, held, obstacles, calls, clock=clock, observer=observer)
-        maker = SessionMaker(calls, shared, held, obstacles, clock, deadline=policy.deadline)
-        self._renewals = Renewals(maker, shared, held, obstacles, calls, clock=clock, observer=observer)
+        self._renewals = Renewals(
+            shared, held, obstacles, calls, clock=clock, observer=observer, deadline=policy.deadline
+        )
         self._probes = Probes(policy)
         self._tasks = Tasks()
         self._keeping_alive: asyncio.Task[None] | None = None
@@ -198,7 +196,7 @@ class SessionKeeper:
 
     def login_refused(self, token: Token | None) -> bool:
         """Say whether a request with `token` went anonymously because CardCash refused our login, tried anew or not."""
-        return leave_anonymous(token, self.calls.credentials, self.refusals)
+        return self._obstacles.leave_anonymous(token, self.calls.credentials)
 
     @property
     def held(self) -> Token | None:
@@ -245,14 +243,10 @@ class SessionKeeper:
     async def start(self, *, eager: bool) -> None:
         """Take over what the store holds, unless a caller's renewal does so; with `eager` begin one in the background."""
         self._last_used = self._clock.now().steady
-        stored = await self._shared.look()
-        shared, now = None if stored is None else stored.token, self._clock.now()
-        if self._renewals.current is not None:
-            return
-        if will_do(shared, self.calls.credentials, self.refusals) and self._held.is_news(shared, self.held, now):
-            self._shared.take(shared)
+        await self._shared.look()
+        if self.held is not None:
             self.first_attempt_over.set()
-        elif eager and self.held is None:
+        elif eager and self._renewals.current is None:
             self._renewals.begin("start")
 
     async def renew_now(self) -> Token:

@@ -1,15 +1,85 @@
-"""What stands against a renewal: what CardCash refused, and the pause after failures in a row.
+"""What stands against a renewal: what CardCash refused, and the pause after failures in a row; and what follows from them.
 
-The keeper's, and told by it; no event loop, no clock: callers pass the time, in steady seconds.
+What was refused ("app_id", "login") is not tried again: accounts must not be locked out. It is forgotten when the secrets
+change or an operator asks, and for nothing else: it outlives a restart, and holds for all who share the store.
+No event loop, no clock: callers pass the time, in steady seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Final, TypeGuard
 
-from proxy.session.failure_pause import ELSEWHERE, LONGEST_PAUSE, Failure, Pause
+from proxy.core.backoff import backoff
+from proxy.core.errors import Draining, SessionUnavailable, Unavailable
+from proxy.core.token import Token
+from proxy.session.cardcash_calls import Credentials
 from proxy.session.stores import Stored
+
+#: The pause after a failed renewal, in seconds: 1 doubling to 30.
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a renewal failed; a value, so that every waiter raises an exception of its own."""
+
+    result: str
+    sentence: str
+    retry_after: float | None = None
+    #: Its pause has begun, and the observer knows of it.
+    already_reported: bool = False
+
+    def error(self) -> Unavailable:
+        """Make the exception of one waiter."""
+        if self is STOPPING:
+            return Draining(self.sentence)
+        return SessionUnavailable(self.sentence, retry_after=self.retry_after or 1.0)
+
+
+#: What is known of an outage of which another process has told.
+ELSEWHERE: Final = Failure("failed", "No session with CardCash: the last tries failed.")
+#: Something went wrong at the end of a renewal that CardCash has no part in.
+BUG: Final = Failure("failed", "No session: the proxy failed at the end of a renewal; its log says where.")
+#: A caller wants to log in, and whether another account has done so elsewhere is not known.
+UNASKED: Final = Failure(
+    "failed",
+    "The store cannot be asked whether another account has logged in elsewhere, so nobody can log in now: "
+    "check session.store.",
+    retry_after=5.0,
+)
+#: Nobody can wait any longer: `drain.timeout` is over.
+STOPPING: Final = Failure("failed", "The proxy is stopping.")
+
+
+class Pause:
+    """A growing pause after failures in a row."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.until = float("-inf")
+
+    def failed(self, now: float, *, at_least: float = 0.0) -> float:
+        """Begin the next, longer pause, at most `LONGEST_PAUSE`; returns its seconds."""
+        self.failures += 1
+        pause = backoff(self.failures, first=FIRST_PAUSE, cap=LONGEST_PAUSE)
+        pause = max(pause, min(at_least, LONGEST_PAUSE))
+        self.until = now + pause
+        return pause
+
+    def take_over(self, now: float, *, failures: int, left: float) -> None:
+        """Take over the pause of all who share the store."""
+        self.failures, self.until = failures, now + left
+
+    def left(self, now: float) -> float:
+        """Seconds still to wait, 0 when it is over."""
+        return max(0.0, self.until - now)
+
+    def end(self) -> None:
+        """Forget the failures."""
+        self.failures, self.until = 0, float("-inf")
 
 
 class Obstacles:
@@ -31,6 +101,24 @@ class Obstacles:
             return Failure("refused", sentence, LONGEST_PAUSE, already_reported=True)
         left = self.pause.left(now)
         return replace(self._last_failure, retry_after=left, already_reported=True) if left > 0 else None
+
+    def logs_in(self, credentials: Credentials) -> bool:
+        """Say whether a renewal would try to log in."""
+        return credentials.logs_in and "login" not in self.refusals
+
+    def will_do(self, shared: Token | None, credentials: Credentials) -> TypeGuard[Token]:
+        """Say whether another process's token is all that a renewal could bring: with the account, unless it is refused."""
+        if shared is None or not credentials.made(shared):
+            return False
+        return shared.identity is not None or not self.logs_in(credentials)
+
+    def leave_anonymous(self, token: Token | None, credentials: Credentials) -> bool:
+        """Say whether a refused login is why a request with `token` goes anonymously.
+
+        With a login configured there is no other reason for it. A refusal that was forgotten proves nothing yet: the mark
+        stays until the login that is tried anew has succeeded.
+        """
+        return "login" in self.refusals or (token is not None and token.identity is None and credentials.logs_in)
 
     def learn(self, stored: Stored, before: Mapping[str, str], now: float, *, knows_failures: bool) -> None:
         """Take over what all know; `before` are the refusals when the store was asked, `knows_failures`: it has ours."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from proxy.core.token import Token
 from proxy.session.cardcash_calls import Credentials
-from proxy.session.failure_pause import Failure
+from proxy.session.obstacles import Failure
 
 #: The reason of a renewal that an operator asked for: what another process stored will not do.
 OPERATOR: Final = "operator"

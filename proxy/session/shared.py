@@ -19,7 +19,6 @@ from proxy.session.cardcash_calls import Credentials
 from proxy.session.held_token import HeldToken, shown
 from proxy.session.obstacles import Obstacles
 from proxy.session.ports import Calls, Observer
-from proxy.session.refusals import is_foreign, secrets_of, will_do
 from proxy.session.rights import Rights
 from proxy.session.store_access import STORE_DEADLINE, StoreAccess
 from proxy.session.stores import Entered, SharedStore, Stored
@@ -90,7 +89,7 @@ class Shared:
     @property
     def holds_foreign(self) -> bool:
         """Say whether the held token is another application id's."""
-        return self._held.token is not None and is_foreign(self._held.token, self._calls.credentials)
+        return self._held.token is not None and not self._calls.credentials.made(self._held.token)
 
     # What is held
 
@@ -148,21 +147,20 @@ class Shared:
 
     # What is there
 
-    async def look(self) -> Stored | None:
-        """Return what the store holds, and learn what stands against a renewal."""
+    async def look(self) -> bool:
+        """Take over what others stored; False: the store did not say."""
         before = self._obstacles.refusals
         async with self._using:
             stored = await self._look()
-        if stored is not None:
-            self.learn(stored, before)
-        return stored
+        self._take_over(stored, before)
+        return stored is not None
 
     async def catch_up(self) -> bool:
         """Take over what others stored, and store what could not be; False: the store did not say."""
         await self.saved()
         if self._obstacles.refusals_unsaved:
             self._obstacles.refusals_unsaved = not await self.refuse(self._obstacles.refusals)
-        has_answered = await self._look_and_take_over()
+        has_answered = await self.look()
         self.save()
         return has_answered
 
@@ -191,7 +189,9 @@ class Shared:
     async def enter(self, *, known: Token | None, needs_login: bool, forced: bool) -> Entered | None:
         """Ask for the right to renew, see `Rights.enter`, and learn what is there."""
         before = self._obstacles.refusals
-        entered = await self.rights.enter(self._secrets, known=known, needs_login=needs_login, forced=forced)
+        entered = await self.rights.enter(
+            self._calls.credentials.secrets, known=known, needs_login=needs_login, forced=forced
+        )
         if entered is not None:
             self._stored = entered.stored.token
             if not forced:
@@ -224,7 +224,7 @@ class Shared:
 
     async def refuse(self, refusals: Mapping[str, str], credentials: Credentials | None = None) -> bool:
         """Remember what CardCash refused of these or our secrets, for restarts and other processes; say whether it is."""
-        secrets = secrets_of(credentials or self._calls.credentials)
+        secrets = (credentials or self._calls.credentials).secrets
         done = await self.access.done("latch", self._store.refuse(refusals, secrets))
         if done:
             self._observer.store("latch", "ok" if refusals else "empty")
@@ -241,10 +241,6 @@ class Shared:
         await self._tasks.close()
         await self.access.done("lease", self._store.close())
 
-    @property
-    def _secrets(self) -> str:
-        return secrets_of(self._calls.credentials)
-
     async def _glance(self) -> Stored | None:
         async with self._glancing:
             self._next_glance = None  # who asks from now on may have been told of something that this look does not see
@@ -259,7 +255,7 @@ class Shared:
     async def _look(self) -> Stored | None:
         time = asyncio.get_running_loop().time
         began = time()
-        stored = await self.access.do("load", self._store.look(self._secrets))
+        stored = await self.access.do("load", self._store.look(self._calls.credentials.secrets))
         if stored is not None:
             self._observer.store("load", "ok" if stored.token else "foreign" if stored.is_foreign else "empty")
             self._stored = stored.token
@@ -268,14 +264,6 @@ class Shared:
         self._look_every = min(self._look_every * 2, _LONGEST_INTERVAL) if is_slow else _LOOK_EVERY
         self._look_at = time() + (self._look_every - _LOOK_EVERY) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads
         return stored
-
-    async def _look_and_take_over(self) -> bool:
-        """Take over what others stored; False: the store did not say."""
-        before = self._obstacles.refusals
-        async with self._using:
-            stored = await self._look()
-        self._take_over(stored, before)
-        return stored is not None
 
     def _take_over(self, stored: Stored | None, before: Mapping[str, str]) -> None:
         """Learn, and hold their token if it is better; during a renewal only a login in place of an anonymous one."""
@@ -290,7 +278,7 @@ class Shared:
             self.take(theirs)
 
     def _gives_way(self, ours: Token | None, theirs: Token, *, is_new: bool) -> bool:
-        return will_do(theirs, self._calls.credentials, self._obstacles.refusals) and self._held.yields_to(
+        return self._obstacles.will_do(theirs, self._calls.credentials) and self._held.yields_to(
             theirs, ours, self._clock.now(), is_new=is_new
         )
 
@@ -303,7 +291,7 @@ class Shared:
             with suppress(TimeoutError):
                 async with asyncio.timeout(random.uniform(0, _SPREAD)):  # noqa: S311 - spreads, guards nothing
                     await self._write_now.wait()
-            await self._look_and_take_over()
+            await self.look()
         while (held := self.unsaved()) is not None:
             winner = await self.put(held)
             if winner is None:

@@ -13,8 +13,8 @@ from proxy.core.dialect import Candidate, Malformed
 from proxy.core.token import Moment, Source, Token, Windows
 from proxy.session.background_renewal import LAST_MOMENT, Due, what_is_due
 from proxy.session.cardcash_calls import Credentials
-from proxy.session.failure_pause import Failure
 from proxy.session.held_token import HeldToken, Stays, gives_way, refreshed
+from proxy.session.obstacles import Failure
 from proxy.session.renewal import Renewal
 
 ME, YOU = "me@example.com", "you@example.com"

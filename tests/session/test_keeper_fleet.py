@@ -15,7 +15,6 @@ from proxy.core.dialect import Candidate
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Moment, Token
 from proxy.session.cardcash_calls import Credentials, SessionRefused
-from proxy.session.refusals import secrets_of
 from proxy.session.stores import LEASE, Binding, Entered, Right, SharedStore, Stored, StoreUnreachable, Turn
 from proxy.session.stores.file import FileStore
 from proxy.session.stores.memory import MemoryStore
@@ -675,10 +674,10 @@ async def test_an_operator_leaves_nothing_that_is_still_to_be_stored(build: Buil
 async def test_what_others_were_refused_is_learned_and_forgotten_with_every_look(fleet: Fleet, by: str) -> None:
     house, other = fleet.add(LOGIN), fleet.base.another()
     await other.save(Token("theirs.", house.clock.now(), 900), replaces=None)
-    await other.refuse({"login": "Check it."}, secrets_of(LOGIN))
+    await other.refuse({"login": "Check it."}, LOGIN.secrets)
     await house.keeper.start(eager=False)
     assert house.keeper.refusals == {"login": "Check it."}
-    await other.refuse({}, secrets_of(LOGIN))
+    await other.refuse({}, LOGIN.secrets)
     match by:
         case "the background":
             await house.keeper.catch_up()

@@ -11,7 +11,6 @@ from proxy.core.dialect import Candidate
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Moment, Source, Token
 from proxy.session.cardcash_calls import SessionRefused
-from proxy.session.refusals import secrets_of
 from proxy.session.shared import GLANCE_DEADLINE
 from proxy.session.stores import Entered, Stored
 from proxy.session.stores.memory import MemoryStore
@@ -498,7 +497,7 @@ async def test_a_refusal_that_could_not_be_stored_is_when_the_store_works_again(
     assert "login" in house.keeper.refusals
     store.broken = ()
     await house.keeper.catch_up()
-    assert (await store.look(secrets_of(LOGIN))).refusals == {"login": "Check the login."}
+    assert (await store.look(LOGIN.secrets)).refusals == {"login": "Check the login."}
 
 
 class Distant(BrokenStore):

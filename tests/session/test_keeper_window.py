@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from proxy.core.dialect import Candidate
-from proxy.session.session_maker import FIRST_ATTEMPTS
+from proxy.session.renewals import FIRST_ATTEMPTS
 from tests.session.conftest import Build
 from tests.session.fakes import House, settle
 

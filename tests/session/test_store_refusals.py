@@ -12,7 +12,6 @@ import pytest
 
 from proxy.core.errors import SessionUnavailable
 from proxy.session.cardcash_calls import Credentials, SessionRefused
-from proxy.session.refusals import secrets_of
 from proxy.session.stores import Binding, SharedStore, Stored
 from proxy.session.stores.file import FileStore
 from proxy.session.stores.memory import MemoryStore
@@ -161,7 +160,7 @@ async def test_an_operator_opens_a_latch_that_a_renewal_under_way_would_have_fou
         asking = asyncio.create_task(house.keeper.token())
         await settle()
         renewing = asyncio.create_task(house.keeper.renew_now())
-        while (await house.store.look(secrets_of(LOGIN))).refusals:
+        while (await house.store.look(LOGIN.secrets)).refusals:
             await asyncio.sleep(0)
     await asyncio.gather(asking, renewing)
     assert (house.keeper.refusals, house.held.identity) == ({}, ME)
