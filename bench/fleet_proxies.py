@@ -12,9 +12,8 @@ from pathlib import Path
 
 from bench.callers import CART, LOGIN
 from bench.configs import Origin
-from bench.fleet_redis import own_port
 from bench.load import Answer, Ask, Crowd
-from bench.processes import BenchError, Server
+from bench.processes import BenchError, Server, free_port
 from bench.servers import our_command, our_environment
 
 
@@ -60,7 +59,7 @@ class Fleet:
             await self._begin()
 
     async def _begin(self) -> None:
-        port, admin = own_port(), own_port()
+        port, admin = free_port(), free_port()
         settings = LOGIN | {"SESSION__STORE": self._store, "LOG__LEVEL": "error"}
         environ = our_environment(self._origin, port, admin, settings)
         output = self._folder / f"proxy-{port}.log"

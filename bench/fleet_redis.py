@@ -15,16 +15,6 @@ from pathlib import Path
 from bench.measure import cpu_seconds
 from bench.processes import BenchError, Server, clean_environment, free_port, installed
 
-_given: set[int] = set()
-
-
-def own_port() -> int:
-    """Find a port that nobody listens on, nor will: a hundred servers start at about the same time."""
-    while (port := free_port()) in _given:
-        pass
-    _given.add(port)
-    return port
-
 
 class Redis:
     """A master and a replica of it, watched by three Sentinels."""
@@ -41,12 +31,12 @@ class Redis:
         command = installed("redis-server") or installed("valkey-server")
         if command is None:
             raise BenchError("redis-server is not installed: apt-get install redis-server redis-sentinel")
-        master, replica = own_port(), own_port()
+        master, replica = free_port(), free_port()
         for port, more in ((master, ()), (replica, ("--replicaof", "127.0.0.1", str(master)))):
             self.servers[port] = self._begin(port, [command, *more])
             await self._answers(port)
         for _ in range(3):
-            port = own_port()
+            port = free_port()
             config = self._folder / f"sentinel-{port}.conf"
             config.write_text(
                 f"sentinel monitor fleet 127.0.0.1 {master} 2\nsentinel down-after-milliseconds fleet 1000\n"

@@ -21,7 +21,7 @@ from pathlib import Path
 from bench import measure
 
 #: Below the range that kernels give to outgoing connections (32768 up), so that none of those is ever in the way.
-PORTS = range(23000, 24000)
+PORTS = range(22000, 26000)
 
 
 class BenchError(Exception):
@@ -58,9 +58,15 @@ def _running_on(cores: frozenset[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+#: Ports that were given away, and may not be listened on yet.
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """Find a port of loopback that nobody listens on."""
+    """Find a port of loopback that nobody listens on, and that was not given away before."""
     for port in random.sample(PORTS, len(PORTS)):
+        if port in _given:
+            continue
         with socket.socket() as probe:
             # As servers do: a port that only has connections in TIME_WAIT is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -68,6 +74,7 @@ def free_port() -> int:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.add(port)
             return port
     raise BenchError(f"no free port between {PORTS.start} and {PORTS.stop - 1}")
 

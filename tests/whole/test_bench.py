@@ -177,7 +177,7 @@ async def test_the_relay_adds_a_round_trip_to_an_answer_and_one_to_connecting() 
     async with server, relay(port, delay=0.05) as far:
         tally = await closed_loop(far, [Ask("/")], connections=1, count=2)
     first, second = tally.waits
-    assert first >= 0.2
+    assert first >= 0.15  # 0.2, less what a busy machine lets pass between connecting and looking at the clock
     assert second >= 0.1
 
 

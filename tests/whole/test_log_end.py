@@ -78,8 +78,7 @@ async def test_a_slow_reader_gets_every_line(upstream: RawUpstream, workers: str
 async def test_a_reader_that_is_too_slow_is_told_how_many_lines_are_missing(upstream: RawUpstream) -> None:
     lines = await logged(upstream, workers="1", per_second=20_000)
     events = [line["event"] for line in lines]
-    (lost,) = [line["lines"] for line in lines if line["event"] == "log_lines_dropped"]
-    assert isinstance(lost, int)
+    gaps = [int(str(line["lines"])) for line in lines if line["event"] == "log_lines_dropped"]
     assert events[-1] == "log_lines_dropped"
     # Beside requests: started, the renewal, draining, stopped.
-    assert len(events) - 1 + lost == REQUESTS + 4
+    assert len(events) - len(gaps) + sum(gaps) == REQUESTS + 4

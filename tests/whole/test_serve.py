@@ -181,7 +181,7 @@ async def test_a_caller_that_waits_for_the_session_is_told_when_the_drain_time_i
         assert (got.status, got.code, got.value("retry-after")) == (503, "draining", b"1")
         await caller.close()
         assert await proxy.ended() == 0
-        assert time.monotonic() - began < 0.4
+        assert time.monotonic() - began < 1
 
 
 async def test_a_caller_that_is_still_sending_is_told_when_the_drain_time_is_over(upstream: RawUpstream) -> None:

@@ -356,7 +356,7 @@ async def test_a_second_signal_exits_at_once_and_leaves_nothing(cardcash: CardCa
         began = time.monotonic()
         proxy.signal(TERM)
         assert await proxy.ended() == 128 + TERM
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 2
         await until(lambda: all(map(is_gone, processes.values())))
         assert list(place.iterdir()) == []
         for caller in callers:
