@@ -218,15 +218,15 @@ class CallerConnection(Flow, asyncio.Protocol):
 
     def break_off(self) -> None:
         """End the connection with a reset, after what was written has arrived. Part of `Link`."""
-        if self._left():
+        if self.unread():
             if self._phase is not _BREAKING:
                 self._enter(_BREAKING, _discard, self._server.time() + LINGERING_TIME)
             self._server.loop.call_later(_LOOK_AGAIN, self.break_off)
         else:
             self.abort()
 
-    def _left(self) -> int:
-        """Bytes that are written and not yet with the caller's system, as far as ours can tell."""
+    def unread(self) -> int:
+        """Bytes that are written and not yet with the caller's system, as far as ours can tell. Part of `Link`."""
         transport = self._transport
         if transport is None:
             return 0
@@ -339,7 +339,7 @@ class CallerConnection(Flow, asyncio.Protocol):
     async def drained(self) -> None:
         """Wait until the caller has read enough. Raises `CallerGone` when it does not, or is gone."""
         while not self.can_write and self._transport is not None:
-            self._unwritten = self._left()
+            self._unwritten = self.unread()
             self._drain_due = self._server.time() + CALLER_IDLE
             try:
                 await self.room()
@@ -372,7 +372,7 @@ class CallerConnection(Flow, asyncio.Protocol):
 
     def _takes(self, now: float) -> bool:
         """Say whether the caller has taken some of what is written since the last look."""
-        left = self._left()
+        left = self.unread()
         if left < self._unwritten:
             self._unwritten, self._moved = left, now
         return self._moved == now
@@ -383,9 +383,9 @@ class CallerConnection(Flow, asyncio.Protocol):
         if transport is None:
             return
         takes = self._takes(now)
-        if self._left() and (takes or now - self._moved < CALLER_IDLE):
+        if self.unread() and (takes or now - self._moved < CALLER_IDLE):
             self.deadline = now + LINGERING_TIME  # it reads slowly, but it reads
-        elif self._left() or self._phase in (_BREAKING, _CLOSING):
+        elif self.unread() or self._phase in (_BREAKING, _CLOSING):
             self.abort()
         else:
             self.close()

@@ -61,11 +61,13 @@ class Answer:
         pieces, self.peeked = self.peeked, []
         return pieces if self._failure is not None else pieces + self.response.take()
 
-    async def pour(self, write: Callable[[bytes], bool], drained: Callable[[], Awaitable[None]]) -> None:
+    async def pour(
+        self, write: Callable[[bytes], bool], drained: Callable[[], Awaitable[None]], unread: Callable[[], int]
+    ) -> None:
         """Hand on what `take` did not return, as it comes, until the end; as `Response.pour`."""
         if self._failure is not None:
             raise self._failure
-        await self.response.pour(write, drained)
+        await self.response.pour(write, drained, unread)
 
     def close(self) -> None:
         """Discard what is left."""
@@ -138,7 +140,7 @@ async def _stream(exchange: Exchange, answer: Answer, *, chunked: bool) -> None:
     def pass_on_chunk(piece: bytes) -> bool:
         return exchange.pass_on(*chunk(piece))
 
-    await answer.pour(pass_on_chunk if chunked else exchange.pass_on, exchange.drained)
+    await answer.pour(pass_on_chunk if chunked else exchange.pass_on, exchange.drained, exchange.unread)
     if chunked:
         exchange.send(LAST_CHUNK)
     await exchange.drained()

@@ -36,6 +36,9 @@ class Link(Protocol):
     async def drained(self) -> None:
         """Wait until the caller has read enough. Raises `CallerGone` when it does not, or is gone."""
 
+    def unread(self) -> int:
+        """Bytes that are written and not yet with the caller's system, as far as ours can tell."""
+
     def wait_for_body(self, waiting: bool) -> None:
         """Note that somebody waits for the caller to send, or no longer."""
 
@@ -164,6 +167,10 @@ class Exchange(Inflow):
     async def drained(self) -> None:
         """Wait until the caller has read enough. Raises `CallerGone` when it does not, or is gone."""
         await self._link.drained()
+
+    def unread(self) -> int:
+        """Bytes of answers that are written and not yet with the caller's system, as far as ours can tell."""
+        return self._link.unread()
 
     def close_after(self) -> None:
         """End the connection after this answer."""

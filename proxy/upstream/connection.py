@@ -31,13 +31,14 @@ from proxy.http.heads import InvalidMessage
 from proxy.upstream import failures
 from proxy.upstream.response import Response
 from proxy.upstream.sockets import Ear, ended_cleanly, tls_of, unread
-from proxy.upstream.stall import Stall
 from proxy.upstream.upload import Upload
 
 #: Seconds for which a connection is listened to before a request: who speaks out of turn does so at once.
 SILENCE: Final = 0.002
 #: Turns of the loop in which what is to be read by then is read: TLS 1.3 session tickets are no answer.
 _TURNS: Final = 16
+#: Bytes of a body that count as a move of the caller that sends or reads it.
+_MOVING: Final = 1024
 
 
 Phase = IntEnum("Phase", "IDLE HEAD BODY SENDING CLOSED")
@@ -68,8 +69,8 @@ class Connection(Flow, asyncio.BufferedProtocol):
     """A connection of one origin; all methods belong to the event loop's thread."""
 
     __slots__ = ("_begun", "_buffer", "_deadline", "_ear", "_owner", "_phase", "_progress", "_reader", "_receive",
-                 "_response", "_timeout", "_upload", "_written", "clock", "expires", "idle_limit", "idle_since", "slot",
-                 "stall", "used")  # fmt: skip
+                 "_response", "_still", "_still_since", "_timeout", "_upload", "_written", "clock", "expires",
+                 "idle_limit", "idle_since", "slot", "used")  # fmt: skip
 
     def __init__(self, owner: Owner, clock: Callable[[], float], buffer: memoryview, *, timeout: float) -> None:
         super().__init__()
@@ -92,7 +93,9 @@ class Connection(Flow, asyncio.BufferedProtocol):
         self._progress = 0
         #: When its exchange began.
         self._begun = 0.0
-        self.stall = Stall()
+        #: How far the caller was when it was last seen to move, and since when it was not; see `stalled`.
+        self._still: int | None = None
+        self._still_since = 0.0
         # For the pool: `slot` says that this connection holds one of max_connections.
         self.slot = False
         #: It has carried an exchange to its end.
@@ -235,7 +238,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
         self._reader.begin(head_only=head_only)
         self._written = self._progress = len(data)
         if upload is not None:
-            self.stall.begin(now, sent=self._written)
+            self._still = None
         transport.write(data)
 
     def carries(self, response: Response) -> bool:
@@ -250,7 +253,6 @@ class Connection(Flow, asyncio.BufferedProtocol):
         if upload is not self._upload or self._transport is None:
             return False
         self._written += len(data)
-        self.stall.sent(self._written, self.clock)
         self._transport.write(data)
         while not self.can_write and upload is self._upload:
             await self.room()
@@ -328,13 +330,12 @@ class Connection(Flow, asyncio.BufferedProtocol):
         if self._reader.body.done:
             self._complete(response)
         elif full and not self.paused:
-            self.stall.paused(self._deadline - self._timeout, response.buffered)
+            self._still = None
             self.pause_reading()
 
     def go_on(self, response: Response) -> None:
         """Read again if the reader has caught up. Part of `Feeder`."""
         if self.paused and response is self._response and response.buffered <= HIGH:
-            self.stall.over()
             self._deadline = self.clock() + self._timeout
             self.resume_reading()
 
@@ -362,12 +363,19 @@ class Connection(Flow, asyncio.BufferedProtocol):
     # 4. Deadlines and stalls.
 
     def stalled(self, now: float) -> float:
-        """Return for how long (seconds) this exchange has been seen to wait for its caller to read or to send on."""
+        """Return for how long (seconds) this exchange has been seen to wait for its caller to read or to send on.
+
+        Counts anew after every KiB, so that nobody holds a connection by a byte now and then, and from the first look: it
+        may say too little, never too much.
+        """
+        left: int | None = None
         if self._response is not None and self.paused:
-            return self.stall.looked(now, unread=self._response.buffered)
-        if self._upload is not None and self._transport is not None and not self._unsent():
-            return self.stall.looked(now, sent=self._written)
-        return self.stall.looked(now)
+            left = self._response.untaken()
+        elif self._upload is not None and self._transport is not None and not self._unsent():
+            left = -self._written
+        if left is None or self._still is None or self._still - left >= _MOVING:
+            self._still, self._still_since = left, now
+        return now - self._still_since
 
     def give_up_caller(self) -> None:
         """End an exchange that waits for its caller; whoever reads on finds its answer broken off."""

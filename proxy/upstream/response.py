@@ -37,12 +37,14 @@ class Response(Inflow):
     truncated body never looks complete.
     """
 
-    __slots__ = ("_feeder", "fields", "has_body", "last", "reason", "status")
+    __slots__ = ("_feeder", "_unread", "fields", "has_body", "last", "reason", "status")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, feeder: Feeder) -> None:
         Inflow.__init__(self, loop)
         #: None: the exchange is over.
         self._feeder: Feeder | None = feeder
+        #: Tells of what was poured and not taken.
+        self._unread: Callable[[], int] = int
         #: 0 until the head is in, and with it the others.
         self.status = 0
         self.reason = b""
@@ -88,12 +90,19 @@ class Response(Inflow):
         self._go_on()
         return piece
 
-    async def pour(self, write: Callable[[bytes], bool], drained: Callable[[], Awaitable[None]]) -> None:
+    async def pour(
+        self,
+        write: Callable[[bytes], bool],
+        drained: Callable[[], Awaitable[None]],
+        unread: Callable[[], int],
+    ) -> None:
         """Hand each piece to `write` as it comes, until the end. Raises as `read`, and what `drained` raises.
 
         No task wakes up for a piece, and none is kept here: when `write` says that there is no room for more, nothing is
-        read until `drained` returns.
+        read until `drained` returns. `unread` tells of how much that was written the reader has not taken: a slow one takes
+        it out of the system's buffers, of some megabytes, for long before there is room.
         """
+        self._unread = unread
         await drained()
         while not self.is_over():
             if self._parts:
@@ -105,6 +114,10 @@ class Response(Inflow):
                 finally:
                     self._sink = None
             await drained()
+
+    def untaken(self) -> int:
+        """Bytes that were received and that the reader has not taken."""
+        return self.buffered + self._unread()
 
     def close(self) -> None:
         """Discard the rest; idempotent. An unfinished exchange, an upload too, costs its connection."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 
 import pytest
 
@@ -56,6 +57,37 @@ async def test_an_answer_nobody_reads_is_cut_off_and_whoever_waits_is_served(
     with pytest.raises(Truncated):
         await stalling.answer()
     assert all(s.value == 0 for m in proxy.proxy.metrics.upstream_errors.collect() for s in m.samples)
+
+
+async def test_a_slow_but_steady_reader_is_left_alone_while_others_wait(
+    upstream: RawUpstream, start_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it takes, it takes out of the kernel's buffer of some megabytes: the loop hears of it once in a third of that."""
+    monkeypatch.setattr("proxy.upstream.pool.STALLED", 1.0)
+    size = 60_000_000
+
+    async def list_of_all(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(size // 100_000):
+            await peer.send(b"x" * 100_000)
+
+    upstream.answers += [list_of_all, OK]
+    proxy = await start_proxy(
+        UPSTREAM__MAX_CONNECTIONS="1", UPSTREAM__CONNECT_TIMEOUT="3", UPSTREAM__RESPONSE_TIMEOUT="5"
+    )
+    loop = asyncio.get_running_loop()
+    with socket.create_connection(("127.0.0.1", proxy.port)) as slow:
+        slow.setblocking(False)
+        await loop.sock_sendall(slow, proxy.request("GET /merchants/buy", b"Connection: close"))
+        got = bytearray(await loop.sock_recv(slow, 1000))
+        waiting = asyncio.create_task(proxy.ask("GET /carts"))
+        while not waiting.done():  # 400 kB/s, of which its system tells in steps of some 100 kB
+            got += await loop.sock_recv(slow, 8000)
+            await asyncio.sleep(0.02)
+        assert (await waiting).code == "overloaded"
+        while piece := await loop.sock_recv(slow, 1_000_000):
+            got += piece
+    assert len(got.partition(b"\r\n\r\n")[2]) == size
 
 
 async def test_bodies_that_trickle_in_keep_nobody_from_being_served(

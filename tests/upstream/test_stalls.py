@@ -52,11 +52,14 @@ class Upload:
 
 @pytest.fixture
 def pass_by(clock: LoopClock) -> PassBy:
-    """Let so many seconds pass in which no caller moves, and look at all connections as the ticker does."""
+    """Let so many seconds pass in which no caller moves, and look at all connections each second, as the ticker does."""
 
     def pass_by(up: Upstream, seconds: float) -> None:
-        clock.on(seconds)
         up.look()
+        while seconds > 0:
+            clock.on(min(seconds, 1.0))
+            seconds -= 1.0
+            up.look()
 
     return pass_by
 
@@ -142,6 +145,38 @@ async def test_a_reader_that_moves_is_not_stalled(connect: Connect, pass_by: Pas
         await until(lambda: response.buffered > HIGH)
     assert response.error is None
     task.cancel()
+    response.close()
+
+
+@pytest.mark.parametrize("taken", [1024, 512])
+async def test_a_reader_that_takes_a_kib_in_time_of_what_was_poured_is_not_stalled(
+    connect: Connect, pass_by: PassBy, taken: int
+) -> None:
+    _, up = await connect(big, max_connections=1, **PATIENT)
+    response = await up.send(method="GET", head=GET)
+    unread, room = 0, asyncio.Event()
+
+    def write(piece: bytes) -> bool:
+        nonlocal unread
+        unread += len(piece)
+        room.clear()
+        return False
+
+    async def drained() -> None:
+        await room.wait()
+
+    room.set()
+    pouring = asyncio.create_task(response.pour(write, drained, lambda: unread))
+    await until(lambda: unread and not room.is_set())
+    task = await waiter(up)
+    for _ in range(4):
+        unread -= taken
+        pass_by(up, STALLED - 1)
+    await asyncio.sleep(0)
+    assert (response.error is None) is (taken == 1024)
+    for each in (task, pouring):
+        each.cancel()
+    await asyncio.gather(task, pouring, return_exceptions=True)
     response.close()
 
 

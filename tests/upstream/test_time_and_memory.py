@@ -147,7 +147,7 @@ async def test_what_is_poured_comes_in_order_and_nothing_is_read_without_room(co
     body = chunked + b"0\r\n\r\n" if b"chunked" in head else BIG
     _, up = await connect(once(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % head + body))
     response, taker = await up.send(method="GET", head=GET), Taker()
-    pouring = asyncio.create_task(response.pour(taker.write, taker.drained))
+    pouring = asyncio.create_task(response.pour(taker.write, taker.drained, lambda: 0))
     while not pouring.done():
         pieces = len(taker.taken)
         taker.room.set()
@@ -169,7 +169,7 @@ async def test_a_body_that_breaks_off_is_poured_as_far_as_it_came(connect: Conne
         return True
 
     with pytest.raises(UpstreamReset):
-        await response.pour(write, _at_once)
+        await response.pour(write, _at_once, lambda: 0)
     assert taken == b"half"
 
 
