@@ -304,15 +304,9 @@ def _remove_stale_socket(path: Path) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                if os.path.samestat(found, path.lstat()):
-                    path.unlink()
-                    return
-            except FileNotFoundError:
-                raise
-            except OSError:
-                pass  # somebody listens there, with a full queue
-        # It is somebody else's.
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            answer = probe.connect_ex(str(path))
+        if answer == errno.ECONNREFUSED and os.path.samestat(found, path.lstat()):
+            path.unlink()
+        elif answer != errno.ENOENT:
+            # It is somebody else's, who listens there, perhaps with a full queue.
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 from proxy.telemetry.logs import log
@@ -52,7 +53,8 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._taking: set[asyncio.Task[None]] = set()
         self._again: asyncio.TimerHandle | None = None
-        self._warned = self._stopped = self._exhausted = False
+        self._stopped = self._exhausted = False
+        self._warn_again_at = -inf
         sock.setblocking(False)
         self._waits = waits
         self._stays = stays
@@ -119,22 +121,15 @@ class Listener:
             sock.close()  # it is gone
 
     def _wait(self) -> None:
+        self._again = None
         if self._waits:
             self._loop.add_reader(self._sock.fileno(), self._accept)
 
     def _pause(self) -> None:
         """Leave them in the queue for a moment, instead of asking in every turn of the loop."""
-        if not self._warned:
-            self._warned = True
-            self._loop.call_later(_WARN_EVERY, self._may_warn)
+        if self._loop.time() >= self._warn_again_at:
+            self._warn_again_at = self._loop.time() + _WARN_EVERY
             log.warning("no_descriptors", what="callers wait to be accepted; raise the limit of open files")
         if self._again is None and not self._stopped:
             self._loop.remove_reader(self._sock.fileno())
-            self._again = self._loop.call_later(_TRY_AGAIN, self._try_again)
-
-    def _may_warn(self) -> None:
-        self._warned = False
-
-    def _try_again(self) -> None:
-        self._again = None
-        self._wait()
+            self._again = self._loop.call_later(_TRY_AGAIN, self._wait)
