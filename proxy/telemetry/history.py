@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any, Final
 
 #: Seconds of one step, and how many are kept: 15 minutes.
@@ -137,19 +138,15 @@ class Events:
 
 def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Merge the events of several processes by time; who only took over what another has made tells nothing new."""
+    when = itemgetter("time")
     renewals = [one for part in parts for one in part["recent_renewals"] if one["source"] != "store"]
     same: dict[tuple[str, str], dict[str, Any]] = {}
-    for one in sorted((one for part in parts for one in part["recent_failures"]), key=_when):
+    for one in sorted((one for part in parts for one in part["recent_failures"]), key=when):
         known = same.pop((one["what"], one["sentence"]), None)
         same[one["what"], one["sentence"]] = one if known is None else {**one, "times": one["times"] + known["times"]}
     failures = list(same.values())[-LAST_FAILURES:]
     return {
         "last_failure": failures[-1] if failures else None,
         "recent_failures": failures,
-        "recent_renewals": sorted(renewals, key=_when)[-LAST_RENEWALS:],
+        "recent_renewals": sorted(renewals, key=when)[-LAST_RENEWALS:],
     }
-
-
-def _when(event: dict[str, Any]) -> str:
-    time: str = event["time"]
-    return time
