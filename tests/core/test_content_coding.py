@@ -68,6 +68,12 @@ def test_something_after_the_end_is_nothing(name: bytes, pack: Callable[[bytes],
     assert decode(pack(BODY) + b"more", name, limit=LIMIT) is None
 
 
+@pytest.mark.parametrize("coding", ["deflate", "raw deflate", "br"])
+def test_a_second_body_after_the_first_is_nothing_where_the_coding_has_no_members(coding: str) -> None:
+    name, pack = CODERS[coding]
+    assert decode(pack(BODY) + pack(BODY), name, limit=LIMIT) is None
+
+
 @each_coding
 def test_a_bomb_is_given_up_at_the_limit(name: bytes, pack: Callable[[bytes], bytes]) -> None:
     bomb = pack(b"a" * 20_000_000)

@@ -99,9 +99,11 @@ def test_a_page_with_a_byte_order_mark_is_a_page() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [
+        (500, b"", "trouble of its own"),
         (503, b"", "trouble of its own"),
         (502, PAGE, "trouble of its own"),
         (429, b"{}", "session.store"),
+        (401, PAGE, "turns this machine away"),
         (403, PAGE, "turns this machine away"),
         (404, PAGE, "upstream.base_path"),
         (200, PAGE, "web page"),
@@ -116,6 +118,10 @@ def test_an_answer_that_is_none_says_where_to_look(status: int, body: bytes, wor
 @pytest.mark.parametrize("kind", [kind for kind in UPSTREAM_FAILURES if kind != "stopped"])
 def test_every_way_of_getting_no_answer_says_where_to_look(kind: str) -> None:
     assert advice_for_kind(kind)
+
+
+def test_a_stop_of_our_own_needs_no_advice() -> None:
+    assert advice_for_kind("stopped") == ""
 
 
 def test_advice_is_half_a_sentence_and_needs_no_second_semicolon() -> None:
