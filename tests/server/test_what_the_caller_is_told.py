@@ -20,7 +20,7 @@ from tests.server.ledger import DOCUMENTED, GOOD, WELL, Fault, Ledger, Reply
 
 UUID = "3b241101-e2bb-4255-8caf-4136c566a962"
 LARGE = 200_000
-PATIENCE = 25.0
+PATIENCE = 40.0
 
 
 @dataclass(frozen=True)
@@ -238,8 +238,10 @@ async def play(case: Case, number: int) -> tuple[list[str], int]:
 @contextlib.asynccontextmanager
 async def _proxy(case: Case, ledger: Ledger, **more: str) -> AsyncIterator[Running]:
     login = {"LOGIN__EMAIL": EMAIL, "LOGIN__PASSWORD": PASSWORD} if case.account == "configured" else {}
+    # Short only where it is to run out: else a busy machine turns an answer that is due into a time-out.
+    stalls = any(fault.ends == "stall" for fault in case.faults)
     settings = {
-        "UPSTREAM__RESPONSE_TIMEOUT": "1",
+        "UPSTREAM__RESPONSE_TIMEOUT": "5" if case.renewal == "stalls" else "1" if stalls else "20",
         "LIMITS__REPLAY_BODY": "16KiB",
         "DRAIN__TIMEOUT": f"{10 if case.drain is None else case.drain:g}",
         "LOG__LEVEL": "error",
@@ -339,12 +341,12 @@ async def test_what_is_told_is_true_when_the_renewal_takes_its_time(renewal: str
 
 @pytest.mark.parametrize("fault", [*REJECTING, *BREAKING, *ANSWERING], ids=_name)
 async def test_what_is_told_is_true_when_the_proxy_stops(fault: Fault) -> None:
-    await none_is_broken(Case(kind, (fault,), drain=5) for kind in KINDS)
+    await none_is_broken(Case(kind, (fault,), drain=20) for kind in KINDS)
 
 
 @pytest.mark.parametrize("fault", [*REJECTING, *BREAKING], ids=_name)
 async def test_what_is_told_is_true_when_the_time_to_stop_is_over(fault: Fault) -> None:
-    await none_is_broken(Case(kind, (fault,), renewal="stalls", drain=0.3) for kind in KINDS)
+    await none_is_broken(Case(kind, (fault,), renewal="stalls", drain=1) for kind in KINDS)
 
 
 @pytest.mark.parametrize("account", ["caller", "nobody"])
