@@ -36,8 +36,6 @@ _SECRET_KEYS: Final = frozenset(
     )
 )
 
-#: With a line end; UTC as `Z`.
-_LINE: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -66,7 +64,8 @@ class RequestLog:
             return
         if self._common:
             fields.update(self._common)
-        self._writer.write(orjson.dumps(fields, option=_LINE))
+        # The sum is a copy: what orjson 3.13 returns keeps the 4 KB it was written into, 16 MB for 1 MiB of lines that wait.
+        self._writer.write(orjson.dumps(fields, option=orjson.OPT_UTC_Z) + b"\n")
 
 
 #: One for the process, like structlog's own configuration.

@@ -6,6 +6,8 @@ import asyncio
 import fcntl
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,3 +146,26 @@ async def test_what_nobody_will_ever_read_is_not_waited_for() -> None:
     os.close(reader)
     await asyncio.wait_for(told(fd, *[b"x" * 999 + b"\n"] * 50).finish(), 1.0)
     os.close(fd)
+
+
+#: Request lines up to the bound, whose reader has stopped; prints the MB that they take.
+STOPPED_READER = """
+import os
+
+from bench.measure import memory_mb
+from proxy.telemetry import logs
+
+writer = logs.configure("info", "json", fd=os.pipe()[1])
+line = {"event": "request", "level": "info", "timestamp": "2026-01-02T03:04:05Z", "query": ["a" * 200]}
+logs.request_log.write(dict(line))
+before = memory_mb([os.getpid()])
+for _ in range(3500):
+    logs.request_log.write(dict(line))
+print(memory_mb([os.getpid()]) - before, flush=True)
+os._exit(0)
+"""
+
+
+def test_lines_that_wait_for_their_reader_take_little_more_memory_than_they_have_bytes() -> None:
+    done = subprocess.run([sys.executable, "-c", STOPPED_READER], capture_output=True, check=True, text=True)
+    assert float(done.stdout) < 3
