@@ -50,16 +50,14 @@ class Accounts:
 
     async def answer_session(self, exchange: Exchange, record: Record) -> None:
         """Answer `POST /session` in CardCash's shape, with a placeholder and the real remaining lifetime."""
-        seconds = self._remaining(await self._keeper.token())
-        placeholder = self._placeholder(seconds)
+        placeholder, seconds, lines = self._stand_in(exchange, await self._keeper.token())
         body = {
             "access_token": placeholder,
             "expiresInSeconds": seconds,
             "sessionId": self._session_id,
             "renderAssets": True,
         }
-        lines = [*_token_lines(exchange, placeholder, seconds), b"x-session-id: %b" % self._session_id.encode()]
-        self._send(exchange, record, body, lines)
+        self._send(exchange, record, body, [*lines, b"x-session-id: %b" % self._session_id.encode()])
 
     @asynccontextmanager
     async def turn(self, email: str) -> AsyncIterator[Token | None]:
@@ -99,8 +97,7 @@ class Accounts:
 
     def answer_login(self, exchange: Exchange, record: Record, token: Token) -> None:
         """Answer a login from the session that is logged in already."""
-        seconds = self._remaining(token)
-        lines = _token_lines(exchange, self._placeholder(seconds), seconds)
+        _, _, lines = self._stand_in(exchange, token)
         self._send(exchange, record, {"customer": {"email": token.identity}}, lines)
 
     def logged_in(self, found: Candidate | Malformed | None, email: str, sent_with: Token) -> None:
@@ -136,22 +133,18 @@ class Accounts:
         record.status = 200
         send_json(exchange, 200, body, lines, request_id=record.request_id)
 
-    def _remaining(self, token: Token) -> int:
-        left = Windows.of(token, 0).expires_at - self._clock.now().steady
-        return max(1, int(left))
+    def _stand_in(self, exchange: Exchange, token: Token) -> tuple[str, int, list[bytes]]:
+        """Make something that a client may take for a JWT, and that is worth nothing anywhere.
 
-    def _placeholder(self, seconds: int) -> str:
-        """Make something that a client may take for a JWT, and that is worth nothing anywhere."""
-        now = int(self._clock.now().wall)
-        claims = {"iss": "cardcash-proxy", "iat": now, "exp": now + seconds}
+        Returns it, the seconds that the real token lives, and the lines of both: the cookie is where CardCash's own SDKs
+        look for it, named as their id is.
+        """
+        now, app_id = self._clock.now(), exchange.fields.app_id
+        seconds = max(1, int(Windows.of(token, 0).expires_at - now.steady))
+        claims = {"iss": "cardcash-proxy", "iat": int(now.wall), "exp": int(now.wall) + seconds}
         parts = (orjson.dumps({"alg": "none", "typ": "JWT"}), orjson.dumps(claims), b"placeholder")
-        return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
-
-
-def _token_lines(exchange: Exchange, placeholder: str, seconds: int) -> list[bytes]:
-    """Write the headers of a token, and the cookie in which CardCash's own SDKs look for it: named as their id is."""
-    token, name = placeholder.encode(), exchange.fields.app_id
-    lines = [b"authorization: " + token, b"x-token-exp-seconds: %d" % seconds]
-    if _COOKIE_NAME.match(name):
-        lines.append(b"Set-Cookie: %b=%b; Path=/; HttpOnly" % (name, token))
-    return lines
+        placeholder = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+        lines = [b"authorization: " + placeholder, b"x-token-exp-seconds: %d" % seconds]
+        if _COOKIE_NAME.match(app_id):
+            lines.append(b"Set-Cookie: %b=%b; Path=/; HttpOnly" % (app_id, placeholder))
+        return placeholder.decode(), seconds, lines
