@@ -39,7 +39,7 @@ from proxy.store_place import StorePlace
 from proxy.telemetry.history import Events, Traffic
 from proxy.telemetry.logs import log
 from proxy.telemetry.metrics import BUCKETS, Metrics
-from proxy.telemetry.watch import RedisWatch, SessionWatch
+from proxy.telemetry.watch import SessionWatch
 from proxy.upstream import Upstream
 from proxy.watched_files import POLL_EVERY, CaWatch, SecretsWatch
 
@@ -86,7 +86,7 @@ class Proxy:
         self,
         settings: Settings,
         *,
-        observer: Callable[[Metrics, Events], session.Observer] = SessionWatch,
+        observer: Callable[[Metrics, Events], SessionWatch] = SessionWatch,
         inherited: Inherited | None = None,
         handed_over: HandedOver | None = None,
         manager: ServiceManager | None = None,
@@ -214,7 +214,7 @@ class Proxy:
             binding=lambda: Binding(settings.upstream.origin, calls.credentials.app_id, calls.credentials.email),
             clock=self._clock,
             warn=lambda what: log.warning("session_store_corrupt", what=what),
-            watch=RedisWatch(self.metrics),
+            watch=observer,
         )
         policy = session.Policy(
             renew_ahead=settings.session.renew_ahead,

@@ -1,4 +1,5 @@
-"""What happens to the session, as log lines and metrics. Stands behind `session.keeper.Observer`."""
+"""What happens to the session, as log lines and metrics. Stands behind `session.keeper.Observer` and
+`session.stores.StoreWatch`."""
 
 from __future__ import annotations
 
@@ -75,17 +76,10 @@ class SessionWatch:
             self._failing.discard(operation)
             log.info("session_store_recovered", operation=operation)
 
-
-class RedisWatch:
-    """Measures the uses of a Redis; never raises, never waits."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
     def took(self, operation: str, seconds: float) -> None:
-        """Measure one that was tried, well or not."""
+        """Measure a use of a Redis that was tried, well or not."""
         self._metrics.store_seconds.labels(operation).observe(seconds)
 
     def reconnected(self) -> None:
-        """Count a connection that is not the first."""
+        """Count a connection to a Redis that is not the first."""
         self._metrics.store_reconnects.inc()
