@@ -9,8 +9,8 @@ from collections.abc import Callable
 from proxy.clock import Clock
 from proxy.server.guard import GuardSettings
 from proxy.server.outgoing import Injected
+from proxy.session.call_sender import CallClient
 from proxy.session.cardcash_calls import Credentials, SessionCalls
-from proxy.session.tries import CallClient
 from proxy.settings import Settings, proxy_variables
 from proxy.upstream import Origin, ProxyTunnel, Upstream
 

@@ -1,6 +1,6 @@
 """`POST /session`, `POST /customers/login` and the keep-alive call: what they send and what their answers mean.
 
-Owns how a session is made, once. How often a call is tried is `tries.py`'s affair, when one is made the keeper's.
+Owns how a session is made, once. How often a call is tried is `call_sender.py`'s affair, when one is made the keeper's.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from proxy.core.failed_calls import FailedCall, advice_for_answer, advice_for_ki
 from proxy.core.identity import is_of_the_held, marks_of_login
 from proxy.core.rejections import Rejection, judge_rejection
 from proxy.core.token import Source, Token
-from proxy.session import tries
-from proxy.session.tries import CallAnswer, CallClient
+from proxy.session.call_sender import CallAnswer, CallClient, CallSender
 
 
 class SessionOutage(Exception):
@@ -84,14 +83,12 @@ class SessionCalls:
         failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.credentials = credentials
-        self._client = client
+        self._sender = CallSender(client, clock=clock, fraction=fraction, failed=failed)
         self._host = host.decode("ascii")
         # The session lives where the API does; a base path that is no version (say "") leaves the documented one.
         self._base = base_path if base_path.startswith("/v") else "/v3"
         self._user_agent = user_agent
         self._clock = clock
-        self._fraction = fraction
-        self._failed = failed
 
     async def session(self, *, attempts: int) -> Token:
         """Make (or get back) an anonymous session. Raises `SessionOutage` or `SessionRefused("app_id")`."""
@@ -102,23 +99,13 @@ class SessionCalls:
             credentials,
             attempts=attempts,
             passing=lambda answer: (
-                not isinstance(self._session_token(answer, credentials), dialect.Candidate)
-                and not 300 <= answer.status < 400
-                and judge_failure(answer.status, answer.body) is not FailedCall.REFUSED
+                isinstance(self._session(answer, credentials), SessionOutage) and not 300 <= answer.status < 400
             ),
         )
-        if 200 <= answer.status < 300:
-            found = self._session_token(answer, credentials)
-            if isinstance(found, dialect.Candidate):
-                return Token(found.value, answer.sent, found.lifetime, Source.SESSION, app_id=credentials.app_id)
-            raise _outage("POST /session", answer, "no token" if found is None else f"a token that is {found.fault}")
-        if judge_failure(answer.status, answer.body) is FailedCall.REFUSED:
-            raise SessionRefused(
-                "app_id",
-                f"CardCash refused the application id with {answer.status}; check app_id and environment, "
-                "then run `cardcash-proxy session renew`.",
-            )
-        raise _outage("POST /session", answer)
+        session = self._session(answer, credentials)
+        if isinstance(session, Exception):
+            raise session
+        return session
 
     async def login(self, session: Token, *, attempts: int) -> Token:
         """Log the session in and return the token that carries the account.
@@ -185,13 +172,20 @@ class SessionCalls:
             raise SessionTokenRejected(f"CardCash rejected the token of the keep-alive call with {answer.status}.")
         return None
 
-    def _session_token(
-        self, answer: CallAnswer, credentials: Credentials
-    ) -> dialect.Candidate | dialect.Malformed | None:
-        if not 200 <= answer.status < 300:
-            return None
-        wall = self._clock.now().wall
-        return dialect.session_token(answer.headers, answer.body, cookie=_cookie(credentials), wall=wall)
+    def _session(self, answer: CallAnswer, credentials: Credentials) -> Token | SessionRefused | SessionOutage:
+        if 200 <= answer.status < 300:
+            wall = self._clock.now().wall
+            found = dialect.session_token(answer.headers, answer.body, cookie=_cookie(credentials), wall=wall)
+            if isinstance(found, dialect.Candidate):
+                return Token(found.value, answer.sent, found.lifetime, Source.SESSION, app_id=credentials.app_id)
+            return _outage("POST /session", answer, "no token" if found is None else f"a token that is {found.fault}")
+        if judge_failure(answer.status, answer.body) is FailedCall.REFUSED:
+            return SessionRefused(
+                "app_id",
+                f"CardCash refused the application id with {answer.status}; check app_id and environment, "
+                "then run `cardcash-proxy session renew`.",
+            )
+        return _outage("POST /session", answer)
 
     def _harvested(self, answer: CallAnswer, credentials: Credentials) -> dialect.Candidate | None:
         found = dialect.harvest(answer.headers, cookie=_cookie(credentials), wall=self._clock.now().wall)
@@ -223,17 +217,7 @@ class SessionCalls:
             fields += ["Content-Type: application/json", f"Content-Length: {len(body or b'')}"]
         head = ("\r\n".join(fields) + "\r\n\r\n").encode("latin-1")
         try:
-            return await tries.call(
-                self._client,
-                method,
-                head=head,
-                body=body,
-                attempts=attempts,
-                passing=passing,
-                clock=self._clock,
-                fraction=self._fraction,
-                failed=self._failed,
-            )
+            return await self._sender.send(method, head=head, body=body, attempts=attempts, passing=passing)
         except UpstreamError as error:
             # Without the advice for callers: a session call may be sent again.
             why, to_do = str(error).partition(";")[0].rstrip("."), advice_for_kind(error.kind)

@@ -59,9 +59,8 @@ from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import SessionUnavailable
 from proxy.core.login_request import same_account
 from proxy.core.token import Freshness, Token
-from proxy.session.background_renewal import Due, what_is_due
 from proxy.session.cardcash_calls import Credentials
-from proxy.session.held_token import HeldToken
+from proxy.session.held_token import Due, HeldToken
 from proxy.session.obstacles import LONGEST_PAUSE, STOPPING, UNASKED, Failure, Obstacles
 from proxy.session.ports import RENEWAL_DEADLINE, Calls, Observer, Policy
 from proxy.session.probes import Probes
@@ -297,13 +296,10 @@ class SessionKeeper:
 
     def look(self) -> None:
         """Do what is due for the held token: for every second, and for requests in the second half of the window."""
-        held, windows = self._held.token, self._held.windows
-        if held is None or windows is None or self._renewals.current is not None:
+        held, now = self._held.token, self._clock.now()
+        if held is None or self._renewals.current is not None:
             return
-        now = self._clock.now()
-        due = what_is_due(
-            held,
-            windows,
+        due = self._held.due(
             now,
             is_used=now.steady - self._last_used < self._policy.idle_after,
             not_before=max(self._obstacles.pause.until, self._obstacles.background_pause.until),

@@ -41,7 +41,7 @@ async def origin(authorities: tuple[trustme.CA, trustme.CA], aiohttp_server: Aio
 @pytest.fixture(autouse=True)
 def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.app.POLL_EVERY", 0.02)
-    monkeypatch.setattr("proxy.session.tries.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("proxy.session.call_sender.FIRST_WAIT", 0.01)
 
 
 def pem(authority: trustme.CA) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from proxy.core.token import Token
-from proxy.session import tries
+from proxy.session import call_sender
 from proxy.session.cardcash_calls import Credentials, SessionCalls, SessionOutage
 from proxy.telemetry.history import Events
 from proxy.telemetry.metrics import Metrics
@@ -124,7 +124,7 @@ async def test_a_proxy_that_refuses_is_proxy(calls: Make, counted: list[str]) ->
 async def test_a_call_that_was_long_silent_when_it_was_cut_off_is_a_time_out(
     calls: Make, counted: list[str], monkeypatch: pytest.MonkeyPatch, reply: bytes | str, kind: str
 ) -> None:
-    monkeypatch.setattr(tries, "SILENT", 0.0)
+    monkeypatch.setattr(call_sender, "SILENT", 0.0)
     async with serving(reply) as server:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):

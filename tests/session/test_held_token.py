@@ -11,9 +11,8 @@ import pytest
 
 from proxy.core.dialect import Candidate, Malformed
 from proxy.core.token import Moment, Source, Token, Windows
-from proxy.session.background_renewal import LAST_MOMENT, Due, what_is_due
 from proxy.session.cardcash_calls import Credentials
-from proxy.session.held_token import HeldToken, Stays, gives_way, refreshed
+from proxy.session.held_token import LAST_MOMENT, Due, HeldToken, Stays, gives_way, refreshed
 from proxy.session.obstacles import Failure
 from proxy.session.renewal import Renewal
 
@@ -293,7 +292,9 @@ class TestWhatIsDue:
         """Ask some seconds after its birth; it lives 600 s, so its window begins after 300 and is ours from the middle."""
         now = Moment(held.born.steady + at, held.born.wall + at)
         options: dict[str, Any] = {"is_used": True, "not_before": 0.0, "login_refused": False, "later": 0.0, **more}
-        return what_is_due(held, Windows.of(held, 300), now, **options)
+        holding = HeldToken(300)
+        holding.adopt(held, held.born)
+        return holding.due(now, **options)
 
     @pytest.mark.parametrize(
         ("held", "refused", "what"),

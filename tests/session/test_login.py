@@ -18,6 +18,7 @@ import trustme
 
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Token
+from proxy.session.call_sender import CallAnswer
 from proxy.session.cardcash_calls import (
     Credentials,
     SessionCalls,
@@ -27,7 +28,6 @@ from proxy.session.cardcash_calls import (
 )
 from proxy.session.keeper import Policy, SessionKeeper
 from proxy.session.stores.memory import MemoryStore
-from proxy.session.tries import CallAnswer
 from proxy.upstream import ProxyTunnel, tls_context
 from tests.session.calls import calls_to
 from tests.session.fakes import FakeClock, Recorder

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from proxy.session import tries
+from proxy.session import call_sender
 from tests.conftest import StartProxy
 from tests.server.harness import EMAIL, OK, PASSWORD, REJECTION, Peer, RawUpstream, Running, answer, until
 
@@ -17,7 +17,7 @@ LOGIN = {"LOGIN__EMAIL": EMAIL, "LOGIN__PASSWORD": PASSWORD}
 
 @pytest.fixture(autouse=True)
 def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tries, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(call_sender, "FIRST_WAIT", 0.01)
 
 
 async def failure(proxy: Running) -> str:

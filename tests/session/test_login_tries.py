@@ -18,7 +18,7 @@ from proxy.core.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from proxy.session.tries import CallAnswer, call, retry_after
+from proxy.session.call_sender import CallAnswer, CallSender, retry_after
 from tests.session.fakes import FakeClock
 
 NOW = FakeClock().wall
@@ -70,17 +70,10 @@ async def outcome(
     client: CallClient, *, attempts: int = 3, passing: Iterable[int] = (), fraction: float = 1.0
 ) -> CallAnswer | ProxyError:
     failed: list[str] = []
+    sender = CallSender(client, clock=FakeClock(), fraction=lambda: fraction, failed=failed.append)
     try:
-        return await call(
-            client,
-            "POST",
-            head=b"",
-            body=None,
-            attempts=attempts,
-            passing=lambda answer: answer.status in passing,
-            clock=FakeClock(),
-            fraction=lambda: fraction,
-            failed=failed.append,
+        return await sender.send(
+            "POST", head=b"", body=None, attempts=attempts, passing=lambda answer: answer.status in passing
         )
     except ProxyError as error:
         assert failed == [getattr(error, "kind", None)] * client.sent or isinstance(error, Draining | Overloaded)

@@ -12,7 +12,7 @@ from structlog.typing import EventDict
 
 from proxy import app, loops
 from proxy.server.proxy_port import ProxyServer
-from proxy.session import keeper
+from proxy.session.held_token import HeldToken
 from proxy.session.keeper import SessionKeeper
 from proxy.watched_files import SecretsWatch
 from tests.cardcash import CardCash
@@ -93,7 +93,7 @@ async def test_a_background_renewal_that_died_is_tried_again(
         def breaks(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
-        broken.setattr(keeper, "what_is_due", breaks)
+        broken.setattr(HeldToken, "due", breaks)
         await proxy.ask("GET /a")
         await until(lambda: any(line.get("loop") == "keeper" for line in lines))
         assert (await proxy.admin.ask("GET /healthz")).json["not_alive"] == ["keeper"]

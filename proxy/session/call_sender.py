@@ -1,4 +1,4 @@
-"""One session call: sent by the client that carries the traffic too, and tried again by aiohttp-retry.
+"""Sends one session call on a client like that of the traffic, and again where that may help, by aiohttp-retry.
 
 Owns when a call is sent again and how long is waited before; what its answer means is `cardcash_calls.py`'s affair::
 
@@ -45,7 +45,7 @@ LONGEST_ANSWER: Final = 64 * 1024
 #: cut off earlier was stopped by us (new secrets, the end of the process).
 SILENT: Final = 3.0
 #: aiohttp-retry would log every try to the standard library's loggers.
-_SILENT_LOGGER: Final = logging.Logger("proxy.session.tries", logging.CRITICAL + 1)
+_SILENT_LOGGER: Final = logging.Logger("proxy.session.call_sender", logging.CRITICAL + 1)
 
 
 class ResponseLike(Protocol):
@@ -97,47 +97,39 @@ class CallAnswer:
     retry_after: float | None = None
 
 
-async def call(
-    client: CallClient,
-    method: str,
-    *,
-    head: bytes,
-    body: bytes | None,
-    attempts: int,
-    passing: Callable[[CallAnswer], bool],
-    clock: Clock,
-    fraction: Callable[[], float],
-    failed: Callable[[str], None],
-) -> CallAnswer:
-    """Send one call up to `attempts` times; returns the answer that is left at the end of all tries.
+class CallSender:
+    """Sends session calls, each up to so many times. Safe for concurrent use.
 
-    `passing` says of an answer below 500 whether another try may bring a better one; `fraction` gives numbers from 0 to 1;
-    `failed` hears the kind of every try that failed. Raises `UpstreamError`, or `Unavailable` when nothing can be sent now.
+    `fraction` gives numbers from 0 to 1; `failed` hears the kind of every try that failed.
     """
-    sender = _Sender(client, head, body, clock, failed)
-    client_session = cast("ClientSession", sender)  # it uses `request` only
-    retrying = RetryClient(client_session, _SILENT_LOGGER, _Rules(attempts, method, passing, fraction))
-    return cast("CallAnswer", await retrying.request(method, ""))
-
-
-class _Sender:
-    """One try, in the shape of the session that aiohttp-retry takes."""
 
     def __init__(
-        self, client: CallClient, head: bytes, body: bytes | None, clock: Clock, failed: Callable[[str], None]
+        self, client: CallClient, *, clock: Clock, fraction: Callable[[], float], failed: Callable[[str], None]
     ) -> None:
         self._client = client
-        self._head = head
-        self._body = body
         self._clock = clock
+        self._fraction = fraction
         self._failed = failed
+        self._retrying = RetryClient(cast("ClientSession", self), _SILENT_LOGGER)  # it uses `request` only
 
-    async def request(self, method: str, _url: str, **_: object) -> CallAnswer:
+    async def send(
+        self, method: str, *, head: bytes, body: bytes | None, attempts: int, passing: Callable[[CallAnswer], bool]
+    ) -> CallAnswer:
+        """Send one call up to `attempts` times; returns the answer that is left at the end of all tries.
+
+        `passing` says of an answer below 500 whether another try may bring a better one. Raises `UpstreamError`, or
+        `Unavailable` when nothing can be sent now.
+        """
+        rules = _Rules(attempts, passing, self._fraction)
+        return cast("CallAnswer", await self._retrying.request(method, "", rules, head=head, body=body))
+
+    async def request(self, method: str, _url: str, *, head: bytes, body: bytes | None, **_: object) -> CallAnswer:
+        """Try once, for aiohttp-retry."""
         sent, began, silence = self._clock.now(), time.monotonic(), "head_timeout"
         try:
-            response = await self._client.send(method=method, head=self._head, body=self._body)
+            response = await self._client.send(method=method, head=head, body=body)
             silence = "body_timeout"
-            body = await _whole(response)
+            content = await _whole(response)
         except UpstreamError as error:
             self._failed(error.kind)
             raise
@@ -146,19 +138,16 @@ class _Sender:
                 self._failed(silence)
             raise
         asked = retry_after(response.headers, self._clock.now().wall)
-        return CallAnswer(method, response.status, response.headers, body, sent, asked)
+        return CallAnswer(method, response.status, response.headers, content, sent, asked)
 
 
 class _Rules(RetryOptionsBase):
     """The table above, in the shape that aiohttp-retry takes: it retries exceptions of every method."""
 
-    def __init__(
-        self, attempts: int, method: str, passing: Callable[[CallAnswer], bool], fraction: Callable[[], float]
-    ) -> None:
+    def __init__(self, attempts: int, passing: Callable[[CallAnswer], bool], fraction: Callable[[], float]) -> None:
         super().__init__(
             attempts,
             exceptions={UpstreamUnreachable, UpstreamReset, UpstreamTimeout},
-            methods={method},
             retry_all_server_errors=False,
             evaluate_response_callback=self._stands,
         )
