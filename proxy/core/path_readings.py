@@ -110,7 +110,7 @@ def _views(path: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
     found: dict[str, None] = {}
     lenient: dict[str, None] = {}
     unreadable = False
-    current = path.encode("utf-8", "surrogateescape")
+    current = path.encode()
     for _ in range(_DEEPEST_CODING):
         text = current.decode("utf-8", "replace").casefold()
         unreadable = unreadable or "\ufffd" in text or _UNREADABLE.search(text) is not None
@@ -124,13 +124,11 @@ def _views(path: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
             lenient.update(dict.fromkeys(map(_normalised, _lenient_readings(text, work))))
             unreadable = len(lenient) > _MOST_LENIENT
         if b"%" not in current or (decoded := unquote_to_bytes(current)) == current:
-            return tuple(found), _without(lenient, found), unreadable
+            break
         current = decoded
-    return tuple(found), _without(lenient, found), True
-
-
-def _without(views: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
-    return tuple(view for view in views if view not in known)[:_MOST_LENIENT]
+    else:
+        unreadable = True
+    return tuple(found), tuple(view for view in lenient if view not in found)[:_MOST_LENIENT], unreadable
 
 
 class _Work:

@@ -21,7 +21,7 @@ from proxy.core.errors import BadRequest, OtherAccount, SessionUnavailable
 from proxy.core.login_request import AmbiguousLogin, login_email, same_account
 from proxy.core.rejections import LONGEST_REJECTION
 from proxy.core.request_fields import RequestFields
-from proxy.core.token import Token, Windows
+from proxy.core.token import Token
 from proxy.server.answers import send_json
 from proxy.server.bodies import Body
 from proxy.server.exchange import Exchange
@@ -140,7 +140,7 @@ class Accounts:
         look for it, named as their id is.
         """
         now, app_id = self._clock.now(), exchange.fields.app_id
-        seconds = max(1, int(Windows.of(token, 0).expires_at - now.steady))
+        seconds = max(1, int(token.expires_at - now.steady))
         claims = {"iss": "cardcash-proxy", "iat": int(now.wall), "exp": int(now.wall) + seconds}
         parts = (orjson.dumps({"alg": "none", "typ": "JWT"}), orjson.dumps(claims), b"placeholder")
         placeholder = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)

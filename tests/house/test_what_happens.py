@@ -227,10 +227,12 @@ async def down_without_session(_: Path) -> None:
     async with world(SESSION__EAGER="false") as w, down(w.simulator):
         first = await w.get()
         assert (first.status, first.code) == (503, "session_unavailable")
-        began = time.monotonic()
-        second = await w.get()
-        assert (second.status, int(second.headers["retry-after"]) >= 1) == (503, True)
-        assert time.monotonic() - began < 0.5
+        tried = None
+        while tried != (tried := w.proxy.keeper.status().failures):  # the pause may have ended: then it was tried again
+            began = time.monotonic()
+            second = await w.get()
+            assert (second.status, int(second.headers["retry-after"]) >= 1) == (503, True)
+        assert time.monotonic() - began < 2
 
 
 @row("CardCash is down, and a session is held")
@@ -325,7 +327,7 @@ async def large_body(_: Path) -> None:
 @row("more requests than `limits.in_flight`")
 async def overloaded(_: Path) -> None:
     async with world(LIMITS__IN_FLIGHT="1") as w:
-        w.simulator.fault("delay", path="/v3/orders/buy", seconds=0.5, times=1)
+        w.simulator.fault("delay", path="/v3/orders/buy", seconds=2, times=1)
         first = asyncio.create_task(w.get("/orders/buy"))
         await until(lambda: w.proxy.guard.in_flight == 1)
         answer = await w.get()
@@ -337,7 +339,7 @@ async def overloaded(_: Path) -> None:
 @row("more connections than `limits.connections`")
 async def too_many_connections(_: Path) -> None:
     async with world(LIMITS__CONNECTIONS="1") as w:
-        w.simulator.fault("delay", path="/v3/orders/buy", seconds=0.5, times=1)
+        w.simulator.fault("delay", path="/v3/orders/buy", seconds=2, times=1)
         first = asyncio.create_task(w.get("/orders/buy"))
         await until(lambda: w.proxy.guard.in_flight == 1)
         answer = await w.get()
@@ -348,7 +350,7 @@ async def too_many_connections(_: Path) -> None:
 @row("the proxy is stopping")
 async def stopping(_: Path) -> None:
     async with world() as w:
-        w.simulator.fault("delay", path="/v3/orders/buy", seconds=0.5, times=1)
+        w.simulator.fault("delay", path="/v3/orders/buy", seconds=2, times=1)
         running = asyncio.create_task(w.proxy.run())
         first = asyncio.create_task(w.get("/orders/buy"))
         await until(lambda: w.proxy.guard.in_flight == 1)
@@ -400,8 +402,9 @@ async def strangers(_: Path) -> None:
 async def hangs_up(_: Path) -> None:
     async with world() as w:
         w.simulator.fault("delay", path="/v3/carts", seconds=30, times=1)
-        with pytest.raises(TimeoutError):
-            await w.call("GET", "/carts", timeout=aiohttp.ClientTimeout(total=0.2))
+        caller = asyncio.create_task(w.get())
+        await until(lambda: w.proxy.guard.in_flight == 1)
+        caller.cancel()
         labels = {"method": "GET", "route": "/v3/carts", "status": "499"}
         await until(lambda: w.proxy.metrics.registry.get_sample_value("cardcash_proxy_requests_total", labels))
 
