@@ -33,14 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     at = next((index for index, word in enumerate(words) if not word.startswith("-")), len(words))
     wanted = words[at] if at < len(words) else ""
-    begin_with_signals(serves=wanted == "serve", runs=wanted in ("serve", "demo", "simulate"))
-    fill_standard_descriptors()
     try:
+        begin_with_signals(serves=wanted == "serve", runs=wanted in ("serve", "demo", "simulate"))
+        fill_standard_descriptors()
         code = _run(words[:at], wanted, words[at + 1 :])
     except SystemExit as end:  # argparse's, after --help, --version or a fault
         code = end.code if isinstance(end.code, int) else BAD_USAGE
-    except (KeyboardInterrupt, BrokenPipeError):  # the reader of our output (head, less) has seen enough
+    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
         code = OK
+    except KeyboardInterrupt:  # what was asked is not known, or not done
+        code = FAILED
     except OSError as error:
         complain(f"the system refused what is needed: {described(error)}")
         code = FAILED

@@ -29,10 +29,10 @@ def begin_with_signals(*, serves: bool, runs: bool) -> None:
     """
     if serves:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if runs:
         for number in STOP_SIGNALS:
             signal.signal(number, lambda *_: _end_early(in_log=serves))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _end_early(*, in_log: bool) -> None:
@@ -59,7 +59,8 @@ def fill_standard_descriptors() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
     if isinstance(sys.stdout, TextIOWrapper):
         # PYTHONUNBUFFERED, as in many images, would let a full output fail in the middle of a command: see `end_output`.
-        sys.stdout.reconfigure(write_through=False)
+        # And an e-mail or a file's name may have letters that the terminal's encoding lacks.
+        sys.stdout.reconfigure(write_through=False, errors="backslashreplace")
 
 
 def end_output() -> OSError | None:

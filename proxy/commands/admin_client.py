@@ -65,7 +65,7 @@ def admin_address(config: Path | None, flag: str | None) -> ListenAddress:
     if not listen and file:
         from proxy.settings.sources import admin_listen
 
-        where, given = admin_listen(Path(file))
+        where, given = admin_listen(Path(file), "--config" if config else "CARDCASH_CONFIG")
     if not given:
         return ADMIN_LISTEN
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -63,7 +64,8 @@ def run(options: argparse.Namespace) -> int:
         return BAD_USAGE
 
     def tell(line: str) -> None:
-        print(line, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # who reads no further may look at the exit code
+            print(line, flush=True)
 
     good = asyncio.run(succeeds(loaded.settings, login=options.login, as_json=options.as_json, tell=tell))
     return OK if good else FAILED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -45,10 +46,12 @@ def run(options: argparse.Namespace) -> int:
     if options.action != "status":
         complain("--watch goes with status only")
         return BAD_USAGE
-    while _once(options) != BAD_USAGE:
-        sys.stdout.flush()
-        time.sleep(max(options.watch, 0.1))
-    return BAD_USAGE
+    with contextlib.suppress(KeyboardInterrupt):
+        while _once(options) != BAD_USAGE:
+            sys.stdout.flush()
+            time.sleep(max(options.watch, 0.1))
+        return BAD_USAGE
+    return OK
 
 
 def _once(options: argparse.Namespace) -> int:

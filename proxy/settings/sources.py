@@ -166,9 +166,9 @@ def from_file(path: Path, named_by: str) -> Layer:
     return layer
 
 
-def admin_listen(path: Path) -> tuple[str, object]:
+def admin_listen(path: Path, named_by: str) -> tuple[str, object]:
     """Return where `admin.listen` stands in a file, and its value; None where it is not set. Raises `Bad`."""
-    layer = from_file(path, "--config")
+    layer = from_file(path, named_by)
     if layer.unusable or "admin.listen" in layer.broken:
         raise Bad(*(fault for fault in layer.faults if layer.unusable or fault.startswith("admin.listen")))
     given = layer.given.get("admin.listen", Given(None, ""))

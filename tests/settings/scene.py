@@ -23,6 +23,8 @@ from tests.whole.test_admin import samples
 
 #: What the header of `callers.require_header` is where it is required; sent by all requests but one.
 KEY = b"X-Key: the-key"
+#: Seconds after which what has not come does not come: far above what it takes on a busy machine.
+AS_GOOD_AS_NEVER = 6.0
 
 
 @dataclass
@@ -169,7 +171,7 @@ class Scene:
             while (await self.admin("/readyz")).status != 200:
                 await asyncio.sleep(0.01)
 
-    async def comes(self, condition: Any, *, seconds: float = 3.0) -> bool:
+    async def comes(self, condition: Any, *, seconds: float = AS_GOOD_AS_NEVER) -> bool:
         """Tell whether something, awaited or not, comes to hold in so many seconds: for what may well not."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -258,11 +260,17 @@ async def _on_sockets(settings: Mapping[str, str]) -> AsyncIterator[ProxyProcess
     process = await ProxyProcess.start("serve", **{f"CARDCASH_{name}": value for name, value in environ.items()})
     try:
         for name in ("ADMIN__LISTEN", "LISTEN"):
-            path = Path(settings[name].removeprefix("unix:"))
-            await until(lambda path=path: path.exists() or process.process.returncode is not None, seconds=20)  # type: ignore[misc]
+            path = settings[name].removeprefix("unix:")
+            await until(lambda path=path: _listened_at(path) or process.process.returncode is not None, seconds=20)  # type: ignore[misc]
         yield process
     finally:
         await process.close()
+
+
+def _listened_at(path: str) -> bool:
+    """Tell whether somebody listens there; the file of a socket is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(path) == 0
 
 
 def customer(upstream: RawUpstream) -> dict[str, Any]:

@@ -38,6 +38,8 @@ async def test_every_command_has_help(command: str) -> None:
         ["demo", "--listen", "0.0.0.0:0"],
         ["demo", "--listen", "127.0.0.1:7", "--admin-listen", "127.0.0.1:7"],
         ["check", "--config"],
+        ["check", "--config", ""],
+        ["health", "--config="],
         ["health", "--admin.listen"],
     ],
 )
@@ -120,6 +122,14 @@ async def test_a_configuration_file_that_cannot_be_read_is_exit_code_2(what: str
     assert await done.ended() == 2
     assert len(done.err.splitlines()) == 1
     assert "Traceback" not in done.text
+
+
+@pytest.mark.parametrize("command", ["check", "health"])
+async def test_a_configuration_file_is_called_by_who_named_it(command: str) -> None:
+    named = {"CARDCASH_APP_ID": "x", "CARDCASH_CONFIG": "/nowhere/a.yaml"}
+    assert b"configuration file /nowhere/a.yaml (CARDCASH_CONFIG) cannot be read" in (await run(command, **named)).err
+    done = await run(command, "--config", "/nowhere/b.yaml", **named)
+    assert b"configuration file /nowhere/b.yaml (--config) cannot be read" in done.err
 
 
 async def test_check_prints_the_effective_settings_without_secrets(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy.simulator import Simulator
-from tests.whole.processes import ProxyProcess, is_ready, serving
+from tests.whole.processes import ProxyProcess, is_ready, run, serving
 
 #: Commands that end by themselves, and their exit code when the output is lost to a full disk.
 COMMANDS = {
@@ -27,7 +27,12 @@ COMMANDS = {
     "wait --timeout 5": 0,
 }
 #: Commands that fail, and their exit code whatever becomes of their output.
-FAILING = {"health --admin.listen 127.0.0.1:9": 1, "check --nonsense": 2, "nonsense": 2}
+FAILING = {
+    "health --admin.listen 127.0.0.1:9": 1,
+    "doctor --upstream-origin http://127.0.0.1:9": 1,
+    "check --nonsense": 2,
+    "nonsense": 2,
+}
 CLI = f"{shlex.quote(sys.executable)} -m proxy"
 WAYS = {"nobody reads": "| true", "full": "> /dev/full", "closed": ">&-", "both full": "> /dev/full 2>&1"}
 
@@ -91,3 +96,12 @@ async def test_a_log_that_cannot_be_written_stops_nothing(simulator: Simulator, 
     line = f"CARDCASH_LISTEN=127.0.0.1:0 CARDCASH_ADMIN__LISTEN=127.0.0.1:0 {CLI} serve"
     code, err = await shell(f"timeout -s TERM 3 env {line} > /dev/full", proxy)
     assert (code, err) == (124, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8:strict"])
+async def test_what_the_output_has_no_letters_for_is_written_all_the_same(tmp_path: Path, encoding: str) -> None:
+    config = tmp_path / os.fsdecode(b"\xff\xc3\xbc.yaml")
+    config.write_text("login: {email: ü€@example.com, password: p}\n")
+    for words in (["--help"], ["check", "--help"], ["check", "--config", str(config)], ["completion", "zsh"]):
+        done = await run(*words, PYTHONIOENCODING=encoding, CARDCASH_APP_ID="x")
+        assert (await done.ended(), bytes(done.err)) == (0, b""), words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxy.simulator import Simulator
-from tests.whole.processes import HUP, TERM, fetch, is_ready, serving
+from tests.whole.processes import HUP, INT, TERM, Process, fetch, is_ready, serving
 from tests.whole.test_workers import pids
 
 WAYS = pytest.mark.parametrize("workers", ["1", "2"])
@@ -85,14 +86,14 @@ async def test_a_hangup_while_it_starts_stops_nothing(simulator: Simulator) -> N
         assert signal.Signals(HUP) is signal.SIGHUP
 
 
-#: Lets a hangup come with everything that is imported after the product's first module.
-HANGUPS = """
-import os, signal, sys
+#: Lets a signal come with everything that is imported after the product's first module.
+EARLY = """
+import os, sys
 class Finder:
     begun = False
     def find_spec(self, name, *_):
         if self.begun and "proxy.cli" not in sys.modules:
-            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), int(os.environ["EARLY"]))
         self.begun = self.begun or name == "proxy.__main__"
 sys.meta_path.insert(0, Finder())
 """
@@ -102,13 +103,41 @@ sys.meta_path.insert(0, Finder())
 async def test_hangups_from_the_first_moment_on_stop_nothing(
     simulator: Simulator, tmp_path: Path, workers: str
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(HANGUPS)
-    through = ("env", f"PYTHONPATH={tmp_path}")
+    (tmp_path / "sitecustomize.py").write_text(EARLY)
+    through = ("env", f"PYTHONPATH={tmp_path}", f"EARLY={int(HUP)}")
     async with serving(simulator.url, WORKERS=workers, through=through) as proxy:
         assert (await fetch("GET", f"{proxy.url}/merchants/sell"))[0] == 200
         proxy.signal(TERM)
         assert await proxy.ended() == 0
         assert not proxy.events("worker_died")
+
+
+@pytest.mark.parametrize("number", [TERM, INT])
+async def test_told_to_stop_before_anything_is_imported_serve_ends_well_with_one_line(
+    tmp_path: Path, number: int
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(EARLY)
+    process = await Process.start("serve", PYTHONPATH=str(tmp_path), EARLY=str(int(number)))
+    assert await process.ended() == 0
+    assert [json.loads(line)["event"] for line in process.text.splitlines()] == ["stopped"]
+
+
+async def test_interrupted_before_anything_is_imported_a_command_ends_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(EARLY)
+    process = await Process.start("check", PYTHONPATH=str(tmp_path), EARLY=str(int(INT)), CARDCASH_APP_ID="x")
+    assert (await process.ended(), process.text) == (1, "")
+
+
+async def test_a_wait_that_is_interrupted_does_not_say_that_the_proxy_is_ready() -> None:
+    async def not_ready(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        waiting.signal(INT)
+        writer.close()
+
+    async with await asyncio.start_server(not_ready, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        waiting = await Process.start("wait", "--admin-listen", f"{host}:{port}")
+        assert (await waiting.ended(), waiting.text) == (1, "")
 
 
 async def test_hangups_at_any_moment_of_a_life_do_not_end_it(simulator: Simulator) -> None:
