@@ -217,14 +217,16 @@ class Connection(Flow, asyncio.BufferedProtocol):
     def _failed_by_end(self) -> None:
         if self._response is None:
             return
-        if self._phase is not _HEAD:
-            self.fail(failures.reset("reset_in_body"))
-        elif self._reader.begun:
-            self.fail(failures.reset("reset_in_head"))
-        else:
-            if self.used:
-                self._owner.ended_idle(self._begun - self.idle_since)
-            self.fail(failures.reset("reset_before_head"))
+        kind = (
+            "reset_in_body"
+            if self._phase is not _HEAD
+            else "reset_in_head"
+            if self._reader.begun
+            else "reset_before_head"
+        )
+        if kind == "reset_before_head" and self.used:
+            self._owner.ended_idle(self._begun - self.idle_since)
+        self.fail(failures.reset(kind))
 
     # 2. The request.
 
@@ -365,8 +367,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
     def stalled(self, now: float) -> float:
         """Return for how long (seconds) this exchange has been seen to wait for its caller to read or to send on.
 
-        Counts anew after every KiB, so that nobody holds a connection by a byte now and then, and from the first look: it
-        may say too little, never too much.
+        Counts anew after every KiB, so that nobody holds a connection by a byte now and then, and from the first look on.
         """
         left: int | None = None
         if self._response is not None and self.paused:
