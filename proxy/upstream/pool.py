@@ -87,7 +87,7 @@ class Pool:
             if now - connection.idle_since > max_idle:
                 return None  # the others are older
             idle.pop()
-            if not _is_over(connection, now):
+            if now < connection.due:
                 if connection.usable():
                     return connection
                 if connection.used:
@@ -179,7 +179,7 @@ class Pool:
             raise
 
     def _give_back(self, connection: Connection | None) -> None:
-        if connection is not None and connection.open:
+        if connection is not None and connection.is_open():
             connection.slot = True
             self.released(connection)
         else:
@@ -190,7 +190,8 @@ class Pool:
     def released(self, connection: Connection) -> None:
         """Take a clean connection back: to the first waiter, else to the idle ones."""
         connection.idle_since = now = connection.clock()
-        if self._closed or _is_over(connection, now):
+        connection.due = min(connection.expires, now + connection.idle_limit)
+        if self._closed or now >= connection.due:
             connection.abort()
             return
         waiters = self._waiters
@@ -241,7 +242,7 @@ class Pool:
 
     def look(self, now: float) -> None:
         """Look after all connections at once; the ticker does, while there are any."""
-        for connection in [idle for idle in self._idle if _is_over(idle, now)]:
+        for connection in [idle for idle in self._idle if now >= idle.due]:
             connection.abort()
         for connection in list(self._live):
             connection.check(now)
@@ -274,11 +275,6 @@ class Pool:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
-
-
-def _is_over(connection: Connection, now: float) -> bool:
-    """Say whether an idle connection may carry no more requests: it is idle for too long, or too old."""
-    return now >= connection.expires or now - connection.idle_since >= connection.idle_limit
 
 
 async def _stays_silent(connection: Connection) -> bool:

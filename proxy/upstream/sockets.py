@@ -12,20 +12,11 @@ from collections.abc import Iterator
 _INTEREST = select.POLLIN | getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
-class Ear:
-    """Tells of what has come and was not read yet (0.6 us)."""
-
-    __slots__ = ("_poll",)
-
-    def __init__(self, transport: asyncio.BaseTransport) -> None:
-        sock = transport.get_extra_info("socket")
-        self._poll = None if sock is None else select.poll()
-        if self._poll is not None:
-            self._poll.register(sock.fileno(), _INTEREST)
-
-    def hears(self) -> bool:
-        """Say whether there is anything to read, or an end or error to be noticed, that the loop has not seen yet."""
-        return self._poll is not None and bool(self._poll.poll(0))
+def poll_of(transport: asyncio.BaseTransport) -> select.poll:
+    """Return what tells whether anything is to be read, or an end or error to be noticed, that the loop has not seen yet."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), _INTEREST)
+    return poll
 
 
 def tls_of(transport: asyncio.BaseTransport | None) -> ssl.SSLObject | None:
@@ -46,8 +37,9 @@ def ended_cleanly(transport: asyncio.BaseTransport | None) -> bool:
         return False
 
 
-def unread(transport: asyncio.BaseTransport) -> Iterator[bytes]:
-    """Read what the kernel still holds: a failed write hides an answer that came before the reset.
+def unread(transport: asyncio.BaseTransport, buffer: memoryview) -> Iterator[int]:
+    """Read into `buffer` what the kernel still holds, yield how much: a failed write hides an answer that came before the
+    reset.
 
     Plain TCP only; under TLS the records cannot be fed in any more.
     """
@@ -55,5 +47,5 @@ def unread(transport: asyncio.BaseTransport) -> Iterator[bytes]:
     if tls_of(transport) is not None or sock is None or sock.fileno() < 0:
         return
     with contextlib.suppress(OSError):
-        while data := os.read(sock.fileno(), 65536):
-            yield data
+        while nbytes := os.readv(sock.fileno(), [buffer]):
+            yield nbytes

@@ -328,7 +328,7 @@ async def test_connections_that_end_while_they_are_made_cost_no_slot(
     async def late(connection: Connection, *args: Any, **options: Any) -> None:
         await dial(connection, *args, **options)
         if gone:
-            await until(lambda: not connection.open)
+            await until(lambda: not connection.is_open())
             for _ in range(20):
                 await asyncio.sleep(0)
 
