@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -208,15 +209,26 @@ async def _processes(fleets: Fleets, stack: contextlib.AsyncExitStack, good: Sim
     down, still_there = await fleets.proxy("down", good.url), await fleets.proxy("down", good.url)
     fleets.traffic(lambda: still_there.ask("GET /carts"))
     fleets.target("restarts", "restarts-1", f"127.0.0.1:{free_port()}")
-    several = await stack.enter_async_context(serving(good.url, WORKERS="2"))
+    several = await stack.enter_async_context(serving(good.url, WORKERS="3"))
     fleets.target("workers", "workers-1", several.admin)
 
     async def stop_one() -> None:
         await down.proxy.__aexit__(None, None, None)
 
     async def hang() -> None:
-        told = json.loads((await fetch("GET", f"http://{several.admin}/status"))[1])
-        os.kill(told["workers"][-1]["pid"], signal.SIGSTOP)
+        """Let one of two hang at any time: each is ended after 15 s, sooner than the alert comes on a busy machine."""
+        hung: set[int] = set()
+        try:
+            for place in itertools.cycle((1, 2)):
+                told = json.loads((await fetch("GET", f"http://{several.admin}/status"))[1])["workers"][place]
+                if told["state"] == "up":
+                    os.kill(told["pid"], signal.SIGSTOP)
+                    hung.add(told["pid"])
+                await asyncio.sleep(8)
+        finally:
+            for pid in hung:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     return [stop_one, hang]
 
@@ -303,7 +315,7 @@ async def _far(fleets: Fleets) -> Act:
     late = await fleets.simulator()
     late.fault("delay", path="/v3/carts", seconds=6.0, times=-1)
     slow = await fleets.proxy("slow", late.url, LIMITS__IN_FLIGHT="1")
-    fleets.traffic(lambda: slow.ask("GET /carts"), callers=2)
+    fleets.traffic(lambda: slow.ask("GET /carts"), callers=4)
     gone = await fleets.simulator()
     unreachable = await fleets.proxy("unreachable", gone.url)
 
