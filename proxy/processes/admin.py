@@ -10,9 +10,10 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
-from prometheus_client import CollectorRegistry, Metric
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from proxy import __version__
@@ -24,6 +25,8 @@ from proxy.telemetry import history
 
 #: Seconds without a word after which a worker counts as one that does not answer.
 SILENT_AFTER: Final = 2.5
+#: What `workers` of `/status` tells of each; `processes` tells more.
+_OF_A_WORKER: Final = ("worker", "pid", "state", "since", "restarts", "requests_in_flight")
 
 State = dict[str, Any]
 
@@ -57,13 +60,10 @@ class Report:
         return self.said[what] if self.answers else [f"worker {self.known['worker']} does not answer"]
 
     def metrics(self) -> summed_metrics.Families:
-        """Give all its metrics; if it does not answer, only what it had counted."""
+        """Give all its metrics, if it does not answer only what it had counted; and what those before it had counted."""
         now = summed_metrics.read(self.said.get("metrics", ()))
-        return now if self.answers else summed_metrics.counted(now)
-
-    def left(self) -> summed_metrics.Families:
-        """Give what the processes before it had counted."""
-        return summed_metrics.read(self.said.get("left", ()))
+        before = summed_metrics.read(self.said.get("left", ()))
+        return (now if self.answers else summed_metrics.counted(now)) + before
 
 
 class AllWorkers(AdminAnswers):
@@ -78,6 +78,8 @@ class AllWorkers(AdminAnswers):
         self.read_again_at = 0.0
         before = read(folder.worker(worker))
         counts = (summed_metrics.read(before.get("left", ())), summed_metrics.read(before.get("metrics", ())))
+        # What holds for all once it has been so, whichever worker saw it.
+        self.was_ready = bool(before.get("was_ready"))
         #: What the processes before this one had counted: no counter goes backwards when a worker is started again.
         self._left = summed_metrics.written(summed_metrics.counted(summed_metrics.total(counts)))
 
@@ -88,6 +90,7 @@ class AllWorkers(AdminAnswers):
             "pid": self._pid,
             "at": time.monotonic(),
             "read_again_at": self.read_again_at,
+            "was_ready": self.was_ready,
             "not_alive": self._own.not_alive(),
             **standing._asdict(),
             "status": self._own.status(),
@@ -104,19 +107,11 @@ class AllWorkers(AdminAnswers):
         """
         said, there = self.tell(), read(self._folder.workers)
         known = [{**one, "state": "up"} if one["pid"] == self._pid else one for one in there.get("workers", ())]
-        return there, [
+        all_workers = [
             Report(one, said if one["pid"] == self._pid else read(self._folder.worker(one["worker"]))) for one in known
         ]
-
-    @property
-    def was_ready(self) -> bool:
-        """Whether all have been ready once."""
-        return self._folder.was_ready.exists()
-
-    @was_ready.setter
-    def was_ready(self, ready: bool) -> None:
-        if ready and not self.was_ready:
-            self._folder.was_ready.touch()
+        self.was_ready = self.was_ready or any(one.said.get("was_ready") for one in all_workers)
+        return there, all_workers
 
     def not_alive(self) -> list[str]:
         """Name what has died here; nothing while another worker is well: a restart of all would cure nothing then."""
@@ -148,7 +143,8 @@ class AllWorkers(AdminAnswers):
         answering = [one for one in all_workers if one.answers]
         statuses = [one.said["status"] for one in answering]
         here = next((index for index, one in enumerate(answering) if renewed and one.known["pid"] == self._pid), None)
-        gone = [one.left() for one in all_workers] + [one.metrics() for one in all_workers if not one.answers]
+        counts = summed_metrics.session_counts(family for one in all_workers for family in one.metrics())
+        processes = [_process(one) for one in all_workers]
         return {
             "version": __version__,
             "since": there.get("since"),
@@ -159,14 +155,12 @@ class AllWorkers(AdminAnswers):
             "draining": bool(there.get("draining")),
             **history.merged(statuses),
             "traffic": history.added([status["traffic"] for status in statuses]),
-            "session": summed_status.session(
-                statuses, newest=here, ended=summed_metrics.session_counts(summed_metrics.total(gone))
-            ),
+            "session": {**summed_status.session(statuses, newest=here), **counts},
             "store": summed_status.store(statuses),
             "upstream": summed_status.upstream(statuses),
             "requests_in_flight": sum(status["requests_in_flight"] for status in statuses),
-            "workers": [_described(one) for one in all_workers],
-            "processes": [_process(one) for one in all_workers],
+            "workers": [{name: row[name] for name in _OF_A_WORKER} for row in processes],
+            "processes": processes,
         }
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
@@ -181,19 +175,12 @@ class AllWorkers(AdminAnswers):
         return session
 
 
-def _described(one: Report) -> State:
-    silent = one.known["state"] == "up" and not one.answers
-    in_flight = one.said["status"]["requests_in_flight"] if one.answers else None
-    return {**one.known, "state": "silent" if silent else one.known["state"], "requests_in_flight": in_flight}
-
-
 def _process(one: Report) -> State:
     """Describe a worker as a single process describes itself, and what the supervisor knows of it."""
-    said = one.said["status"]["processes"][0] if one.answers else {"requests": None, "memory_mb": None}
-    row = _described(one)
-    if said.get("state") == "draining":
-        row["state"] = "draining"
-    return {**row, "requests": said["requests"], "memory_mb": said["memory_mb"]}
+    if one.answers:
+        return {**one.known, **one.said["status"]["processes"][0], "since": one.known["since"]}
+    state = "silent" if one.known["state"] == "up" else one.known["state"]
+    return {**one.known, "state": state, "requests_in_flight": None, "requests": None, "memory_mb": None}
 
 
 def _once(reasons: Iterable[list[str]]) -> list[str]:
@@ -203,17 +190,6 @@ def _once(reasons: Iterable[list[str]]) -> list[str]:
 def _rendered(all_workers: list[Report], accept: str) -> tuple[bytes, str]:
     encoder, content_type = choose_encoder(accept)
     silent = summed_metrics.silent_workers(sum(not one.answers for one in all_workers))
-    parts = [part for one in all_workers for part in (one.metrics(), one.left())]
-    return encoder(_Collected(summed_metrics.total([*parts, [silent]]))), content_type
-
-
-class _Collected(CollectorRegistry):
-    """Families that were collected already, for an encoder."""
-
-    def __init__(self, families: summed_metrics.Families) -> None:
-        super().__init__()
-        self._families = families
-
-    def collect(self) -> list[Metric]:
-        """Return them."""
-        return self._families
+    families = summed_metrics.total([*(one.metrics() for one in all_workers), [silent]])
+    # All that an encoder asks of a registry.
+    return encoder(cast("CollectorRegistry", SimpleNamespace(collect=lambda: families))), content_type

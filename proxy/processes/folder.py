@@ -38,8 +38,6 @@ class Folder:
         self.session = path / "session"
         #: Where the supervisor tells of the workers: JSON, rewritten when something has changed.
         self.workers = path / "workers.json"
-        #: Is there once all workers have been ready.
-        self.was_ready = path / "was-ready"
 
     @classmethod
     def make(cls) -> Folder:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: Of the session: summed, or the highest; the rest is one worker's, since all have the same.
-_SUMMED = ("waiters", "renewals", "harvests")
+#: Of the session: the highest; the rest is one worker's, since all have the same.
 _HIGHEST = ("paused_seconds", "failures_in_a_row")
 
 Status = Mapping[str, Any]
 
 
-def session(
-    statuses: Sequence[Status], *, newest: int | None = None, ended: Mapping[str, int] | None = None
-) -> dict[str, Any]:
+def session(statuses: Sequence[Status], *, newest: int | None = None) -> dict[str, Any]:
     """Merge the session. All workers share one, but for a second after it changed: the one that lives longest is told.
 
-    `newest` is the index of a worker that is known to have the newest; `ended` are the counts of workers that are gone.
+    `newest` is the index of a worker that is known to have the newest.
     """
     sessions = [status.get("session", {}) for status in statuses]
     if not sessions:
@@ -26,8 +23,7 @@ def session(
         sessions[newest] if newest is not None else max(sessions, key=lambda one: one.get("expires_in_seconds") or 0.0)
     )
     merged = dict(base)
-    for name in _SUMMED:
-        merged[name] = sum(one.get(name, 0) for one in sessions) + (ended or {}).get(name, 0)
+    merged["waiters"] = sum(one.get("waiters", 0) for one in sessions)
     for name in _HIGHEST:
         merged[name] = max(one.get(name, 0) for one in sessions)
     merged["renewing"] = any(one.get("renewing") for one in sessions)

@@ -10,7 +10,7 @@ from proxy.processes import summed_status
 def status(**session: Any) -> dict[str, Any]:
     """Write what one worker says."""
     plain = {"state": "fresh", "expires_in_seconds": 100.0, "latched": None, "advice": None, "refused": []}
-    numbers = {"paused_seconds": 0.0, "failures_in_a_row": 0, "waiters": 0, "renewals": 1, "harvests": 0}
+    numbers = {"paused_seconds": 0.0, "failures_in_a_row": 0, "waiters": 0}
     upstream = {"origin": "https://c", "connections_idle": 1, "connections_opened": 2}
     return {"session": {**plain, "renewing": False, **numbers, **session}, "upstream": upstream}
 
@@ -29,9 +29,8 @@ def test_the_session_that_was_just_made_is_told_though_another_lives_longer() ->
     assert told["source"] == "session"
 
 
-def test_counts_are_summed() -> None:
-    told = summed_status.session([status(renewals=2, waiters=1), status(renewals=3, harvests=4)])
-    assert (told["renewals"], told["waiters"], told["harvests"]) == (5, 1, 4)
+def test_those_who_wait_are_summed() -> None:
+    assert summed_status.session([status(waiters=1), status(waiters=2)])["waiters"] == 3
 
 
 def test_what_one_worker_is_refused_is_told() -> None:
