@@ -17,11 +17,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from proxy import __version__
+from proxy.process import described
 from proxy.processes import summed_metrics, summed_status
 from proxy.processes.folder import Folder, read, write
 from proxy.server.admin import OneProcess
 from proxy.server.admin_port import AdminAnswers, Standing
 from proxy.telemetry import history
+from proxy.telemetry.logs import log
 
 #: Seconds without a word after which a worker counts as one that does not answer.
 SILENT_AFTER: Final = 2.5
@@ -76,6 +78,8 @@ class AllWorkers(AdminAnswers):
         self._folder = folder
         #: When the last reading of all files that may change began that is over by now, on the monotonic clock.
         self.read_again_at = 0.0
+        #: What it tells could not be written the last time.
+        self._is_cut_off = False
         before = read(folder.worker(worker))
         counts = (summed_metrics.read(before.get("left", ())), summed_metrics.read(before.get("metrics", ())))
         # What holds for all once it has been so, whichever worker saw it.
@@ -97,7 +101,13 @@ class AllWorkers(AdminAnswers):
             "metrics": summed_metrics.written(self._own.counted.registry.collect()),
             "left": self._left,
         }
-        write(self._folder.worker(self._worker), said)
+        error = write(self._folder.worker(self._worker), said)
+        if error is not None and not self._is_cut_off:
+            advice = (
+                "the other workers take this one for silent until it can: make room, or set TMPDIR to another place"
+            )
+            log.warning("worker_cannot_tell", folder=str(self._folder.path), why=described(error), advice=advice)
+        self._is_cut_off = error is not None
         return said
 
     def _all(self) -> tuple[State, list[Report]]:

@@ -23,6 +23,8 @@ _MEMORY: Final = Path("/dev/shm")  # noqa: S108  # what is made there is ours al
 #: Seconds between two tries.
 _NEXT_TRY: Final = 0.01
 _TRIES: Final = 10
+#: Bytes that a place must have left: what a worker tells is some 100 KB.
+_ROOM: Final = 4 * 1024 * 1024
 
 
 class Folder:
@@ -78,12 +80,17 @@ class Folder:
             self.remove()
 
 
-def write(path: Path, what: dict[str, Any]) -> None:
-    """Write what others read: they see all of it, or what stood there before."""
+def write(path: Path, what: dict[str, Any]) -> OSError | None:
+    """Write what others read: they see all of it, or what stood there before. Returns why it could not be written."""
     new = path.with_suffix(".new")
-    with suppress(OSError):  # full, or removed under a process that is being killed: what stood there is soon too old
+    try:
         new.write_bytes(orjson.dumps(what))
         new.replace(path)
+    except OSError as error:  # full, or removed under a process that is being killed: what stood there is soon too old
+        with suppress(OSError):
+            os.utime(path)  # it takes no room to be alive
+        return error
+    return None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -104,8 +111,11 @@ def _bases() -> Iterator[Path]:
         named = [Path(value).absolute() for name in ("TMPDIR", "TEMP", "TMP") if (value := os.environ.get(name))]
         places.insert(0 if found in named else 1, found)
     for place in places:
-        if os.access(place, os.W_OK | os.X_OK):
-            yield place
+        with suppress(OSError):
+            found = os.statvfs(place)
+            has_room = found.f_bavail * found.f_frsize >= _ROOM or not found.f_blocks  # a tmpfs without any limit
+            if os.access(place, os.W_OK | os.X_OK) and has_room:
+                yield place
 
 
 def _sweep(base: Path) -> None:
