@@ -112,8 +112,8 @@ def _bases() -> Iterator[Path]:
         places.insert(0 if found in named else 1, found)
     for place in places:
         with suppress(OSError):
-            found = os.statvfs(place)
-            has_room = found.f_bavail * found.f_frsize >= _ROOM or not found.f_blocks  # a tmpfs without any limit
+            space = os.statvfs(place)
+            has_room = space.f_bavail * space.f_frsize >= _ROOM or not space.f_blocks  # a tmpfs without any limit
             if os.access(place, os.W_OK | os.X_OK) and has_room:
                 yield place
 
