@@ -99,7 +99,11 @@ class Rights:
             extending: asyncio.Task[None] | None = None
             busy: float | None = None
             try:
-                while busy := await self._asked_for_the_turn(patience):
+                while True:
+                    taking = self._store.take_login_turn()
+                    busy = await self._access.do("lease", taking, seconds=patience.seconds_for_a_try())
+                    if busy == 0 or (busy is None and patience.is_over()):
+                        break
                     await patience.wait()
                 if busy is not None:
                     self._access.observer.store("lease", "ok")
@@ -119,15 +123,6 @@ class Rights:
         if self._ending is not None:
             await asyncio.wait({self._ending})
         await self._tasks.close()
-
-    async def _asked_for_the_turn(self, patience: _Patience) -> float | None:
-        """Return 0 when it is ours, for how long another may have it, or None when the store has not said for too long."""
-        while True:
-            seconds = patience.seconds_for_a_try()
-            busy = await self._access.do("lease", self._store.take_login_turn(), seconds=seconds)
-            if busy is not None or patience.is_over():
-                return busy
-            await patience.wait()
 
     async def _extend(self, right: Right) -> None:
         while True:
