@@ -52,8 +52,10 @@ class FakeCalls:
         self.lifetime = 1200.0
         self.gate = asyncio.Event()
         self.gate.set()
-        #: Times at which POST /session was sent, every try counted.
+        #: Times at which POST /session was sent, every try counted; and the tries that each call was allowed.
         self.sessions: list[float] = []
+        self.attempts: list[int] = []
+        #: As often as a login was sent.
         self.logins: list[Credentials] = []
         self.keep_alives = 0
         self.busy = 0
@@ -71,6 +73,7 @@ class FakeCalls:
         born = self.clock.now()
         self.busy += 1
         self.most_busy = max(self.most_busy, self.busy)
+        self.attempts.append(attempts)
         try:
             self.sessions += [born.steady] * (attempts if self.down else 1)
             await self.gate.wait()
@@ -84,7 +87,8 @@ class FakeCalls:
 
     async def login(self, session: Token, *, attempts: int) -> Token:
         credentials = self.credentials
-        self.logins.append(credentials)
+        fails = bool(self.on_login) and isinstance(self.on_login[0], SessionOutage)
+        self.logins += [credentials] * (attempts if fails else 1)
         value = self._next(self.on_login, "login")
         return replace(session, value=value, born=self.clock.now(), source=Source.LOGIN, identity=credentials.email)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -382,6 +383,28 @@ async def test_what_cardcash_has_rejected_here_is_no_sibling(fleet: Fleet) -> No
     assert stored.value == renewed.value
 
 
+@pytest.mark.parametrize("credentials", [ANONYMOUS, LOGIN])
+async def test_what_another_stored_over_ours_is_left_there_though_cardcash_rejected_it_here(
+    fleet: Fleet, clock: FakeClock, credentials: Credentials
+) -> None:
+    one, other = fleet.add(credentials), fleet.add(credentials)
+    dead = await one.keeper.token()
+    for _ in range(2):
+        clock.advance(1)
+        await one.keeper.renew(rejected=one.held)
+        await settle()
+    await other.keeper.start(eager=False)
+    assert other.held.value == one.held.value
+    await fleet.base.save(dead, replaces=one.held)
+    saves = fleet.used("save")
+    await one.keeper.catch_up()
+    await settle()
+    stored = await fleet.stored()
+    assert stored is not None
+    assert (stored.value, fleet.used("save")) == (dead.value, saves)
+    assert one.held.value != dead.value
+
+
 async def test_a_callers_login_is_stored_at_once_though_a_harvest_waits(fleet: Fleet) -> None:
     house = fleet.add()
     token = house.keeper.offer(Candidate("harvest.", 900), sent_with=await house.keeper.token())
@@ -535,6 +558,24 @@ async def test_a_login_that_a_look_brings_during_a_renewal_is_what_the_renewal_w
         while house.keeper.status().renewing:
             await asyncio.sleep(0.01)
     assert (house.held.value, len(house.calls.sessions), len(house.calls.logins)) == ("theirs.", 0, 0)
+    assert (house.keeper.status().failures, house.seen.renewals[-1]) == (0, ("credentials", "superseded"))
+
+
+async def test_while_an_operators_renewal_makes_a_session_no_other_replica_does_whatever_is_stored(
+    fleet: Fleet, clock: FakeClock
+) -> None:
+    house = fleet.add()
+    held = await house.keeper.token()
+    clock.advance(1)
+    await fleet.base.save(Token("theirs.", clock.now(), 900), replaces=held)
+    house.calls.gate.clear()
+    operator = asyncio.create_task(house.keeper.renew_now())
+    while len(house.calls.sessions) < 2:
+        await asyncio.sleep(0)
+    other = await fleet.base.another().enter("", known=None, needs_login=False, forced=True)
+    assert other.turn is Turn.BUSY
+    house.calls.gate.set()
+    assert (await operator).value not in {held.value, "theirs."}
 
 
 async def test_an_operator_who_asks_while_a_renewal_makes_its_session_costs_one_login(fleet: Fleet) -> None:
@@ -668,6 +709,29 @@ async def test_an_operator_leaves_nothing_that_is_still_to_be_stored(build: Buil
     house.calls.on_login.append(SessionRefused("login", "Check it."))
     await house.keeper.renew(rejected=house.held)
     assert (house.seen.stores["latch", "ok"], house.seen.stores["latch", "empty"]) == (1, 1)
+
+
+async def test_an_operator_opens_a_latch_though_the_store_does_not_take_it_at_first(
+    build: Build, clock: FakeClock
+) -> None:
+    class Hiccup(MemoryStore):
+        shared = True
+        fails = 0
+
+        async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
+            if self.fails:
+                self.fails -= 1
+                raise OSError("away for a moment")
+            await super().refuse(refusals, secrets)
+
+    store = Hiccup(clock)
+    house = build(store=store, clock=clock, credentials=LOGIN)
+    house.calls.on_login.append(SessionRefused("login", "Check it."))
+    await house.keeper.token()
+    store.fails = 1
+    assert (await house.keeper.renew_now()).identity == ME
+    await house.keeper.catch_up()
+    assert house.keeper.refusals == {}
 
 
 @pytest.mark.parametrize("by", ["the background", "a request", "a save"])

@@ -98,8 +98,9 @@ async def test_without_a_login_of_our_own_nothing_is_marked(house: House) -> Non
 async def test_a_refused_application_id_is_not_tried_again(house: House) -> None:
     house.calls.on_session.append(REFUSED_APP)
     for _ in range(3):
-        with pytest.raises(SessionUnavailable, match="was refused"):
+        with pytest.raises(SessionUnavailable, match="was refused") as caught:
             await house.keeper.token()
+        assert caught.value.retry_after == 30
         house.clock.advance(3600)
     assert len(house.calls.sessions) == 1
     assert house.keeper.status().refused == "app_id"

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from proxy.core.dialect import Candidate
-from proxy.core.errors import SessionUnavailable
+from proxy.core.errors import Draining, SessionUnavailable
 from proxy.core.token import Moment, Source, Token
 from proxy.session.cardcash_calls import SessionRefused
 from proxy.session.shared import GLANCE_DEADLINE
-from proxy.session.stores import Entered, Stored
+from proxy.session.stores import Entered, Stored, Turn
 from proxy.session.stores.memory import MemoryStore
 from tests.session.conftest import Build
 from tests.session.fakes import LOGIN, ME, BrokenStore, FakeClock, House, settle
@@ -125,6 +125,16 @@ async def test_it_is_counted_whether_a_look_has_found_a_token(build: Build) -> N
     await second.keeper.start(eager=False)
     assert (first.seen.stores["load", "empty"], first.seen.stores["load", "ok"]) == (1, 0)
     assert (second.seen.stores["load", "empty"], second.seen.stores["load", "ok"]) == (0, 1)
+
+
+async def test_what_a_look_has_found_and_cannot_read_is_counted_as_such(build: Build) -> None:
+    class Unreadable(MemoryStore):
+        async def look(self, secrets: str) -> Stored:
+            return Stored(is_foreign=True)
+
+    house = build(store=Unreadable(FakeClock()))
+    await house.keeper.start(eager=False)
+    assert house.seen.stores == {("load", "foreign"): 1}
 
 
 async def test_an_expired_token_in_the_store_is_not_taken(build: Build) -> None:
@@ -314,6 +324,22 @@ async def test_a_login_elsewhere_beats_an_anonymous_renewal_unless_an_operator_a
     house.calls.gate.set()
     token = await renewal
     assert (token.value == "theirs.login.") is not by_operator
+    assert house.seen.renewals == [("operator", "ok") if by_operator else ("store", "ok")]
+    assert (house.seen.stores["save", "ok"], house.seen.stores["save", "lost"]) == (int(by_operator), 1)
+
+
+async def test_a_proxy_that_stops_in_the_middle_of_a_renewal_lets_the_others_renew_at_once(build: Build) -> None:
+    house = build()
+    house.calls.gate.clear()
+    asking = asyncio.create_task(house.keeper.token())
+    while not house.calls.sessions:
+        await asyncio.sleep(0)
+    other = another(house)
+    assert (await other.enter("", known=None, needs_login=False)).turn is Turn.BUSY
+    await house.keeper.close()
+    with pytest.raises(Draining):
+        await asking
+    assert (await other.enter("", known=None, needs_login=False)).turn is Turn.GRANTED
 
 
 # Requests about an account, while anonymous
@@ -544,6 +570,20 @@ async def test_alone_nobody_insists_in_an_outage_of_cardcash(build: Build) -> No
     with pytest.raises(SessionUnavailable):
         await house.keeper.token()
     assert len(house.calls.sessions) == 1
+
+
+async def test_what_was_made_alone_is_stored_behind_the_backs_of_those_who_wait(build: Build) -> None:
+    class Blind(Distant):
+        async def save(self, token: Token, *, replaces: Token | None) -> bool:
+            waiting.append(house.keeper.waiters)
+            return await super().save(token, replaces=replaces)
+
+    waiting: list[int] = []
+    clock = FakeClock()
+    house = build(store=Blind(clock), clock=clock)
+    await house.keeper.token()
+    await settle()
+    assert waiting == [0]
 
 
 async def test_what_was_made_alone_is_stored_when_the_store_is_back(build: Build) -> None:
