@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Final
 
 from proxy.core.values import ListenAddress, bracketed, is_loopback
@@ -29,14 +29,14 @@ class HandedOver:
 
     def __init__(self, descriptors: Iterable[tuple[str, int]] = (), *, why_none: str = "") -> None:
         self._why_none = why_none or "no socket was handed over (LISTEN_FDS is not set): start it by its .socket unit"
-        self._sockets: list[tuple[str, socket.socket]] = []
+        self._sockets: dict[str, list[socket.socket]] = {}
         self._bad: dict[str, str] = {}
         for name, descriptor in descriptors:
             if problem := _problem(descriptor):
                 self._bad[name] = problem
             else:
                 os.set_inheritable(descriptor, False)
-                self._sockets.append((name, socket.socket(fileno=descriptor)))
+                self._sockets.setdefault(name, []).append(socket.socket(fileno=descriptor))
 
     @classmethod
     def take(cls, environ: MutableMapping[str, str], *, first: int = FIRST) -> HandedOver:
@@ -57,23 +57,22 @@ class HandedOver:
 
     def named(self, name: str) -> list[socket.socket]:
         """List the sockets of one name, in the order in which they were handed over."""
-        return [sock for own, sock in self._sockets if own == name]
+        return self._sockets.get(name, [])
 
     def faults(self, settings: Settings) -> list[str]:
         """Say, a sentence each, what `listen` and `admin.listen` name and is not there, or is nothing to accept from."""
-        faults = [
-            f"{setting}: {address}: {problem}"
-            for setting, addresses in (("listen", settings.listen), ("admin.listen", settings.admin.listen))
-            for address in addresses
-            if address.kind == "fd" and (problem := self.problem(address))
-        ]
-        if settings.callers.allowed_networks is None:
-            faults += [
-                f"listen: {address}: {', '.join(wide)} can be reached from other machines; set callers.allowed_networks "
-                "to the networks that may use the proxy, or let the socket listen on 127.0.0.1"
-                for address in settings.listen
-                if address.kind == "fd" and (wide := list(self._wide(address.name)))
-            ]
+        faults = []
+        for setting, addresses in (("listen", settings.listen), ("admin.listen", settings.admin.listen)):
+            for address in (each for each in addresses if each.kind == "fd"):
+                if problem := self.problem(address):
+                    faults.append(f"{setting}: {address}: {problem}")
+                wide = [place_of(sock) for sock in self.named(address.name) if _is_wide(sock)]
+                if wide and setting == "listen" and settings.callers.allowed_networks is None:
+                    faults.append(
+                        f"{setting}: {address}: {', '.join(wide)} can be reached from other machines; set "
+                        "callers.allowed_networks to the networks that may use the proxy, or let the socket listen on "
+                        "127.0.0.1"
+                    )
         return faults
 
     def problem(self, address: ListenAddress) -> str:
@@ -82,7 +81,7 @@ class HandedOver:
             return self._bad[address.name]
         if self.named(address.name):
             return ""
-        names = sorted({*self._bad, *(name for name, _ in self._sockets)})
+        names = sorted({*self._bad, *self._sockets})
         if not names:
             return self._why_none
         return f"no socket of this name was handed over, but {', '.join(names)}; set FileDescriptorName= in its .socket unit"
@@ -90,17 +89,17 @@ class HandedOver:
     def close_unused(self, settings: Settings) -> list[str]:
         """Close what no setting names, and warn of it; returns its names."""
         used = {address.name for address in (*settings.listen, *settings.admin.listen)}
-        unused = [(name, sock) for name, sock in self._sockets if name not in used]
-        for _, sock in unused:
-            sock.close()
-        if names := sorted({name for name, _ in unused}):
+        names = sorted(self._sockets.keys() - used)
+        for name in names:
+            for sock in self._sockets[name]:
+                sock.close()
+        if names:
             log.warning("sockets_unused", names=names, advice="name them in listen or admin.listen, as fd:NAME")
         return names
 
-    def _wide(self, name: str) -> Iterator[str]:
-        for sock in self.named(name):
-            if sock.family != socket.AF_UNIX and not is_loopback(sock.getsockname()[0]):
-                yield place_of(sock)
+
+def _is_wide(sock: socket.socket) -> bool:
+    return sock.family != socket.AF_UNIX and not is_loopback(sock.getsockname()[0])
 
 
 def place_of(sock: socket.socket) -> str:

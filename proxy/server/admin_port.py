@@ -22,9 +22,9 @@ from aiohttp.web_protocol import RequestHandler
 
 from proxy import __version__
 from proxy.core.dialect import RawHeaders
-from proxy.core.errors import BadRequest, Denied, ProxyError
+from proxy.core.errors import BadRequest, ProxyError
 from proxy.core.request_fields import read_request
-from proxy.core.target import names_this_machine, parse_target
+from proxy.core.target import parse_target
 from proxy.server.answers import envelope_of, fields_of
 from proxy.server.guard import Guard
 from proxy.server.listener import LAST_SECONDS, Listener
@@ -192,11 +192,11 @@ class AdminPort:
         return _in_json({"status": "draining"}, status=202)
 
     def _check_actor(self, request: web.Request) -> None:
-        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-        address = peer[0] if isinstance(peer, tuple) else None
-        if address is not None and not names_this_machine(address.removeprefix("::ffff:")):
-            raise Denied("client_not_allowed", "This action is allowed from loopback only.")
-        self._guard.check_actor(read_request(request.raw_headers), parse_target("POST", request.raw_path).authority)
+        name = request.transport.get_extra_info("peername") if request.transport is not None else None
+        peer = name[0] if isinstance(name, tuple) else None  # None: a unix socket
+        self._guard.check_actor(
+            read_request(request.raw_headers), parse_target("POST", request.raw_path).authority, peer
+        )
 
     @web.middleware
     async def _errors_in_our_envelope(

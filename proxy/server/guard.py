@@ -113,10 +113,7 @@ class Guard:
         """Refuse a client address outside `callers.allowed_networks`; a unix socket is guarded by its file mode."""
         if peer is None:
             return
-        address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(peer.partition("%")[0])
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        networks = self.policy.networks
+        address, networks = _address(peer), self.policy.networks
         good = address.is_loopback if networks is None else any(address in network for network in networks)
         if not good:
             raise Denied("client_not_allowed", "This client address is not in callers.allowed_networks.")
@@ -130,8 +127,10 @@ class Guard:
         if not self._serves(host.decode("latin-1"), local):
             raise HostNotAllowed("This Host is not in callers.allowed_hosts; a page may not call the proxy by it.")
 
-    def check_actor(self, fields: RequestFields, authority: str | None) -> None:
+    def check_actor(self, fields: RequestFields, authority: str | None, peer: str | None) -> None:
         """Check a request that acts on the admin port; the names of loopback are always good there, ours use them."""
+        if peer is not None and not _address(peer).is_loopback:
+            raise Denied("client_not_allowed", "This action is allowed from loopback only.")
         if fields.host is None:
             raise BadRequest("The request has no Host.")
         for name in (fields.host.decode("latin-1"), authority):
@@ -189,6 +188,12 @@ class Guard:
         wanted = self.policy.required_value().encode()
         if len(values) != 1 or not hmac.compare_digest(values[0].strip(), wanted):
             raise Denied("header_required", "The header of callers.require_header is missing or wrong.")
+
+
+def _address(peer: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    address = ipaddress.ip_address(peer.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return address if mapped is None else mapped
 
 
 def _judge(method: str, path: str, overridden: bool, base_path: str) -> tuple[Route, Traits, bool]:
