@@ -36,7 +36,7 @@ from proxy.session.stores import Binding, StoreUnusable
 from proxy.session.stores.factory import check_store, open_store
 from proxy.settings import Settings
 from proxy.store_place import StorePlace
-from proxy.upstream import Origin, Response, Upstream, failures
+from proxy.upstream import Origin, Response, Upstream, error_kinds
 from proxy.upstream.tunnel import open_tunnel
 from proxy.watched_files import CaWatch, SecretsWatch
 
@@ -160,7 +160,7 @@ class _Patient:
                 async with asyncio.timeout(self._settings.upstream.connect_timeout):
                     _, writer = await asyncio.open_connection(address, port)
             except OSError as error:
-                failed[address] = failures.connecting(error, address).kind
+                failed[address] = error_kinds.connecting(error, address).kind
                 continue
             seconds[address] = time.perf_counter() - began
             self._reached = self._reached or address
@@ -197,9 +197,9 @@ class _Patient:
         except UpstreamUnreachable as error:
             return _failed(_cause(error), "check HTTPS_PROXY, or set upstream.trust_env to false")
         except ssl.SSLError as error:
-            return _failed(_cause(failures.connecting(error, self._origin.host)), certificate.advice(error))
+            return _failed(_cause(error_kinds.connecting(error, self._origin.host)), certificate.advice(error))
         except OSError as error:
-            failure = failures.connecting(error, self._origin.host)
+            failure = error_kinds.connecting(error, self._origin.host)
             return _failed(_cause(failure), advice_for_kind(failure.kind))
         self._secured = True
         detail, to_do = certificate.describe(tls, time.time())

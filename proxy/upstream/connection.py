@@ -29,7 +29,7 @@ from proxy.core.errors import CallerGone
 from proxy.http.answer_head import AnswerReader
 from proxy.http.flow import HIGH, Flow
 from proxy.http.heads import InvalidMessage
-from proxy.upstream import failures
+from proxy.upstream import error_kinds
 from proxy.upstream.response import Response
 from proxy.upstream.sockets import ended_cleanly, poll_of, tls_of, unread
 from proxy.upstream.upload import Upload
@@ -219,7 +219,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
             kind = "reset_in_body"
         elif self.used and not self._reader.begun:
             self._owner.ended_idle(self._begun - self.idle_since)
-        self.fail(failures.reset(kind))
+        self.fail(error_kinds.reset(kind))
 
     # 2. The request.
 
@@ -279,7 +279,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
         try:
             self._RECEIVE[self._phase](self, bytes(self._buffer[:nbytes]))
         except InvalidMessage as error:
-            self.fail(failures.invalid(str(error)))
+            self.fail(error_kinds.invalid(str(error)))
 
     def _discard(self, _: bytes) -> None:
         self._reader.keep_alive = False
@@ -366,7 +366,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
     def give_up_caller(self) -> None:
         """End an exchange that waits for its caller; whoever reads on finds its answer broken off."""
         if self._response is not None:
-            self.fail(CallerGone() if self.paused else failures.stalled())
+            self.fail(CallerGone() if self.paused else error_kinds.stalled())
 
     def check(self, now: float) -> None:
         """End the exchange when its phase has taken too long; called by the pool's ticker.
@@ -385,9 +385,9 @@ class Connection(Flow, asyncio.BufferedProtocol):
         elif now < self._deadline:
             pass
         elif unsent or self._upload is not None:
-            self.fail(failures.timed_out("send_timeout"))
+            self.fail(error_kinds.timed_out("send_timeout"))
         else:
-            self.fail(failures.timed_out("head_timeout" if self._phase is _HEAD else "body_timeout"))
+            self.fail(error_kinds.timed_out("head_timeout" if self._phase is _HEAD else "body_timeout"))
 
     #: What takes the bytes of each phase, in their order.
     _RECEIVE: ClassVar = (_ended_unasked, _receive_head, _receive_body, _discard, _discard)

@@ -15,7 +15,7 @@ from itertools import chain, zip_longest
 from typing import Any, cast
 
 from proxy.core.errors import UpstreamUnreachable
-from proxy.upstream import failures
+from proxy.upstream import error_kinds
 from proxy.upstream.connection import Connection
 from proxy.upstream.origin import Origin
 from proxy.upstream.tunnel import ProxyTunnel, open_tunnel
@@ -52,9 +52,9 @@ async def dial(
         raise
     except (OSError, UnicodeError) as error:  # TimeoutError, gaierror and SSLError are among them
         if proxy is not None and tunnel is None:
-            failure = failures.connecting(error, proxy.host, is_proxy=True)
+            failure = error_kinds.connecting(error, proxy.host, is_proxy=True)
         else:
-            failure = failures.connecting(error, origin.host)
+            failure = error_kinds.connecting(error, origin.host)
             if ssl_context is not None and failure.kind == "unreachable" and isinstance(error, ConnectionError):
                 failure.kind, failure.proxy_status = "tls", "tls_protocol_error"
         raise failure from error

@@ -16,7 +16,7 @@ from operator import itemgetter
 from random import SystemRandom
 
 from proxy.core.errors import NOTHING_SENT, Draining, Overloaded
-from proxy.upstream import failures
+from proxy.upstream import error_kinds
 from proxy.upstream.connection import Connection
 from proxy.upstream.idle_endings import IdleEndings
 
@@ -135,7 +135,7 @@ class Pool:
             connection = await self._connect(self)
             if await _stays_silent(connection):
                 return connection
-        raise failures.unreachable(
+        raise error_kinds.unreachable(
             "unreachable",
             "CardCash ended its connections, or spoke on them, before anything was asked",
             "connection_terminated",
@@ -267,7 +267,7 @@ class Pool:
                 waiter.set_exception(Draining("The proxy is shutting down."))
         self._waiters.clear()
         for connection in list(self._live):
-            connection.fail(failures.reset("stopped"))
+            connection.fail(error_kinds.reset("stopped"))
         if self._live:
             self._empty = asyncio.get_running_loop().create_future()
             # Aborted transports end in the next turns of the loop; none may keep the process from ending.

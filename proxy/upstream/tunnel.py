@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from proxy.core.errors import UpstreamUnreachable
 from proxy.http.answer_head import AnswerHead, check_partial_answer
 from proxy.http.heads import HeadReader, InvalidMessage
-from proxy.upstream import failures
+from proxy.upstream import error_kinds
 from proxy.upstream.origin import Origin
 
 
@@ -53,7 +53,7 @@ class _Handshake(asyncio.Protocol):
 
 
 def _refused(why: str) -> UpstreamUnreachable:
-    return failures.unreachable("proxy", why, "destination_unavailable")
+    return error_kinds.unreachable("proxy", why, "destination_unavailable")
 
 
 async def open_tunnel(sock: socket.socket, proxy: ProxyTunnel, origin: Origin) -> asyncio.Transport:
