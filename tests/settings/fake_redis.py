@@ -8,8 +8,13 @@ from typing import Final
 from proxy.session.stores.redis import scripts
 from tests.session.redis.raw import read_command
 
-_NOTHING: Final = b"*5\r\n$%d\r\n%b\r\n:0\r\n$1\r\n0\r\n$1\r\n0\r\n$0\r\n\r\n"
-_VERDICTS: Final = {scripts.LOOK.sha: b"look", scripts.ENTER.sha: b"granted", scripts.SAVE.sha: b"saved"}
+_NOTHING: Final = b"*6\r\n$%d\r\n%b\r\n$1\r\n0\r\n:0\r\n$1\r\n0\r\n$1\r\n0\r\n$0\r\n\r\n"
+_VERDICTS: Final = {scripts.LOOK.sha: b"look", scripts.ENTER.sha: b"granted"}
+_ABOUT_ONE: Final = {
+    scripts.SAVE.sha: b"*2\r\n$5\r\nsaved\r\n$1\r\n0\r\n",
+    scripts.TAKE.sha: b"$1\r\n0\r\n",
+    **{script.sha: b"$1\r\n1\r\n" for script in (scripts.FAILED, scripts.EXTEND, scripts.LEAVE, scripts.REFUSE)},
+}
 
 
 class FakeRedis:
@@ -35,5 +40,8 @@ class FakeRedis:
             return b"+OK\r\n"
         if words[0] == b"SENTINEL":
             return b"$-1\r\n"
-        verdict = _VERDICTS.get(words[1].decode(), b"refused")
-        return _NOTHING % (len(verdict), verdict) if words[2] == b"4" else b"$1\r\n0\r\n"
+        sha = words[1].decode()
+        if sha in _ABOUT_ONE:
+            return _ABOUT_ONE[sha]
+        verdict = _VERDICTS[sha]
+        return _NOTHING % (len(verdict), verdict)

@@ -167,7 +167,7 @@ async def test_a_redis_that_forgets_everything_is_told_again(
 ) -> None:
     proxies = await several(start, 2)
     server.command("FLUSHALL")
-    await until(lambda: server.command("KEYS", "*:s") != [], seconds=30)
+    await until(lambda: server.holds("tag"), seconds=30)
     third = await start()
     await is_ready(third)
     assert (await status(third))["session"]["source"] == "store"
@@ -186,7 +186,7 @@ async def test_without_a_redis_at_start_the_proxy_serves_alone_and_stores_when_i
     assert told["store"]["alone"] is True
     assert await metric(proxy, "session_alone") == 1
     server.start()
-    await until(lambda: server.command("KEYS", "*:s") != [], seconds=30)
+    await until(lambda: server.holds("tag"), seconds=30)
     assert simulator.calls[SESSION] == 1
 
 
@@ -239,7 +239,7 @@ async def test_an_authority_that_is_rotated_with_the_servers_certificate_is_foll
     await proxy.says(lambda out: b"certificate of Redis is not accepted" in out)
     file.write_bytes(server.tls.ca.read_bytes())
     await until(lambda: bool(proxy.events("session_store_recovered")), seconds=30)
-    await until(lambda: server.command("KEYS", "*:s") != [], seconds=30)
+    await until(lambda: server.holds("tag"), seconds=30)
     server.kill()
 
 
@@ -256,7 +256,7 @@ async def test_a_replica_shows_whoever_reads_all_commands_no_secret(
     assert await call_all([proxy], 3) == {200}
     tokens = {*before, *simulator.tokens}
     assert len(tokens) >= 2
-    await until(lambda: server.command("KEYS", "*:l") == [])
+    await until(lambda: not server.holds("renewal"))
     seen = await reader.read(1 << 20)
     writer.close()
     assert seen.lower().count(b"evalsha") > 3
@@ -313,7 +313,7 @@ async def test_doctor_finds_the_redis_and_tells_what_is_wrong_with_it(simulator:
     assert (code, "refuses the user or password" in out, "hush" in out) == (1, True, False)
     async with serving(simulator.url, SESSION__STORE=server.url) as proxy:
         await is_ready(proxy)
-        await until(lambda: server.command("KEYS", "*:s") != [])
+        await until(lambda: server.holds("tag"))
     code, out = await told(server.url, CARDCASH_SESSION__STORE_SECRET="another")
     assert (code, "cannot be read" in out, "another" in out) == (0, True, False)
 

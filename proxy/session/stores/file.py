@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
-import hmac
 import os
 import stat
 import time
@@ -27,6 +25,7 @@ from proxy.core.token import Moment, Token
 from proxy.session.stores import Binding, Entered, Right, Stored, StoreUnusable, Turn, turned_away
 from proxy.session.stores.entries import LARGEST, Entries, Entry, StoredPause, StoredToken, parse, render, with_refusals
 from proxy.session.stores.file_right import FileRight, LockFile, Sign
+from proxy.session.stores.fingerprints import Fingerprints, fingerprint_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,8 +58,7 @@ class FileStore:
         # One thread: its queue is the lock that guards files and descriptors against each other within this process.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="session-store")
         self._rights = {right: FileRight(self._beside(f".{right.value}")) for right in Right}
-        #: The last fingerprints that were compared, with what, and the verdicts: scrypt is slow on purpose.
-        self._compared: dict[tuple[str, str], bool] = {}
+        self._fingerprints = Fingerprints()
 
     async def look(self, secrets: str) -> Stored:
         """Return all there is for this binding; a token's life is counted from its absolute expiry."""
@@ -138,11 +136,12 @@ class FileStore:
         """Remember what CardCash refused; of `secrets`, which hold the password, only a slow salted hash is stored."""
 
         binding = self._binding()
-        fingerprint = await self._in_thread(_hashed, secrets, os.urandom(16)) if refusals else ""
+        fingerprint = await self._in_thread(fingerprint_of, secrets) if refusals else ""
 
         def change(entry: Entry) -> bool:
             had = entry.refused
-            others = {one: what for one, what in had.items() if refusals and not self._is_about(one, secrets)}
+            ours = self._fingerprints.find(had, secrets) if refusals else None
+            others = {one: what for one, what in had.items() if one != ours}
             entry.refused = with_refusals(others, fingerprint, refusals)
             return bool(had or refusals)
 
@@ -196,10 +195,10 @@ class FileStore:
     def _looked(self, secrets: str, binding: Binding, now: Moment) -> tuple[Stored, bool]:
         entries, is_sound = self._read()
         entry = entries.get(binding.key, Entry())
-        ours = next((what for one, what in entry.refused.items() if self._is_about(one, secrets)), None)
+        ours = self._fingerprints.find(entry.refused, secrets)
         stored = Stored(
             None if entry.token is None else entry.token.at(now, app_id=binding.app_id),
-            ours or {},
+            {} if ours is None else entry.refused[ours],
             entry.pause.failures_at(now.wall),
             entry.pause.left(now.wall),
             bool(entry.refused) and ours is None,
@@ -246,12 +245,6 @@ class FileStore:
         finally:
             lock.close()
 
-    def _is_about(self, fingerprint: str, secrets: str) -> bool:
-        if (fingerprint, secrets) not in self._compared:
-            self._compared = dict([*self._compared.items()][-7:])
-            self._compared[fingerprint, secrets] = _is_hash_of(fingerprint, secrets)
-        return self._compared[fingerprint, secrets]
-
     def _beside(self, suffix: str) -> Path:
         return self._path.with_name(self._path.name + suffix)
 
@@ -282,16 +275,3 @@ def _check_private(path: Path, found: os.stat_result) -> None:
             f"session.store: {path} is open to other users (mode {mode:04o}), and it is for a live token; "
             "remove it, or chmod 600 it if you trust what is in it."
         )
-
-
-def _hashed(secrets: str, salt: bytes) -> str:
-    # It has the password in it: slow and salted, so that the file is no help in guessing it. About 50 ms and 16 MiB.
-    return f"{salt.hex()}:{hashlib.scrypt(secrets.encode(), salt=salt, n=2**14, r=8, p=1).hex()}"
-
-
-def _is_hash_of(fingerprint: str, secrets: str) -> bool:
-    try:
-        salt = bytes.fromhex(fingerprint.partition(":")[0])
-    except ValueError:
-        return False
-    return hmac.compare_digest(_hashed(secrets, salt).encode(), fingerprint.encode())

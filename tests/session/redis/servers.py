@@ -114,6 +114,10 @@ class Server:
         with self.client() as client:
             return client.execute_command(*words)
 
+    def holds(self, field: str) -> bool:
+        """Say whether something is stored of this kind, see `scripts.py`: "tag" of a token, "renewal" of the right to it."""
+        return any(self.command("HEXISTS", key, field) for key in self.command("KEYS", "*"))
+
     def kill(self) -> None:
         if self._process is not None and self.is_running:
             self._process.kill()

@@ -49,10 +49,15 @@ class CardCash:
 
 
 def keeper_on(
-    place: Place, cardcash: CardCash, *, warn: Callable[[str], None], observer: Recorder | None = None
+    place: Place,
+    cardcash: CardCash,
+    *,
+    warn: Callable[[str], None],
+    observer: Recorder | None = None,
+    now: Callable[[], float] | None = None,
 ) -> SessionKeeper:
     binding = Binding("https://cardcash.example", "app-id")
-    store = RedisStore(lambda: place, binding=lambda: binding, clock=CLOCK, warn=warn, watch=Watched())
+    store = RedisStore(lambda: place, binding=lambda: binding, clock=CLOCK, warn=warn, watch=Watched(), now=now)
     return SessionKeeper(cardcash, store=store, clock=CLOCK, observer=observer or Recorder(), policy=Policy())
 
 

@@ -16,8 +16,8 @@ from tests.session.redis.replicas import MINE, SECRETS, Replica
 from tests.session.redis.servers import Server
 
 
-def the_key(server: Server, what: str = "s") -> str:
-    (key,) = server.command("KEYS", f"cardcash:*:{what}")
+def the_key(server: Server) -> str:
+    (key,) = server.command("KEYS", "cardcash:*")
     return str(key)
 
 
@@ -62,7 +62,7 @@ async def test_a_token_is_encrypted_anew_each_time(replica: Build, server: Serve
     ("name", "value"),
     [
         *(("blob", "x"), ("blob", ""), ("blob", "\x01" + "x" * 200)),
-        *(("tag", "0" * 32), ("tag", "x" * 5000), ("life", 10**15)),
+        *(("tag", "0" * 32), ("tag", "x" * 5000)),
     ],
 )
 async def test_what_was_changed_is_not_there_and_is_told_of_once(
@@ -77,8 +77,10 @@ async def test_what_was_changed_is_not_there_and_is_told_of_once(
     assert await other.enters() is Turn.GRANTED
 
 
-@pytest.mark.parametrize(("name", "value"), [("born", "soon"), ("life", "long"), ("login", "perhaps")])
-async def test_other_nonsense_does_no_harm(replica: Build, server: Server, name: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("born", "soon"), ("life", "long"), ("life", 10**15), ("login", "perhaps")]
+)
+async def test_other_nonsense_does_no_harm(replica: Build, server: Server, name: str, value: str | int) -> None:
     one, other = replica(server), replica(server)
     await one.save()
     change(server, name, value)
@@ -100,7 +102,7 @@ async def test_a_token_of_another_binding_cannot_be_put_in_its_place(replica: Bu
     await one.save()
     mine = the_key(server)
     await other.save("their.token.")
-    (theirs,) = set(server.command("KEYS", "*:s")) - {mine}
+    (theirs,) = set(server.command("KEYS", "*")) - {mine}
     server.command("COPY", theirs, mine, "REPLACE")
     assert await replica(server).stored() is None
 
@@ -131,7 +133,7 @@ async def test_a_pause_that_somebody_wrote_is_no_longer_than_any_of_ours(replica
     one = replica(server)
     await one.store.failed(1)
     for name in ("until", "forget"):
-        server.command("HSET", the_key(server, "p"), name, 10**16)
+        server.command("HSET", the_key(server), name, 10**16)
     assert (await one.store.look(SECRETS)).paused_for <= 30
 
 
@@ -154,7 +156,7 @@ async def test_a_key_of_another_type_is_no_token_and_is_replaced_by_whoever_rene
     assert 590_000 < server.command("PTTL", key) <= 600_000
 
 
-async def test_rights_pause_and_refusals_are_had_though_their_keys_are_of_another_type(
+async def test_rights_pause_and_refusals_are_had_though_their_key_is_of_another_type(
     replica: Build, server: Server
 ) -> None:
     one, other = replica(server), replica(server)
@@ -163,11 +165,9 @@ async def test_rights_pause_and_refusals_are_had_though_their_keys_are_of_anothe
     await one.store.failed(1)
     await one.store.refuse({"login": "x"}, SECRETS)
     assert await one.enters(forced=True) is Turn.GRANTED
-    keys = server.command("KEYS", "*")
-    assert {key[-2:] for key in keys} == {":l", ":t", ":p", ":x"}
-    for key in keys:
-        server.command("DEL", key)
-        server.command("RPUSH", key, "theirs")
+    key = the_key(server)
+    server.command("DEL", key)
+    server.command("RPUSH", key, "theirs")
     found = await other.store.look(SECRETS)
     assert (found.failures, found.paused_for, found.refusals) == (0, 0, {})
     assert await other.enters() is Turn.GRANTED
@@ -184,7 +184,7 @@ async def test_rights_pause_and_refusals_are_had_though_their_keys_are_of_anothe
 async def test_refusals_that_were_changed_are_not_there(replica: Build, server: Server) -> None:
     one = replica(server)
     await one.store.refuse({"login": "x"}, SECRETS)
-    server.command("SET", the_key(server, "x"), "forged")
+    change(server, "refused", "forged")
     assert (await one.store.look(SECRETS)).refusals == {}
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from proxy.session.stores import Binding, SharedStore
 from proxy.session.stores.redis.place import Place
-from proxy.session.stores.redis.store import LEASE, RedisStore
+from proxy.session.stores.redis.scripts import LEASE
+from proxy.session.stores.redis.store import RedisStore
 from tests.session import store_contract
 from tests.session.fakes import FakeClock
 from tests.session.redis.replicas import Watched, place_of

@@ -120,11 +120,11 @@ class TestNobodyThere:
         "reply",
         [
             *(b"+OK", b":1", b"$-1", b"*-1", b"*0", b"*1\r\n$4\r\nlook"),
-            b"*5\r\n:99999999999999\r\n:0\r\n:0\r\n:0\r\n$0\r\n",
-            b"*5\r\n$4\r\nlook\r\n$1\r\nx\r\n:0\r\n:0\r\n$0\r\n",
-            b"*5\r\n$4\r\nlook\r\n:0\r\n:0\r\n:0\r\n:99999999999999",
-            b"*9\r\n$4\r\nlook\r\n:0\r\n:0\r\n:0\r\n$0\r\n\r\n:99999999999999\r\n:0\r\n:1\r\n$0\r\n",
-            b"*9\r\n$4\r\nlook\r\n:0\r\n:0\r\n:0\r\n$0\r\n\r\n$1\r\nx\r\n:0\r\n:1\r\n:99999999999999",
+            b"*6\r\n:99999999999999\r\n:0\r\n:0\r\n:0\r\n:0\r\n$0\r\n",
+            b"*6\r\n$4\r\nlook\r\n:0\r\n$1\r\nx\r\n:0\r\n:0\r\n$0\r\n",
+            b"*6\r\n$4\r\nlook\r\n:0\r\n:0\r\n:0\r\n:0\r\n:99999999999999",
+            b"*8\r\n$4\r\nlook\r\n:0\r\n:0\r\n:0\r\n:0\r\n$0\r\n\r\n:99999999999999\r\n$0\r\n",
+            b"*8\r\n$4\r\nlook\r\n:0\r\n:0\r\n:0\r\n:0\r\n$0\r\n\r\n$1\r\nx\r\n:99999999999999",
         ],
     )
     async def test_a_redis_whose_scripts_are_not_ours(self, replica: Build, reply: bytes) -> None:
@@ -254,7 +254,7 @@ class TestItSaysNo:
         assert "+hmget" in str(caught)
         assert "me" not in str(caught).split()
 
-    @pytest.mark.parametrize("right", ["get", "set", "hmget", "exists", "time", "evalsha"])
+    @pytest.mark.parametrize("right", ["hmget", "hset", "pttl", "pexpire", "time", "evalsha"])
     async def test_no_single_right_is_done_without(
         self, replica: Build, server: Server, restricted: Callable[..., None], right: str
     ) -> None:

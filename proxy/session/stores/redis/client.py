@@ -17,7 +17,7 @@ from proxy.session.stores import StoreUnreachable, StoreWatch
 from proxy.session.stores.redis.failures import NO_ANSWER, FailureKind, RedisFailure, failure_of
 from proxy.session.stores.redis.link import Connections
 from proxy.session.stores.redis.place import Place
-from proxy.session.stores.redis.scripts import Script
+from proxy.session.stores.redis.scripts import Answer, Script
 from proxy.session.stores.redis.servers import Servers
 from proxy.session.stores.redis.wire import Address, RedisError, Word
 
@@ -88,8 +88,8 @@ class RedisClient:
         current = self._servers.current
         return str(self._used.url) if current is None else f"{current[0]}:{current[1]}"
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Word], urgency: Urgency) -> Any:
-        """Run a script; returns Redis's answer as bytes, numbers and lists. Raises `RedisUnavailable`."""
+    async def run(self, script: Script[Answer], key: str, arguments: Sequence[Word], urgency: Urgency) -> Answer:
+        """Run a script; returns its answer. Raises `RedisUnavailable`."""
         self._check(urgency)
         async with self._turns:
             await self._follow_place()
@@ -97,7 +97,7 @@ class RedisClient:
             began = time.monotonic()
             try:
                 async with asyncio.timeout(DEADLINE):
-                    answer = await self._run(script, keys, arguments)
+                    answer = script.read(await self._run(script, key, arguments))
             except asyncio.CancelledError:
                 if time.monotonic() - began > _SILENT:
                     self._failed(NO_ANSWER, began)
@@ -152,7 +152,7 @@ class RedisClient:
         self._failures, self.trouble = 0, None
         await self._leave()
 
-    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
+    async def _run(self, script: Script[Any], key: str, arguments: Sequence[Word]) -> Any:
         failed: Exception | None = None
         gone: Address | None = None
         for _ in range(_MOST_HOPS):
@@ -163,12 +163,12 @@ class RedisClient:
                     raise failed  # the next Sentinel, or a cluster, names no other
                 link = await self._link_to(address)
             try:
-                return await link.run(script, keys, arguments)
+                return await link.run(script, key, arguments)
             except RedisError as error:
                 if error.target is not None and error.code == "MOVED":
                     servers.moved(error.target)
                 elif error.target is not None:
-                    return await self._aside(servers.full(error.target), script, keys, arguments)
+                    return await self._aside(servers.full(error.target), script, key, arguments)
                 else:
                     if error.code in _ELSEWHERE:
                         await self._give_up(servers, link)
@@ -184,11 +184,11 @@ class RedisClient:
         assert failed is not None  # noqa: S101
         raise failed
 
-    async def _aside(self, address: Address, script: Script, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
+    async def _aside(self, address: Address, script: Script[Any], key: str, arguments: Sequence[Word]) -> Any:
         """Ask the node to which a slot is just being moved, this once."""
         link = Connections(self._used, address, self._connected)
         try:
-            return await link.run(script, keys, arguments, asking=True)
+            return await link.run(script, key, arguments, asking=True)
         finally:
             await link.close()
 

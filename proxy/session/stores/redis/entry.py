@@ -1,50 +1,69 @@
-"""A token, and what CardCash refused, as the bytes that are encrypted. Read with suspicion, though they are authentic."""
+"""A token, and what CardCash refused, as they are stored: encrypted, authenticated, and read with suspicion all the same.
+
+Of a token everything is, also when it was born and stored: whoever may write to Redis but has no key can put back what was
+there before, and no more. Its times are microseconds by Redis's clock, so no machine's matters.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from typing import Final
 
 from proxy.core.token import Moment, Token
 from proxy.session.stores.entries import Refused, StoredToken, read_refused, refused_content
+from proxy.session.stores.redis.scripts import MICRO
+from proxy.session.stores.redis.vault import Vault
 
 #: Bytes; the longest token that is taken from CardCash is 8 KiB.
 _LARGEST: Final = 64 * 1024
 
 
-def pack_token(token: Token) -> bytes:
-    """Write all of a token but its age, which is counted by Redis's clock beside it."""
-    content = StoredToken.of(token).content()
-    del content["born"]
-    return json.dumps(content, separators=(",", ":")).encode()
+@dataclass(frozen=True, slots=True, repr=False)
+class SealedToken:
+    """A token as it is stored; `stored` grows with each that takes the place of another."""
+
+    content: StoredToken
+    born: int
+    stored: int
+
+    def seal(self, vault: Vault) -> bytes:
+        """Encrypt it."""
+        content = self.content.content() | {"born": self.born, "stored": self.stored}
+        return vault.seal("token", json.dumps(content, separators=(",", ":")).encode())
+
+    def token(self, now: int, *, asked: Moment, app_id: str) -> Token | None:
+        """Return the token, its birth in our own clocks; it was `now` when Redis was asked. None: it is over.
+
+        Or it was born in the future, and has an age nobody knows: a clock was set back.
+        """
+        # By the steady clock too: the wall clock may be set at any time.
+        return replace(self.content, born=asked.wall - (now - self.born) / MICRO).at(asked, app_id=app_id)
 
 
-def unpack_token(raw: bytes, *, age: float, asked: Moment, app_id: str) -> Token | None:
-    """Read a token that was `age` seconds old when Redis was asked; None when anything about it is unsound.
-
-    Its birth is put into our own clocks, so it does not matter how another machine's are set.
-    """
-    content = _json(raw)
-    if not isinstance(content, dict):
+def open_token(blob: bytes, vault: Vault) -> SealedToken | None:
+    """Read what `SealedToken.seal` has made; None for anything else."""
+    content = _opened("token", blob, vault)
+    if not isinstance(content, dict) or not isinstance(stored := content.pop("stored", None), int):
         return None
-    stored = StoredToken.read({**content, "born": asked.wall - age})
-    # By the steady clock too: the wall clock may be set at any time.
-    return None if stored is None else stored.at(asked, app_id=app_id)
+    token = StoredToken.read(content)
+    return None if token is None else SealedToken(token, round(token.born), stored)
 
 
-def pack_refusals(refused: Refused) -> bytes:
-    """Write what CardCash refused, by slow salted hashes of the secrets that it is about."""
-    return json.dumps(refused_content(refused), separators=(",", ":")).encode()
+def seal_refusals(refused: Refused, vault: Vault) -> bytes:
+    """Encrypt what CardCash refused, by slow salted hashes of the secrets that it is about."""
+    return vault.seal("refusals", json.dumps(refused_content(refused), separators=(",", ":")).encode())
 
 
-def unpack_refusals(raw: bytes) -> Refused:
+def open_refusals(sealed: bytes, vault: Vault) -> Refused:
     """Read what CardCash refused; nothing when anything about it is unsound."""
-    content = _json(raw)
+    content = _opened("refusals", sealed, vault)
     return (read_refused(content) if isinstance(content, dict) else None) or {}
 
 
-def _json(raw: bytes) -> object:
+def _opened(what: str, sealed: bytes, vault: Vault) -> object:
+    plain = vault.unseal(what, sealed) if len(sealed) <= _LARGEST else None
     try:
-        return json.loads(raw.decode()) if len(raw) <= _LARGEST else None
+        return None if plain is None else json.loads(plain.decode())
     except (ValueError, RecursionError):
         return None

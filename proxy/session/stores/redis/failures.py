@@ -9,6 +9,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Final
 
+from proxy.session.stores.redis.scripts import NotOurScript
 from proxy.session.stores.redis.servers import NoMaster
 from proxy.session.stores.redis.wire import RedisError
 
@@ -32,8 +33,8 @@ class RedisFailure:
     sentence: str
 
 
-#: Grants on ~<prefix>* that all the scripts need; SELECT is for another database, ASKING for a cluster.
-GRANTS: Final = "+evalsha +eval +time +get +set +del +exists +hmget +hset +pexpire +select +asking"
+#: Rights on ~<prefix>* that all the scripts need; SELECT is for another database, ASKING for a cluster.
+GRANTS: Final = "+evalsha +eval +time +hmget +hset +hdel +del +pttl +pexpire +select +asking"
 #: What Redis calls its refusals (the first word of an error), and what is said of them.
 _CODES: Final = {
     "LOADING": RedisFailure(FailureKind.DOWN, "Redis is still loading its data"),
@@ -73,6 +74,8 @@ def failure_of(error: Exception) -> RedisFailure:
             return _CODES.get(code or "ERR") or RedisFailure(FailureKind.DOWN, f"Redis answers {code}")
         case NoMaster():
             return RedisFailure(FailureKind.DOWN, "no Sentinel knows a master of this name that is up")
+        case NotOurScript():
+            return UNKNOWN_ANSWER
         case TimeoutError():
             return NO_ANSWER
         case ssl.SSLCertVerificationError():

@@ -20,12 +20,12 @@ class Connections:
         self._idle: list[RedisConnection] = []
         self._closed = False
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Word], *, asking: bool = False) -> Any:
+    async def run(self, script: Script[Any], key: str, arguments: Sequence[Word], *, asking: bool = False) -> Any:
         """Run a script, by its name if Redis knows it; `asking`: though its slot is only just being moved there.
 
         Raises `RedisError`, `OSError` or `NotRedis`.
         """
-        tail = (len(keys), *keys, *arguments)
+        tail = (1, key, *arguments)
         try:
             return await self._ask(("EVALSHA", script.sha, *tail), asking=asking)
         except RedisError as error:

@@ -1,10 +1,10 @@
-"""What runs inside Redis: each operation is one script, so it is atomic and takes one round trip.
+"""What runs inside Redis, and how its answers are read. An operation is one script: it is atomic and takes one round trip.
 
-The keys of one binding have its id as their hash tag, so one node of a cluster serves them all:
-`s` the token (hash: tag, login, born, life, blob) · `l` the right to renew, `t` the one to handle a login (owner:until) ·
-`p` the pause (hash: failures, until) · `x` what CardCash refused · `d` nothing, `doctor` writes it. Times are microseconds
-by Redis's own clock, so it does not matter how the replicas' are set; what has expired by it counts as not there. Needs
-Redis 5 for TIME before a write.
+All of a binding is in one hash, so one node of a cluster serves it, also while its slot is being moved. Its fields:
+`tag`, `login`, `born`, `life`, `blob` the token · `renewal`, `login_turn` who has a right (owner:until) · `failures`,
+`until`, `forget` the pause · `refused` what CardCash refused. Times are microseconds by Redis's own clock, so it does not
+matter how the replicas' are set; what has expired by it counts as not there, and so does what lasts for longer than
+anything that is written, because the clock was set back since. Needs Redis 5 for TIME before a write.
 
 The first argument of each script is the time that counts instead, for tests; empty otherwise.
 """
@@ -12,200 +12,285 @@ The first argument of each script is the time that counts instead, for tests; em
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
-# Lua's numbers are doubles, exact up to 2^53 µs, the year 2255.
-_TIME: Final = """
+from proxy.session.stores import Right
+
+Answer = TypeVar("Answer")
+
+MICRO: Final = 1_000_000
+#: Seconds for which a right is given. Longer than a failover of Sentinels or of a cluster takes (4 s with what we
+#: recommend): when the next master answers, whoever renews still has the right. Shorter than the 10 s of whoever waits.
+LEASE: Final = 5.0
+#: Seconds that a pause lasts at most, and for which failures are remembered after it.
+_LONGEST_PAUSE: Final = 30.0
+_FAILURES_FOR: Final = 600.0
+#: What CardCash refused outlives a restart, and is forgotten with a proxy that is gone.
+_REFUSED_FOR: Final = 30 * 86_400.0
+#: Seconds by which a writer may be wrong about Redis's time.
+_OFF: Final = 0.5
+#: The tag of what no script of ours can have written.
+FOREIGN: Final = b"?"
+#: The fields of the rights.
+RIGHTS: Final = {Right.RENEWAL: "renewal", Right.LOGIN: "login_turn"}
+
+_CONSTANTS: Final = {
+    "LEASE": LEASE,
+    "PAUSE": _LONGEST_PAUSE,
+    "FAILURES": _FAILURES_FOR,
+    "REFUSED": _REFUSED_FOR,
+    "OFF": _OFF,
+}
+_COMMON: Final = (
+    "".join(f"local {name} = {seconds * MICRO:.0f}\n" for name, seconds in _CONSTANTS.items())
+    + """
+-- Lua's numbers are doubles, exact up to 2^53 microseconds, the year 2255
 local time = redis.call('TIME')
 local now = tonumber(ARGV[1]) or time[1] * 1000000 + time[2]
+local names = {'tag', 'login', 'born', 'life', 'blob', 'renewal', 'login_turn', 'failures', 'until', 'forget', 'refused'}
+local found = redis.pcall('HMGET', KEYS[1], unpack(names))
+-- a type that we never gave it counts as nothing
+local is_foreign = found['err'] and string.find(found['err'], 'WRONGTYPE', 1, true)
+if found['err'] and not is_foreign then return found end
+
+local f = {}
+for n, name in ipairs(names) do f[name] = not is_foreign and found[n] or nil end
 
 local function number(n) return string.format('%.0f', n) end
 
--- nothing where there is nothing, or something of a type that we never gave it
-local function read(...)
-  local r = redis.pcall(...)
-  if type(r) ~= 'table' or not r['err'] then return r end
-  return not string.find(r['err'], 'WRONGTYPE', 1, true) and redis.call(...)
+-- fields and their values, which last for so many microseconds at least
+local function write(lasts, ...)
+  -- nothing of ours is deleted first: a Redis out of memory allows that, and refuses what comes after it
+  if is_foreign then redis.call('DEL', KEYS[1]) end
+  is_foreign = false
+  redis.call('HSET', KEYS[1], ...)
+  for n = 1, select('#', ...), 2 do f[select(n, ...)] = select(n + 1, ...) end
+  lasts = math.ceil(lasts / 1000)
+  if redis.call('PTTL', KEYS[1]) < lasts then redis.call('PEXPIRE', KEYS[1], lasts) end
+end
+
+-- fields, the first of which is there if any is
+local function erase(first, ...)
+  if f[first] then redis.call('HDEL', KEYS[1], first, ...) end
+  f[first] = nil
+end
+
+local function give(right, owner)
+  write(LEASE, right, owner .. ':' .. number(now + LEASE))
 end
 
 -- who has a right, and for how long
-local function holder(key)
-  local owner, till = string.match(read('GET', key) or '', '^(%x+):(%d+)$')
+local function holder(right)
+  local owner, till = string.match(f[right] or '', '^(%x+):(%d+)$')
   if not owner or tonumber(till) <= now then return '', 0 end
   return owner, tonumber(till) - now
 end
 
-local function give(key, owner, microseconds)
-  redis.call('SET', key, owner .. ':' .. number(now + microseconds), 'PX', math.ceil(microseconds / 1000))
+-- the right is another's: for how long; and begins anew if the clock was set back, since its holder may be dead
+local function anothers(right, owner)
+  local has, left = holder(right)
+  if has == '' or has == owner then return 0 end
+  if left > LEASE then give(right, has) end
+  return math.min(left, LEASE)
 end
-"""
 
-_COMMON: Final = (
-    _TIME
-    + """
--- {tag, age, life, login, blob}; false: nothing is there; tag '?' and no blob: what is there is not of our making
-local function stored()
-  local e = read('HMGET', KEYS[1], 'tag', 'born', 'life', 'login', 'blob') or {}
-  local born, life = tonumber(e[2]), tonumber(e[3])
-  if not (e[1] and born and life and e[5]) then
-    return redis.call('EXISTS', KEYS[1]) == 1 and {'?', 0, 0, '', ''}
+local function leave(right, owner)
+  if holder(right) == owner then erase(right) end
+end
+
+-- tag and blob of the token; nothing: there is none; tag '?' and no blob: what is there is not of our making
+local function token()
+  local born, life = tonumber(f.born), tonumber(f.life)
+  if f.tag and born and life and (f.blob or '') ~= '' then
+    if now - born < life then return f.tag, f.blob end
+  elseif is_foreign or f.tag or f.born or f.life or f.blob then
+    return '?', ''
   end
-  local age = math.max(0, now - born)
-  if age >= life then return false end
-  return {e[1], age, life, e[4] or '0', e[5]}
 end
 
 -- failures in a row, and how long the pause lasts; they are forgotten by themselves
 local function paused()
-  local p = read('HMGET', KEYS[3], 'failures', 'until', 'forget') or {}
-  if (tonumber(p[3]) or 0) <= now then return 0, 0 end
-  return tonumber(p[1]) or 0, math.max(0, (tonumber(p[2]) or 0) - now)
+  local left, forget = (tonumber(f['until']) or 0) - now, (tonumber(f.forget) or 0) - now
+  if forget <= 0 or forget > PAUSE + FAILURES then return 0, 0 end
+  return tonumber(f.failures) or 0, left <= PAUSE and math.max(0, left) or 0
 end
 
-local function answer(verdict, e, known)
+-- all there is; who knows by which bytes the blob begins is spared the 1.5 kB of it
+local function answer(verdict, known)
   local failures, pause = paused()
-  local _, held = holder(KEYS[2])
-  local a = {verdict, failures, number(pause), number(held), read('GET', KEYS[4]) or ''}
-  if not e then return a end
-  a[6], a[7], a[8] = e[1], number(e[2]), number(e[3])
-  -- who knows it is spared the 1.5 kB of it
-  a[9] = e[1] .. e[4] == known and '' or e[5]
+  local _, left = holder('renewal')
+  local a = {verdict, number(now), failures, number(pause), number(math.min(left, LEASE)), f.refused or ''}
+  local tag, blob = token()
+  if tag then a[7], a[8] = tag, #known > 0 and string.sub(blob, 1, #known) == known and '' or blob end
   return a
 end
 """
 )
 
-# tag and login of what was seen last
-_LOOK: Final = "return answer('look', stored(), ARGV[2])"
+# name of what was seen last
+_LOOK: Final = "return answer('look', ARGV[2])"
 
-# tag and login of what was seen last, owner, µs, tag that is no news, whether an anonymous token is none, whether neither
-# news nor a pause counts, tag of what cannot be read
+# name of what was seen last, owner, tag that is no news, whether an anonymous token is none, whether neither news nor a
+# pause counts, tag of what does not count
 _ENTER: Final = """
-local e = stored()
-local owner = holder(KEYS[2])
-if ARGV[7] == '0' then
+if ARGV[6] == '0' then
   local verdict
+  local tag = token()
   local _, pause = paused()
-  local is_new = e and e[5] ~= '' and e[1] ~= ARGV[5] and e[1] ~= ARGV[8]
-  if is_new and (ARGV[6] == '0' or e[4] == '1') then
+  if tag and tag ~= '?' and tag ~= ARGV[4] and tag ~= ARGV[7] and (ARGV[5] == '0' or f.login == '1') then
     verdict = 'news'
   elseif pause > 0 then
     verdict = 'paused'
   end
   if verdict then
-    if owner == ARGV[3] then redis.call('DEL', KEYS[2]) end
-    return answer(verdict, e, ARGV[2])
+    leave('renewal', ARGV[3])
+    return answer(verdict, ARGV[2])
   end
 end
-if owner ~= '' and owner ~= ARGV[3] then return answer('busy', e, ARGV[2]) end
-give(KEYS[2], ARGV[3], tonumber(ARGV[4]))
-return answer('granted', e, ARGV[2])
+if anothers('renewal', ARGV[3]) > 0 then return answer('busy', ARGV[2]) end
+give('renewal', ARGV[3])
+return answer('granted', ARGV[2])
 """
 
-# expected tag ('': nothing), tag, login, age, life, blob
+# the time that was reckoned with, expected tag ('': nothing), tag, login, born, life, blob
 _SAVE: Final = """
-local e = stored()
-if e then
-  if e[1] ~= ARGV[2] then
-    -- the same bytes: it was stored by this very call, whose answer was lost
-    if e[1] == ARGV[3] and e[5] == ARGV[7] then return answer('saved', false, '') end
-    return answer('lost', e, '')
-  end
-elseif ARGV[2] ~= '' then
-  return answer('lost', false, '')
+local function answered(verdict) return {verdict, number(now)} end
+local tag, blob = token()
+if math.abs((tonumber(ARGV[2]) or 0) - now) > OFF then return answered('clock') end
+if (tag or '') ~= ARGV[3] then
+  -- the same bytes: it was stored by this very call, whose answer was lost
+  return answered(blob == ARGV[8] and 'saved' or 'lost')
 end
-local left = math.ceil((tonumber(ARGV[6]) - tonumber(ARGV[5])) / 1000)
+local left = tonumber(ARGV[6]) + tonumber(ARGV[7]) - now
 if left > 0 then
-  -- nothing of ours is deleted first: a Redis out of memory allows that, and refuses what comes after it
-  if e and e[1] == '?' then redis.call('DEL', KEYS[1]) end
-  redis.call('HSET', KEYS[1], 'tag', ARGV[3], 'login', ARGV[4], 'born', number(now - ARGV[5]), 'life', ARGV[6],
-    'blob', ARGV[7])
-  redis.call('PEXPIRE', KEYS[1], left)
-else
-  redis.call('DEL', KEYS[1])
+  write(left, 'tag', ARGV[4], 'login', ARGV[5], 'born', ARGV[6], 'life', ARGV[7], 'blob', ARGV[8])
+elseif tag and not is_foreign then
+  redis.call('HDEL', KEYS[1], 'tag', 'login', 'born', 'life', 'blob')
 end
-return answer('saved', false, '')
+return answered('saved')
 """
 
-# owner, µs of the pause, µs for which the failures are remembered after it
+# owner, microseconds of the pause
 _FAILED: Final = """
 local failures, pause = paused()
-pause = math.max(pause, tonumber(ARGV[3]))
-if holder(KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[2]) end
-if not read('HMGET', KEYS[3], 'until') then redis.call('DEL', KEYS[3]) end
-redis.call('HSET', KEYS[3], 'failures', failures + 1, 'until', number(now + pause), 'forget',
-  number(now + pause + ARGV[4]))
-redis.call('PEXPIRE', KEYS[3], math.ceil((pause + ARGV[4]) / 1000))
-return answer('failed', false, '')
+pause = math.min(math.max(pause, tonumber(ARGV[3])), PAUSE)
+leave('renewal', ARGV[2])
+write(pause + FAILURES, 'failures', failures + 1, 'until', number(now + pause), 'forget', number(now + pause + FAILURES))
+return '1'
 """
 
-# sealed refusals ('': none, whatever there is), milliseconds, those that were read
+# sealed refusals ('': none, whatever there is), those that were read
 _REFUSE: Final = """
 if ARGV[2] == '' then
-  redis.call('DEL', KEYS[4])
-elseif (read('GET', KEYS[4]) or '') == ARGV[4] then
-  redis.call('SET', KEYS[4], ARGV[2], 'PX', ARGV[3])
+  erase('refused')
+elseif (f.refused or '') == ARGV[3] then
+  write(REFUSED, 'refused', ARGV[2])
 else
   return '0'
 end
 return '1'
 """
 
-# One right: owner, µs. Answers how long another may have it.
+# A right, owner. Answers how long another may have it.
 _TAKE: Final = """
-local owner, left = holder(KEYS[1])
-if owner ~= '' and owner ~= ARGV[2] then return number(left) end
-give(KEYS[1], ARGV[2], tonumber(ARGV[3]))
-return '0'
+local left = anothers(ARGV[2], ARGV[3])
+if left == 0 then give(ARGV[2], ARGV[3]) end
+return number(left)
 """
 
-# One right: owner, µs.
+# A right, owner.
 _EXTEND: Final = """
-if holder(KEYS[1]) ~= ARGV[2] then return '0' end
-give(KEYS[1], ARGV[2], tonumber(ARGV[3]))
+if holder(ARGV[2]) ~= ARGV[3] then return '0' end
+give(ARGV[2], ARGV[3])
 return '1'
 """
 
-# One right: owner. The pause is over if there is a second key.
+# A right, owner, whether the pause is over too.
 _LEAVE: Final = """
-if holder(KEYS[1]) == ARGV[2] then redis.call('DEL', KEYS[1]) end
-if KEYS[2] then redis.call('DEL', KEYS[2]) end
+leave(ARGV[2], ARGV[3])
+if ARGV[4] == '1' then erase('failures', 'until', 'forget') end
 return '1'
 """
-
-# The pause.
-_END: Final = "redis.call('DEL', KEYS[1]) return '1'"
 
 # A key of no meaning: it is written, and the time is told.
 _PROBE: Final = """
-redis.call('SET', KEYS[1], '1', 'PX', 1000)
+write(1000000, 'probe', '1')
 redis.call('DEL', KEYS[1])
-local time = redis.call('TIME')
 return number(time[1] * 1000000 + time[2])
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
+class Reply:
+    """What the scripts answer that are about all of a binding. Nothing in it is believed before it is authenticated."""
+
+    verdict: str
+    #: Redis's time (microseconds).
+    now: int
+    #: Session calls that failed in a row, and seconds until one may be made again.
+    failures: int
+    pause: float
+    #: Seconds for which somebody has the right to renew.
+    leased: float
+    #: Refusals as they are stored; empty: none.
+    refused: bytes = field(repr=False)
+    #: Of the token that is stored; None: nothing is.
+    tag: bytes | None = None
+    #: Empty for whoever said that it knows what is stored.
+    blob: bytes = field(default=b"", repr=False)
+
+
+class NotOurScript(Exception):
+    """An answer that no script of ours gives."""
+
+
+def _text(raw: object) -> bytes:
+    if not isinstance(raw, bytes):
+        raise TypeError  # bytes(number) would be as many zeros
+    return raw
+
+
+def _reply(raw: Any) -> Reply:
+    verdict, now, failures, pause, lease, refused, *entry = raw
+    tag, blob = map(_text, entry) if entry else (None, b"")
+    pause, leased = int(pause) / MICRO, int(lease) / MICRO
+    return Reply(_text(verdict).decode("ascii"), int(now), int(failures), pause, leased, _text(refused), tag, blob)
+
+
+def _saved(raw: Any) -> tuple[str, int]:
+    verdict, now = raw
+    return _text(verdict).decode("ascii"), int(now)
+
+
+@dataclass(frozen=True, slots=True)
+class Script(Generic[Answer]):
     """One script; `name` is the operation that is measured, `sha` its name in Redis's cache."""
 
     name: str
     source: str
+    _read: Callable[[Any], Answer]
     sha: str = field(init=False)
 
     def __post_init__(self) -> None:
         # The name by which Redis knows it, no signature.
         object.__setattr__(self, "sha", hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest())
 
+    def read(self, raw: Any) -> Answer:
+        """Read its answer. Raises `NotOurScript`."""
+        try:
+            return self._read(raw)
+        except (ValueError, TypeError):
+            raise NotOurScript from None
 
-LOOK: Final = Script("look", _COMMON + _LOOK)
-ENTER: Final = Script("enter", _COMMON + _ENTER)
-SAVE: Final = Script("save", _COMMON + _SAVE)
-FAILED: Final = Script("failed", _COMMON + _FAILED)
-REFUSE: Final = Script("refuse", _TIME + _REFUSE)
-TAKE: Final = Script("login", _TIME + _TAKE)
-EXTEND: Final = Script("extend", _TIME + _EXTEND)
-LEAVE: Final = Script("leave", _TIME + _LEAVE)
-END: Final = Script("leave", _END)
-PROBE: Final = Script("look", _TIME + _PROBE)
+
+LOOK: Final = Script("look", _COMMON + _LOOK, _reply)
+ENTER: Final = Script("enter", _COMMON + _ENTER, _reply)
+SAVE: Final = Script("save", _COMMON + _SAVE, _saved)
+FAILED: Final = Script("failed", _COMMON + _FAILED, int)
+REFUSE: Final = Script("refuse", _COMMON + _REFUSE, int)
+TAKE: Final = Script("login", _COMMON + _TAKE, int)
+EXTEND: Final = Script("extend", _COMMON + _EXTEND, int)
+LEAVE: Final = Script("leave", _COMMON + _LEAVE, int)
+PROBE: Final = Script("look", _COMMON + _PROBE, int)

@@ -6,35 +6,29 @@ what goes wrong, is the client's affair.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets as random_secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 from proxy.clock import Clock
 from proxy.core.token import Moment, Token
 from proxy.session.stores import Binding, Entered, Right, Stored, StoreWatch, Turn, turned_away
-from proxy.session.stores.entries import with_refusals
+from proxy.session.stores.entries import StoredToken, with_refusals
+from proxy.session.stores.fingerprints import Fingerprints, fingerprint_of
 from proxy.session.stores.redis import scripts
 from proxy.session.stores.redis.client import RedisClient, RedisUnavailable, Urgency
-from proxy.session.stores.redis.entry import pack_refusals, pack_token
-from proxy.session.stores.redis.fingerprints import Fingerprints
+from proxy.session.stores.redis.entry import SealedToken, open_refusals, open_token, seal_refusals
 from proxy.session.stores.redis.place import Place
-from proxy.session.stores.redis.reading import MICRO, ScriptReply, read_number, read_reply, refused_in, token_in
-from proxy.session.stores.redis.scripts import Script
-from proxy.session.stores.redis.vault import Vault, Vaults
+from proxy.session.stores.redis.scripts import FOREIGN, MICRO, RIGHTS, Answer, Reply, Script
+from proxy.session.stores.redis.vault import NAME, Vault, Vaults
 from proxy.session.stores.redis.wire import Word
 
-#: Seconds for which a right is given. Longer than a failover of Sentinels or of a cluster takes (4 s with what we
-#: recommend): when the next master answers, whoever renews still has the right. Shorter than the 10 s of whoever waits.
-LEASE: Final = 5.0
 #: Seconds after which a renewal goes on alone, random between the two: its own call then has 3 s.
 _PATIENCE: Final = (5.0, 7.0)
-#: Refusals outlive a restart, and are forgotten with a proxy that is gone (milliseconds); failures likewise (seconds).
-_REFUSED_FOR: Final = 30 * 86_400_000
-_FAILURES_FOR: Final = 600.0
 _UNREADABLE: Final = (
     "what is stored in Redis cannot be read and counts as not there: it was changed, or others under the same prefix have "
     "another session.store_secret"
@@ -74,10 +68,15 @@ class RedisStore:
         self._held: set[Right] = set()
         self._vaults = Vaults()
         self._fingerprints = Fingerprints()
-        #: What was seen last, under which binding, and how Redis calls it: it need not be sent again every second.
-        self._last: tuple[str, str, Token] | None = None
-        #: The tag of what is stored and cannot be read: whoever has the right to renew writes over it.
-        self._unreadable = b""
+        # One comparison for all who ask, and one thread: it is held over a hash or a few.
+        self._comparing = asyncio.Lock()
+        #: Microseconds by which Redis's clock is ahead of our steady one.
+        self._ahead = 0
+        #: When the newest was stored that was seen, of each binding. What is older and authentic all the same (a backup, a
+        #: master that has lost the last writes, a copy that somebody made) may be of an account that was given up since.
+        self._newest: dict[str, int] = {}
+        self._last: _Seen | None = None
+        self._in_place = _Nothing()
         self._has_warned = False
 
     @property
@@ -109,16 +108,15 @@ class RedisStore:
         vault, _ = await self._vault()
         tag = "" if known is None else vault.tag(known.value)
 
-        async def ask() -> tuple[ScriptReply, Stored]:
-            wanted = (_flag(needs_login), _flag(forced), self._unreadable)
-            return await self._asked(scripts.ENTER, secrets, Urgency.RENEWAL, self._me, _micro(LEASE), tag, *wanted)
+        async def ask() -> tuple[Turn, Reply, Stored]:
+            wanted = (tag, _flag(needs_login), _flag(forced), self._in_place.tag)
+            reply, stored = await self._asked(scripts.ENTER, secrets, Urgency.RENEWAL, self._me, *wanted)
+            return Turn(reply.verdict), reply, stored
 
-        answer, stored = await ask()
-        turn = Turn(answer.verdict)
+        turn, reply, stored = await ask()
         if turn is Turn.NEWS and stored.token is None:
-            # Redis does not know what cannot be read: now it is told.
-            answer, stored = await ask()
-            turn = Turn(answer.verdict)
+            # Redis does not know what does not count: now it is told.
+            turn, reply, stored = await ask()
             if turn is Turn.NEWS and stored.token is None:
                 turn = Turn.BUSY
         self._holds(Right.RENEWAL, turn is Turn.GRANTED)
@@ -129,76 +127,84 @@ class RedisStore:
             # Redis cannot read what was refused: to whom no login helps, an anonymous token is news as well.
             turn = Turn.NEWS
             await self.leave(Right.RENEWAL)
-        return Entered(turn, stored, answer.leased if turn is Turn.BUSY else 0.0)
+        return Entered(turn, stored, reply.leased if turn is Turn.BUSY else 0.0)
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
         """Compare and set."""
         vault, binding = await self._vault(token.app_id)
+        is_holder = Right.RENEWAL in self._held
         expected: Word = vault.tag(replaces.value) if replaces is not None else ""
-        if replaces is None and Right.RENEWAL in self._held:
-            expected = self._unreadable
-        sealed = vault.seal("token", pack_token(token))
-        age = max(0.0, self._clock.now().steady - token.born.steady)
-        arguments = (
-            *(expected, vault.tag(token.value), _flag(token.identity is not None)),
-            *(_micro(age), _micro(token.lifetime), sealed),
-        )
-        urgency = Urgency.RENEWAL if Right.RENEWAL in self._held else Urgency.LOOK
-        answer = read_reply(await self._run(scripts.SAVE, *arguments, vault=vault, urgency=urgency))
-        if answer.verdict != "saved":
+        if replaces is None and (is_holder or self._in_place.is_outdated):
+            expected = self._in_place.tag
+        urgency = Urgency.RENEWAL if is_holder else Urgency.LOOK
+        tag, login = vault.tag(token.value), _flag(token.identity is not None)
+
+        async def put() -> tuple[str, _Seen]:
+            asked = self._clock.now()
+            # What Redis's clock says now and said at its birth, as far as we know.
+            now, born = (_micro(moment.steady) + self._ahead for moment in (asked, token.born))
+            sealed = SealedToken(StoredToken.of(token), min(born, now), max(self._newest.get(vault.id, 0) + 1, now))
+            blob = sealed.seal(vault)
+            arguments = now, expected, tag, login, sealed.born, _micro(token.lifetime), blob
+            verdict, then = await self._run(scripts.SAVE, *arguments, vault=vault, urgency=urgency)
+            self._ahead = then - _micro(asked.steady)
+            return verdict, _Seen(vault.id, blob[:NAME], sealed, replace(token, app_id=binding.app_id))
+
+        verdict, seen = await put()
+        if verdict == "clock":  # now we know better
+            verdict, seen = await put()
+        if verdict != "saved":
             return False
-        self._unreadable = b""
+        self._newest[vault.id] = seen.sealed.stored
+        self._in_place = _Nothing()
         if binding == self._binding():
-            self._last = (vault.id, _name(vault, token), replace(token, app_id=binding.app_id))
+            self._last = seen
         return True
 
     async def failed(self, seconds: float) -> None:
         """Count a failure, begin its pause, give the right to renew back."""
         self._held.discard(Right.RENEWAL)
-        await self._run(scripts.FAILED, self._me, _micro(seconds), _micro(_FAILURES_FOR))
+        await self._run(scripts.FAILED, self._me, _micro(seconds))
 
     async def leave(self, right: Right, *, recovered: bool = False) -> None:
         """Give a right back."""
         self._held.discard(right)
-        await self._run(scripts.LEAVE, self._me, on=_KEYS[right] + "p" * recovered)
+        await self._run(scripts.LEAVE, RIGHTS[right], self._me, _flag(recovered))
 
     async def extend(self, right: Right) -> bool:
         """Keep a right."""
-        extended = await self._run(scripts.EXTEND, self._me, _micro(LEASE), on=_KEYS[right])
-        return self._holds(right, read_number(extended) == 1)
+        return self._holds(right, await self._run(scripts.EXTEND, RIGHTS[right], self._me) == 1)
 
     async def take_login_turn(self) -> float:
         """Ask for the turn to handle a login."""
-        taken = await self._run(scripts.TAKE, self._me, _micro(LEASE), on="t", urgency=Urgency.REQUEST)
-        seconds = read_number(taken) / MICRO
-        self._holds(Right.LOGIN, seconds == 0)
-        return seconds
+        taken = await self._run(scripts.TAKE, RIGHTS[Right.LOGIN], self._me, urgency=Urgency.REQUEST)
+        self._holds(Right.LOGIN, taken == 0)
+        return taken / MICRO
 
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
         """Remember what CardCash refused; of `secrets` only a slow salted hash is stored, and that encrypted."""
         vault, _ = await self._vault()
         if not refusals:
-            await self._run(scripts.REFUSE, b"", _REFUSED_FOR, "", vault=vault)
+            await self._run(scripts.REFUSE, b"", b"", vault=vault)
             return
-        fingerprint = await self._fingerprints.of(secrets)
+        fingerprint = await asyncio.to_thread(fingerprint_of, secrets)
         written = False
         while not written:
             # Whoever goes on alone, or stood still, is refused without the right to renew: another may write meanwhile.
-            before = read_reply(await self._run(scripts.LOOK, "", vault=vault))
-            refused = refused_in(before, vault)
-            refused.pop(await self._fingerprints.find(refused, secrets) or "", None)
-            sealed = vault.seal("refusals", pack_refusals(with_refusals(refused, fingerprint, refusals)))
-            written = (
-                read_number(await self._run(scripts.REFUSE, sealed, _REFUSED_FOR, before.refusals, vault=vault)) == 1
-            )
+            before = (await self._run(scripts.LOOK, b"", vault=vault)).refused
+            refused = open_refusals(before, vault)
+            ours = await self._find(refused, secrets)
+            others = {one: what for one, what in refused.items() if one != ours}
+            sealed = seal_refusals(with_refusals(others, fingerprint, refusals), vault)
+            written = await self._run(scripts.REFUSE, sealed, before, vault=vault) == 1
 
     async def end_pause(self) -> None:
         """Forget the failures."""
-        await self._run(scripts.END, on="p")
+        await self._run(scripts.LEAVE, "", "", _flag(True))
 
     async def probe(self) -> float:
         """Write a key of no meaning; returns Redis's Unix time in seconds."""
-        return read_number(await self._run(scripts.PROBE, on="d", urgency=Urgency.LOOK)) / MICRO
+        return await self._run(scripts.PROBE, suffix=":probe", urgency=Urgency.LOOK) / MICRO
 
     async def close(self) -> None:
         """Give the rights back, as far as Redis answers, and close the connections."""
@@ -215,67 +221,91 @@ class RedisStore:
             binding = replace(binding, app_id=app_id)
         return await self._vaults.vault(binding, self._place().secrets), binding
 
-    async def _asked(self, script: Script, secrets: str, urgency: Urgency, *more: Word) -> tuple[ScriptReply, Stored]:
+    async def _asked(self, script: Script[Reply], secrets: str, urgency: Urgency, *more: Word) -> tuple[Reply, Stored]:
         vault, binding = await self._vault()
-        last = self._last if self._last is not None and self._last[0] == vault.id else None
         asked = self._clock.now()
-        seen = "" if last is None else last[1]
-        answer = read_reply(await self._run(script, seen, *more, vault=vault, urgency=urgency))
-        token = last[2] if last is not None and answer.is_known else self._read(answer, vault, asked, binding)
-        refused = refused_in(answer, vault)
-        ours = await self._fingerprints.find(refused, secrets)
-        return answer, Stored(
+        last = self._last if self._last is not None and self._last.id == vault.id else None
+        reply = await self._run(script, b"" if last is None else last.name, *more, vault=vault, urgency=urgency)
+        self._ahead = reply.now - _micro(asked.steady)
+        token = self._read(reply, last, vault, asked=asked, app_id=binding.app_id)
+        refused = open_refusals(reply.refused, vault)
+        ours = await self._find(refused, secrets)
+        return reply, Stored(
             token,
-            refused[ours] if ours is not None else {},
-            answer.failures,
-            answer.pause,
+            {} if ours is None else refused[ours],
+            reply.failures,
+            reply.pause,
             refuses_others=bool(refused) and ours is None,
-            is_foreign=answer.tag is not None and token is None,
+            is_foreign=token is None and bool(self._in_place.tag) and not self._in_place.is_outdated,
         )
 
-    def _read(self, answer: ScriptReply, vault: Vault, asked: Moment, binding: Binding) -> Token | None:
-        """Return the token that came with an answer, and warn when it cannot be read."""
-        self._last, self._unreadable = None, b""
-        if answer.tag is not None:
-            token = token_in(answer, vault, asked=asked, app_id=binding.app_id)
-            if token is not None:
-                self._has_warned = False
-                self._last = (vault.id, _name(vault, token), token)
-                return token
-            self._unreadable = answer.tag.encode("ascii", "surrogateescape")
-            self._tell(_UNREADABLE)
-        return None
+    def _read(self, reply: Reply, last: _Seen | None, vault: Vault, *, asked: Moment, app_id: str) -> Token | None:
+        """Return the token that came with an answer to who knew the last one, if it counts; warn when it cannot be read."""
+        self._last, self._in_place = None, _Nothing()
+        if reply.tag is None:
+            return None
+        seen = last if last is not None and not reply.blob and reply.tag != FOREIGN else None
+        sealed = open_token(reply.blob, vault) if seen is None else seen.sealed
+        # The tag beside it is not authenticated.
+        if sealed is None or vault.tag(sealed.content.value).encode() != reply.tag:
+            self._in_place = _Nothing(reply.tag)
+            if not self._has_warned:
+                self._has_warned = True
+                self._warn(_UNREADABLE)
+            return None
+        token = sealed.token(reply.now, asked=asked, app_id=app_id)
+        if token is None or sealed.stored < self._newest.get(vault.id, 0):
+            self._in_place = _Nothing(reply.tag, is_outdated=True)
+            return None
+        self._has_warned = False
+        self._newest[vault.id] = sealed.stored
+        self._last = seen or _Seen(vault.id, reply.blob[:NAME], sealed, token)
+        return self._last.token
+
+    async def _find(self, fingerprints: Collection[str], secrets: str) -> str | None:
+        if not fingerprints:
+            return None
+        async with self._comparing:
+            return await asyncio.to_thread(self._fingerprints.find, fingerprints, secrets)
 
     async def _run(
         self,
-        script: Script,
+        script: Script[Answer],
         *arguments: Word,
-        on: str = "slpx",
+        suffix: str = "",
         vault: Vault | None = None,
         urgency: Urgency = Urgency.RENEWAL,
-    ) -> Any:
-        """Run a script on the keys of these names, by default those whose scripts answer all there is."""
+    ) -> Answer:
+        """Run a script on what belongs to the binding of this moment, or to that of the vault."""
         vault = vault or (await self._vault())[0]
-        keys = [f"{self._place().url.prefix}{{{vault.id}}}:{name}" for name in on]
+        key = f"{self._place().url.prefix}{vault.id}{suffix}"
         now = "" if self._now is None else _micro(self._now())
-        return await self._client.run(script, keys, (now, *arguments), urgency)
+        return await self._client.run(script, key, (now, *arguments), urgency)
 
     def _holds(self, right: Right, is_ours: bool) -> bool:
         (self._held.add if is_ours else self._held.discard)(right)
         return is_ours
 
-    def _tell(self, what: str) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            self._warn(what)
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Seen:
+    """A token that was seen, under which binding, and how Redis calls it: it need not be sent again every second."""
+
+    id: str
+    name: bytes
+    sealed: SealedToken
+    token: Token
 
 
-_KEYS: Final = {Right.RENEWAL: "l", Right.LOGIN: "t"}
+@dataclass(frozen=True, slots=True)
+class _Nothing:
+    """What is stored and does not count, by its tag; empty: nothing is.
 
+    Whoever has the right to renew writes over it; whoever has a token, if it is only `is_outdated`.
+    """
 
-def _name(vault: Vault, token: Token) -> str:
-    """Return how a script calls a token that is the same in all that matters: its tag, and whether it is logged in."""
-    return vault.tag(token.value) + _flag(token.identity is not None)
+    tag: bytes = b""
+    is_outdated: bool = False
 
 
 def _flag(is_so: bool) -> str:

@@ -21,6 +21,8 @@ from proxy.session.stores import Binding
 #: The first byte of all that is sealed, and part of what is authenticated.
 _FORMAT: Final = b"\x01"
 _NONCE: Final = 12
+#: So many bytes at its beginning are never the same twice.
+NAME: Final = len(_FORMAT) + _NONCE
 #: Made by the key's owner and by nobody else, so all replicas must use the same; what is guessed costs a scrypt each.
 _SALT_OF_APP: Final = b"cardcash-proxy session.store app_id"
 _SALT_OF_SECRET: Final = b"cardcash-proxy session.store secret"
