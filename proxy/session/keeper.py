@@ -130,12 +130,11 @@ class SessionKeeper:
         held, windows = self._held.token, self._held.windows
         if held is None or windows is None:
             return await self._renewed("first")
-        freshness = windows.freshness(now)
-        if freshness is Freshness.EXPIRED:
+        if windows.freshness(now) is Freshness.EXPIRED:
             return await self._renewed("expired")
         if patient and self._renewals.current is not None and self._held.is_rejected:
             return await self._renewed("rejected")
-        if freshness is Freshness.STALE and now.steady >= windows.renew_at:
+        if now.steady >= windows.renew_at:
             self.look()
         return held
 

@@ -65,7 +65,7 @@ class FakeCalls:
         self.on_keep_alive: deque[Step] = deque()
         #: An outage: every session call fails so, all tries.
         self.down: Exception | None = None
-        #: Called while a session call is under way.
+        #: Called while a session or keep-alive call is under way.
         self.meanwhile: Callable[[], Any] = lambda: None
 
     async def session(self, *, attempts: int) -> Token:
@@ -94,6 +94,7 @@ class FakeCalls:
 
     async def keep_alive(self, token: Token, path: str) -> Token | None:
         self.keep_alives += 1
+        self.meanwhile()
         if not self.on_keep_alive or self.on_keep_alive[0] is None:
             if self.on_keep_alive:
                 self.on_keep_alive.popleft()

@@ -16,6 +16,7 @@ async def test_a_token_in_an_answer_to_the_held_token_is_adopted(house: House) -
     assert token is not None
     assert await house.keeper.token() is token
     assert (token.value, token.lifetime, token.source) == ("new.token.", 900, Source.HARVEST)
+    assert house.keeper.status().harvests == 1
 
 
 async def test_a_late_answer_never_overwrites_a_newer_token(house: House) -> None:

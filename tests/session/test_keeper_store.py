@@ -382,6 +382,23 @@ async def test_a_login_that_is_stored_while_a_look_is_made_is_seen_by_who_asks_a
     await early
 
 
+async def test_a_request_whose_token_expires_while_it_looks_into_the_store_waits_for_the_next(build: Build) -> None:
+    class Late(OthersStore):
+        seconds = 0.0
+
+        async def look(self, secrets: str) -> Stored:
+            time.advance(self.seconds)
+            return await super().look(secrets)
+
+    time = FakeClock()
+    store = Late(time)
+    house = build(store=store, clock=time)
+    token = await house.keeper.token()
+    store.seconds = token.lifetime
+    renewed = await house.keeper.token(account=True)
+    assert (renewed is house.held, len(house.calls.sessions)) == (True, 2)
+
+
 async def test_only_anonymous_requests_about_an_account_look_into_a_shared_store(build: Build) -> None:
     clock = FakeClock()
     store = OthersStore(clock)
@@ -389,11 +406,13 @@ async def test_only_anonymous_requests_about_an_account_look_into_a_shared_store
     token = await house.keeper.token()
     looks = store.looks
     await house.keeper.token()
+    assert (house.keeper.token_at_once(), house.keeper.token_at_once(account=True)) == (token, None)
     house.keeper.offer(Candidate("callers.login.", 900), sent_with=token, login_as=ME)
     await house.keeper.token(account=True)
     assert store.looks == looks
     alone = build()
     assert await alone.keeper.token(account=True) is alone.held
+    assert alone.keeper.token_at_once(account=True) is alone.held
 
 
 async def test_a_store_that_hangs_holds_requests_up_once_and_shortly(build: Build) -> None:

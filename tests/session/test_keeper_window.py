@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from proxy.core.dialect import Candidate
+from proxy.core.token import Windows
 from proxy.session.renewals import FIRST_ATTEMPTS
 from tests.session.conftest import Build
 from tests.session.fakes import House, settle
@@ -129,3 +130,47 @@ async def test_a_wall_clock_that_jumps_does_not_move_a_pause(house: House) -> No
     await asyncio.gather(house.keeper.token(), return_exceptions=True)
     house.clock.wall += 86_400
     assert house.keeper.status().paused_for == 10
+
+
+# A request that has nothing to wait for
+
+
+async def test_a_request_goes_on_at_once_with_a_fresh_token_and_with_no_other(house: House) -> None:
+    assert house.keeper.token_at_once() is None
+    token = await house.keeper.token()
+    windows = Windows.of(token, 300)
+    house.clock.advance(windows.stale_at - house.clock.steady - 0.1)
+    assert house.keeper.token_at_once() is token
+    house.clock.advance(0.1)
+    assert house.keeper.token_at_once() is None
+
+
+async def test_nor_when_the_machine_slept_past_the_expiry(house: House) -> None:
+    token = await house.keeper.token()
+    house.clock.wall = Windows.of(token, 300).expires_wall - 0.1
+    assert house.keeper.token_at_once() is token
+    house.clock.wall = Windows.of(token, 300).expires_wall
+    assert house.keeper.token_at_once() is None
+
+
+async def test_nor_while_a_renewal_runs(house: House) -> None:
+    await house.keeper.token()
+    house.calls.gate.clear()
+    renewing = asyncio.create_task(house.keeper.renew_now())
+    await settle()
+    assert house.keeper.token_at_once() is None
+    house.calls.gate.set()
+    renewed = await renewing
+    assert house.keeper.token_at_once() is renewed
+
+
+async def test_a_request_that_goes_on_at_once_is_use_of_the_session(build: Build) -> None:
+    house = build(idle_after=600)
+    token = await house.keeper.token()
+    windows = Windows.of(token, 300)
+    house.clock.advance(windows.stale_at - house.clock.steady - 1)
+    assert house.keeper.token_at_once() is token
+    house.to_the_window()
+    house.tick()
+    await settle()
+    assert len(house.calls.sessions) == 2

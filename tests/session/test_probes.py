@@ -7,11 +7,12 @@ import asyncio
 import pytest
 
 from proxy.core.attempts import Verdict
+from proxy.core.dialect import Candidate
 from proxy.core.token import Token
 from proxy.session.cardcash_calls import SessionOutage, SessionTokenRejected
 from proxy.session.ports import Policy
 from proxy.session.probes import Probes
-from tests.session.fakes import FakeCalls, FakeClock
+from tests.session.fakes import FakeCalls, FakeClock, House
 
 
 class Doubted(FakeCalls):
@@ -102,3 +103,28 @@ async def test_whoever_waits_when_it_ends_is_told_nothing_but_is_told(
         calls.on_keep_alive.append(ValueError("a bug"))
         calls.go.set()
     assert (await waiting).verdict is Verdict.UNKNOWN
+
+
+# What the keeper makes of it
+
+
+async def test_a_newer_token_that_a_probe_brings_is_held(house: House) -> None:
+    token = await house.keeper.token()
+    house.calls.on_keep_alive.append("newer.")
+    assert await house.keeper.probe(token) is Verdict.ACCEPTED
+    assert house.held.value == "newer."
+
+
+async def test_but_not_in_the_place_of_one_that_came_meanwhile(house: House) -> None:
+    token = await house.keeper.token()
+    house.calls.on_keep_alive.append("newer.")
+    house.calls.meanwhile = lambda: house.keeper.offer(Candidate("harvest.", 900), sent_with=token)
+    assert await house.keeper.probe(token) is Verdict.ACCEPTED
+    assert house.held.value == "harvest."
+
+
+async def test_a_token_that_has_been_replaced_is_not_tried(house: House) -> None:
+    token = await house.keeper.token()
+    await house.keeper.renew(rejected=token)
+    assert await house.keeper.probe(token) is Verdict.REJECTED
+    assert house.calls.keep_alives == 0
