@@ -16,7 +16,8 @@ async def test_a_token_in_an_answer_to_the_held_token_is_adopted(house: House) -
     assert token is not None
     assert await house.keeper.token() is token
     assert (token.value, token.lifetime, token.source) == ("new.token.", 900, Source.HARVEST)
-    assert house.keeper.status().harvests == 1
+    house.keeper.offer(Candidate("newer.token.", 900), sent_with=token)
+    assert house.keeper.status().harvests == 2
 
 
 async def test_a_late_answer_never_overwrites_a_newer_token(house: House) -> None:
@@ -25,6 +26,7 @@ async def test_a_late_answer_never_overwrites_a_newer_token(house: House) -> Non
     assert house.keeper.offer(Candidate("late.token.", 900), sent_with=sent) is None
     assert house.held is first
     assert house.seen.harvests == {"adopted": 1, "late": 1}
+    assert (house.keeper.identity_lost, house.seen.losses) == (False, 0)
 
 
 async def test_the_same_token_is_unchanged(house: House) -> None:

@@ -147,8 +147,9 @@ async def test_an_operator_opens_no_latch_that_closed_after_he_asked(house: Hous
     await settle()
     house.calls.gate.set()
     for failed in (waiting, operator):
-        with pytest.raises(SessionUnavailable, match="was refused"):
+        with pytest.raises(SessionUnavailable, match="was refused") as caught:
             await failed
+        assert caught.value.retry_after == 30
     assert len(house.calls.sessions) == 1
 
 

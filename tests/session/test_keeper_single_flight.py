@@ -104,6 +104,25 @@ async def test_a_rejection_asks_again_when_the_renewal_begun_before_it_brings_th
     assert len(house.calls.sessions) == 3
 
 
+async def test_a_rejected_token_counts_as_being_replaced_until_it_is_and_after(house: House) -> None:
+    token = await house.keeper.token()
+    house.calls.gate.clear()
+    operator = asyncio.create_task(house.keeper.renew_now())
+    await settle()
+    told = [house.keeper.is_replacing(token)]  # it is renewed, but not for being rejected
+    renewal = asyncio.create_task(house.keeper.renew(rejected=token))
+    await settle()
+    told.append(house.keeper.is_replacing(token))
+    house.calls.gate.set()
+    await asyncio.gather(operator, renewal)
+    told.append(house.keeper.is_replacing(token))
+    house.outage()
+    with pytest.raises(SessionUnavailable):
+        await house.keeper.renew(rejected=house.held)
+    told.append(house.keeper.is_replacing(house.held))  # nobody does: it is held until its end
+    assert told == [False, True, True, False]
+
+
 async def test_a_request_that_cannot_be_repeated_waits_while_a_rejected_token_is_replaced(house: House) -> None:
     old = await house.keeper.token()
     house.calls.gate.clear()

@@ -34,7 +34,8 @@ async def test_the_first_half_of_the_window_is_left_to_in_band_refresh(house: Ho
 
 
 async def test_without_a_request_the_session_is_renewed_in_the_window(house: House) -> None:
-    await house.keeper.token()
+    await house.keeper.start(eager=True)
+    await settle()
     house.to_the_window()
     house.tick()
     await settle()
