@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from email.utils import parsedate_to_datetime
-from enum import Enum
+from enum import StrEnum
 from functools import partial
 from typing import Final, cast
 
@@ -62,16 +62,10 @@ def run(options: argparse.Namespace) -> int:
     loaded = load(options)
     if loaded is None:
         return BAD_USAGE
-
-    def tell(line: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # who reads no further may look at the exit code
-            print(line, flush=True)
-
-    good = asyncio.run(succeeds(loaded.settings, login=options.login, as_json=options.as_json, tell=tell))
-    return OK if good else FAILED
+    return asyncio.run(_diagnosed(loaded.settings, login=options.login, as_json=options.as_json))
 
 
-class Outcome(Enum):
+class Outcome(StrEnum):
     """How a step ended; only `FAILED` makes the command fail."""
 
     OK = "ok"
@@ -91,9 +85,12 @@ class Step:
     seconds: float | None = None
 
 
-async def diagnose(settings: Settings, *, login: bool) -> AsyncIterator[Step]:
+async def _diagnosed(settings: Settings, *, login: bool, as_json: bool) -> int:
     """Make one step after the other; those that need a failed one are skipped. `login`: try the configured login."""
     patient = _Patient(settings)
+    if not as_json:
+        _tell(f"from here to {settings.upstream.origin} ({settings.environment})")
+    steps = []
     for name, work in (
         ("dns", patient.names),
         ("tcp", patient.connections),
@@ -103,12 +100,35 @@ async def diagnose(settings: Settings, *, login: bool) -> AsyncIterator[Step]:
         ("login", patient.login if login else _left_out),
         ("store", patient.store),
     ):
-        yield await _timed(name, work)
+        steps.append(await _timed(name, work))
+        if not as_json:
+            _tell(_line(steps[-1]))
+    good = all(step.outcome is not Outcome.FAILED for step in steps)
+    if as_json:
+        rows = [asdict(step) for step in steps]
+        _tell(json.dumps({"ok": good, "origin": settings.upstream.origin, "steps": rows}, indent=2))
+    return OK if good else FAILED
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # who reads no further may look at the exit code
+        print(line, flush=True)
+
+
+def _line(step: Step) -> str:
+    took = "" if step.seconds is None else f"{step.seconds * 1000:.0f} ms"
+    line = f"{step.outcome:8} {step.name:8} {took:>8}  {step.detail}"
+    return f"{line}\n{'':27}→ {step.advice}" if step.advice else line
 
 
 async def _timed(name: str, work: Callable[[], Awaitable[Step]]) -> Step:
     began = time.perf_counter()
-    step = await work()
+    try:
+        step = await work()
+    except (SessionRefused, StoreUnusable) as error:
+        step = _failed(*_parted(str(error)))
+    except (SessionOutage, SessionTokenRejected) as error:
+        step = _failed(*_parted(str(error), "try again in a minute; if it stays so, ask CardCash"))
     seconds = None if step.outcome is Outcome.SKIPPED else round(time.perf_counter() - began, 4)
     return replace(step, name=name, seconds=seconds)
 
@@ -237,13 +257,8 @@ class _Patient:
         """Make a session."""
         if not self._secured:
             return _skipped("no connection")
-        try:
-            async with self._calls() as calls:
-                self._session = await calls.session(attempts=1)
-        except SessionRefused as refused:
-            return _failed(*_parted(str(refused)))
-        except SessionOutage as outage:
-            return _failed(*_parted(str(outage)))
+        async with self._calls() as calls:
+            self._session = await calls.session(attempts=1)
         return _ok(f"a session that lives for {self._session.lifetime:.0f} s")
 
     async def compare_clocks(self) -> Step:
@@ -266,13 +281,8 @@ class _Patient:
             return _skipped("no login is configured")
         if self._session is None:
             return _skipped("no session")
-        try:
-            async with self._calls() as calls:
-                await calls.login(self._session, attempts=1)
-        except SessionRefused as refused:
-            return _failed(*_parted(str(refused)))
-        except (SessionOutage, SessionTokenRejected) as outage:
-            return _failed(*_parted(str(outage), "try again in a minute; if it stays so, ask CardCash"))
+        async with self._calls() as calls:
+            await calls.login(self._session, attempts=1)
         return _ok("logged in")
 
     async def store(self) -> Step:
@@ -283,10 +293,7 @@ class _Patient:
         kind = place.partition("://")[0]
         if kind == "memory":
             return _skipped("the session is kept in memory")
-        try:
-            await asyncio.to_thread(check_store, place)
-        except StoreUnusable as error:
-            return _failed(*_parted(str(error)))
+        await asyncio.to_thread(check_store, place)
         return _ok(f"{kind} can be used")
 
     async def _redis(self, url: StoreUrl) -> Step:
@@ -342,25 +349,3 @@ def _parted(sentence: str, otherwise: str = "") -> tuple[str, str]:
     """Part a sentence into what happened and what to do; `otherwise`: what to do if it does not say."""
     what, _, to_do = sentence.partition("; ")
     return what.strip().rstrip("."), to_do.strip().rstrip(".") or otherwise
-
-
-async def succeeds(settings: Settings, *, login: bool, as_json: bool, tell: Callable[[str], None]) -> bool:
-    """Make all steps and tell of each; returns whether none failed."""
-    steps = []
-    if not as_json:
-        tell(f"from here to {settings.upstream.origin} ({settings.environment})")
-    async for step in diagnose(settings, login=login):
-        steps.append(step)
-        if not as_json:
-            tell(_line(step))
-    good = all(step.outcome is not Outcome.FAILED for step in steps)
-    if as_json:
-        rows = [asdict(step) | {"outcome": step.outcome.value} for step in steps]
-        tell(json.dumps({"ok": good, "origin": settings.upstream.origin, "steps": rows}, indent=2))
-    return good
-
-
-def _line(step: Step) -> str:
-    took = "" if step.seconds is None else f"{step.seconds * 1000:.0f} ms"
-    line = f"{step.outcome.value:8} {step.name:8} {took:>8}  {step.detail}"
-    return f"{line}\n{'':27}→ {step.advice}" if step.advice else line

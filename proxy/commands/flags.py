@@ -140,7 +140,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     group = parser.add_argument_group("settings", "each also as an environment variable, say CARDCASH_UPSTREAM__ORIGIN")
     for leaf in leaves().values():
-        if not leaf.kind.hidden:
+        if not leaf.hidden:
             text = help_of(leaf).replace("%", "%%")
             group.add_argument(leaf.flag, metavar="VALUE", dest=_SETTING + leaf.path, help=text)
 

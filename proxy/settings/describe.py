@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,7 @@ from proxy.core.secret import REDACTED, Secret
 from proxy.core.store_url import StoreUrl
 from proxy.core.values import ListenAddress, duration, size
 from proxy.settings.guards import RequiredHeader
-from proxy.settings.model import KIB, Kind, Leaf, Settings, leaves
+from proxy.settings.model import KIB, Leaf, Settings, leaves
 from proxy.settings.parsing import positive_duration
 
 #: Column of the notes where the lines are short enough.
@@ -34,7 +34,7 @@ def describe(settings: Settings, where: Mapping[str, str] | None = None) -> str:
         if above and above != group:
             lines.append(f"{above}:")
         group = above
-        shown = {name: readable(leaf.value_in(settings), leaf.kind)}
+        shown = {name: readable(leaf.value_in(settings), leaf.parse)}
         first, *rest = yaml.safe_dump(shown, allow_unicode=True, default_flow_style=False, width=1000).splitlines()
         indent = "  " if above else ""
         note = "" if where is None else f"  # {where[path]}"
@@ -43,7 +43,7 @@ def describe(settings: Settings, where: Mapping[str, str] | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def readable(value: object, kind: Kind | None = None) -> object:
+def readable(value: object, parse: Callable[[object], object] | None = None) -> object:
     """Return a setting's value as YAML can hold it: 5m for 300.0, 10MiB for 10485760, ******** for a secret."""
     match value:
         case None | bool():
@@ -61,9 +61,9 @@ def readable(value: object, kind: Kind | None = None) -> object:
             return str(value)
         case tuple():
             return [readable(item) for item in value]
-        case int() | float() if kind and kind.parse in (duration, positive_duration):
+        case int() | float() if parse in (duration, positive_duration):
             return readable_duration(value)
-        case int() if kind and kind.parse is size:
+        case int() if parse is size:
             return readable_size(value)
         case int():
             return value
@@ -102,7 +102,7 @@ def default_of(leaf: Leaf) -> str:
     """Return the default of a setting as people write it; empty where there is none, or it depends on others."""
     if "default:" in leaf.meaning or leaf.default in (None, MISSING):  # the meaning says how
         return ""
-    shown: Any = readable(leaf.default, leaf.kind)
+    shown: Any = readable(leaf.default, leaf.parse)
     if isinstance(shown, list):
         return ", ".join(map(str, shown))
     return str(shown).lower() if isinstance(shown, bool) else str(shown)

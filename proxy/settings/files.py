@@ -32,7 +32,7 @@ _hanging: dict[Path, Future[bytes]] = {}
 
 
 class Unreadable(Exception):
-    """A file cannot be used; the text says why, and goes on after the file's name: "cannot be read: …"."""
+    """A file, or a value in it, cannot be used; the text goes on after its name: "cannot be read: …"."""
 
 
 def read(path: Path, *, most: int) -> bytes:

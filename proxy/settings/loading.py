@@ -40,9 +40,14 @@ class Loaded:
     where: Mapping[str, str]
 
 
-def load_settings(
+def load_settings(**sources: Any) -> Settings:
+    """Load the settings alone, as `load` does."""
+    return load(**sources).settings
+
+
+def load(
     *, config: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, str] | None = None
-) -> Settings:
+) -> Loaded:
     """Load the settings: YAML file (`config`, else $CARDCASH_CONFIG) < environment < flags (dotted path -> text).
 
     Raises SettingsError with all faults of all sources. A value that a higher source replaces is not looked at, but
@@ -51,13 +56,6 @@ def load_settings(
     A secret and its `_file` form in the same source are a fault; in different sources the higher one wins. Reads secret
     files once, blocking for some seconds at most; `secret_files` tells which to follow.
     """
-    return load(config=config, environ=environ, flags=flags).settings
-
-
-def load(
-    *, config: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, str] | None = None
-) -> Loaded:
-    """Do the same, and tell where each setting comes from."""
     environ = os.environ if environ is None else environ
     layers = [from_flags(flags or {}), from_environment(environ)]
     if config is not None:
@@ -67,7 +65,7 @@ def load(
 
     faults = [fault for layer in reversed(layers) for fault in layer.faults]
     faulty = {path for layer in layers for path in layer.broken}
-    for path in [path for path, leaf in leaves().items() if leaf.kind.has_file]:
+    for path in [path for path, leaf in leaves().items() if leaf.has_file]:
         problem = _choose_secret(layers, path)
         if problem:
             faults.append(problem)
@@ -107,9 +105,9 @@ def secret_files(settings: Settings) -> dict[str, tuple[Path, SecretForm]]:
     header = settings.callers.require_header
     named = {"callers.require_header": header.file if header is not None else None}
     for path, leaf in leaves().items():
-        if leaf.kind.has_file:
+        if leaf.has_file:
             named[path] = leaves()[f"{path}_file"].value_in(settings)
-    return {path: (file, leaves()[path].kind.secret or SecretForm.ANY) for path, file in named.items() if file}
+    return {path: (file, leaves()[path].secret or SecretForm.ANY) for path, file in named.items() if file}
 
 
 def _choose_secret(layers: Sequence[Layer], path: str) -> str | None:
@@ -128,7 +126,7 @@ def _choose_secret(layers: Sequence[Layer], path: str) -> str | None:
             del layer.given[path], layer.given[file_key]
             return f"{path} ({value.where}) and {file_key} ({file.where}) are both set; keep one of them"
         try:
-            secret = read_secret_file(file_path(file.value), leaves()[path].kind.secret or SecretForm.ANY)
+            secret = read_secret_file(file_path(file.value), leaves()[path].secret or SecretForm.ANY)
         except Bad as bad:
             del layer.given[file_key]
             return f"{file_key} ({file.where}): {bad} ({file_key} takes the name of a file, not what is in it)"

@@ -8,8 +8,9 @@ variable, flag, faults and `check` follow from it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,11 +18,11 @@ import proxy
 from proxy.core.rules import Rule
 from proxy.core.secret import Secret
 from proxy.core.store_url import StoreUrl
-from proxy.core.values import ADMIN_LISTEN, ListenAddress, duration, each_part, size
+from proxy.core.values import ADMIN_LISTEN, ListenAddress, duration, size
 from proxy.settings import guards, parsing
 from proxy.settings.files import SecretForm
 from proxy.settings.guards import RequiredHeader
-from proxy.settings.parsing import Network, boolean, count, one_of
+from proxy.settings.parsing import Network, boolean, count, file_path, one_of, unique
 from proxy.settings.parsing import positive_duration as positive
 
 PREFIX: Final = "CARDCASH_"
@@ -36,11 +37,16 @@ MIB: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """How the value of a setting is written: its parser, and what sources and `describe` must know beyond it."""
+class Leaf:
+    """One setting: what is declared of it below, and its path.
+
+    None as its default: not set, or given by other settings; MISSING: it has none.
+    """
 
     parse: Callable[[object], Any]
-    #: What an empty environment variable means: nothing was set, or the empty value (lists, a path that may be none).
+    default: Any
+    meaning: str
+    #: An empty environment variable is a value (lists, a path that may be none); else nothing was set.
     empty_counts: bool = False
     #: Who forgot the value of a list or of a guard in the file meant to deny something.
     guards: bool = False
@@ -50,45 +56,56 @@ class Kind:
     hidden: bool = False
     #: A secret may be in it: it has a `_file` form too, and no flag with a secret in it.
     may_hide: bool = False
+    path: str = ""
 
     @property
     def has_file(self) -> bool:
         """Whether it may stand in a file, which another setting names."""
         return self.hidden or self.may_hide
 
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return PREFIX + self.path.upper().replace(".", "__")
 
-def hidden(form: SecretForm) -> Kind:
-    """Make the kind of a secret."""
-    return Kind(parsing.secret(form), secret=form, hidden=True)
+    @property
+    def flag(self) -> str:
+        """The flag that sets it."""
+        return flag_name(self.path)
+
+    def read(self, given: object) -> Any:
+        """Parse what was given for it. Raises `Bad`."""
+        if isinstance(given, Secret):  # from its file
+            return given if self.hidden else self.parse(given.reveal())
+        unset = given == "" and self.default is None and not self.empty_counts
+        return None if unset else self.parse(given)
+
+    def value_in(self, settings: Settings) -> Any:
+        """Return what it is set to."""
+        return attrgetter(self.path)(settings)
 
 
-def listed(parse: Callable[[object], tuple[Any, ...]]) -> Kind:
-    """Make the kind of a list."""
-    return Kind(parse, empty_counts=True, guards=True)
-
-
-def listed_each(parse: Callable[[object], Any]) -> Kind:
-    """Make the kind of a list whose elements do not depend on each other; what is named twice counts once."""
-    return listed(lambda value: tuple(dict.fromkeys(parsing.each(parse, each_part(value)))))
-
-
-def setting(kind: Kind | Callable[[object], Any], default: Any, meaning: str) -> Any:
-    """Declare a setting, of a kind or of one that is nothing but its parser.
+def setting(parse: Callable[[object], Any], default: Any, meaning: str, **traits: Any) -> Any:
+    """Declare a setting; `traits` are those of `Leaf`.
 
     Where the default is None, an empty text un-sets it; without one (MISSING) it is needed.
     """
-    made = kind if isinstance(kind, Kind) else Kind(kind)
-    return field(default=default, metadata={"kind": made, "meaning": meaning})
+    return field(default=default, metadata={"leaf": Leaf(parse, default, meaning, **traits)})
 
 
-def file(meaning: str) -> Any:
-    """Declare the name of a file."""
-    return setting(parsing.file_path, None, meaning)
+def secret(form: SecretForm, default: Any, meaning: str) -> Any:
+    """Declare a secret."""
+    return setting(parsing.secret(form), default, meaning, secret=form, hidden=True)
+
+
+def listed(parse: Callable[[object], tuple[Any, ...]], default: Any, meaning: str) -> Any:
+    """Declare a list."""
+    return setting(parse, default, meaning, empty_counts=True, guards=True)
 
 
 def file_with(what: str) -> Any:
     """Declare the file that another setting may stand in."""
-    return file(f"file that holds {what}, read again when it changes")
+    return setting(file_path, None, f"file that holds {what}, read again when it changes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +117,7 @@ class Upstream:
     )
     allow_plain_http: bool = setting(boolean, False, "allow an http:// origin that is not loopback")
     base_path: str = setting(
-        Kind(parsing.url_path, empty_counts=True),
-        "/v3",
-        "put before client paths without a version segment; empty for none",
+        parsing.url_path, "/v3", "put before client paths without a version segment; empty for none", empty_counts=True
     )
     user_agent: str = setting(
         parsing.user_agent, f"cardcash-proxy/{proxy.__version__}", "User-Agent sent when the client sent none"
@@ -125,7 +140,7 @@ class Login:
     """The customer account the proxy logs in to; nothing set: none."""
 
     email: str | None = setting(parsing.email, None, "e-mail of the account to log in to after every new session")
-    password: Secret | None = setting(hidden(SecretForm.ANY), None, "password of the account")
+    password: Secret | None = secret(SecretForm.ANY, None, "password of the account")
     password_file: Path | None = file_with("the password")
 
     @property
@@ -145,13 +160,14 @@ class Session:
     )
     idle_after: float = setting(positive, 3600.0, "without traffic for this long the session is left to lapse")
     store: str | StoreUrl = setting(
-        Kind(parsing.store, may_hide=True),
+        parsing.store,
         "memory://",
         "where the session is kept: memory://, file:///path, redis://host, redis+sentinel://host/master (rediss: with TLS)",
+        may_hide=True,
     )
     store_file: Path | None = file_with("session.store")
-    store_secret: Secret | None = setting(
-        hidden(SecretForm.LINES),
+    store_secret: Secret | None = secret(
+        SecretForm.LINES,
         None,
         "what entries in Redis are encrypted with; of several lines the first encrypts, all decrypt; default: app_id",
     )
@@ -159,11 +175,9 @@ class Session:
     store_ca_file: Path | None = setting(
         parsing.ca_file, None, "PEM bundle of the authorities to trust for rediss:// instead of the system's"
     )
-    store_cert_file: Path | None = file("PEM certificate that Redis is shown, if it wants one")
-    store_cert_key_file: Path | None = file("PEM key of that certificate, without a password")
-    store_sentinel_password: Secret | None = setting(
-        hidden(SecretForm.ANY), None, "password of the Sentinels themselves"
-    )
+    store_cert_file: Path | None = setting(file_path, None, "PEM certificate that Redis is shown, if it wants one")
+    store_cert_key_file: Path | None = setting(file_path, None, "PEM key of that certificate, without a password")
+    store_sentinel_password: Secret | None = secret(SecretForm.ANY, None, "password of the Sentinels themselves")
     store_sentinel_password_file: Path | None = file_with("it")
 
 
@@ -171,8 +185,8 @@ class Session:
 class Admin:
     """The port for operators."""
 
-    listen: tuple[ListenAddress, ...] = setting(
-        listed(parsing.listen_addresses), (ADMIN_LISTEN,), "where health, metrics and status are served"
+    listen: tuple[ListenAddress, ...] = listed(
+        parsing.listen_addresses, (ADMIN_LISTEN,), "where health, metrics and status are served"
     )
 
 
@@ -180,21 +194,23 @@ class Admin:
 class Callers:
     """Who may use the proxy."""
 
-    allowed_hosts: tuple[str, ...] | None = setting(
-        listed_each(parsing.allowed_host),
+    allowed_hosts: tuple[str, ...] | None = listed(
+        unique(parsing.allowed_host),
         None,
         "Host values served, *.suffix too, no others; default: localhost, loopback, the listen addresses",
     )
-    allowed_origins: tuple[str, ...] = setting(
-        listed_each(parsing.browser_origin), (), "browser origins allowed, scheme://host[:port]"
+    allowed_origins: tuple[str, ...] = listed(
+        unique(parsing.browser_origin), (), "browser origins allowed, scheme://host[:port]"
     )
-    allowed_networks: tuple[Network, ...] | None = setting(
-        listed_each(parsing.network), None, "client addresses served; default: loopback"
+    allowed_networks: tuple[Network, ...] | None = listed(
+        unique(parsing.network), None, "client addresses served; default: loopback"
     )
     require_header: RequiredHeader | None = setting(
-        Kind(guards.required_header, guards=True, secret=SecretForm.HEADER_VALUE),
+        guards.required_header,
         None,
         '"Name: value" or "Name: /file" that every caller must send',
+        guards=True,
+        secret=SecretForm.HEADER_VALUE,
     )
 
 
@@ -237,7 +253,7 @@ class Log:
 class Settings:
     """All settings. Made by `load_settings`; built in code it reads neither environment nor files, and checks nothing."""
 
-    app_id: Secret = setting(hidden(SecretForm.VISIBLE), MISSING, "application id given by CardCash, sent as x-cc-app")
+    app_id: Secret = secret(SecretForm.VISIBLE, MISSING, "application id given by CardCash, sent as x-cc-app")
     app_id_file: Path | None = file_with("the application id")
     environment: Literal["sandbox", "production"] = setting(
         one_of("sandbox", "production"), "sandbox", "sandbox or production: picks upstream.origin"
@@ -245,8 +261,8 @@ class Settings:
     upstream: Upstream = Upstream()
     login: Login = Login()
     session: Session = Session()
-    listen: tuple[ListenAddress, ...] = setting(
-        listed(parsing.listen_addresses),
+    listen: tuple[ListenAddress, ...] = listed(
+        parsing.listen_addresses,
         (ListenAddress("tcp", "127.0.0.1", 8080),),
         "where callers connect: HOST:PORT, [v6]:PORT, unix:/path or fd:NAME",
     )
@@ -256,46 +272,12 @@ class Settings:
     )
     admin: Admin = Admin()
     callers: Callers = Callers()
-    rules: tuple[Rule, ...] = setting(
-        listed(guards.rules), (), "ordered list of {allow|deny, methods, path}; the first match wins; in text: JSON"
+    rules: tuple[Rule, ...] = listed(
+        guards.rules, (), "ordered list of {allow|deny, methods, path}; the first match wins; in text: JSON"
     )
     limits: Limits = Limits()
     drain: Drain = Drain()
     log: Log = Log()
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """One setting; None as its default: not set, or given by other settings; MISSING: it has none."""
-
-    path: str
-    meaning: str
-    kind: Kind
-    default: Any
-
-    @property
-    def variable(self) -> str:
-        """The environment variable that sets it."""
-        return PREFIX + self.path.upper().replace(".", "__")
-
-    @property
-    def flag(self) -> str:
-        """The flag that sets it."""
-        return flag_name(self.path)
-
-    def read(self, given: object) -> Any:
-        """Parse what was given for it. Raises `Bad`."""
-        if isinstance(given, Secret):  # from its file
-            return given if self.kind.hidden else self.kind.parse(given.reveal())
-        unset = given == "" and self.default is None and not self.kind.empty_counts
-        return None if unset else self.kind.parse(given)
-
-    def value_in(self, settings: Settings) -> Any:
-        """Return what it is set to."""
-        value: Any = settings
-        for name in self.path.split("."):
-            value = getattr(value, name)
-        return value
 
 
 def flag_name(path: str) -> str:
@@ -317,8 +299,8 @@ def groups() -> frozenset[str]:
 
 def _walk(shape: Any, prefix: str) -> Iterator[Leaf]:
     for each in fields(shape):
-        if "kind" in each.metadata:
-            yield Leaf(prefix + each.name, each.metadata["meaning"], each.metadata["kind"], each.default)
+        if "leaf" in each.metadata:
+            yield replace(each.metadata["leaf"], path=prefix + each.name)
         else:
             yield from _walk(each.default, f"{prefix}{each.name}.")
 

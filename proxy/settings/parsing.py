@@ -94,6 +94,11 @@ def each(parse: Callable[[object], T], values: Iterable[object]) -> tuple[T, ...
     return tuple(parsed)
 
 
+def unique(parse: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
+    """Make a parser of lists whose elements do not depend on each other; what is named twice counts once."""
+    return lambda value: tuple(dict.fromkeys(each(parse, each_part(value))))
+
+
 def file_path(value: object) -> Path:
     """Parse the name of a file; relative names start at the working directory."""
     text = as_text(value)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.core.spelling import did_you_mean, repeatable
 from proxy.core.values import Bad
+from proxy.settings.files import Unreadable
 from proxy.settings.guards import is_file
 from proxy.settings.model import CONFIG_VARIABLE, PREFIX, flag_name, groups, leaves
 
@@ -78,7 +79,7 @@ def from_environment(environ: Mapping[str, str]) -> Layer:
         leaf = known.get(name)
         if leaf is None:
             layer.faults.append(f"environment variable {_unknown_variable(name, known)}")
-        elif value.strip() or leaf.kind.empty_counts:
+        elif value.strip() or leaf.empty_counts:
             layer.given[leaf.path] = Given(value, f"environment variable {name}")
         else:
             layer.empty.add(leaf.path)
@@ -105,13 +106,13 @@ def from_flags(flags: Mapping[str, str]) -> Layer:
             layer.faults.append(f"{flag} is not a setting{did_you_mean(path, leaves())}")
             continue
         where, variable = f"flag {leaf.flag}", f"the environment variable {leaf.variable}"
-        if leaf.kind.hidden:
+        if leaf.hidden:
             layer.refuse(path, where, f"{_READABLE}; use {leaf.flag}-file or {variable}")
-        elif leaf.kind.may_hide and "@" in text:
+        elif leaf.may_hide and "@" in text:
             layer.refuse(
                 path, where, f"{_READABLE}; leave user and password out, or use {leaf.flag}-file or {variable}"
             )
-        elif leaf.kind.secret and not is_file(text.partition(":")[2].lstrip()):
+        elif leaf.secret and not is_file(text.partition(":")[2].lstrip()):
             layer.refuse(path, where, f'{_READABLE}; use "Name: /path/of/a/file" or {variable}')
         else:
             layer.given[path] = Given(text, where)
@@ -145,19 +146,19 @@ def from_file(path: Path, named_by: str) -> Layer:
         leaf = leaves()[name]
         try:
             value = values.of(node)
-        except yaml_file.Unusable as error:
+        except Unreadable as error:
             layer.refuse(name, where, str(error))
             return
         if value is not None:
             layer.given[name] = Given(value, where)
         # The word null is fine where it is the default.
-        elif leaf.kind.guards and (leaf.default is not None or node.value == ""):
+        elif leaf.guards and (leaf.default is not None or node.value == ""):
             layer.refuse(name, where, "has no value; write one, or leave the setting out")
 
     values = yaml_file.Values(fault, _WORDS)
     try:
         root = yaml_file.read_yaml(path)
-    except yaml_file.Unusable as error:
+    except Unreadable as error:
         fault(str(error))
         layer.unusable = True
     else:

@@ -12,7 +12,7 @@ from typing import Final
 
 import yaml
 
-from proxy.settings import files
+from proxy.settings.files import Unreadable, read
 
 LARGEST_FILE: Final = 1024 * 1024
 
@@ -32,18 +32,12 @@ _PROBLEMS: Final = (
 )
 
 
-class Unusable(Exception):
-    """The file, or a value in it, cannot be used; the sentence goes on after its name."""
-
-
 def read_yaml(path: Path) -> yaml.MappingNode | None:
-    """Read a file; None when nothing is in it. Raises `Unusable`."""
+    """Read a file; None when nothing is in it. Raises `Unreadable`."""
     try:
-        text = files.read(path, most=LARGEST_FILE).decode("utf-8-sig")
-    except files.Unreadable as error:
-        raise Unusable(str(error)) from None
+        text = read(path, most=LARGEST_FILE).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise Unusable("is not UTF-8 text") from None
+        raise Unreadable("is not UTF-8 text") from None
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -56,15 +50,15 @@ def read_yaml(path: Path) -> yaml.MappingNode | None:
         )
         line = next((f", line {mark.line + 1}" for mark in marks if mark), "")
         problem = next((ours for theirs, ours in _PROBLEMS if said.startswith(theirs)), "it cannot be understood")
-        raise Unusable(f"is not valid YAML{line}: {problem}; put texts with special characters in quotes") from None
+        raise Unreadable(f"is not valid YAML{line}: {problem}; put texts with special characters in quotes") from None
     except yaml.YAMLError:
-        raise Unusable("is not valid YAML: it has characters that YAML does not allow") from None
+        raise Unreadable("is not valid YAML: it has characters that YAML does not allow") from None
     except RecursionError:
-        raise Unusable("is nested too deeply") from None
+        raise Unreadable("is nested too deeply") from None
     if root is None or is_null(root):
         return None
     if not isinstance(root, yaml.MappingNode):
-        raise Unusable(f"line {line_of(root)}: must be a mapping of settings, such as `app_id: …`")
+        raise Unreadable(f"line {line_of(root)}: must be a mapping of settings, such as `app_id: …`")
     return root
 
 
@@ -103,24 +97,24 @@ class Values:
                 yield key.value, key, value
 
     def of(self, node: yaml.Node) -> object:
-        """Return a text, a bool, None, or a list or mapping of such. Raises `Unusable`."""
+        """Return a text, a bool, None, or a list or mapping of such. Raises `Unreadable`."""
         try:
             return self._of(node)
         except RecursionError:
-            raise Unusable("is nested too deeply") from None
+            raise Unreadable("is nested too deeply") from None
 
     def _of(self, node: yaml.Node) -> object:
         # What stands in the file once may be meant a billion times, by aliases of aliases.
         self._unfolded += 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
         if self._unfolded > LARGEST_FILE:
-            raise Unusable("its aliases unfold to more than a file may hold")
+            raise Unreadable("its aliases unfold to more than a file may hold")
         if isinstance(node, yaml.SequenceNode):
             return [self._of(item) for item in node.value]
         if isinstance(node, yaml.MappingNode):
             return {name: self._of(value) for name, _, value in self.keys(node)}
         if not node.tag.startswith("tag:yaml.org,2002:"):
             # A password such as !abc would silently become an empty text.
-            raise Unusable("a value that begins with ! must be put in quotes")
+            raise Unreadable("a value that begins with ! must be put in quotes")
         if is_null(node):
             return None
         if node.tag == "tag:yaml.org,2002:bool":

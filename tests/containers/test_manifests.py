@@ -97,7 +97,7 @@ def test_the_environment_is_a_valid_configuration_with_a_login(name: str, tmp_pa
 
 @pytest.mark.parametrize("name", PODS)
 def test_no_secret_stands_in_a_manifest(name: str) -> None:
-    secret = {leaf.variable for leaf in leaves().values() if leaf.kind.hidden}
+    secret = {leaf.variable for leaf in leaves().values() if leaf.hidden}
     assert secret & {item["name"] for item in proxy_of(PODS[name])["env"]} == set()
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "proxy.yaml"
 #: What the example shows in notes only, since it would clash with the `_file` form beside it.
-IN_NOTES = {path for path, leaf in leaves().items() if leaf.kind.hidden}
+IN_NOTES = {path for path, leaf in leaves().items() if leaf.hidden}
 
 
 def leaf_paths(document: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -105,7 +105,7 @@ def test_beside_each_value_stands_where_it_comes_from(write: Write) -> None:
 
 
 def test_flags_cover_every_setting_and_explain_it() -> None:
-    assert {path for path, leaf in leaves().items() if leaf.kind.hidden} == {
+    assert {path for path, leaf in leaves().items() if leaf.hidden} == {
         *("app_id", "login.password", "session.store_secret", "session.store_sentinel_password"),
     }
     assert all(help_of(leaf) for leaf in leaves().values())
@@ -113,7 +113,7 @@ def test_flags_cover_every_setting_and_explain_it() -> None:
 
 
 def test_every_secret_has_a_file_form() -> None:
-    assert {f"{path}_file" for path, leaf in leaves().items() if leaf.kind.has_file} <= set(leaves())
+    assert {f"{path}_file" for path, leaf in leaves().items() if leaf.has_file} <= set(leaves())
 
 
 def test_variables_follow_the_paths() -> None:

@@ -19,7 +19,7 @@ from tests.whole.processes import run
 if TYPE_CHECKING:
     from tests.settings.conftest import Faults, Load, Write
 
-LISTS = [path for path, leaf in leaves().items() if leaf.kind.guards]
+LISTS = [path for path, leaf in leaves().items() if leaf.guards]
 
 
 def _yaml(path: str, value: str) -> str:
@@ -50,7 +50,7 @@ def test_null_is_the_default_where_that_is_what_check_shows_for_it(load: Load, p
     assert load(_yaml(path, "null")) == load()
 
 
-@pytest.mark.parametrize("path", [path for path in LISTS if leaves()[path].kind.empty_counts])
+@pytest.mark.parametrize("path", [path for path in LISTS if leaves()[path].empty_counts])
 @pytest.mark.parametrize("null", ["[null]", "[]", "['']", "[{}]", "{}"])
 def test_nothing_inside_a_list_is_an_error_or_an_empty_list(load: Load, faults: Faults, path: str, null: str) -> None:
     if null == "[]" and not path.endswith("listen"):
