@@ -24,7 +24,7 @@ def _kinds_of_the_code() -> set[str]:
     source = "".join(path.read_text() for path in (ROOT / "proxy/upstream").glob("*.py"))
     made = re.findall(r'(?:unreachable|reset|timed_out|_refused)\(\s*"(\w+)"', source)
     named = re.findall(r'kind(?: in|=|, failure\.proxy_status =)\s*"(\w+)"', source)
-    return {*made, *named} | set(re.findall(r'^ +"(\w+)": "', _text("failures.py"), re.MULTILINE))
+    return {*made, *named} | set(re.findall(r'^ +"(\w+)": "', _text("error_kinds.py"), re.MULTILINE))
 
 
 def test_every_kind_of_failure_has_its_row_and_no_other() -> None:
