@@ -273,7 +273,7 @@ class Proxy:
         await stack.enter_async_context(serving(port, at_admin_port, most=self._budget.spare))
         stack.push_async_callback(self.server.shutdown, LAST_SECONDS)
         self._sockets = self._sockets_of("listen") if given is None else given.sockets
-        self._listeners, self._unattended = accepting(self._sockets, number, self.server, at_a_time=self._budget.spare)
+        self._listeners = accepting(self._sockets, number, self.server, at_a_time=self._budget.spare)
         for each in self._listeners:
             stack.callback(each.close)
         self.addresses, self.admin_addresses = self._sockets.names, admin_sockets.names
@@ -302,7 +302,11 @@ class Proxy:
         if self._manager.word_every:
             every(self._manager.word_every, "watchdog", self._tell_alive)
         if self._inherited is not None:
-            every(UNATTENDED_EVERY, "unattended", self._unattended.look)
+            every(UNATTENDED_EVERY, "unattended", self._look_at_unattended)
+
+    def _look_at_unattended(self) -> None:
+        for listener in self._listeners:
+            listener.look()
 
     async def _follow(self) -> None:
         """Look into a shared store for what other processes did."""

@@ -8,7 +8,6 @@ import ctypes
 import errno
 import os
 import resource
-import select
 import socket
 import stat
 import struct
@@ -167,7 +166,7 @@ class Sockets:
     """All sockets of the addresses of one setting, by worker; workers count from 1. Raises `CannotListen`.
 
     Several workers have a socket each at every TCP address (SO_REUSEPORT), and look at the others' now and then, see
-    `Unattended`. Measured on two cores, Linux 6, with 32 kept connections and two workers: one socket for both shared
+    `Listener.look`. Measured on two cores, Linux 6, with 32 kept connections and two workers: one socket for both shared
     them out 0:32 in nine bursts of twelve, a socket each 12:20 or better in eleven of twelve. Where there is no
     SO_REUSEPORT, as on unix sockets, all accept from one. So they do from those that were handed over, unless there is
     one for each at an address: who waited at one of our own would be reset at the end, at these they wait for the next.
@@ -217,11 +216,6 @@ class Sockets:
         """List the sockets from which this worker accepts."""
         return [row[(worker - 1) % len(row)] for row in self._rows]
 
-    def others(self, worker: int) -> list[socket.socket]:
-        """List the sockets from which other workers accept."""
-        own = self.of(worker)
-        return [sock for sock in self.all() if sock not in own]
-
     def all(self) -> list[socket.socket]:
         """List the sockets of all workers."""
         return [sock for row in self._rows for sock in row]
@@ -241,35 +235,14 @@ class Sockets:
         self._at_the_end.close()
 
 
-class Unattended:
-    """The sockets from which other workers accept: who waits there from one look to the next is taken in here.
-
-    So nobody waits for long at a worker that is stopped, stuck or dead (0.2 s; without this it was 17 s).
-    """
-
-    def __init__(self, listeners: Iterable[Listener]) -> None:
-        self._listeners = {listener.fileno(): listener for listener in listeners}
-        self._poll = select.poll()
-        for descriptor in self._listeners:
-            self._poll.register(descriptor, select.POLLIN)
-        self._waiting: set[int] = set()
-
-    def look(self) -> None:
-        """Look at them all."""
-        waiting = {descriptor for descriptor, _ in self._poll.poll(0)}
-        for descriptor in waiting & self._waiting:
-            self._listeners[descriptor].take()
-        self._waiting = waiting
-
-
 def accepting(
     sockets: Sockets, worker: int, server: Callable[[], asyncio.BaseProtocol], *, at_a_time: int
-) -> tuple[list[Listener], Unattended]:
-    """Accept from the sockets of this worker, and look at the others'; returns the listeners of all."""
+) -> list[Listener]:
+    """Accept from the sockets of this worker, and, by `Listener.look`, from the others'."""
+    own = sockets.of(worker)
+    others = [sock for sock in sockets.all() if sock not in own]
     listener = partial(Listener, server, at_a_time=at_a_time)
-    others = [listener(sock, waits=False, stays=sockets.stays(sock)) for sock in sockets.others(worker)]
-    own = [listener(sock, stays=sockets.stays(sock)) for sock in sockets.of(worker)]
-    return own + others, Unattended(others)
+    return [listener(sock, waits=sock in own, stays=sockets.stays(sock)) for sock in own + others]
 
 
 #: A classic BPF program over the TCP header: drop a SYN without ACK, keep the rest.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import select
 import socket
 from collections.abc import Callable
 from math import inf
@@ -34,8 +35,8 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 class Listener:
     """Accepts from one bound socket, and owns it, until it is closed. All methods belong to the event loop's thread.
 
-    One that does not wait for callers takes them in when it is told to: others wait at its socket. `stays`: the socket
-    goes on listening when it is closed here, and who stands in its queue then is somebody else's.
+    One that does not wait for callers looks for them now and then: others wait at its socket. `stays`: the socket goes on
+    listening when it is closed here, and who stands in its queue then is somebody else's.
     """
 
     def __init__(
@@ -55,19 +56,24 @@ class Listener:
         self._again: asyncio.TimerHandle | None = None
         self._stopped = self._exhausted = False
         self._warn_again_at = -inf
+        self._queue = select.poll()
+        self._queue.register(sock, select.POLLIN)
+        #: Somebody waited at the last look.
+        self._unattended = False
         sock.setblocking(False)
         self._waits = waits
         self._stays = stays
         self._wait()
 
-    def fileno(self) -> int:
-        """Return the descriptor of its socket."""
-        return self._sock.fileno()
+    def look(self) -> None:
+        """Take in whoever has waited at somebody else's socket since the last look.
 
-    def take(self) -> None:
-        """Take in who stands in the queue."""
-        if not self._stopped:
-            self._accept()
+        So nobody waits for long at a worker that is stopped, stuck or dead (0.2 s; without this it was 17 s).
+        """
+        if not (self._waits or self._stopped):
+            before, self._unattended = self._unattended, bool(self._queue.poll(0))
+            if before and self._unattended:
+                self._accept()
 
     def close(self) -> None:
         """Listen no more. Who stands in the queue is reset, unless somebody else listens on the same socket."""
