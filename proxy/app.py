@@ -171,7 +171,7 @@ class Proxy:
         for client in self._clients:
             self._stack.push_async_callback(client.aclose)
         self._events = Events(time.time)
-        self._traffic = Traffic(self.metrics.totals, BUCKETS)
+        self._traffic = Traffic(self.metrics.requests.totals, BUCKETS)
         self.keeper = self._build_keeper(session_client)
         self._stack.push_async_callback(self.keeper.close)
         self.guard = Guard(parts.guard_settings(settings, required_value=lambda: self.secrets.required_header))

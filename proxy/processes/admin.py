@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any, Final, cast
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from proxy import __version__
 from proxy.process import described
@@ -24,6 +23,7 @@ from proxy.server.admin import OneProcess
 from proxy.server.admin_port import AdminAnswers, Standing
 from proxy.telemetry import history
 from proxy.telemetry.logs import log
+from proxy.telemetry.metrics import exposed
 
 #: Seconds without a word after which a worker counts as one that does not answer.
 SILENT_AFTER: Final = 2.5
@@ -198,8 +198,7 @@ def _once(reasons: Iterable[list[str]]) -> list[str]:
 
 
 def _rendered(all_workers: list[Report], accept: str) -> tuple[bytes, str]:
-    encoder, content_type = choose_encoder(accept)
     silent = summed_metrics.silent_workers(sum(not one.answers for one in all_workers))
     families = summed_metrics.total([*(one.metrics() for one in all_workers), [silent]])
-    # All that an encoder asks of a registry.
-    return encoder(cast("CollectorRegistry", SimpleNamespace(collect=lambda: families))), content_type
+    # All that is asked of a registry there.
+    return exposed(cast("CollectorRegistry", SimpleNamespace(collect=lambda: families)), accept)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import orjson
 
 _PREFIX: Final = "cardcash-proxy-"
-_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # what is made there is ours alone, see mkdtemp
+_MEMORY: Final = "/dev/shm"  # noqa: S108  # what is made there is ours alone, see mkdtemp
 #: Seconds between two tries.
 _NEXT_TRY: Final = 0.01
 _TRIES: Final = 10
@@ -104,13 +104,10 @@ def read(path: Path) -> dict[str, Any]:
 
 def _bases() -> Iterator[Path]:
     """List places: memory where there is some, because the session is a live token; but first what the operator names."""
-    places = [_MEMORY]
+    places = [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")] + [_MEMORY]
     with suppress(OSError):
-        # One that is named but cannot be used is passed over, and what comes instead must not be a disk before memory.
-        found = Path(tempfile.gettempdir())
-        named = [Path(value).absolute() for name in ("TMPDIR", "TEMP", "TMP") if (value := os.environ.get(name))]
-        places.insert(0 if found in named else 1, found)
-    for place in places:
+        places.append(tempfile.gettempdir())
+    for place in (Path(one).absolute() for one in places if one):
         with suppress(OSError):
             space = os.statvfs(place)
             has_room = space.f_bavail * space.f_frsize >= _ROOM or not space.f_blocks  # a tmpfs without any limit

@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -81,9 +81,7 @@ class Worker:
     silences: int = 0
     #: Its process is to read all files again, and has not told that it has.
     reads_again: bool = False
-
-    def __post_init__(self) -> None:
-        self.pauses = RestartPauses()
+    pauses: RestartPauses = field(default_factory=RestartPauses)
 
     def signal(self, number: int) -> None:
         """Send its process a signal; it is ours until it is waited for."""

@@ -15,7 +15,7 @@ from proxy.core.identity import shortened
 from proxy.server.admin_port import AdminAnswers, Standing
 from proxy.server.guard import Guard
 from proxy.session.keeper import SessionKeeper
-from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.metrics import Metrics, exposed
 from proxy.upstream import Upstream
 
 
@@ -110,7 +110,7 @@ class OneProcess(AdminAnswers):
                     "state": "draining" if self.life.draining else "up",
                     "since": self.since,
                     "requests_in_flight": self.guard.in_flight,
-                    "requests": self.counted.requests,
+                    "requests": self.counted.requests.total,
                     "memory_mb": _resident_mb(),
                 }
             ],
@@ -118,7 +118,7 @@ class OneProcess(AdminAnswers):
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """Write all metrics in the format the scraper accepts; returns body and content type."""
-        return self.counted.render(accept)
+        return exposed(self.counted.registry, accept)
 
     async def renew(self) -> dict[str, Any]:
         """Make a new session now and tell of it. Raises `SessionUnavailable`."""

@@ -23,7 +23,6 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from proxy.telemetry import labels
-from proxy.telemetry.history import Totals
 from proxy.telemetry.request_metrics import RequestMetrics
 
 #: Seconds: from a pooled answer on loopback to CardCash's own time-outs (50-90 s, `core/README.md`).
@@ -45,10 +44,10 @@ class Metrics:
             of_any_process(registry=registry)
         counter = partial(_counter, registry)
         gauge = partial(_gauge, registry)
-        requests = self._requests = RequestMetrics(labels.ROUTES, BUCKETS)
-        registry.register(requests)
+        self.requests = RequestMetrics(labels.ROUTES, BUCKETS)
+        registry.register(self.requests)
         #: Counts one request: method, route (a template), status, seconds, seconds until CardCash's answer began or None.
-        self.answered = requests.answered
+        self.answered = self.requests.answered
         self.in_flight = gauge("requests_in_flight", "Requests being served.")
         self.errors = counter(
             "request_errors_total",
@@ -121,15 +120,6 @@ class Metrics:
             workers.labels(state).set(number)
         gauge("build_info", "Always 1; the version is the label.", "version").labels(version).set(1)
 
-    def totals(self) -> Totals:
-        """Add up the requests so far: all, those answered 5xx by whomever, and how many took how long."""
-        return self._requests.totals()
-
-    @property
-    def requests(self) -> int:
-        """All requests that were answered."""
-        return self._requests.total
-
     def outcome_unknown(self, route: str) -> None:
         """Count a request that may have been processed, and whose caller was told so; `route` is a template."""
         self._unknown.labels(route).inc()
@@ -139,10 +129,11 @@ class Metrics:
         """Count an error of our own by its code."""
         self.errors.labels(code).inc()
 
-    def render(self, accept: str) -> tuple[bytes, str]:
-        """Write all metrics in the format the scraper accepts; returns body and content type."""
-        encoder, content_type = choose_encoder(accept)
-        return encoder(self.registry), content_type
+
+def exposed(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """Write all metrics in the format the scraper accepts; returns body and content type."""
+    encoder, content_type = choose_encoder(accept)
+    return encoder(registry), content_type
 
 
 def _counter(

@@ -401,11 +401,11 @@ async def test_status_tells_of_its_process_and_its_store(upstream: CardCash, pro
 async def test_a_step_of_the_traffic_is_what_the_counters_say(
     upstream: CardCash, proxy: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = proxy.proxy.metrics.totals()
+    before = proxy.proxy.metrics.requests.totals()
     upstream.answers += [OK, Reply(503), Reply(404)]
     for _ in range(3):
         await proxy.ask("GET /a")
     await proxy.ask("GET /a", b"Origin: https://evil.example")
-    after = proxy.proxy.metrics.totals()
+    after = proxy.proxy.metrics.requests.totals()
     assert (after.requests - before.requests, after.errors - before.errors) == (4, 1)
     assert sum(after.buckets) == after.requests

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -324,15 +323,16 @@ async def test_callers_of_a_worker_that_is_stopped_are_served_by_the_others(simu
 
 
 async def test_in_the_drain_delay_all_workers_go_on_serving(simulator: Simulator) -> None:
-    async with workers(simulator.url, DRAIN__DELAY="3") as proxy:
+    async with workers(simulator.url, DRAIN__DELAY="60") as proxy:
         proxy.signal(TERM)
-        # Whoever answers knows of the others' drains within a second.
-        async with asyncio.timeout(1.4):
+        # Whoever answers knows of the others' drains within a second, and long before they have ended.
+        async with asyncio.timeout(20):
             while (await fetch("GET", f"http://{proxy.admin}/readyz"))[0] != 503:
                 await asyncio.sleep(0.01)
         async with a_caller_at_each(proxy):
             pass
-        assert await proxy.ended() == 0
+        proxy.signal(TERM)
+        assert await proxy.ended() == 128 + TERM
 
 
 async def test_what_is_in_flight_after_the_drain_time_is_cut_off(cardcash: CardCash) -> None:
@@ -353,10 +353,8 @@ async def test_a_second_signal_exits_at_once_and_leaves_nothing(cardcash: CardCa
         processes = await pids(proxy)
         proxy.signal(TERM)
         await proxy.says(lambda out: b'"draining"' in out)
-        began = time.monotonic()
         proxy.signal(TERM)
-        assert await proxy.ended() == 128 + TERM
-        assert time.monotonic() - began < 2
+        assert await proxy.ended(seconds=20) == 128 + TERM  # the drain would take 100 s
         await until(lambda: all(map(is_gone, processes.values())))
         assert list(place.iterdir()) == []
         for caller in callers:
