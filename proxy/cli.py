@@ -17,11 +17,13 @@ from proxy.process import (
     BAD_USAGE,
     FAILED,
     OK,
+    Failed,
     begin_with_signals,
     complain,
     described,
     end_output,
     fill_standard_descriptors,
+    tell,
 )
 
 #: Commands whose exit code is what is asked for, whatever becomes of the line they print.
@@ -37,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         begin_with_signals(serves=wanted == "serve", runs=wanted in ("serve", "demo", "simulate"))
         fill_standard_descriptors()
         code = _run(words[:at], wanted, words[at + 1 :])
+    except Failed as failed:
+        code = tell(failed)
     except SystemExit as end:  # argparse's, after --help, --version or a fault
         code = end.code if isinstance(end.code, int) else BAD_USAGE
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough

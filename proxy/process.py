@@ -21,6 +21,18 @@ STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 BEFORE_THE_START: Final = "told to stop before it had started"
 
 
+class Failed(Exception):
+    """The command cannot do what it is for: it ends with `code`, and a line for each of its sentences."""
+
+    code = FAILED
+
+
+class BadUsage(Failed):
+    """What was given cannot be used: a sentence for each fault."""
+
+    code = BAD_USAGE
+
+
 def begin_with_signals(*, serves: bool, runs: bool) -> None:
     """Hear all signals, whatever was blocked by whoever started this.
 
@@ -79,6 +91,13 @@ def end_output() -> OSError | None:
             os.dup2(nothing, stream.fileno())
             os.close(nothing)
     return lost
+
+
+def tell(failed: Failed) -> int:
+    """Tell a person why a command failed; returns its exit code."""
+    for sentence in failed.args:
+        complain(sentence)
+    return failed.code
 
 
 def complain(sentence: str) -> None:

@@ -10,7 +10,8 @@ import ssl
 from functools import partial
 from pathlib import Path
 
-from proxy.core.store_url import BadStoreUrl, StoreUrl, parse_store_url
+from proxy.core.store_url import StoreUrl, parse_store_url
+from proxy.core.values import Bad
 from proxy.session.stores.redis.place import Place
 from proxy.settings import Settings, files
 from proxy.telemetry.logs import log
@@ -94,7 +95,7 @@ def _url_in(content: bytes) -> StoreUrl:
     text = files.secret(content, files.SecretForm.ANY).reveal()
     try:
         return parse_store_url(text)
-    except BadStoreUrl as error:
+    except Bad as error:
         problem = str(error)
     # Out of the except block: nothing of the URL is to be found in what is raised.
     raise files.Unreadable(problem)

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from proxy.core.values import ADMIN_LISTEN, Bad, ListenAddress, bracketed, each_part, ip_address, listen_address, shown
-from proxy.process import BAD_USAGE, FAILED, complain
+from proxy.process import BadUsage, Failed
 
 #: Bytes of an answer that are read.
 _MOST: Final = 1024 * 1024
 _ADVICE: Final = "is it running, and is admin.listen the same?"
 
 
-class NoAnswer(Exception):
+class NoAnswer(Failed):
     """No proxy answers at the admin address; the sentence names it."""
 
 
@@ -32,24 +32,16 @@ class Reply(NamedTuple):
     body: Mapping[str, Any]
 
 
-def asked(options: argparse.Namespace, method: str, path: str, *, timeout: float, quiet: bool = False) -> Reply | int:
-    """Ask the running proxy; an exit code after the fault was told (unless `quiet`)."""
+def asked(options: argparse.Namespace, method: str, path: str, *, timeout: float, want: int | None = None) -> Reply:
+    """Ask the running proxy. Raises `BadUsage`, `NoAnswer`, and `Failed` where the answer has not the status `want`."""
     try:
-        return ask(admin_address(options.config, options.admin_listen), method, path, timeout=timeout)
+        address = admin_address(options.config, options.admin_listen)
     except Bad as bad:
-        for _, fault in bad.problems:
-            complain(fault)
-        return BAD_USAGE
-    except NoAnswer as error:
-        if not quiet:
-            complain(str(error))
-        return FAILED
-
-
-def refused(reply: Reply) -> int:
-    """Tell why an answer is none that was asked for."""
-    complain(" ".join(map(str, reply.body.get("message", [f"the proxy answered {reply.status}"]))))
-    return FAILED
+        raise BadUsage(*(fault for _, fault in bad.problems)) from None
+    reply = ask(address, method, path, timeout=timeout)
+    if reply.status != (want or reply.status):
+        raise Failed(" ".join(map(str, reply.body.get("message", [f"the proxy answered {reply.status}"]))))
+    return reply
 
 
 def admin_address(config: Path | None, flag: str | None) -> ListenAddress:

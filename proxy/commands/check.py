@@ -6,7 +6,7 @@ import argparse
 
 from proxy.commands.flags import add_settings as add_flags
 from proxy.commands.flags import load
-from proxy.process import BAD_USAGE, OK, complain
+from proxy.process import OK, BadUsage, complain
 
 __all__ = ["add_flags", "run"]
 
@@ -14,8 +14,6 @@ __all__ = ["add_flags", "run"]
 def run(options: argparse.Namespace) -> int:
     """Load the settings, look at the store, print them with where each comes from."""
     loaded = load(options)
-    if loaded is None:
-        return BAD_USAGE
     from proxy.core.store_url import StoreUrl
     from proxy.session.stores import StoreUnusable
     from proxy.session.stores.factory import check_store
@@ -25,8 +23,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         check_store(store)
     except StoreUnusable as error:
-        complain(str(error))
-        return BAD_USAGE
+        raise BadUsage(str(error)) from None
     if isinstance(store, StoreUrl) and store.shows_password:
         complain("warning: session.store: the password of Redis travels openly; use rediss://")
     print(describe(loaded.settings, loaded.where), end="")

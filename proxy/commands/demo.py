@@ -14,7 +14,7 @@ import aiohttp
 from proxy.app import Proxy
 from proxy.commands.flags import host_port
 from proxy.listening import CannotListen
-from proxy.process import BAD_USAGE, complain
+from proxy.process import BadUsage, Failed
 from proxy.running import run_loop, until_signal
 from proxy.settings import SettingsError, load_settings
 from proxy.simulator import Simulator, SimulatorSettings
@@ -60,9 +60,7 @@ async def _announced(options: argparse.Namespace) -> int:
     try:
         code = await until_signal(story.running)
     except SettingsError as error:
-        for fault in error.faults:
-            complain(fault)
-        return BAD_USAGE
+        raise BadUsage(*error.faults) from None
     if story.lost is not None:
         raise story.lost
     return code
@@ -154,7 +152,7 @@ async def _started(options: argparse.Namespace, simulator: Simulator, story: Sto
             story.say("demo", f"{taken}; using a free port")
             continue
         return proxy
-    raise CannotListen("no free port on 127.0.0.1")
+    raise Failed("no free port on 127.0.0.1")
 
 
 async def _little_app(base: str, story: Story) -> None:

@@ -30,7 +30,7 @@ from proxy.core.errors import UpstreamUnreachable
 from proxy.core.failed_calls import advice_for_kind
 from proxy.core.store_url import StoreUrl
 from proxy.core.token import Token
-from proxy.process import BAD_USAGE, FAILED, OK
+from proxy.process import FAILED, OK
 from proxy.session.cardcash_calls import SessionCalls, SessionOutage, SessionRefused, SessionTokenRejected
 from proxy.session.stores import Binding, StoreUnusable
 from proxy.session.stores.factory import check_store, open_store
@@ -59,10 +59,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Make all steps; exit code 0: none failed."""
-    loaded = load(options)
-    if loaded is None:
-        return BAD_USAGE
-    return asyncio.run(_diagnosed(loaded.settings, login=options.login, as_json=options.as_json))
+    return asyncio.run(_diagnosed(load(options).settings, login=options.login, as_json=options.as_json))
 
 
 class Outcome(StrEnum):

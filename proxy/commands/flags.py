@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from proxy.core.values import ADMIN_LISTEN, Bad, ListenAddress, duration, listen_address, shown
-from proxy.process import BAD_USAGE, complain
+from proxy.process import BAD_USAGE, BadUsage
 
 if TYPE_CHECKING:
     from proxy.settings import Loaded
@@ -145,14 +145,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             group.add_argument(leaf.flag, metavar="VALUE", dest=_SETTING + leaf.path, help=text)
 
 
-def load(options: argparse.Namespace) -> Loaded | None:
-    """Load the settings; None after the faults were told, one line each."""
+def load(options: argparse.Namespace) -> Loaded:
+    """Load the settings. Raises `BadUsage` with all faults."""
     from proxy.settings import SettingsError, load
 
     given = {name: value for name, value in vars(options).items() if name.startswith(_SETTING) and value is not None}
     try:
         return load(config=options.config, flags={name.removeprefix(_SETTING): value for name, value in given.items()})
     except SettingsError as error:
-        for fault in error.faults:
-            complain(fault)
-        return None
+        raise BadUsage(*error.faults) from None

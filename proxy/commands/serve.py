@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.commands.flags import add_settings as add_flags
 from proxy.commands.flags import load
-from proxy.process import BAD_USAGE, FAILED, OK, complain
+from proxy.process import OK, BadUsage, Failed
 
 if TYPE_CHECKING:
     from proxy.handed_over import HandedOver
@@ -24,9 +24,7 @@ _DESCRIPTORS_OF_A_WORKER: Final = 8
 
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal."""
-    loaded = load(options)
-    if loaded is None:
-        return BAD_USAGE
+    settings = load(options).settings
     from proxy.memory import begin_lean
 
     begin_lean()  # before anything imports aiohttp
@@ -36,16 +34,12 @@ def run(options: argparse.Namespace) -> int:
     from proxy.running import run_loop
     from proxy.session.stores import StoreUnusable
 
-    settings = loaded.settings
     handed_over, manager = HandedOver.take(os.environ), ServiceManager.take(os.environ)
     if faults := handed_over.faults(settings):
-        for fault in faults:
-            complain(fault)
-        return BAD_USAGE
+        raise BadUsage(*faults)
     there, needed = descriptors(), _DESCRIPTORS + _DESCRIPTORS_OF_A_WORKER * settings.workers
     if there < needed:
-        complain(f"the limit of open files is {there}, and this needs {needed}: raise it (ulimit -n)")
-        return FAILED
+        raise Failed(f"the limit of open files is {there}, and this needs {needed}: raise it (ulimit -n)")
     try:
         if settings.workers > 1:
             from proxy.processes.supervisor import serve
@@ -53,11 +47,9 @@ def run(options: argparse.Namespace) -> int:
             return serve(settings, handed_over, manager)
         return run_loop(_served(settings, handed_over, manager))
     except StoreUnusable as error:
-        complain(str(error))
-        return BAD_USAGE
+        raise BadUsage(str(error)) from None
     except (CannotListen, ValueError) as error:
-        complain(str(error))
-        return FAILED
+        raise Failed(str(error)) from None
 
 
 async def _served(settings: Settings, handed_over: HandedOver, manager: ServiceManager) -> int:

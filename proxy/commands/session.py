@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from proxy.commands.admin_client import asked, refused
+from proxy.commands.admin_client import asked
 from proxy.commands.flags import Parser, add_admin, seconds
-from proxy.process import BAD_USAGE, OK, complain
+from proxy.process import OK, BadUsage, Failed, tell
 
 #: Each action, with how it is asked for. A renewal ends within 10 s; another may have to end before it.
 _ACTIONS: Final = {"status": ("GET", "/status", 5.0), "renew": ("POST", "/session/renew", 25.0)}
@@ -42,29 +42,30 @@ def add_flags(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it, and print the session of the answer."""
     if options.watch is None:
-        return _once(options)
+        _once(options)
+        return OK
     if options.action != "status":
-        complain("--watch goes with status only")
-        return BAD_USAGE
+        raise BadUsage("--watch goes with status only")
     with contextlib.suppress(KeyboardInterrupt):
-        while _once(options) != BAD_USAGE:
+        while True:
+            try:
+                _once(options)
+            except BadUsage:
+                raise
+            except Failed as failed:  # it may come back
+                tell(failed)
             sys.stdout.flush()
             time.sleep(max(options.watch, 0.1))
-        return BAD_USAGE
     return OK
 
 
-def _once(options: argparse.Namespace) -> int:
+def _once(options: argparse.Namespace) -> None:
     method, path, timeout = _ACTIONS[options.action]
-    reply = asked(options, method, path, timeout=timeout)
-    if isinstance(reply, int):
-        return reply
-    if reply.status != 200:
-        return refused(reply)
+    reply = asked(options, method, path, timeout=timeout, want=200)
     session = reply.body["session"]
     if options.as_json:
         print(json.dumps(session, indent=None if options.watch else 2, ensure_ascii=False))
-        return OK
+        return
     rows = {name.replace("_", " "): _shown(value) for name, value in session.items()}
     if options.action == "status":
         rows = _head(reply.body) | rows | _tail(reply.body)
@@ -74,7 +75,6 @@ def _once(options: argparse.Namespace) -> int:
     width = max(map(len, rows), default=0)
     for name, text in rows.items():
         print(f"{name:{width}}  {text}")
-    return OK
 
 
 def _head(status: Mapping[str, Any]) -> dict[str, str]:

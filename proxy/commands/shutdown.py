@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from proxy.commands.admin_client import asked, refused
+from proxy.commands.admin_client import asked
 from proxy.commands.flags import add_admin as add_flags
 from proxy.process import OK
 
@@ -13,10 +13,6 @@ __all__ = ["add_flags", "run"]
 
 def run(options: argparse.Namespace) -> int:
     """Ask for the drain; it goes on when this returns."""
-    reply = asked(options, "POST", "/shutdown", timeout=5)
-    if isinstance(reply, int):
-        return reply
-    if reply.status != 202:
-        return refused(reply)
+    asked(options, "POST", "/shutdown", timeout=5, want=202)
     print("draining")
     return OK

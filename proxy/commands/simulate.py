@@ -6,7 +6,7 @@ import argparse
 import asyncio
 
 from proxy.commands.flags import host_port, seconds
-from proxy.process import BAD_USAGE, FAILED, complain
+from proxy.process import BadUsage, Failed
 from proxy.running import run_loop, until_signal
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.telemetry import logs
@@ -40,14 +40,12 @@ async def _simulated(options: argparse.Namespace) -> int:
             app_ids=tuple(options.app_id or ["demo-app-id"]), token_ttl=options.token_ttl, refresh_window=window
         ).told(options.set)
     except ValueError as error:
-        complain(str(error))
-        return BAD_USAGE
+        raise BadUsage(str(error)) from None
     simulator = Simulator(settings)
     try:
         await simulator.start(options.listen.host, options.listen.port)
     except OSError as error:
-        complain(f"--listen: cannot listen on {options.listen}: {error.strerror}")
-        return FAILED
+        raise Failed(f"--listen: cannot listen on {options.listen}: {error.strerror}") from None
     print(f"CardCash simulator at {simulator.url}, controls at {simulator.url}/_simulator/", flush=True)
     print(f"app_id {settings.app_ids[0]}, login {next(iter(settings.accounts.items()))}", flush=True)
     try:

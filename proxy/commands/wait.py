@@ -6,9 +6,9 @@ import argparse
 import time
 from typing import Final
 
-from proxy.commands.admin_client import asked
+from proxy.commands.admin_client import NoAnswer, asked
 from proxy.commands.flags import add_admin, seconds
-from proxy.process import BAD_USAGE, FAILED, OK, complain
+from proxy.process import OK, Failed
 
 #: Seconds between two looks.
 _LOOK_EVERY: Final = 0.1
@@ -24,14 +24,15 @@ def run(options: argparse.Namespace) -> int:
     """Ask /readyz until it says 200; when the time is over, tell what stands against it."""
     end = time.monotonic() + options.timeout
     while True:
-        reply = asked(options, "GET", "/readyz", timeout=3, quiet=time.monotonic() < end)
-        if reply == BAD_USAGE:
-            return BAD_USAGE
-        if not isinstance(reply, int) and reply.status == 200:
-            print("ready")
-            return OK
+        failed: Failed
+        try:
+            reply = asked(options, "GET", "/readyz", timeout=3)
+            if reply.status == 200:
+                print("ready")
+                return OK
+            failed = Failed("not ready: " + "; ".join(map(str, reply.body.get("because", [reply.status]))))
+        except NoAnswer as error:
+            failed = error
         if time.monotonic() >= end:
-            if not isinstance(reply, int):
-                complain("not ready: " + "; ".join(map(str, reply.body.get("because", [reply.status]))))
-            return FAILED
+            raise failed
         time.sleep(_LOOK_EVERY)

@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from proxy.core.secret import Secret
-from proxy.core.values import bracketed, host_name, is_loopback, port_number
+from proxy.core.values import Bad, bracketed, host_name, is_loopback, port_number
 
 #: The schemes, with what they say: TLS, Sentinel.
 SCHEMES: Final = {
@@ -34,10 +34,6 @@ _LARGEST_DB: Final = 1_000_000
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 # What Sentinel takes for a master's name.
 _MASTER: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-
-class BadStoreUrl(ValueError):
-    """The URL cannot be used. The sentence names the part and repeats nothing of it: any part may be a secret astray."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +79,23 @@ def is_redis(text: str) -> bool:
 
 
 def parse_store_url(text: str) -> StoreUrl:
-    """Parse the URL. Raises `BadStoreUrl`."""
+    """Parse the URL. Raises `Bad`, which names the part and repeats nothing of it: any part may be a secret astray."""
     text = text.strip()
     scheme, separator, rest = text.partition("://")
     if not separator or scheme.lower() not in SCHEMES:
-        raise BadStoreUrl(f"has no known scheme; use {', '.join(f'{name}://' for name in SCHEMES)}")
+        raise Bad(f"has no known scheme; use {', '.join(f'{name}://' for name in SCHEMES)}")
     if not re.fullmatch(r"[!-~]*", rest):
-        raise BadStoreUrl("has blanks or characters beyond ASCII; percent-encode those of user and password")
+        raise Bad("has blanks or characters beyond ASCII; percent-encode those of user and password")
     if "#" in rest:
-        raise BadStoreUrl("has a #; in a user or password write it as %23")
+        raise Bad("has a #; in a user or password write it as %23")
     tls, by_sentinel = SCHEMES[scheme.lower()]
     rest, has_query, query = rest.partition("?")
     if "@" in query:
-        raise BadStoreUrl("has a ? in front of the @; in a user or password write it as %3F")
+        raise Bad("has a ? in front of the @; in a user or password write it as %3F")
     # The last @, so that one that was left as it is in a password is part of it.
     userinfo, has_user, places = rest.rpartition("@")
     if "/" in userinfo:
-        raise BadStoreUrl("has a / in front of the @; in a user or password write it as %2F")
+        raise Bad("has a / in front of the @; in a user or password write it as %2F")
     authority, _, path = places.partition("/")
     user, password = _credentials(userinfo) if has_user else (None, None)
     master, db = _path(path, by_sentinel=by_sentinel)
@@ -117,9 +113,9 @@ def parse_store_url(text: str) -> StoreUrl:
 def _credentials(userinfo: str) -> tuple[Secret | None, Secret | None]:
     user, has_password, password = userinfo.partition(":")
     if not user and not password:
-        raise BadStoreUrl("has an @ but neither user nor password in front of it")
+        raise Bad("has an @ but neither user nor password in front of it")
     if has_password and not password:
-        raise BadStoreUrl("has an empty password; leave the : out for a user without one")
+        raise Bad("has an empty password; leave the : out for a user without one")
     return _decoded(user, "user"), _decoded(password, "password")
 
 
@@ -127,23 +123,23 @@ def _decoded(text: str, part: str) -> Secret | None:
     if not text:
         return None
     if re.search(r"%(?![0-9A-Fa-f]{2})", text):
-        raise BadStoreUrl(f"has a % in its {part} that begins no percent-encoding; write it as %25")
+        raise Bad(f"has a % in its {part} that begins no percent-encoding; write it as %25")
     try:
         decoded = unquote_to_bytes(text).decode()
     except UnicodeDecodeError:
         decoded = ""
     if not decoded:
         # Raised here: the decoder's exception carries the bytes.
-        raise BadStoreUrl(f"has a percent-encoding in its {part} that is not UTF-8")
+        raise Bad(f"has a percent-encoding in its {part} that is not UTF-8")
     return Secret(decoded)
 
 
 def _hosts(authority: str, default_port: int) -> tuple[tuple[str, int], ...]:
     if not authority:
-        raise BadStoreUrl("has no host")
+        raise Bad("has no host")
     parts = authority.split(",")
     if len(parts) > _MOST_HOSTS:
-        raise BadStoreUrl(f"has more than {_MOST_HOSTS} hosts")
+        raise Bad(f"has more than {_MOST_HOSTS} hosts")
     return tuple(
         _host(part, default_port, "its host" if len(parts) == 1 else f"host {number}")
         for number, part in enumerate(parts, 1)
@@ -153,13 +149,13 @@ def _hosts(authority: str, default_port: int) -> tuple[tuple[str, int], ...]:
 def _host(text: str, default_port: int, which: str) -> tuple[str, int]:
     match = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", text)
     if match is None:
-        raise BadStoreUrl(f"has {which} malformed; write host:port, and IPv6 addresses in brackets")
+        raise Bad(f"has {which} malformed; write host:port, and IPv6 addresses in brackets")
     host = host_name(match[1])
     if host is None:
-        raise BadStoreUrl(f"has no valid name or address in {which}")
+        raise Bad(f"has no valid name or address in {which}")
     port = default_port if match[2] is None else port_number(match[2])
     if not port:
-        raise BadStoreUrl(f"has a port in {which} that is not from 1 to 65535")
+        raise Bad(f"has a port in {which} that is not from 1 to 65535")
     return host, port
 
 
@@ -169,20 +165,20 @@ def _path(path: str, *, by_sentinel: bool) -> tuple[str | None, int]:
     if by_sentinel:
         master = parts.pop(0) if parts else ""
         if not _MASTER.fullmatch(master):
-            raise BadStoreUrl("has no valid name of the master after the Sentinels: write …/master or …/master/db")
+            raise Bad("has no valid name of the master after the Sentinels: write …/master or …/master/db")
     if len(parts) > 1:
-        raise BadStoreUrl("has more than a database in its path")
+        raise Bad("has more than a database in its path")
     if not parts or not parts[0]:
         return master, 0
     if not re.fullmatch(r"[0-9]{1,7}", parts[0]) or int(parts[0]) > _LARGEST_DB:
-        raise BadStoreUrl("has a database that is not a number")
+        raise Bad("has a database that is not a number")
     return master, int(parts[0])
 
 
 def _prefix(query: str) -> str:
     name, _, value = query.partition("=")
     if name != "prefix":
-        raise BadStoreUrl("has a query with more than ?prefix=…; nothing else can be set there")
+        raise Bad("has a query with more than ?prefix=…; nothing else can be set there")
     if not _PREFIX.fullmatch(value):
-        raise BadStoreUrl("has a prefix that is not 1 to 64 of A-Z a-z 0-9 _ . : -")
+        raise Bad("has a prefix that is not 1 to 64 of A-Z a-z 0-9 _ . : -")
     return value

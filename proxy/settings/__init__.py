@@ -6,22 +6,17 @@ environment, flags · loading: the way to Settings · describe: the way back to 
 but its core.
 """
 
-from proxy.core.secret import REDACTED, Secret
+from proxy.core.secret import Secret
 from proxy.core.values import ListenAddress
 from proxy.settings.describe import describe
 from proxy.settings.files import SecretForm, read_secret_file
-from proxy.settings.guards import RequiredHeader
 from proxy.settings.loading import Loaded, SettingsError, load, load_settings, secret_files
 from proxy.settings.model import Settings
-from proxy.settings.parsing import Network
 from proxy.settings.proxy_variables import proxy_variables
 
 __all__ = [
-    "REDACTED",
     "ListenAddress",
     "Loaded",
-    "Network",
-    "RequiredHeader",
     "Secret",
     "SecretForm",
     "Settings",

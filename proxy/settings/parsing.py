@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from proxy.core.secret import Secret
 from proxy.core.spelling import did_you_mean
-from proxy.core.store_url import BadStoreUrl, StoreUrl, is_redis, parse_store_url
+from proxy.core.store_url import StoreUrl, is_redis, parse_store_url
 from proxy.core.values import (
     Bad,
     ListenAddress,
@@ -231,10 +231,7 @@ def store(value: object) -> str | StoreUrl:
     """Parse where the session is kept: memory://, file:///path, or a Redis. Never repeated: it may hold a password."""
     text = as_text(value)
     if is_redis(text):
-        try:
-            return parse_store_url(text)
-        except BadStoreUrl as error:
-            raise Bad(str(error)) from None
+        return parse_store_url(text)
     scheme, separator, rest = text.partition("://")
     check = STORES.get(scheme.lower()) if separator else None
     problem = "is not a store" if check is None else check(rest)

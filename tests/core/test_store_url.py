@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.secret import Secret
-from proxy.core.store_url import BadStoreUrl, StoreUrl, is_redis, parse_store_url
+from proxy.core.store_url import StoreUrl, is_redis, parse_store_url
+from proxy.core.values import Bad
 
 GOOD = {
     "redis://localhost": StoreUrl((("localhost", 6379),)),
@@ -88,7 +89,7 @@ def test_what_a_url_says(text: str, means: StoreUrl) -> None:
 
 @pytest.mark.parametrize(("text", "part"), BAD.items())
 def test_a_bad_url_names_the_part_and_repeats_nothing(text: str, part: str) -> None:
-    with pytest.raises(BadStoreUrl, match=part) as caught:
+    with pytest.raises(Bad, match=part) as caught:
         parse_store_url(text)
     assert "hush" not in "".join(traceback.format_exception(caught.value))
 
@@ -114,7 +115,7 @@ def test_any_text_is_understood_or_refused(text: str) -> None:
     for scheme in ("redis://", "rediss+sentinel://"):
         try:
             url = parse_store_url(scheme + text)
-        except BadStoreUrl:
+        except Bad:
             continue
         assert parse_store_url(str(url)).hosts == url.hosts
 
