@@ -51,7 +51,7 @@ class AnswerFields:
                     continue
             down.append(line)
         #: What `Connection` says: options and names of fields, in lower case.
-        self.nominated = names_of(found[b"connection"].strip(b" \t")) if b"connection" in found else NO_NAMES
+        self.nominated = names_of(found[b"connection"]) if b"connection" in found else NO_NAMES
         if not self.nominated <= OPTIONS:
             self.down = [line for line in down if line.partition(b":")[0].lower() not in self.nominated]
         #: Seconds of `Keep-Alive: timeout`.

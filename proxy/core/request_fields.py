@@ -192,7 +192,7 @@ def _length(value: bytes, before: int | None) -> int:
 
 def names_of(connection: bytes) -> frozenset[bytes]:
     """Return what a `Connection` field names, in lower case."""
-    return frozenset(name for part in connection.lower().split(b",") if (name := part.strip(b" \t")))
+    return frozenset(filter(None, map(bytes.strip, connection.lower().split(b","))))
 
 
 def for_upstream(

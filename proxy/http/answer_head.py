@@ -89,19 +89,16 @@ def check_partial_answer(data: bytes | bytearray, known: int = 0) -> None:
 
 
 class AnswerReader:
-    """Takes one answer after the other out of a connection: `begin`, feed until `head` is there, feed until `done`."""
+    """Takes one answer after the other out of a connection: feed it until `done`; without its `head` it expects the next."""
 
-    __slots__ = ("_head_only", "_heads", "body", "has_body", "head", "interim", "keep_alive")
+    __slots__ = ("_heads", "body", "has_body", "head", "head_only", "interim", "keep_alive")
 
     body: Decoder
 
     def __init__(self) -> None:
         self._heads = HeadReader(check_partial_answer)
-        self.begin(head_only=False)
-
-    def begin(self, *, head_only: bool) -> None:
-        """Expect an answer; `head_only`: to HEAD (RFC 9110, 9.3.2: no body, whatever the framing says)."""
-        self._head_only = head_only
+        #: It answers a HEAD (RFC 9110, 9.3.2: no body, whatever the framing says).
+        self.head_only = False
         #: Bytes of interim answers.
         self.interim = 0
         #: None until it is in. With it come `body`, `has_body` (though perhaps an empty one), and `keep_alive`: the answer
@@ -124,15 +121,6 @@ class AnswerReader:
         """The end of the connection is the end of the body."""
         return self.head is not None and isinstance(self.body, UntilEnd)
 
-    def feed_body(self, data: bytes) -> bytes:
-        """Take what follows the head, return what is content of it. Raises `InvalidMessage`."""
-        content = b""
-        if not self.body.done:
-            content, data = self.body.feed(data)
-        if data:
-            self.keep_alive = False  # more than an answer
-        return content
-
     def feed_head(self, data: bytes) -> bytes:
         """Take bytes until `head` is there, return what follows it. Raises `InvalidMessage`."""
         while data and (found := self._heads.feed(data)) is not None:
@@ -149,11 +137,20 @@ class AnswerReader:
                 raise InvalidMessage("too many interim answers")
         return b""
 
+    def feed_body(self, data: bytes) -> bytes:
+        """Take what follows the head, return what is content of it. Raises `InvalidMessage`."""
+        content = b""
+        if not self.body.done:
+            content, data = self.body.feed(data)
+        if data:
+            self.keep_alive = False  # more than an answer
+        return content
+
     def _frame(self, head: AnswerHead) -> None:
         """Find out how the body is framed (RFC 9112, 6.3, rules 1 and 4 to 8)."""
-        self.head, self.keep_alive = head, head.keep_alive
+        self.head, self.interim, self.keep_alive = head, 0, head.keep_alive
         chunked, length = head.fields.chunked, head.fields.content_length
-        self.has_body = not self._head_only and head.status not in {204, 304}
+        self.has_body = not self.head_only and head.status not in {204, 304}
         if not self.has_body:
             # A body that is announced may come all the same, and later than the next request goes out.
             self.keep_alive = self.keep_alive and not chunked and not length

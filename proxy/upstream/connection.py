@@ -230,7 +230,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
         self._response, self._upload = response, upload
         self._begun = now = self.clock()
         self._phase, self._deadline = _HEAD, now + self._timeout
-        self._reader.begin(head_only=head_only)
+        self._reader.head_only = head_only
         self._written = self._progress = len(data)
         if upload is not None:
             self._still = None

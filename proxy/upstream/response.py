@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Protocol
 
 from proxy.core.answer_fields import AnswerFields
 from proxy.core.dialect import RawHeaders
 from proxy.http.answer_head import AnswerHead
 from proxy.http.flow import Inflow
-
-_NO_FIELDS: Final = AnswerFields(())
 
 
 class Feeder(Protocol):
@@ -39,23 +37,24 @@ class Response(Inflow):
 
     __slots__ = ("_feeder", "_unread", "fields", "has_body", "last", "reason", "status")
 
+    reason: bytes
+    fields: AnswerFields
+    has_body: bool
+    #: CardCash ends the connection after it.
+    last: bool
+
     def __init__(self, loop: asyncio.AbstractEventLoop, feeder: Feeder) -> None:
         Inflow.__init__(self, loop)
         #: None: the exchange is over.
         self._feeder: Feeder | None = feeder
         #: Tells of what was poured and not taken.
         self._unread: Callable[[], int] = int
-        #: 0 until the head is in, and with it the others.
+        #: 0 until the head is in; the others come with it.
         self.status = 0
-        self.reason = b""
-        self.fields = _NO_FIELDS
-        self.has_body = False
-        #: CardCash ends the connection after it.
-        self.last = False
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "failed" if self.error else "open"
-        return f"<Response {self.status} {state} headers={len(self.headers)} buffered={self.buffered}>"
+        return f"<Response {self.status} {state} buffered={self.buffered}>"
 
     @property
     def headers(self) -> RawHeaders:

@@ -219,7 +219,7 @@ def test_odd_answers_are_refused_or_read_but_never_crash() -> None:
 def read(*segments: bytes, head_only: bool = False) -> tuple[int, bytes, bool, bool]:
     """Status, content, whether the end was seen, and whether the connection is as it must be for another answer."""
     reader, content = AnswerReader(), b""
-    reader.begin(head_only=head_only)
+    reader.head_only = head_only
     for segment in segments:
         rest = reader.feed_head(segment) if reader.head is None else segment
         if reader.head is not None and rest:
