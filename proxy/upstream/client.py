@@ -51,8 +51,6 @@ class Upstream:
         self._proxy = proxy
         self._uploads = Tasks()
         self._buffer = memoryview(bytearray(_SEGMENT))
-        # Asked for once: finding the running loop costs a system call.
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._pool = Pool(
             self._connect,
             limit=max_connections,
@@ -110,15 +108,11 @@ class Upstream:
             BaseException: whatever the body iterator raised, unchanged.
         """
         length = check_framing(head, body, chunked=chunked) if isinstance(head, bytes) else None
-        loop = self._loop = self._loop or asyncio.get_running_loop()
-        now = loop.time()
-        connection = (
-            None if new_connection else self._pool.take(now, inf if repeatable else self._pool.endings.trusted(now))
-        )
+        connection = None if new_connection else self._pool.take(repeatable=repeatable)
         waited = connection is None
         if connection is None:
             connection = await self._pool.acquire(new=new_connection)
-        if not repeatable and connection.used and loop.time() - connection.idle_since < SILENCE:
+        if not repeatable and connection.used and connection.clock() - connection.idle_since < SILENCE:
             connection, waited = await self._pool.listened_to(connection), True
         # No await from here to the write: the connection was found clean just now.
         if not isinstance(head, bytes):
@@ -134,7 +128,7 @@ class Upstream:
             upload = Upload(connection, body, chunked=chunked, length=length)
         elif body or chunked:
             head += framed(body or b"", chunked=chunked)
-        response = Response(loop, connection)
+        response = Response(connection.loop, connection)
         connection.begin(response, head, upload, head_only=method == "HEAD")
         if upload is not None:
             upload.start(self._uploads)
@@ -151,8 +145,7 @@ class Upstream:
         return response
 
     async def _connect(self, pool: Pool) -> Connection:
-        loop = asyncio.get_running_loop()
-        connection = Connection(pool, loop.time, self._buffer, timeout=self._response_timeout)
+        connection = Connection(pool, asyncio.get_running_loop(), self._buffer, timeout=self._response_timeout)
         try:
             await dial(
                 connection,

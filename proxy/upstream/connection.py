@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable
 from enum import IntEnum
 from math import inf
 from typing import ClassVar, Final, Protocol, cast
@@ -31,7 +30,7 @@ from proxy.http.flow import HIGH, Flow
 from proxy.http.heads import InvalidMessage
 from proxy.upstream import error_kinds
 from proxy.upstream.response import Response
-from proxy.upstream.sockets import ended_cleanly, poll_of, tls_of, unread
+from proxy.upstream.sockets import ended_cleanly, tls_of, unread, watch
 from proxy.upstream.upload import Upload
 
 #: Seconds for which a connection is listened to before a request: who speaks out of turn does so at once.
@@ -71,20 +70,22 @@ class Connection(Flow, asyncio.BufferedProtocol):
 
     __slots__ = ("_begun", "_buffer", "_deadline", "_owner", "_phase", "_poll", "_progress", "_reader", "_response",
                   "_still", "_still_since", "_timeout", "_upload", "_written", "clock", "due", "expires",
-                 "idle_limit", "idle_since", "slot", "used")  # fmt: skip
+                 "idle_limit", "idle_since", "loop", "slot", "used")  # fmt: skip
 
-    def __init__(self, owner: Owner, clock: Callable[[], float], buffer: memoryview, *, timeout: float) -> None:
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, buffer: memoryview, *, timeout: float) -> None:
         super().__init__()
         #: Where bytes come in, for all connections of the loop: how long it is bounds what is read at once.
         self._buffer = buffer
         self._owner = owner
-        self.clock = clock
+        # Kept: finding the running loop costs a system call.
+        self.loop = loop
+        self.clock = loop.time
         self._timeout = timeout
         self._phase = _IDLE
         #: When the phase has taken too long, because nothing moved in it.
         self._deadline = inf
         #: Tells of what has come and was not read yet (0.6 us).
-        self._poll: select.poll | None = None
+        self._poll = select.poll()
         self._response: Response | None = None
         self._reader = AnswerReader()
         #: The rest of the request, as long as it is being written.
@@ -102,7 +103,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
         #: It has carried an exchange to its end.
         self.used = False
         #: When its last exchange ended, or it was made.
-        self.idle_since = clock()
+        self.idle_since = loop.time()
         #: When it is too old for another request.
         self.expires = inf
         #: When it has been idle for too long, or is too old.
@@ -122,19 +123,19 @@ class Connection(Flow, asyncio.BufferedProtocol):
             cast("asyncio.Transport", transport).abort()
             return
         super().connection_made(transport)
-        self._poll = poll_of(transport)
+        watch(transport, self._poll)
         self._owner.adopted(self)
 
     def hears(self) -> bool:
         """Anything to read, or an end or error to be noticed, that the loop has not seen yet."""
-        return self._poll is not None and bool(self._poll.poll(0))
+        return bool(self._poll.poll(0))
 
     def usable(self) -> bool:
         """May carry a request now: nothing came since the last answer, not even into the kernel's buffer."""
-        transport, poll = self._transport, self._poll
-        if self._phase is not _IDLE or transport is None or poll is None:
+        transport = self._transport
+        if self._phase is not _IDLE or transport is None or transport.is_closing():
             return False
-        return not (transport.is_closing() or poll.poll(0))
+        return not self._poll.poll(0)
 
     async def silent(self) -> bool:
         """Listen to a connection that was made, or has answered, just now; say whether it may carry a request.
@@ -160,7 +161,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End what is left; asyncio calls this once, whoever closed."""
         transport = self._transport
-        self._poll = None
+        self._poll = select.poll()  # the descriptor may soon be another's
         super().connection_lost(exc)
         if exc is not None and transport is not None:
             rest = unread(transport, self._buffer)

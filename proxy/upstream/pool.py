@@ -63,7 +63,7 @@ class Pool:
         self._closed = False
         self._empty: asyncio.Future[None] | None = None
         self.opened = 0
-        self.endings = IdleEndings()
+        self._endings = IdleEndings()
         # The last look found a caller that did not move.
         self._stalling = False
 
@@ -79,12 +79,13 @@ class Pool:
 
     # 1. Getting a connection.
 
-    def take(self, now: float, max_idle: float) -> Connection | None:
-        """Return the idle connection used last, if it is clean and idle for no longer than `max_idle`."""
+    def take(self, *, repeatable: bool) -> Connection | None:
+        """Return the idle connection used last, if it is clean and young enough for a request that may be `repeatable`."""
         idle = self._idle
         while idle:
             connection = idle[-1]
-            if now - connection.idle_since > max_idle:
+            now = connection.clock()
+            if not repeatable and now - connection.idle_since > self._endings.trusted(now):
                 return None  # the others are older
             idle.pop()
             if now < connection.due:
@@ -205,7 +206,7 @@ class Pool:
 
     def ended_idle(self, idle: float) -> None:
         """Learn how long the upstream keeps a connection that is idle."""
-        self.endings.note(asyncio.get_running_loop().time(), idle)
+        self._endings.note(asyncio.get_running_loop().time(), idle)
 
     def dropped(self, connection: Connection) -> None:
         """Free the slot of a connection that is closing."""

@@ -12,11 +12,9 @@ from collections.abc import Iterator
 _INTEREST = select.POLLIN | getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
-def poll_of(transport: asyncio.BaseTransport) -> select.poll:
-    """Return what tells whether anything is to be read, or an end or error to be noticed, that the loop has not seen yet."""
-    poll = select.poll()
+def watch(transport: asyncio.BaseTransport, poll: select.poll) -> None:
+    """Have `poll` tell whether anything is to be read, or an end or error to be noticed, that the loop has not seen yet."""
     poll.register(transport.get_extra_info("socket").fileno(), _INTEREST)
-    return poll
 
 
 def tls_of(transport: asyncio.BaseTransport | None) -> ssl.SSLObject | None:
