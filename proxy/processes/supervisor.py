@@ -26,7 +26,7 @@ from proxy.app import READ_AGAIN_WITHIN
 from proxy.handed_over import HandedOver
 from proxy.listening import Sockets
 from proxy.notify import ServiceManager
-from proxy.process import BEFORE_THE_START, FAILED, OK, STOP_SIGNALS, complain, described
+from proxy.process import BAD_USAGE, BEFORE_THE_START, FAILED, OK, STOP_SIGNALS, complain, described
 from proxy.processes.admin import Report
 from proxy.processes.folder import Folder, read, write
 from proxy.processes.log import SupervisorLog
@@ -79,8 +79,6 @@ class Worker:
     #: When it last told of itself, and how many looks have found nothing newer.
     word: int | None = None
     silences: int = 0
-    #: Its process is to read all files again, and has not told that it has.
-    reads_again: bool = False
     pauses: RestartPauses = field(default_factory=RestartPauses)
 
     def signal(self, number: int) -> None:
@@ -196,7 +194,6 @@ class Supervisor:
         """Fork a process for this worker."""
         one.restarts += 1
         one.state, one.up_at, one.word, one.silences = "starting", None, None, 0
-        one.reads_again = False
         try:
             one.pid = os.fork()
         except OSError as error:
@@ -260,15 +257,15 @@ class Supervisor:
         pid, status = os.waitpid(one.pid, os.WNOHANG)
         if pid:
             said = read(self._folder.worker(one.worker))
-            mine = said if said.get("pid") == pid else {}
-            self._ended(one, os.waitstatus_to_exitcode(status), mine.get("failed"), mine.get("code", FAILED))
+            why = said.get("failed") if said.get("pid") == pid else None
+            self._ended(one, os.waitstatus_to_exitcode(status), why)
 
-    def _ended(self, one: Worker, status: int | None, why: str | None, code: int = FAILED) -> None:
+    def _ended(self, one: Worker, status: int | None, why: str | None) -> None:
         """Let a worker that has died be started again; one that could not start the first time is the end of all."""
         now = time.monotonic()
         pid, one.pid, one.state = one.pid, None, "down"
         if self._ends_at is None and one.up_at is None and not one.restarts:
-            self._code = code
+            self._code = status if status == BAD_USAGE else FAILED
             complain(why or f"worker {one.worker} ended before it was ready ({_how(status)})")
             self._end()
         elif self._ends_at is None:
@@ -320,7 +317,6 @@ class Supervisor:
             self._manager.reloading()
             self._read_again_since = time.monotonic()
         for one in self._workers:
-            one.reads_again = one.state == "up"
             one.signal(signal.SIGHUP)
 
     def _tell_manager(self, now: float) -> None:
@@ -328,10 +324,9 @@ class Supervisor:
         if self._ends_at is not None:
             self._read_again_since = None
         if (since := self._read_again_since) is not None:
-            for one in self._workers:
-                if one.reads_again:
-                    one.reads_again = read(self._folder.worker(one.worker)).get("read_again_at", 0.0) < since
-            if now >= since + READ_AGAIN_WITHIN or not any(one.reads_again for one in self._workers):
+            asked = [one for one in self._workers if one.state == "up" and one.up_at is not None and one.up_at < since]
+            done = (read(self._folder.worker(one.worker)).get("read_again_at", 0.0) >= since for one in asked)
+            if now >= since + READ_AGAIN_WITHIN or all(done):
                 self._read_again_since = None
                 self._manager.ready(self._sockets.names)
         if self._manager.word_every and now >= self._told_alive + self._manager.word_every:

@@ -82,7 +82,7 @@ class WorkerProcess:
                 await proxy.run()
         except (StoreUnusable, CannotListen, ValueError) as error:
             code = BAD_USAGE if isinstance(error, StoreUnusable) else FAILED
-            self._tell_failure(str(error), code)
+            self._tell_failure(str(error))
         except Exception as error:
             log.error("bug", **describe(error))
             code = FAILED
@@ -114,10 +114,10 @@ class WorkerProcess:
             self._all.tell()
             self._signal(LOOK)
 
-    def _tell_failure(self, sentence: str, code: int) -> None:
+    def _tell_failure(self, sentence: str) -> None:
         """Tell the supervisor; what the processes before this one had counted stays."""
         path = self.folder.worker(self.worker)
-        write(path, {**read(path), "pid": os.getpid(), "failed": sentence, "code": code})
+        write(path, {**read(path), "pid": os.getpid(), "failed": sentence})
 
     def _is_orphan(self) -> bool:
         return os.getppid() != self.supervisor
