@@ -255,7 +255,7 @@ class _Patient:
         if not self._secured:
             return _skipped("no connection")
         async with self._calls() as calls:
-            self._session = await calls.session(attempts=1)
+            self._session = await calls.session(tries=1)
         return _ok(f"a session that lives for {self._session.lifetime:.0f} s")
 
     async def compare_clocks(self) -> Step:
@@ -279,7 +279,7 @@ class _Patient:
         if self._session is None:
             return _skipped("no session")
         async with self._calls() as calls:
-            await calls.login(self._session, attempts=1)
+            await calls.login(self._session, tries=1)
         return _ok("logged in")
 
     async def store(self) -> Step:

@@ -53,7 +53,7 @@ class OneProcess(AdminAnswers):
         starting = []
         if not self.life.started:
             starting.append("starting")
-        if self.life.eager and not self.keeper.first_attempt_over.is_set():
+        if self.life.eager and not self.keeper.first_renewal_over.is_set():
             starting.append("the first session is being made")
         against = [*starting, "draining"] if self.life.draining else starting
         accepted = self.counted.accepted

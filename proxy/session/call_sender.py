@@ -113,14 +113,14 @@ class CallSender:
         self._retrying = RetryClient(cast("ClientSession", self), _SILENT_LOGGER)  # it uses `request` only
 
     async def send(
-        self, method: str, *, head: bytes, body: bytes | None, attempts: int, passing: Callable[[CallAnswer], bool]
+        self, method: str, *, head: bytes, body: bytes | None, tries: int, passing: Callable[[CallAnswer], bool]
     ) -> CallAnswer:
-        """Send one call up to `attempts` times; returns the answer that is left at the end of all tries.
+        """Send one call up to `tries` times; returns the answer that is left at the end of all tries.
 
         `passing` says of an answer below 500 whether another try may bring a better one. Raises `UpstreamError`, or
         `Unavailable` when nothing can be sent now.
         """
-        rules = _Rules(attempts, passing, self._fraction)
+        rules = _Rules(tries, passing, self._fraction)
         return cast("CallAnswer", await self._retrying.request(method, "", rules, head=head, body=body))
 
     async def request(self, method: str, _url: str, *, head: bytes, body: bytes | None, **_: object) -> CallAnswer:
@@ -144,9 +144,9 @@ class CallSender:
 class _Rules(RetryOptionsBase):
     """The table above, in the shape that aiohttp-retry takes: it retries exceptions of every method."""
 
-    def __init__(self, attempts: int, passing: Callable[[CallAnswer], bool], fraction: Callable[[], float]) -> None:
+    def __init__(self, tries: int, passing: Callable[[CallAnswer], bool], fraction: Callable[[], float]) -> None:
         super().__init__(
-            attempts,
+            tries,
             exceptions={UpstreamUnreachable, UpstreamReset, UpstreamTimeout},
             retry_all_server_errors=False,
             evaluate_response_callback=self._stands,

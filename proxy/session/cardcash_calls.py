@@ -90,14 +90,14 @@ class SessionCalls:
         self._user_agent = user_agent
         self._clock = clock
 
-    async def session(self, *, attempts: int) -> Token:
+    async def session(self, *, tries: int) -> Token:
         """Make (or get back) an anonymous session. Raises `SessionOutage` or `SessionRefused("app_id")`."""
         credentials = self.credentials
         answer = await self._call(
             "POST",
             f"{self._base}/session",
             credentials,
-            attempts=attempts,
+            tries=tries,
             passing=lambda answer: (
                 isinstance(self._session(answer, credentials), SessionOutage) and not 300 <= answer.status < 400
             ),
@@ -107,7 +107,7 @@ class SessionCalls:
             raise session
         return session
 
-    async def login(self, session: Token, *, attempts: int) -> Token:
+    async def login(self, session: Token, *, tries: int) -> Token:
         """Log the session in and return the token that carries the account.
 
         Raises `SessionOutage` or `SessionRefused("login")`; `SessionTokenRejected` when the session itself was rejected.
@@ -119,7 +119,7 @@ class SessionCalls:
             "POST",
             f"{self._base}/customers/login",
             credentials,
-            attempts=attempts,
+            tries=tries,
             token=session,
             body=dialect.login_body(email, password),
             # A page of the edge never reached the login; a 429 may count against the account.
@@ -164,7 +164,7 @@ class SessionCalls:
         Raises `SessionOutage`, or `SessionTokenRejected` when CardCash knows the token no more.
         """
         credentials = self.credentials
-        answer = await self._call("GET", path, credentials, attempts=1, token=token)
+        answer = await self._call("GET", path, credentials, tries=1, token=token)
         found = self._harvested(answer, credentials)
         if found is not None and found.value != token.value and is_of_the_held(found.value, token):
             return replace(token, value=found.value, born=answer.sent, lifetime=found.lifetime, source=Source.HARVEST)
@@ -197,7 +197,7 @@ class SessionCalls:
         path: str,
         credentials: Credentials,
         *,
-        attempts: int,
+        tries: int,
         token: Token | None = None,
         body: bytes | None = None,
         passing: Callable[[CallAnswer], bool] = lambda _: False,
@@ -217,7 +217,7 @@ class SessionCalls:
             fields += ["Content-Type: application/json", f"Content-Length: {len(body or b'')}"]
         head = ("\r\n".join(fields) + "\r\n\r\n").encode("latin-1")
         try:
-            return await self._sender.send(method, head=head, body=body, attempts=attempts, passing=passing)
+            return await self._sender.send(method, head=head, body=body, tries=tries, passing=passing)
         except UpstreamError as error:
             # Without the advice for callers: a session call may be sent again.
             why, to_do = str(error).partition(";")[0].rstrip("."), advice_for_kind(error.kind)

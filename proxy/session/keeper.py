@@ -234,7 +234,7 @@ class SessionKeeper:
     # What operators and the composition root ask
 
     @property
-    def first_attempt_over(self) -> asyncio.Event:
+    def first_renewal_over(self) -> asyncio.Event:
         """Set when the first renewal has ended, well or not."""
         return self._renewals.first_is_over
 
@@ -243,7 +243,7 @@ class SessionKeeper:
         self._last_used = self._clock.now().steady
         await self._shared.look()
         if self.held is not None:
-            self.first_attempt_over.set()
+            self.first_renewal_over.set()
         elif eager and self._renewals.current is None:
             self._renewals.begin("start")
 
@@ -281,7 +281,7 @@ class SessionKeeper:
         self._obstacles.forget()
         if self._renewals.current is not None:
             self._renewals.current.stop()
-        elif self.first_attempt_over.is_set():
+        elif self.first_renewal_over.is_set():
             self._renewals.begin("credentials")
 
     async def follow(self) -> None:

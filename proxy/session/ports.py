@@ -18,11 +18,11 @@ class Calls(Protocol):
 
     credentials: Credentials
 
-    async def session(self, *, attempts: int) -> Token:
+    async def session(self, *, tries: int) -> Token:
         """Make an anonymous session."""
         ...
 
-    async def login(self, session: Token, *, attempts: int) -> Token:
+    async def login(self, session: Token, *, tries: int) -> Token:
         """Log a session in."""
         ...
 

@@ -23,7 +23,7 @@ from proxy.tasks import Tasks
 
 #: Calls of one kind in the first renewal of an outage; later ones probe with a single session call each, so that the
 #: first minute of an outage costs at most 7 + 5 session calls however many callers there are (twelve are allowed).
-FIRST_ATTEMPTS: Final = 5
+FIRST_TRIES: Final = 5
 
 
 class Renewals:
@@ -124,8 +124,8 @@ class Renewals:
                     return found
                 # While the store is away all replicas renew, each for itself: none of them insists.
                 is_alone = self._shared.access.is_cut_off
-                attempts = 1 if is_alone or self._obstacles.pause.failures else FIRST_ATTEMPTS
-                token = await self._call(renewal, attempts=attempts)
+                tries = 1 if is_alone or self._obstacles.pause.failures else FIRST_TRIES
+                token = await self._call(renewal, tries=tries)
                 if renewal.refused:
                     # Before the right is given back: the next in line must not try it too. It counts here only at the
                     # end, since it may be about secrets that have just changed.
@@ -168,7 +168,7 @@ class Renewals:
             elif entered.turn is Turn.GRANTED:
                 return None
 
-    async def _call(self, renewal: Renewal, *, attempts: int) -> Token | Failure | None:
+    async def _call(self, renewal: Renewal, *, tries: int) -> Token | Failure | None:
         """Make a session and log it in; a refused login leaves it anonymous, None: the application id was refused.
 
         A session whose token is rejected at login is made anew once, in the first renewal of an outage only: probes cost
@@ -179,8 +179,8 @@ class Renewals:
         if renewal.credentials is not calls.credentials:
             return ELSEWHERE  # they changed this very moment: the renewal is begun anew
         try:
-            session = await calls.session(attempts=attempts)
-            again = attempts > 1
+            session = await calls.session(tries=tries)
+            again = tries > 1
             while login:
                 if renewal.rejected and renewal.base is not None and session.value == renewal.base.value:
                     # The rejected token came again ("or returns existing", core/README.md): no login could succeed with it.
@@ -192,7 +192,7 @@ class Renewals:
                     login = self._obstacles.logs_in(calls.credentials)
                     continue
                 try:
-                    return await calls.login(session, attempts=attempts)
+                    return await calls.login(session, tries=tries)
                 except SessionRefused as refused:
                     renewal.refused[refused.what] = str(refused)
                     return session
@@ -202,7 +202,7 @@ class Renewals:
                     raise SessionOutage("CardCash rejects the tokens it has just given.")
                 again = False
                 # One that is lost is sent once more: the renewal must not fail over it.
-                session = await calls.session(attempts=2)
+                session = await calls.session(tries=2)
                 if session.value == dead.value:
                     raise SessionOutage("CardCash rejects the token it has just given, and gives it again.")
         except SessionRefused as refused:

@@ -108,7 +108,7 @@ async def world(settings: SimulatorSettings | None = None, *, login: bool = True
     settings_of_proxy = load_settings(environ={f"CARDCASH_{name}": value for name, value in environ.items()})
     try:
         async with Proxy(settings_of_proxy) as proxy, aiohttp.ClientSession() as client:
-            await asyncio.wait_for(proxy.keeper.first_attempt_over.wait(), 15) if proxy.life.eager else None
+            await asyncio.wait_for(proxy.keeper.first_renewal_over.wait(), 15) if proxy.life.eager else None
             yield World(simulator, proxy, client)
     finally:
         await simulator.stop()

@@ -261,7 +261,7 @@ async def test_without_a_session_requests_are_503_at_once_until_the_pause_is_ove
 ) -> None:
     upstream.session_answers += [answer(429, b"{}", b"Retry-After: 7")] * 9
     proxy = await start_proxy()
-    await until(proxy.proxy.keeper.first_attempt_over.is_set)
+    await until(proxy.proxy.keeper.first_renewal_over.is_set)
     calls = len(upstream.sessions)
     started = time.monotonic()
     got = await proxy.ask("GET /a")
@@ -275,7 +275,7 @@ async def test_without_a_session_requests_are_503_at_once_until_the_pause_is_ove
 async def test_a_refused_application_id_is_not_tried_again(upstream: RawUpstream, start_proxy: StartProxy) -> None:
     upstream.session_answers += [answer(400, b'{"message":["no x-cc-app was found"]}')] * 9
     proxy = await start_proxy()
-    await until(proxy.proxy.keeper.first_attempt_over.is_set)
+    await until(proxy.proxy.keeper.first_renewal_over.is_set)
     for _ in range(3):
         assert (await proxy.ask("GET /a")).code == "session_unavailable"
     assert len(upstream.sessions) == 1

@@ -205,7 +205,7 @@ async def test_when_the_proxy_is_gone_the_page_does_not_stay_green(cardcash: Raw
 
 
 async def test_it_can_be_read_without_scripts(shown: Running, open_tab: Open) -> None:
-    await until(shown.proxy.keeper.first_attempt_over.is_set)
+    await until(shown.proxy.keeper.first_renewal_over.is_set)
     tab = await open_tab(page_of(shown), java_script_enabled=False)
     assert "All is well" in await tab.page.inner_text("h1")
     assert await tab.page.locator("svg.life").is_visible()

@@ -54,7 +54,7 @@ class FakeCalls:
         self.gate.set()
         #: Times at which POST /session was sent, every try counted; and the tries that each call was allowed.
         self.sessions: list[float] = []
-        self.attempts: list[int] = []
+        self.tries: list[int] = []
         #: As often as a login was sent.
         self.logins: list[Credentials] = []
         self.keep_alives = 0
@@ -68,14 +68,14 @@ class FakeCalls:
         #: Called while a session or keep-alive call is under way.
         self.meanwhile: Callable[[], Any] = lambda: None
 
-    async def session(self, *, attempts: int) -> Token:
+    async def session(self, *, tries: int) -> Token:
         credentials = self.credentials
         born = self.clock.now()
         self.busy += 1
         self.most_busy = max(self.most_busy, self.busy)
-        self.attempts.append(attempts)
+        self.tries.append(tries)
         try:
-            self.sessions += [born.steady] * (attempts if self.down else 1)
+            self.sessions += [born.steady] * (tries if self.down else 1)
             await self.gate.wait()
             self.meanwhile()
             if self.down:
@@ -85,10 +85,10 @@ class FakeCalls:
         finally:
             self.busy -= 1
 
-    async def login(self, session: Token, *, attempts: int) -> Token:
+    async def login(self, session: Token, *, tries: int) -> Token:
         credentials = self.credentials
         fails = bool(self.on_login) and isinstance(self.on_login[0], SessionOutage)
-        self.logins += [credentials] * (attempts if fails else 1)
+        self.logins += [credentials] * (tries if fails else 1)
         value = self._next(self.on_login, "login")
         return replace(session, value=value, born=self.clock.now(), source=Source.LOGIN, identity=credentials.email)
 

@@ -55,20 +55,20 @@ async def test_what_the_upstream_breaks_is_counted_by_kind(
 ) -> None:
     async with serving(reply) as server:
         with pytest.raises(SessionOutage):
-            await calls(server.url).session(attempts=1)
+            await calls(server.url).session(tries=1)
     assert counted == [kind]
 
 
 async def test_every_try_counts_and_the_one_that_works_does_not(calls: Make, counted: list[str]) -> None:
     async with serving(CLOSE, BROKEN_BODY, GOOD) as server:
-        await calls(server.url).session(attempts=3)
+        await calls(server.url).session(tries=3)
     assert counted == ["reset_before_head", "reset_in_body"]
 
 
 async def test_a_login_counts_too(calls: Make, counted: list[str]) -> None:
     async with serving(CLOSE) as server:
         with pytest.raises(SessionOutage):
-            await calls(server.url).login(Token("a.b.c", FakeClock().now(), 600), attempts=2)
+            await calls(server.url).login(Token("a.b.c", FakeClock().now(), 600), tries=2)
     assert counted == ["reset_before_head"] * 2
 
 
@@ -76,13 +76,13 @@ async def test_a_refused_connection_is_refused(calls: Make, counted: list[str]) 
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(SessionOutage):
-        await calls(f"http://127.0.0.1:{port}").session(attempts=1)
+        await calls(f"http://127.0.0.1:{port}").session(tries=1)
     assert counted == ["refused"]
 
 
 async def test_a_name_that_cannot_be_resolved_is_dns(calls: Make, counted: list[str]) -> None:
     with pytest.raises(SessionOutage):
-        await calls("http://nowhere.invalid").session(attempts=1)
+        await calls("http://nowhere.invalid").session(tries=1)
     assert counted == ["dns"]
 
 
@@ -91,7 +91,7 @@ async def test_a_certificate_nobody_trusts_is_tls(calls: Make, counted: list[str
     trustme.CA().issue_cert("localhost").configure_cert(server_side)
     async with serving(GOOD, tls=server_side) as server:
         with pytest.raises(SessionOutage):
-            await calls(server.url, ssl_context=tls_context(None)).session(attempts=1)
+            await calls(server.url, ssl_context=tls_context(None)).session(tries=1)
     assert counted == ["tls"]
 
 
@@ -104,7 +104,7 @@ async def test_an_upstream_that_does_not_accept_is_connect_timeout(calls: Make, 
             waiting[-1].setblocking(False)
             waiting[-1].connect_ex(address)
         with pytest.raises(SessionOutage):
-            await calls(f"http://127.0.0.1:{address[1]}", connect_timeout=0.1).session(attempts=1)
+            await calls(f"http://127.0.0.1:{address[1]}", connect_timeout=0.1).session(tries=1)
         for each in waiting:
             each.close()
     assert counted == ["connect_timeout"]
@@ -114,7 +114,7 @@ async def test_a_proxy_that_refuses_is_proxy(calls: Make, counted: list[str]) ->
     async with serving(answer("407 Proxy Authentication Required")) as proxy:
         tunnel = ProxyTunnel("localhost", int(proxy.url.rpartition(":")[2]))
         with pytest.raises(SessionOutage):
-            await calls("https://upstream.test", ssl_context=tls_context(None), tunnel=tunnel).session(attempts=1)
+            await calls("https://upstream.test", ssl_context=tls_context(None), tunnel=tunnel).session(tries=1)
     assert counted == ["proxy"]
 
 
@@ -128,13 +128,13 @@ async def test_a_call_that_was_long_silent_when_it_was_cut_off_is_a_time_out(
     async with serving(reply) as server:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
-                await calls(server.url).session(attempts=1)
+                await calls(server.url).session(tries=1)
     assert counted == [kind]
 
 
 async def test_a_call_that_we_stop_ourselves_is_no_failure(calls: Make, counted: list[str]) -> None:
     async with serving(HANG) as server:
-        task = asyncio.create_task(calls(server.url).session(attempts=1))
+        task = asyncio.create_task(calls(server.url).session(tries=1))
         await server.arrived.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -143,7 +143,7 @@ async def test_a_call_that_we_stop_ourselves_is_no_failure(calls: Make, counted:
 
 async def test_a_refusal_is_no_failure_of_the_exchange(calls: Make, counted: list[str]) -> None:
     async with serving(answer("503 Service Unavailable"), GOOD) as server:
-        await calls(server.url).session(attempts=2)
+        await calls(server.url).session(tries=2)
     assert counted == []
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core.errors import SessionUnavailable
 from proxy.session.cardcash_calls import SessionOutage, SessionTokenRejected
-from proxy.session.renewals import FIRST_ATTEMPTS
+from proxy.session.renewals import FIRST_TRIES
 from tests.session.conftest import Build
 from tests.session.fakes import LOGIN, House, settle
 
@@ -170,7 +170,7 @@ async def test_a_session_rejected_at_login_is_made_anew_once(build: Build) -> No
     token = await house.keeper.token()
     assert token.identity is not None
     assert (len(house.calls.sessions), len(house.calls.logins)) == (2, 2)
-    assert house.calls.attempts == [FIRST_ATTEMPTS, 2]
+    assert house.calls.tries == [FIRST_TRIES, 2]
 
 
 async def test_later_in_an_outage_a_renewal_costs_one_session_call_though_its_token_is_rejected_at_login(
@@ -182,7 +182,7 @@ async def test_later_in_an_outage_a_renewal_costs_one_session_call_though_its_to
     assert len(house.calls.sessions) == 2
     await refused(house)
     assert len(house.calls.sessions) == 3
-    assert house.calls.attempts[-1] == 1
+    assert house.calls.tries[-1] == 1
 
 
 async def test_a_token_rejected_while_it_is_given_again_is_asked_for_once_more_and_then_pauses(house: House) -> None:

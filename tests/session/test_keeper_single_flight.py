@@ -194,9 +194,9 @@ async def test_after_closing_nothing_begins(house: House) -> None:
 async def test_the_first_attempt_is_over_when_it_failed(house: House) -> None:
     house.outage()
     await house.keeper.start(eager=True)
-    assert not house.keeper.first_attempt_over.is_set()
+    assert not house.keeper.first_renewal_over.is_set()
     await settle()
-    assert house.keeper.first_attempt_over.is_set()
+    assert house.keeper.first_renewal_over.is_set()
 
 
 async def test_the_first_attempt_is_over_when_the_keeper_closes(house: House) -> None:
@@ -204,7 +204,7 @@ async def test_the_first_attempt_is_over_when_the_keeper_closes(house: House) ->
     await house.keeper.start(eager=True)
     await settle()
     await house.keeper.close()
-    assert house.keeper.first_attempt_over.is_set()
+    assert house.keeper.first_renewal_over.is_set()
 
 
 async def test_without_eager_the_first_request_makes_the_session(house: House) -> None:

@@ -102,7 +102,7 @@ async def test_what_the_store_holds_is_taken_over_at_the_start(build: Build) -> 
     second = build(store=another(first), clock=first.clock)
     await second.keeper.start(eager=True)
     assert (second.held.value, second.held.source, second.held.identity) == (token.value, Source.STORE, ME)
-    assert second.keeper.first_attempt_over.is_set()
+    assert second.keeper.first_renewal_over.is_set()
     assert second.calls.sessions == []
 
 
@@ -114,7 +114,7 @@ async def test_a_caller_that_comes_while_the_store_is_read_at_the_start_costs_no
     _, got = await asyncio.gather(second.keeper.start(eager=True), second.keeper.token())
     assert (got.value, second.held.value) == (token.value, token.value)
     assert second.calls.sessions == []
-    assert second.keeper.first_attempt_over.is_set()
+    assert second.keeper.first_renewal_over.is_set()
 
 
 async def test_it_is_counted_whether_a_look_has_found_a_token(build: Build) -> None:

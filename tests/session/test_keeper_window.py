@@ -6,7 +6,7 @@ import asyncio
 
 from proxy.core.dialect import Candidate
 from proxy.core.token import Windows
-from proxy.session.renewals import FIRST_ATTEMPTS
+from proxy.session.renewals import FIRST_TRIES
 from tests.session.conftest import Build
 from tests.session.fakes import House, settle
 
@@ -94,7 +94,7 @@ async def test_a_try_that_is_overdue_and_fails_does_not_spin(house: House) -> No
     for _ in range(100):
         house.tick()
         await settle()
-    assert len(house.calls.sessions) == 1 + FIRST_ATTEMPTS
+    assert len(house.calls.sessions) == 1 + FIRST_TRIES
 
 
 async def test_a_harvest_puts_the_background_renewal_off(house: House) -> None:

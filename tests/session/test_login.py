@@ -69,7 +69,7 @@ def fields(request: bytes) -> dict[bytes, bytes]:
 
 async def test_the_session_call_sends_the_application_id_a_user_agent_and_nothing_to_identify_by(calls: Call) -> None:
     async with serving(GOOD) as server:
-        await calls(server.url).session(attempts=1)
+        await calls(server.url).session(tries=1)
     request = server.requests[0]
     assert request.startswith(b"POST /v3/session HTTP/1.1\r\n")
     assert request.endswith(b"\r\n\r\n")
@@ -86,7 +86,7 @@ async def test_the_session_call_sends_the_application_id_a_user_agent_and_nothin
 
 async def test_the_login_sends_token_and_the_documented_body(calls: Call) -> None:
     async with serving(GOOD) as server:
-        await calls(server.url).login(held("anonymous.session.token"), attempts=1)
+        await calls(server.url).login(held("anonymous.session.token"), tries=1)
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     assert head.startswith(b"POST /v3/customers/login HTTP/1.1\r\n")
     assert json.loads(body) == {"customer": {"email": EMAIL, "password": PASSWORD}}
@@ -99,23 +99,23 @@ async def test_the_login_sends_token_and_the_documented_body(calls: Call) -> Non
 @pytest.mark.parametrize(("base", "path"), [("/v3", "/v3"), ("/v4.2", "/v4.2"), ("", "/v3"), ("/proxy", "/v3")])
 async def test_the_session_lives_where_the_version_of_the_base_path_says(calls: Call, base: str, path: str) -> None:
     async with serving(GOOD) as server:
-        await calls(server.url, base_path=base).session(attempts=1)
+        await calls(server.url, base_path=base).session(tries=1)
     assert server.requests[0].startswith(f"POST {path}/session ".encode())
 
 
 async def test_no_connection_is_kept(calls: Call) -> None:
     async with serving(GOOD) as server:
         made = calls(server.url)
-        await made.session(attempts=1)
-        await made.session(attempts=1)
+        await made.session(tries=1)
+        await made.session(tries=1)
     assert server.connections == 2
 
 
 async def test_cookies_are_neither_kept_nor_sent(calls: Call) -> None:
     async with serving(answer("200 OK", b"{}", f"authorization: {TOKEN}", "Set-Cookie: a=b")) as server:
         made = calls(server.url)
-        await made.session(attempts=1)
-        await made.session(attempts=1)
+        await made.session(tries=1)
+        await made.session(tries=1)
     assert b"cookie" not in fields(server.requests[1])
 
 
@@ -123,7 +123,7 @@ async def test_credentials_changed_during_a_call_are_for_the_next(calls: Call) -
     cookie = answer("200 OK", b"{}", f"Set-Cookie: {APP}={TOKEN}")
     async with serving(cookie) as server:
         made = calls(server.url)
-        call = asyncio.create_task(made.session(attempts=1))
+        call = asyncio.create_task(made.session(tries=1))
         await server.arrived.wait()
         made.credentials = Credentials("other-app")
         assert (await call).value == TOKEN
@@ -146,7 +146,7 @@ async def test_credentials_changed_during_a_call_are_for_the_next(calls: Call) -
 )
 async def test_the_token_is_found_wherever_cardcash_puts_it(calls: Call, reply: bytes) -> None:
     async with serving(reply) as server:
-        assert (await calls(server.url).session(attempts=1)).value == TOKEN
+        assert (await calls(server.url).session(tries=1)).value == TOKEN
 
 
 BAD = {
@@ -173,7 +173,7 @@ BAD = {
 async def test_an_answer_that_is_no_session_is_an_outage(calls: Call, reply: bytes) -> None:
     async with serving(reply) as server:
         with pytest.raises(SessionOutage) as caught:
-            await calls(server.url).session(attempts=1)
+            await calls(server.url).session(tries=1)
     shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
     assert "secret-but-no-jwt" not in shown
     assert caught.value.__context__ is None
@@ -183,9 +183,9 @@ async def test_an_answer_that_is_no_session_is_an_outage(calls: Call, reply: byt
 async def test_a_refusal_in_cardcashs_envelope_is_final(calls: Call, status: str) -> None:
     async with serving(answer(status, REFUSAL)) as server:
         with pytest.raises(SessionRefused) as session:
-            await calls(server.url).session(attempts=4)
+            await calls(server.url).session(tries=4)
         with pytest.raises(SessionRefused) as login:
-            await calls(server.url).login(held(), attempts=4)
+            await calls(server.url).login(held(), tries=4)
     assert (session.value.what, login.value.what) == ("app_id", "login")
     assert len(server.requests) == 2
 
@@ -193,14 +193,14 @@ async def test_a_refusal_in_cardcashs_envelope_is_final(calls: Call, status: str
 async def test_a_session_rejected_at_login_is_told_apart_from_a_refused_login(calls: Call) -> None:
     async with serving(answer("400 Bad Request", NO)) as server:
         with pytest.raises(SessionTokenRejected):
-            await calls(server.url).login(held(), attempts=4)
+            await calls(server.url).login(held(), tries=4)
     assert len(server.requests) == 1
 
 
 async def test_a_login_without_a_token_of_its_own_logs_the_session_in(calls: Call) -> None:
     session = held()
     async with serving(answer("200 OK", b"{}")) as server:
-        token = await calls(server.url).login(session, attempts=1)
+        token = await calls(server.url).login(session, tries=1)
     assert (token.value, token.identity, token.born) == (TOKEN, EMAIL, session.born)
 
 
@@ -208,13 +208,13 @@ async def test_a_login_without_a_token_of_its_own_logs_the_session_in(calls: Cal
 async def test_a_web_page_with_200_is_no_login_with_a_byte_order_mark_or_without(calls: Call, mark: bytes) -> None:
     async with serving(answer("200 OK", mark + PAGE)) as server:
         with pytest.raises(SessionOutage):
-            await calls(server.url).login(held(), attempts=1)
+            await calls(server.url).login(held(), tries=1)
 
 
 async def test_retry_after_of_an_outage_is_told(calls: Call) -> None:
     async with serving(answer("429 Too Many Requests", b"", "Retry-After: 17")) as server:
         with pytest.raises(SessionOutage) as caught:
-            await calls(server.url).session(attempts=4)
+            await calls(server.url).session(tries=4)
     assert caught.value.retry_after == 17
 
 
@@ -226,7 +226,7 @@ async def test_the_life_of_a_token_counts_from_the_try_that_brought_it(calls: Ca
         return 0.0
 
     async with serving(answer("503 Unavailable"), GOOD) as server:
-        token = await calls(server.url, clock=clock, fraction=later).session(attempts=2)
+        token = await calls(server.url, clock=clock, fraction=later).session(tries=2)
     assert token.born == clock.now()
 
 
@@ -272,11 +272,11 @@ async def test_a_keep_alive_tells_of_a_rejected_token(calls: Call) -> None:
     ids=["500", "large 503", "520", "closed", "broken off"],
 )
 async def test_5xx_and_lost_connections_are_tried_exactly_as_often_as_asked(calls: Call, reply: bytes | str) -> None:
-    for attempts in (1, 4):
+    for tries in (1, 4):
         async with serving(reply) as server:
             with pytest.raises(SessionOutage):
-                await calls(server.url).session(attempts=attempts)
-        assert len(server.requests) == attempts
+                await calls(server.url).session(tries=tries)
+        assert len(server.requests) == tries
 
 
 async def test_a_lost_connection_of_the_keep_alive_is_not_sent_again_by_the_library(calls: Call) -> None:
@@ -290,7 +290,7 @@ async def test_a_lost_connection_of_the_keep_alive_is_not_sent_again_by_the_libr
 async def test_a_session_call_that_met_the_edge_is_tried_again(calls: Call, status: str) -> None:
     async with serving(answer(status, PAGE)) as server:
         with pytest.raises(SessionOutage):
-            await calls(server.url).session(attempts=3)
+            await calls(server.url).session(tries=3)
     assert len(server.requests) == 3
 
 
@@ -298,16 +298,16 @@ async def test_a_session_call_that_met_the_edge_is_tried_again(calls: Call, stat
 async def test_a_refusal_is_never_tried_again(calls: Call, status: str) -> None:
     async with serving(answer(status, b'{"message":["Invalid"]}')) as server:
         with pytest.raises(SessionRefused):
-            await calls(server.url).session(attempts=4)
+            await calls(server.url).session(tries=4)
         with pytest.raises(SessionRefused):
-            await calls(server.url).login(held(), attempts=4)
+            await calls(server.url).login(held(), tries=4)
     assert len(server.requests) == 2
 
 
 async def test_redirects_are_never_tried_again(calls: Call) -> None:
     async with serving(answer("302 Found", PAGE, "Location: /elsewhere")) as server:
         with pytest.raises(SessionOutage):
-            await calls(server.url).session(attempts=4)
+            await calls(server.url).session(tries=4)
     assert len(server.requests) == 1
 
 
@@ -315,7 +315,7 @@ async def test_redirects_are_never_tried_again(calls: Call) -> None:
 async def test_a_login_that_met_the_edge_is_tried_again_but_not_after_429(calls: Call, status: str, tries: int) -> None:
     async with serving(answer(status, PAGE)) as server:
         with pytest.raises(SessionOutage):
-            await calls(server.url).login(held(), attempts=3)
+            await calls(server.url).login(held(), tries=3)
     assert len(server.requests) == tries
 
 
@@ -324,7 +324,7 @@ async def test_a_login_that_met_the_edge_is_tried_again_but_not_after_429(calls:
 )
 async def test_a_retry_that_succeeds_is_a_success(calls: Call, first: bytes | str) -> None:
     async with serving(first, GOOD) as server:
-        assert (await calls(server.url).session(attempts=2)).value == TOKEN
+        assert (await calls(server.url).session(tries=2)).value == TOKEN
     assert len(server.requests) == 2
 
 
@@ -337,7 +337,7 @@ async def test_a_refused_connection_says_so(calls: Call) -> None:
     with pytest.raises(
         SessionOutage, match=r"POST /v3/session failed: The connection to 127\.0\.0\.1 was refused; check"
     ):
-        await calls(f"http://127.0.0.1:{port}").session(attempts=2)
+        await calls(f"http://127.0.0.1:{port}").session(tries=2)
 
 
 @pytest.mark.parametrize("fault", ["unknown authority", "other name"])
@@ -353,7 +353,7 @@ async def test_a_certificate_that_is_not_valid_says_what_to_check(calls: Call, f
             SessionOutage,
             match=r"certificate of localhost was not accepted .*; check upstream.origin and upstream.ca_file",
         ):
-            await calls(server.url, ssl_context=context).session(attempts=1)
+            await calls(server.url, ssl_context=context).session(tries=1)
     assert server.requests == []
 
 
@@ -362,7 +362,7 @@ async def test_a_proxy_that_refuses_is_named_without_its_credentials(calls: Call
         tunnel = ProxyTunnel("localhost", int(proxy.url.rpartition(":")[2]), b"Basic c2VjcmV0")
         made = calls("https://upstream.test", ssl_context=tls_context(None), tunnel=tunnel)
         with pytest.raises(SessionOutage, match=r"\(status 407\); check HTTPS_PROXY") as caught:
-            await made.session(attempts=1)
+            await made.session(tries=1)
     assert proxy.requests[0].startswith(b"CONNECT upstream.test:443 HTTP/1.1\r\n")
     assert fields(proxy.requests[0])[b"proxy-authorization"] == b"Basic c2VjcmV0"
     assert "c2VjcmV0" not in "".join(traceback.format_exception(caught.value))

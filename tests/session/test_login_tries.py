@@ -67,13 +67,13 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def outcome(
-    client: CallClient, *, attempts: int = 3, passing: Iterable[int] = (), fraction: float = 1.0
+    client: CallClient, *, tries: int = 3, passing: Iterable[int] = (), fraction: float = 1.0
 ) -> CallAnswer | ProxyError:
     failed: list[str] = []
     sender = CallSender(client, clock=FakeClock(), fraction=lambda: fraction, failed=failed.append)
     try:
         return await sender.send(
-            "POST", head=b"", body=None, attempts=attempts, passing=lambda answer: answer.status in passing
+            "POST", head=b"", body=None, tries=tries, passing=lambda answer: answer.status in passing
         )
     except ProxyError as error:
         assert failed == [getattr(error, "kind", None)] * client.sent or isinstance(error, Draining | Overloaded)
@@ -136,23 +136,23 @@ async def test_when_a_call_is_sent_again_and_after_how_long(waits: list[float], 
 
 async def test_tries_end_with_the_first_answer_that_stands(waits: list[float]) -> None:
     client = CallClient(UpstreamReset("no", kind="reset_before_head", sent=True), Reply(502), Reply(201))
-    last = await outcome(client, attempts=9)
+    last = await outcome(client, tries=9)
     assert isinstance(last, CallAnswer)
     assert (last.status, client.sent) == (201, 3)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
 async def test_waits_are_a_random_part_of_a_capped_doubling(waits: list[float], fraction: float) -> None:
-    await outcome(CallClient(Reply(503)), attempts=7, fraction=fraction)
+    await outcome(CallClient(Reply(503)), tries=7, fraction=fraction)
     assert waits == pytest.approx([fraction * wait for wait in (0.5, 1.0, 2.0, 4.0, 4.0, 4.0)])
 
 
-@pytest.mark.parametrize("attempts", [1, 2, 5])
-async def test_a_call_is_never_sent_more_often_than_asked(waits: list[float], attempts: int) -> None:
+@pytest.mark.parametrize("tries", [1, 2, 5])
+async def test_a_call_is_never_sent_more_often_than_asked(waits: list[float], tries: int) -> None:
     for brings in (Reply(503), UpstreamReset("no", kind="reset_before_head", sent=True)):
         client = CallClient(brings)
-        await outcome(client, attempts=attempts)
-        assert client.sent == attempts
+        await outcome(client, tries=tries)
+        assert client.sent == tries
 
 
 @pytest.mark.parametrize(

@@ -49,12 +49,12 @@ class Loop(asyncio.SelectorEventLoop):
 class Calls(FakeCalls):
     """Logins, too, wait at the gate and are counted as under way."""
 
-    async def login(self, session: Token, *, attempts: int) -> Token:
+    async def login(self, session: Token, *, tries: int) -> Token:
         self.busy += 1
         self.most_busy = max(self.most_busy, self.busy)
         try:
             await self.gate.wait()
-            return await super().login(session, attempts=attempts)
+            return await super().login(session, tries=tries)
         finally:
             self.busy -= 1
 

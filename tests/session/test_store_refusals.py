@@ -66,14 +66,14 @@ class World:
         house = self.house()
         (house.calls.on_login if refusal is NO_LOGIN else house.calls.on_session).append(refusal)
         await house.keeper.start(eager=True)
-        await house.keeper.first_attempt_over.wait()
+        await house.keeper.first_renewal_over.wait()
         assert set(house.keeper.refusals) == {refusal.what}
         return house
 
     async def restarted(self, credentials: Credentials = LOGIN) -> House:
         house = self.house(credentials)
         await house.keeper.start(eager=True)
-        await house.keeper.first_attempt_over.wait()
+        await house.keeper.first_renewal_over.wait()
         return house
 
 
@@ -192,7 +192,7 @@ async def test_one_of_many_processes_tries_an_application_id_that_is_refused(wor
     for house in houses:
         house.calls.on_session.extend([NO_APP] * 2)
         await house.keeper.start(eager=True)
-        await house.keeper.first_attempt_over.wait()
+        await house.keeper.first_renewal_over.wait()
     assert sum(len(house.calls.sessions) for house in houses) == 1
     assert all("app_id" in house.keeper.refusals for house in houses)
 
@@ -255,7 +255,7 @@ async def test_two_wrong_passwords_in_a_fleet_are_tried_once_each_whatever_is_re
     for house in (first, second):
         house.calls.on_login.append(NO_LOGIN)
         await house.keeper.start(eager=True)
-        await house.keeper.first_attempt_over.wait()
+        await house.keeper.first_renewal_over.wait()
         if "login" not in house.keeper.refusals:
             held = house.keeper.held
             assert held is not None

@@ -126,7 +126,7 @@ async def test_readyz_waits_for_the_first_attempt_and_not_for_its_success(
     proxy = await start_proxy(origin="http://127.0.0.1:9")
     first = await proxy.admin.ask("GET /readyz")
     assert (first.status, first.json["because"]) == (503, ["the first session is being made"])
-    await until(proxy.proxy.keeper.first_attempt_over.is_set)
+    await until(proxy.proxy.keeper.first_renewal_over.is_set)
     assert (await proxy.admin.ask("GET /readyz")).status == 200
     assert (await proxy.admin.ask("GET /healthz")).status == 200
 
@@ -303,7 +303,7 @@ async def test_startupz_is_200_once_the_first_attempt_is_over_well_or_not(
     first = await proxy.admin.ask("GET /startupz")
     assert (first.status, first.json["because"]) == (503, ["the first session is being made"])
     go.set()
-    await until(proxy.proxy.keeper.first_attempt_over.is_set)
+    await until(proxy.proxy.keeper.first_renewal_over.is_set)
     assert (await proxy.admin.ask("GET /startupz")).status == 200
     # Wrong credentials have started, and are never ready.
     assert (await proxy.admin.ask("GET /readyz")).status == 503
@@ -348,7 +348,7 @@ async def test_status_tells_of_the_last_failure_with_its_sentence_and_time(
 ) -> None:
     upstream.session_answers += [REFUSAL] * 9
     proxy = await start_proxy()
-    await until(proxy.proxy.keeper.first_attempt_over.is_set)
+    await until(proxy.proxy.keeper.first_renewal_over.is_set)
     told = (await proxy.admin.ask("GET /status")).json
     assert "refused the application id" in told["last_failure"]["sentence"]
     age = datetime.now(UTC) - datetime.fromisoformat(told["last_failure"]["time"])

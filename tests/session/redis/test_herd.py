@@ -34,14 +34,14 @@ class CardCash:
         self.sessions = 0
         self.began = asyncio.Event()
 
-    async def session(self, *, attempts: int) -> Token:
+    async def session(self, *, tries: int) -> Token:
         self.sessions += 1
         self.began.set()
         born = CLOCK.now()
         await asyncio.sleep(0.3)
         return Token(f"session.{self.sessions}.", born, 1200, Source.SESSION)
 
-    async def login(self, session: Token, *, attempts: int) -> Token:
+    async def login(self, session: Token, *, tries: int) -> Token:
         raise AssertionError("no login is configured")
 
     async def keep_alive(self, token: Token, path: str) -> Token | None:
