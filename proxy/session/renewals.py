@@ -97,8 +97,6 @@ class Renewals:
         """Renew until those who wait are told."""
         while self.current is renewal:
             bug: Exception | None = None
-            if renewal.credentials is not self._calls.credentials:  # they changed before it had begun
-                self._begin_for_the_same(renewal, "credentials")
             try:
                 outcome = await self._make(renewal)
             except Exception as error:
@@ -281,7 +279,4 @@ class Renewals:
         """Begin the next renewal for those who waited for this one."""
         self._shared.rights.end()
         self._observer.renewal(renewal.reason, "superseded", {})
-        self._begin_for_the_same(renewal, reason)
-
-    def _begin_for_the_same(self, renewal: Renewal, reason: str) -> None:
         renewal.begin(reason, self._held.token, self._calls.credentials, rejected=self._held.is_rejected)

@@ -222,6 +222,19 @@ async def test_a_renewal_with_old_credentials_is_stopped_rather_than_waited_for(
     assert (len(house.calls.sessions), house.calls.busy) == (2, 1)
 
 
+async def test_secrets_that_change_the_moment_a_renewal_begins_are_those_it_is_made_with(build: Build) -> None:
+    house = build(credentials=LOGIN)
+    changed = Credentials("other-app", ME, "other password")
+    house.calls.on_login.append(SessionRefused("login", "Check it."))
+    asking = asyncio.create_task(house.keeper.token())
+    while not house.keeper.status().renewing:
+        await asyncio.sleep(0)
+    house.keeper.use_credentials(changed)
+    assert (await asking).app_id == "other-app"
+    assert (len(house.calls.sessions), house.calls.logins) == (1, [changed])
+    assert (await house.store.look(changed.secrets)).refusals == {"login": "Check it."}
+
+
 async def test_a_renewal_with_old_credentials_is_dropped_and_its_waiters_get_the_next(house: House) -> None:
     house.calls.gate.clear()
     waiting = [asyncio.create_task(house.keeper.token()) for _ in range(20)]

@@ -342,6 +342,20 @@ async def test_a_proxy_that_stops_in_the_middle_of_a_renewal_lets_the_others_ren
     assert (await other.enter("", known=None, needs_login=False)).turn is Turn.GRANTED
 
 
+async def test_a_renewal_that_ends_when_nobody_can_wait_any_longer_gives_its_right_back(build: Build) -> None:
+    house = build()
+    house.calls.gate.clear()
+    asking = asyncio.create_task(house.keeper.token())
+    while not house.calls.sessions:
+        await asyncio.sleep(0)
+    house.keeper.refuse()
+    with pytest.raises(Draining):
+        await asking
+    house.calls.gate.set()
+    await settle()
+    assert (await another(house).enter("", known=None, needs_login=False, forced=True)).turn is Turn.GRANTED
+
+
 # Requests about an account, while anonymous
 
 
