@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from proxy.session.cardcash_calls import Credentials
-from proxy.settings import Secret, Settings, files, secret_files
+from proxy.settings import Secret, Settings, files, secret_files, secrets
 from proxy.telemetry.logs import log
 from proxy.upstream import tls_context
 
@@ -75,15 +75,8 @@ class SecretsWatch:
     """Holds the current values of all secrets that may come from files."""
 
     def __init__(self, settings: Settings) -> None:
-        header = settings.callers.require_header
         self._email = settings.login.email
-        self._given: dict[str, Secret | None] = {
-            "app_id": settings.app_id,
-            "login.password": settings.login.password,
-            "callers.require_header": None if header is None else header.value,
-            "session.store_secret": settings.session.store_secret,
-            "session.store_sentinel_password": settings.session.store_sentinel_password,
-        }
+        self._given = secrets(settings)
         # Those of the store's own place are followed by `StorePlace`.
         self._files: dict[str, WatchedFiles[Secret]] = {
             name: secret_file(name, path, partial(files.secret, form=form), self._given[name])

@@ -51,8 +51,8 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(name, metavar=name.upper(), type=checked, help=text)
 
     def flags(self) -> list[argparse.Action]:
-        """List what begins with a dash."""
-        return [action for action in self._actions if action.option_strings]
+        """List what begins with a dash and may be used."""
+        return [action for action in self._actions if action.option_strings and action.help is not argparse.SUPPRESS]
 
     def error(self, message: str) -> NoReturn:
         """Tell the fault and exit."""
@@ -80,12 +80,9 @@ class Parser(argparse.ArgumentParser):
         """Name the flags that are slips of the pen; what is like no flag, and any value, may be a secret."""
         from proxy.core.spelling import nearest, repeatable
 
-        known = [flag for action in self._actions for flag in action.option_strings]
+        known = [flag for action in self.flags() for flag in action.option_strings]
         said = []
         for flag in (word.partition("=")[0] for word in words if word.startswith("-")):
-            if f"{flag}-file" in known:
-                said.append(f"{flag}: a secret on a command line can be read by others; use {flag}-file")
-                continue
             near = nearest(flag, known)
             shown = flag if repeatable(flag, known) else "a flag"
             said.append(f"{shown} is unknown" + (f", did you mean {near}?" if near else ""))
@@ -133,16 +130,15 @@ def add_admin(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each setting that is no secret."""
+    """Add a flag for each setting; those of secrets are there to be refused, with the other faults."""
     from proxy.settings.describe import help_of
     from proxy.settings.model import leaves
 
     add_config(parser)
     group = parser.add_argument_group("settings", "each also as an environment variable, say CARDCASH_UPSTREAM__ORIGIN")
     for leaf in leaves().values():
-        if not leaf.hidden:
-            text = help_of(leaf).replace("%", "%%")
-            group.add_argument(leaf.flag, metavar="VALUE", dest=_SETTING + leaf.path, help=text)
+        text = argparse.SUPPRESS if leaf.hidden else help_of(leaf).replace("%", "%%")
+        group.add_argument(leaf.flag, metavar="VALUE", dest=_SETTING + leaf.path, help=text)
 
 
 def load(options: argparse.Namespace) -> Loaded:

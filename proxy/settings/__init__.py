@@ -10,7 +10,7 @@ from proxy.core.secret import Secret
 from proxy.core.values import ListenAddress
 from proxy.settings.describe import describe
 from proxy.settings.files import SecretForm, read_secret_file
-from proxy.settings.loading import Loaded, SettingsError, load, load_settings, secret_files
+from proxy.settings.loading import Loaded, SettingsError, load, load_settings, secret_files, secrets
 from proxy.settings.model import Settings
 from proxy.settings.proxy_variables import proxy_variables
 
@@ -27,4 +27,5 @@ __all__ = [
     "proxy_variables",
     "read_secret_file",
     "secret_files",
+    "secrets",
 ]

@@ -97,9 +97,7 @@ class SecretForm(enum.Enum):
         pattern, problem = self.value
         if not text:
             return "is empty"
-        if self is SecretForm.LINES and not has_control_characters(text.replace("\r\n", "").replace("\n", "")):
-            return None if re.fullmatch(pattern, text) else problem
-        if has_control_characters(text):
+        if has_control_characters(re.sub("\r?\n", "", text) if self is SecretForm.LINES else text):
             return "has more than one line or control characters"
         return None if re.fullmatch(pattern, text) else problem
 

@@ -53,8 +53,7 @@ def rule(value: object) -> Rule:
     """
     if not isinstance(value, Mapping):
         raise Bad(f"is not a rule; {_EXAMPLE}")
-    given = {str(key): part for key, part in value.items()}
-    _check_keys(given, ("action", *_ACTIONS, "methods", "path"))
+    given = _parts(value, "action", *_ACTIONS, "methods", "path")
     chosen = [key for key in ("action", *_ACTIONS) if key in given]
     if len(chosen) != 1:
         raise Bad(f"must have exactly one of allow and deny; {_EXAMPLE}")
@@ -67,8 +66,7 @@ def rule(value: object) -> Rule:
     elif isinstance(subject, Mapping):
         if given:
             raise Bad(f"methods and path stand either inside {action} or beside it, not both; {_EXAMPLE}")
-        given = {str(key): part for key, part in subject.items()}
-        _check_keys(given, ("methods", "path"))
+        given = _parts(subject, "methods", "path")
     elif subject is False:
         raise Bad(f"{action}: false says nothing; {_EXAMPLE}")
     # `deny:` with its path below it instead of inside it says what is meant; without one nothing does.
@@ -83,11 +81,15 @@ def rule(value: object) -> Rule:
     )
 
 
-def _check_keys(given: Mapping[str, object], known: tuple[str, ...]) -> None:
-    unknown = [key for key in given if key not in known]
-    if unknown:
-        named = [f"{shown(key)} is" if repeatable(key, known) else "has a key that is" for key in unknown]
-        raise Bad(*(f"{n} not known in a rule{did_you_mean(k, known)}" for n, k in zip(named, unknown, strict=True)))
+def _parts(value: Mapping[object, object], *known: str) -> dict[str, object]:
+    given = {str(key): part for key, part in value.items()}
+    faults = []
+    for key in (key for key in given if key not in known):
+        what = f"{shown(key)} is" if repeatable(key, known) else "has a key that is"
+        faults.append(f"{what} not known in a rule{did_you_mean(key, known)}")
+    if faults:
+        raise Bad(*faults)
+    return given
 
 
 def _methods(value: object) -> Iterable[str]:

@@ -100,6 +100,13 @@ def load(
     return Loaded(settings, where)
 
 
+def secrets(settings: Settings) -> dict[str, Secret | None]:
+    """Return all secrets by their setting; those inside the URL of `session.store` are its own."""
+    header = settings.callers.require_header
+    found = {path: leaf.value_in(settings) for path, leaf in leaves().items() if leaf.hidden}
+    return found | {"callers.require_header": None if header is None else header.value}
+
+
 def secret_files(settings: Settings) -> dict[str, tuple[Path, SecretForm]]:
     """Return the files that secrets were read from, by the setting, with what they may hold."""
     header = settings.callers.require_header

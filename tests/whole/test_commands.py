@@ -109,6 +109,14 @@ async def test_a_bad_configuration_is_one_line_per_fault_and_exit_code_2(command
     assert done.out == b""
 
 
+async def test_a_secret_as_a_flag_is_refused_with_the_other_faults_and_not_repeated() -> None:
+    done = await run("check", "--app-id", "zebra", "--login.password=zebra", "--workers", "0")
+    assert await done.ended() == 2
+    assert "zebra" not in done.text
+    assert [line.split()[1] for line in done.err.decode().splitlines()] == ["app_id", "login.password", "workers"]
+    assert "--app-id " not in (await run("check", "--help")).out.decode()
+
+
 @pytest.mark.parametrize("what", ["missing", "a folder", "not YAML", "binary"])
 async def test_a_configuration_file_that_cannot_be_read_is_exit_code_2(what: str, tmp_path: Path) -> None:
     file = tmp_path / "proxy.yaml"
