@@ -247,7 +247,7 @@ class Renewals:
         if isinstance(worth, Stays):
             result = worth.result
             self._shared.save()
-        elif token.source is Source.STORE:  # it was made, and counted, elsewhere
+        elif token.source is Source.STORE and not renewal.refused:  # it was made, and counted, elsewhere
             self._shared.take(token)
             return self._held.token or token
         else:

@@ -30,6 +30,18 @@ class SlowStore(MemoryStore):
         return await super().save(token, replaces=replaces)
 
 
+class SecondStore(MemoryStore):
+    """Another process logs in right before the first save."""
+
+    theirs: Token | None = None
+
+    async def save(self, token: Token, *, replaces: Token | None) -> bool:
+        if self.theirs is None:
+            self.theirs = replace(token, value="theirs.", identity=ME)
+            assert await super().save(self.theirs, replaces=replaces)
+        return await super().save(token, replaces=replaces)
+
+
 class UnhurriedStore(MemoryStore):
     """Lets others run while it is read, as a file does."""
 
@@ -169,6 +181,14 @@ async def test_a_session_that_another_keeper_made_is_no_renewal_here(build: Buil
     assert taker.calls.sessions == []
     assert (maker.seen.renewals, taker.seen.renewals) == ([("first", "ok")], [("store", "ok")])
     assert (maker.keeper.status().renewals, taker.keeper.status().renewals) == (1, 0)
+
+
+async def test_a_login_that_was_refused_is_told_though_another_keepers_session_is_taken_then(build: Build) -> None:
+    clock = FakeClock()
+    house = build(credentials=LOGIN, clock=clock, store=SecondStore(clock))
+    house.calls.on_login.append(SessionRefused("login", "Check it."))
+    assert (await house.keeper.token()).value == "theirs."
+    assert house.seen.renewals == [("first", "login_refused")]
 
 
 async def test_an_operator_does_not_get_another_keepers_token(build: Build) -> None:
