@@ -126,6 +126,7 @@ class Recorder:
         self.renewals.append((reason, result))
         self._check((reason, result) in RENEWALS, reason, result)
         self._check(dict(fields).keys() <= FIELDS, fields)
+        self._check(isinstance(fields.get("sentence", ""), str), fields)
         self._check(fields.get("source") in {None, *(source.value for source in Source)}, fields)
         self._check(
             "sentence" in fields or result not in {"failed", "refused", "login_refused"} or "rejected" in fields, fields
@@ -133,6 +134,7 @@ class Recorder:
 
     def renewal_took(self, seconds: float) -> None:
         self.took.append(seconds)
+        self._check(isinstance(seconds, float) and 0 <= seconds < 60, seconds)
 
     def harvest(self, result: str) -> None:
         self.harvests[result] += 1

@@ -273,6 +273,18 @@ async def test_a_changed_password_that_is_refused_does_not_take_the_account(buil
     assert "login" in house.keeper.refusals
 
 
+async def test_a_changed_application_id_whose_login_is_refused_does_take_the_account_of_the_one_before(
+    build: Build,
+) -> None:
+    house = build(credentials=LOGIN)
+    await house.keeper.token()
+    house.calls.on_login.append(REFUSED_LOGIN)
+    house.keeper.use_credentials(Credentials("other-app", ME, "password"))
+    await settle()
+    assert (house.held.app_id, house.held.identity) == ("other-app", None)
+    assert house.keeper.status().renewals == 2
+
+
 # CardCash forgets the login
 
 

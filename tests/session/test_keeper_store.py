@@ -496,6 +496,28 @@ async def test_one_process_probes_in_an_outage_for_all(build: Build, clock: Fake
     assert 5 <= sum(len(house.calls.sessions) for house in houses) <= 12
 
 
+async def test_who_finds_the_pause_of_another_process_waits_for_its_end_and_has_not_failed(
+    build: Build, clock: FakeClock
+) -> None:
+    store = MemoryStore(clock)
+    failing, other = (build(store=store.another(), clock=clock) for _ in range(2))
+    failing.outage()
+    for _ in range(3):
+        with pytest.raises(SessionUnavailable):
+            await failing.keeper.token()
+        await settle()
+        clock.advance(failing.keeper.status().paused_for)
+    with pytest.raises(SessionUnavailable):
+        await failing.keeper.token()
+    await settle()
+    clock.advance(1)
+    with pytest.raises(SessionUnavailable, match="the last tries failed") as caught:
+        await other.keeper.token()
+    assert caught.value.retry_after == 7
+    assert (other.keeper.status().failures, other.keeper.status().paused_for) == (4, 7)
+    assert (other.calls.sessions, other.seen.renewals) == ([], [])
+
+
 async def test_an_operator_at_one_process_ends_the_pause_of_all(build: Build, clock: FakeClock) -> None:
     store = OthersStore(clock)
     one, other = build(store=store, clock=clock), build(store=store.another(), clock=clock)
