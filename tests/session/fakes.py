@@ -120,6 +120,8 @@ class Recorder:
         self.losses = 0
         self.failed_calls: list[str] = []
         self.stores: Counter[tuple[str, str]] = Counter()
+        #: What was told of a store that failed.
+        self.whys: list[str] = []
         self.unknown: list[object] = []
 
     def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
@@ -148,6 +150,7 @@ class Recorder:
 
     def store(self, operation: str, result: str, why: str = "") -> None:
         self.stores[operation, result] += 1
+        self.whys += [why] * (result == "failed")
         self._check((operation, result) in STORE_OPERATIONS, operation, result)
 
     def _check(self, is_known: bool, *what: object) -> None:

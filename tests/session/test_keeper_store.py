@@ -12,7 +12,7 @@ from proxy.core.errors import Draining, SessionUnavailable
 from proxy.core.token import Moment, Source, Token
 from proxy.session.cardcash_calls import SessionRefused
 from proxy.session.shared import GLANCE_DEADLINE
-from proxy.session.stores import Entered, Stored, Turn
+from proxy.session.stores import Entered, Stored, StoreUnreachable, StoreUnusable, Turn
 from proxy.session.stores.memory import MemoryStore
 from tests.session.conftest import Build
 from tests.session.fakes import LOGIN, ME, BrokenStore, FakeClock, House, settle
@@ -100,6 +100,30 @@ async def test_a_store_that_raises_loses_no_token_and_breaks_no_request(
     await house.keeper.close()
     if operation != "close":
         assert house.seen.stores[operation, "failed"] > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (StoreUnreachable("Redis did not answer in time"), "Redis did not answer in time"),
+        (StoreUnusable("session.store: name another path."), "session.store: name another path."),
+        (OSError(28, "No space left on device", "/hush"), "No space left on device"),
+        (TimeoutError("another process holds the lock"), "another process holds the lock"),
+        (TimeoutError(), "TimeoutError in the store"),
+        (OSError("hush"), "OSError in the store"),
+        (ValueError("hush"), "ValueError in the store"),
+    ],
+)
+async def test_what_is_told_of_a_store_that_fails_holds_nothing_that_came_from_elsewhere(
+    build: Build, error: Exception, why: str
+) -> None:
+    class Failing(MemoryStore):
+        async def look(self, secrets: str) -> Stored:
+            raise error
+
+    house = build(store=Failing(FakeClock()))
+    await house.keeper.start(eager=False)
+    assert house.seen.whys == [why]
 
 
 async def test_a_store_that_hangs_does_not_take_the_token_that_was_made(build: Build) -> None:
@@ -647,7 +671,8 @@ async def test_alone_nobody_insists_in_an_outage_of_cardcash(build: Build) -> No
     assert len(house.calls.sessions) == 1
 
 
-async def test_what_was_made_alone_is_stored_behind_the_backs_of_those_who_wait(build: Build) -> None:
+@pytest.mark.parametrize("alone", [True, False])
+async def test_only_what_was_made_alone_is_stored_behind_the_backs_of_those_who_wait(build: Build, alone: bool) -> None:
     class Blind(Distant):
         async def save(self, token: Token, *, replaces: Token | None) -> bool:
             waiting.append(house.keeper.waiters)
@@ -655,10 +680,13 @@ async def test_what_was_made_alone_is_stored_behind_the_backs_of_those_who_wait(
 
     waiting: list[int] = []
     clock = FakeClock()
-    house = build(store=Blind(clock), clock=clock)
+    store = Blind(clock)
+    house = build(store=store, clock=clock)
+    if not alone:
+        store.broken = ()
     await house.keeper.token()
     await settle()
-    assert waiting == [0]
+    assert waiting == [0 if alone else 1]
 
 
 async def test_what_was_made_alone_is_stored_when_the_store_is_back(build: Build) -> None:
