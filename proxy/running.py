@@ -12,6 +12,7 @@ from typing import Any
 import uvloop
 
 from proxy.process import OK, STOP_SIGNALS
+from proxy.tasks import Tasks
 
 
 def run_loop(work: Coroutine[Any, Any, int]) -> int:
@@ -23,18 +24,19 @@ def run_loop(work: Coroutine[Any, Any, int]) -> int:
     return code
 
 
-def on_hangup(read_again: Callable[[], object]) -> None:
-    """Call it in the event loop that runs, at each SIGHUP.
+def on_hangup(read_again: Callable[[], Coroutine[Any, Any, None]]) -> Tasks:
+    """Run it in the event loop that runs, at each SIGHUP; returns what runs, to be closed before the log is.
 
     The loop's own handlers end with it, and the next SIGHUP would be the end of a process that is about to end well.
     """
-    loop = asyncio.get_running_loop()
+    loop, tasks = asyncio.get_running_loop(), Tasks()
 
     def heard(*_: object) -> None:
         if loop.is_running():
-            loop.call_soon_threadsafe(read_again)
+            loop.call_soon_threadsafe(lambda: tasks.spawn(read_again(), name="read again"))
 
     signal.signal(signal.SIGHUP, heard)
+    return tasks
 
 
 def on_signals(stop: Callable[[], object]) -> None:

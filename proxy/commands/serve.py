@@ -56,19 +56,18 @@ async def _served(settings: Settings, handed_over: HandedOver, manager: ServiceM
     from proxy.app import Proxy
     from proxy.memory import settle
     from proxy.running import on_hangup, on_signals
-    from proxy.tasks import Tasks
     from proxy.telemetry import logs
 
     writer = logs.configure(settings.log.level, settings.log.format)
-    proxy, tasks = Proxy(settings, handed_over=handed_over, manager=manager), Tasks()
+    proxy = Proxy(settings, handed_over=handed_over, manager=manager)
     on_signals(proxy.request_stop)
-    on_hangup(lambda: tasks.spawn(proxy.have_read_again(), name="read again"))
+    reading = on_hangup(proxy.have_read_again)
     handed_over.close_unused(settings)
     try:
         async with proxy:
             settle()
             await proxy.run()
     finally:
-        await tasks.close()
+        await reading.close()
         await writer.finish()
     return OK

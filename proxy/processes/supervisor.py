@@ -264,16 +264,15 @@ class Supervisor:
         """Let a worker that has died be started again; one that could not start the first time is the end of all."""
         now = time.monotonic()
         pid, one.pid, one.state = one.pid, None, "down"
+        by = signal.Signals(-status).name if status is not None and status < 0 else None
         if self._ends_at is None and one.up_at is None and not one.restarts:
             self._code = status if status == BAD_USAGE else FAILED
-            complain(why or f"worker {one.worker} ended before it was ready ({_how(status)})")
+            complain(why or f"worker {one.worker} ended before it was ready ({by or f'exit code {status}'})")
             self._end()
         elif self._ends_at is None:
             pause = one.pauses.after(None if one.up_at is None else now - one.up_at)
             one.due = now + pause
-            more = {} if why is None else {"why": why}
-            if status is not None and status < 0:
-                more["signal"] = signal.Signals(-status).name
+            more = {name: value for name, value in (("why", why), ("signal", by)) if value is not None}
             advice = "the others go on; its last lines say why, and SIGKILL that nobody sent is often too little memory"
             log.warning(
                 "worker_died", worker=one.worker, pid=pid, restart_in=pause, status=status, advice=advice, **more
@@ -344,7 +343,3 @@ class Supervisor:
         """Tell the workers of each other."""
         known = [one.known() for one in self._workers]
         write(self._folder.workers, {"since": self._since, "draining": self._ends_at is not None, "workers": known})
-
-
-def _how(status: int | None) -> str:
-    return signal.Signals(-status).name if status is not None and status < 0 else f"exit code {status}"

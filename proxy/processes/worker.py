@@ -23,7 +23,6 @@ from proxy.server.admin import OneProcess
 from proxy.server.admin_port import AdminAnswers
 from proxy.session.stores import StoreUnusable
 from proxy.settings import Settings
-from proxy.tasks import Tasks
 from proxy.telemetry import logs
 from proxy.telemetry.logs import describe, log
 
@@ -70,8 +69,7 @@ class WorkerProcess:
         # Twice is once: only the supervisor may hurry a worker, by killing it. A SIGTERM to one worker drains that one.
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, proxy.request_stop)
-        tasks = Tasks()
-        on_hangup(lambda: tasks.spawn(self._read_again(), name="read again"))
+        reading = on_hangup(self._read_again)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         try:
             async with proxy:
@@ -89,7 +87,7 @@ class WorkerProcess:
         else:
             code = OK
             self._tell()
-        await tasks.close()
+        await reading.close()
         await writer.finish()
         return code
 
