@@ -47,8 +47,10 @@ from proxy.watched_files import POLL_EVERY, CaWatch, SecretsWatch
 LOOK_EVERY = 1.0
 #: Seconds between two looks at the held token: a short-lived one's renewal window must not end between them.
 LOOK_AT_TOKEN_EVERY = 0.25
-#: Seconds between two looks into a store that other processes use too.
+#: Seconds between two looks into a store that other processes use too, and the part of them by which each is longer or
+#: shorter: thousands that were started, or found their Redis again, at one moment do not stay in step.
 FOLLOW_EVERY = 1.0
+_FOLLOW_SPREAD = 0.2
 #: Seconds between two looks at the sockets from which other workers accept.
 UNATTENDED_EVERY = 0.1
 #: Seconds after which a reload counts as done, whatever hangs.
@@ -294,7 +296,7 @@ class Proxy:
         if self._place is not None:
             every(POLL_EVERY, "store files", self._place.look)
         if self._store.shared:
-            every(FOLLOW_EVERY, "store", self._follow)
+            every(FOLLOW_EVERY, "store", self._follow, spread=_FOLLOW_SPREAD)
         every(LOOK_AT_TOKEN_EVERY, "keeper", self.keeper.look)
         every(LOOK_EVERY, "callers", self.server.look)
         every(memory.GIVE_BACK_EVERY, "memory", memory.give_back)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -30,9 +31,14 @@ class Loops:
         self._loops: dict[_Loop, asyncio.Task[Any]] = {}
         self._one_is_over = asyncio.Event()
 
-    def every(self, seconds: float, name: str, look: Callable[[], Awaitable[object] | object]) -> None:
-        """Call `look`, and wait for it if it is to be waited for, every so many seconds until closed."""
-        loop = _Loop(name, seconds, look, self._one_is_over)
+    def every(
+        self, seconds: float, name: str, look: Callable[[], Awaitable[object] | object], *, spread: float = 0.0
+    ) -> None:
+        """Call `look`, and wait for it if it is to be waited for, every so many seconds until closed.
+
+        `spread` is the part of them by which each wait is longer or shorter, so that many processes do not stay in step.
+        """
+        loop = _Loop(name, seconds, spread, look, self._one_is_over)
         self._loops[loop] = self._tasks.spawn(loop.run(), name=name)
 
     async def look_now(self) -> None:
@@ -58,13 +64,18 @@ class _Loop:
     """One look that is taken again and again."""
 
     def __init__(
-        self, name: str, seconds: float, look: Callable[[], Awaitable[object] | object], is_over: asyncio.Event
+        self,
+        name: str,
+        seconds: float,
+        spread: float,
+        look: Callable[[], Awaitable[object] | object],
+        is_over: asyncio.Event,
     ) -> None:
         self.name = name
         self.run_now = asyncio.Event()
         #: How many looks have begun, and how many of those are over.
         self.begun = self.over = 0
-        self._seconds = seconds
+        self._shortest, self._longest = seconds * (1 - spread), seconds * (1 + spread)
         self._look = look
         self._is_over = is_over
         #: When the look began that is under way, on the monotonic clock.
@@ -81,7 +92,7 @@ class _Loop:
         """Go on until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._seconds):
+                async with asyncio.timeout(random.uniform(self._shortest, self._longest)):  # noqa: S311 - spreads
                     await self.run_now.wait()
             self.run_now.clear()
             self._since = time.monotonic()

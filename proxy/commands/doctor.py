@@ -296,7 +296,7 @@ class _Patient:
     async def _redis(self, url: StoreUrl) -> Step:
         """Find the Redis, log in there, and write a key of no meaning."""
         from proxy.session.stores.redis.client import RedisUnavailable
-        from proxy.session.stores.redis.failures import FailureKind
+        from proxy.session.stores.redis.diagnosis import FailureKind
         from proxy.session.stores.redis.store import RedisStore
 
         place = StorePlace(self._settings, url, self._secrets)

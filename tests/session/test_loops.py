@@ -135,3 +135,19 @@ async def test_a_look_that_fails_is_over_too(loops: Loops, lines: list[EventDict
     loops.every(3600, "secrets", look)
     await loops.look_now()
     await until(lambda: lines)
+
+
+async def test_processes_that_begin_at_one_moment_do_not_stay_in_step(
+    loops: Loops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, waits = asyncio.Event(), list[tuple[float, float]]()
+
+    def chosen(shortest: float, longest: float) -> float:
+        waits.append((shortest, longest))
+        return 0.001
+
+    monkeypatch.setattr("proxy.loops.random.uniform", chosen)
+    loops.every(1.0, "store", looked.set, spread=0.2)
+    async with asyncio.timeout(20):
+        await looked.wait()
+    assert waits[0] == (0.8, 1.2)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.session.stores.redis.failures import GRANTS, FailureKind, failure_of
-from proxy.session.stores.redis.wire import NotRedis, RedisError
+from proxy.session.stores.redis.connection import NotRedis, RedisError
+from proxy.session.stores.redis.diagnosis import GRANTS, FailureKind, failure_of
 
 SCRIPT_6 = "ERR Error running script (call to f_0a): @user_script:7: @user_script: 7: -{} hush"
 SCRIPT_7 = "{} hush script: 0a, on @user_script:7."

@@ -16,7 +16,7 @@ import redis
 
 from proxy.session.stores import Right, Turn
 from proxy.session.stores.redis.client import RedisUnavailable, Urgency
-from proxy.session.stores.redis.failures import GRANTS, FailureKind
+from proxy.session.stores.redis.diagnosis import GRANTS, FailureKind
 from tests.session.redis.conftest import Build
 from tests.session.redis.raw import answering
 from tests.session.redis.relay import relay_to

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from proxy.session.stores.redis.failures import failure_of
-from proxy.session.stores.redis.wire import NotRedis, RedisError, connect
+from proxy.session.stores.redis.connection import NotRedis, RedisError, connect
+from proxy.session.stores.redis.diagnosis import failure_of
+from tests.session.redis.conftest import Build
 from tests.session.redis.raw import read_command
 from tests.session.redis.replicas import place_of
+from tests.session.redis.servers import Server
 
 
 class Raw:
@@ -155,3 +157,45 @@ async def test_an_answer_that_does_not_come_is_waited_for_a_second() -> None:
         with pytest.raises(TimeoutError):
             await asked(server)
         assert 0.9 < loop.time() - began < 1.9
+
+
+@pytest.mark.parametrize("more", [b"+OK\r\n", b"-ERR\r\n", b"$", b"\r\n"])
+async def test_two_answers_to_one_command_are_none(more: bytes) -> None:
+    async with raw([b"+OK\r\n" + more]) as server:
+        with pytest.raises(NotRedis):
+            await asked(server)
+
+
+async def test_what_comes_unasked_ends_a_connection_and_is_no_answer_to_what_is_asked_next(
+    replica: Build, server: Server
+) -> None:
+    go, gone, served = asyncio.Event(), asyncio.Event(), set[asyncio.StreamWriter]()
+
+    async def lie(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry commands to Redis, and answer the first that it knows twice, the second time a moment later."""
+        back, out = await asyncio.open_connection("127.0.0.1", server.port)
+        has_lied = bool(served)
+        served.add(writer)
+        with contextlib.suppress(OSError):
+            while content := await reader.read(65536):
+                out.write(content)
+                writer.write(answer := await back.read(65536))
+                if answer.startswith(b"*") and not has_lied:
+                    has_lied = True
+                    await go.wait()
+                    writer.write(answer)
+        gone.set()
+        writer.close()
+        out.close()
+
+    listener = await asyncio.start_server(lie, "127.0.0.1", 0)
+    one = replica(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+    assert await one.stored() is None
+    await replica(server).save()
+    go.set()
+    async with asyncio.timeout(20):
+        await gone.wait()
+    assert await one.stored() == "one.token."
+    assert one.seen.reconnects == 1
+    await one.close()
+    listener.close()

@@ -14,12 +14,11 @@ from typing import Any, Final
 
 from proxy.core.backoff import backoff, full_jitter
 from proxy.session.stores import StoreUnreachable, StoreWatch
-from proxy.session.stores.redis.failures import NO_ANSWER, FailureKind, RedisFailure, failure_of
-from proxy.session.stores.redis.link import Connections
+from proxy.session.stores.redis.connection import Address, Connections, RedisError, Word
+from proxy.session.stores.redis.diagnosis import NO_ANSWER, FailureKind, RedisFailure, failure_of
 from proxy.session.stores.redis.place import Place
 from proxy.session.stores.redis.scripts import Answer, Script
 from proxy.session.stores.redis.servers import Servers
-from proxy.session.stores.redis.wire import Address, RedisError, Word
 
 #: Seconds for one operation, whatever has to be found, connected and repeated for it; less than whoever asks gives it.
 DEADLINE: Final = 1.9

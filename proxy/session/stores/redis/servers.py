@@ -1,12 +1,12 @@
 """Which Redis is asked: a seed of the URL, the node a cluster points to, or the master that Sentinels name.
 
-All keys of one binding have one hash tag, so one node of a cluster serves them, and no map of slots is needed.
+All of one binding is under one key, so one node of a cluster serves it, and no map of slots is needed.
 """
 
 from __future__ import annotations
 
+from proxy.session.stores.redis.connection import Address, NotRedis, RedisError, connect
 from proxy.session.stores.redis.place import Place
-from proxy.session.stores.redis.wire import Address, NotRedis, RedisError, connect
 
 
 class NoMaster(Exception):

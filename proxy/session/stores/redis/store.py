@@ -21,11 +21,11 @@ from proxy.session.stores.entries import StoredToken, with_refusals
 from proxy.session.stores.fingerprints import Fingerprints, fingerprint_of
 from proxy.session.stores.redis import scripts
 from proxy.session.stores.redis.client import RedisClient, RedisUnavailable, Urgency
+from proxy.session.stores.redis.connection import Word
 from proxy.session.stores.redis.entry import SealedToken, open_refusals, open_token, seal_refusals
 from proxy.session.stores.redis.place import Place
 from proxy.session.stores.redis.scripts import FOREIGN, MICRO, RIGHTS, Answer, Reply, Script
 from proxy.session.stores.redis.vault import NAME, Vault, Vaults
-from proxy.session.stores.redis.wire import Word
 
 #: Seconds after which a renewal goes on alone, random between the two: its own call then has 3 s.
 _PATIENCE: Final = (5.0, 7.0)

@@ -9,9 +9,9 @@ import ssl
 from dataclasses import dataclass
 from typing import Final
 
+from proxy.session.stores.redis.connection import RedisError
 from proxy.session.stores.redis.scripts import NotOurScript
 from proxy.session.stores.redis.servers import NoMaster
-from proxy.session.stores.redis.wire import RedisError
 
 
 class FailureKind(enum.Enum):
