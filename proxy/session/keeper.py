@@ -1,7 +1,16 @@
 """The keeper of the one shared token: the owner of all its state, and what callers and operators ask of it.
 
-The state is two values that decide and do nothing: the held token (`held_token.py`) and what stands against a renewal
-(`obstacles.py`). Two work on it: `renewals.py` replaces the token, `shared.py` keeps it in step with the store.
+The state is two values that decide and do nothing; three work on it, each calling only what stands further down::
+
+    keeper       requests, operators and the clock ask here
+      probes     is it the token that CardCash rejects, or a route?
+      renewals   replaces the token, once for all who wait (`renewal`)
+      shared     keeps it in step with the store: what to take over, what to save
+        rights   one process at a time renews, or handles a login; `store_access`: a store that fails costs no request
+      obstacles  what stands against a renewal: refusals, the pause after failures
+      held_token which token is held, which of two is, what is due for it
+    cardcash_calls, call_sender: what is sent to CardCash, and how often
+
 In one of these states is the token, in one of those (below) the way to a new one:
 
     none       there is none, or it has expired: requests wait for a renewal
