@@ -618,8 +618,9 @@ async def test_the_right_to_renew_lasts_as_long_as_a_renewal_that_lives(
     assert one.store.used["extend"] <= asked + 1  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("why", ["its holder stood still", "the store forgot it"])
 async def test_a_right_that_is_lost_is_told_and_asked_for_no_more(
-    fleet: Fleet, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     monkeypatch.setattr("proxy.session.rights.EXTEND_EVERY", 0.01)
     one = fleet.add(LOGIN)
@@ -627,7 +628,10 @@ async def test_a_right_that_is_lost_is_told_and_asked_for_no_more(
     renewing = asyncio.create_task(one.keeper.token())
     while not one.calls.sessions:
         await asyncio.sleep(0)
-    clock.advance(LEASE)
+    if why == "the store forgot it":
+        await one.store.leave(Right.RENEWAL)
+    else:
+        clock.advance(LEASE)
     other = fleet.base.another()
     assert (await other.enter("", known=None, needs_login=False)).turn is Turn.GRANTED
     while not one.seen.stores["extend", "lost"]:
@@ -637,6 +641,46 @@ async def test_a_right_that_is_lost_is_told_and_asked_for_no_more(
     one.calls.gate.set()
     assert (await renewing).value == "theirs."
     assert (one.seen.stores["extend", "lost"], one.calls.logins) == (1, [])
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+async def test_a_holder_that_stops_after_its_right_was_extended_or_could_not_be_does_not_log_in_once_another_has(
+    fleet: Fleet, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, cut_off: bool
+) -> None:
+    monkeypatch.setattr("proxy.session.rights.EXTEND_EVERY", 0.01)
+    one = fleet.add(LOGIN)
+    one.calls.gate.clear()
+    renewing = asyncio.create_task(one.keeper.token())
+    while not one.calls.sessions:
+        await asyncio.sleep(0)
+
+    async def extend_once_more() -> None:
+        extended = one.store.used["extend"]  # type: ignore[attr-defined]
+        while one.store.used["extend"] == extended:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.001)
+
+    await extend_once_more()
+    if cut_off:
+        fleet.cut_off()
+        clock.advance(LEASE)
+        await extend_once_more()
+    monkeypatch.setattr("proxy.session.rights.EXTEND_EVERY", 60)
+    await extend_once_more()
+    fleet.mend()
+    clock.advance(0 if cut_off else LEASE)
+    other = fleet.base.another()
+    assert (await other.enter("", known=None, needs_login=False)).turn is Turn.GRANTED
+    await other.save(Token("theirs.", clock.now(), 900, identity=ME), replaces=None)
+    one.calls.gate.set()
+    assert ((await renewing).value, one.calls.logins) == ("theirs.", [])
+
+
+async def test_a_replica_whose_store_cannot_be_asked_logs_its_session_in_alone(fleet: Fleet) -> None:
+    house = fleet.add(LOGIN)
+    await house.keeper.token()
+    fleet.cut_off()
+    assert (await house.keeper.renew(rejected=house.held)).identity == ME
+    assert (len(house.calls.sessions), len(house.calls.logins), house.seen.renewals[-1]) == (2, 2, ("rejected", "ok"))
 
 
 async def test_a_holder_whose_store_goes_away_in_the_middle_goes_on(
