@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(words[:at], wanted, words[at + 1 :])
     except Failed as failed:
         code = tell(failed)
-    except SystemExit as end:  # argparse's, after --help, --version or a fault
-        code = end.code if isinstance(end.code, int) else BAD_USAGE
+    except SystemExit:  # argparse's, after --help or --version
+        code = OK
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough
         code = OK
     except KeyboardInterrupt:  # what was asked is not known, or not done
@@ -66,14 +66,13 @@ def _run(before: Sequence[str], wanted: str, flags: Sequence[str]) -> int:
         epilog="commands (each has --help):\n" + "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items()),
     )
     top.add_argument("--version", action="version", version=f"cardcash-proxy {__version__}")
-    _, unknown = top.parse_known_args(spelt(before))
-    if unknown and wanted:
+    if wanted and top.parse_known_args(spelt(before))[1]:
         top.error("flags stand after the command")
-    top.parse_args(spelt(before))
+    top.parse(before)
     if not wanted:
         top.print_help()
         return BAD_USAGE
     if wanted not in COMMANDS:
         top.refuse_word("command", wanted, COMMANDS)
     command, parser = parser_of(wanted)
-    return int(command.run(parser.parse_args(spelt(flags))))
+    return int(command.run(parser.parse(flags)))

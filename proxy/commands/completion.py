@@ -37,10 +37,6 @@ def _text(flag: Action) -> str:
     return re.sub(r"\s+", " ", (flag.help or "").replace("%%", "%"))
 
 
-def _takes_value(flag: Action) -> bool:
-    return flag.nargs != 0
-
-
 def _takes_file(flag: Action) -> bool:
     return flag.metavar == "FILE" or any(re.search("[_-]file$", name) for name in flag.option_strings)
 
@@ -50,7 +46,7 @@ def _bash(parsers: Parsers) -> str:
     for name, parser in parsers.items():
         flags = parser.flags()
         files = "|".join(_names(filter(_takes_file, flags))) or "-"
-        values = "|".join(_names(filter(_takes_value, flags))) or "-"
+        values = "|".join(_names(flag for flag in flags if flag.nargs != 0)) or "-"
         cases.append(
             f"    {name}) words={shlex.quote(' '.join(parser.words))} flags={shlex.quote(' '.join(_names(flags)))}\n"
             f"      case $prev in {files}) files=1 ;; {values}) value=1 ;; esac ;;\n"
@@ -110,7 +106,7 @@ if [[ $funcstack[1] == _cardcash-proxy ]]; then _cardcash-proxy "$@"; else compd
 def _zsh_flag(flag: Action) -> str:
     text = re.sub(r"([\\\[\]:])", r"\\\1", _text(flag))
     colon = "::" if flag.nargs == "?" else ":"
-    value = "" if not _takes_value(flag) else f"{colon}file:_files" if _takes_file(flag) else f"{colon}value: "
+    value = "" if flag.nargs == 0 else f"{colon}file:_files" if _takes_file(flag) else f"{colon}value: "
     return " ".join(shlex.quote(f"{name}[{text}]{value}") for name in flag.option_strings)
 
 
@@ -129,7 +125,7 @@ def _fish(parsers: Parsers) -> str:
             lines.append(f"{seen} -a {_fish_text(' '.join(parser.words))}")
         for flag in parser.flags():
             spelt = " ".join(f"-l {n[2:]}" if n.startswith("--") else f"-s {n[1:]}" for n in flag.option_strings)
-            value = (" -r -F" if _takes_file(flag) else " -x") if _takes_value(flag) else ""
+            value = (" -r -F" if _takes_file(flag) else " -x") if flag.nargs != 0 else ""
             lines.append(f"{seen} {spelt}{value} -d {_fish_text(_text(flag))}")
     return "\n".join(lines) + "\n"
 

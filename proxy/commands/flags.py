@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from proxy.core.values import ADMIN_LISTEN, Bad, ListenAddress, duration, listen_address, shown
-from proxy.process import BAD_USAGE, BadUsage
+from proxy.process import BadUsage
 
 if TYPE_CHECKING:
     from proxy.settings import Loaded
@@ -39,6 +39,13 @@ class Parser(argparse.ArgumentParser):
         #: What its one word may be, if it takes one.
         self.words: tuple[str, ...] = ()
 
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse the words, flags in any of their spellings. Raises `BadUsage` with all that are unknown."""
+        options, rest = self.parse_known_args(spelt(words))
+        if rest:
+            raise BadUsage(*self._unknown(rest))
+        return options
+
     def add_word(self, name: str, known: Iterable[str], text: str) -> None:
         """Add a word that is one of those that are known."""
         self.words = tuple(known)
@@ -55,13 +62,11 @@ class Parser(argparse.ArgumentParser):
         return [action for action in self._actions if action.option_strings and action.help is not argparse.SUPPRESS]
 
     def error(self, message: str) -> NoReturn:
-        """Tell the fault and exit."""
-        if message.startswith("unrecognized arguments: "):
-            message = self._unknown(message.removeprefix("unrecognized arguments: ").split(" "))
-        self.exit(BAD_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        """Raise what is wrong."""
+        raise BadUsage(f"{message}; see {self.prog} --help")
 
     def refuse_word(self, kind: str, word: str, known: Iterable[str]) -> NoReturn:
-        """Tell of a word that is none of those that are known, and exit; it may be a secret, so it is not repeated."""
+        """Raise that a word is none of those that are known; it may be a secret, so it is not repeated."""
         from proxy.core.spelling import nearest
 
         near = nearest(word, known)
@@ -76,17 +81,17 @@ class Parser(argparse.ArgumentParser):
         else:
             super()._print_message(message, file)
 
-    def _unknown(self, words: Sequence[str]) -> str:
+    def _unknown(self, words: Sequence[str]) -> list[str]:
         """Name the flags that are slips of the pen; what is like no flag, and any value, may be a secret."""
         from proxy.core.spelling import nearest, repeatable
 
         known = [flag for action in self.flags() for flag in action.option_strings]
         said = []
-        for flag in (word.partition("=")[0] for word in words if word.startswith("-")):
+        for flag in (word.partition("=")[0] for word in words if re.match("--?[^-0-9]", word)):
             near = nearest(flag, known)
             shown = flag if repeatable(flag, known) else "a flag"
             said.append(f"{shown} is unknown" + (f", did you mean {near}?" if near else ""))
-        return "; ".join(said) or "an argument too many"
+        return [f"{fault}; see {self.prog} --help" for fault in said or ["an argument too many"]]
 
 
 def spelt(words: Sequence[str]) -> list[str]:
@@ -147,6 +152,6 @@ def load(options: argparse.Namespace) -> Loaded:
 
     given = {name: value for name, value in vars(options).items() if name.startswith(_SETTING) and value is not None}
     try:
-        return load(config=options.config, flags={name.removeprefix(_SETTING): value for name, value in given.items()})
+        return load(config=options.config, flags={name.removeprefix(_SETTING): text for name, text in given.items()})
     except SettingsError as error:
         raise BadUsage(*error.faults) from None

@@ -71,7 +71,7 @@ class Leaf:
     @property
     def flag(self) -> str:
         """The flag that sets it."""
-        return flag_name(self.path)
+        return "--" + self.path.replace(".", "-").replace("_", "-")
 
     def read(self, given: object) -> Any:
         """Parse what was given for it. Raises `Bad`."""
@@ -278,11 +278,6 @@ class Settings:
     limits: Limits = Limits()
     drain: Drain = Drain()
     log: Log = Log()
-
-
-def flag_name(path: str) -> str:
-    """Return the flag of a dotted path."""
-    return "--" + path.replace(".", "-").replace("_", "-")
 
 
 @cache

@@ -17,7 +17,7 @@ from proxy.core.spelling import did_you_mean, repeatable
 from proxy.core.values import Bad
 from proxy.settings.files import Unreadable
 from proxy.settings.guards import is_file
-from proxy.settings.model import CONFIG_VARIABLE, PREFIX, flag_name, groups, leaves
+from proxy.settings.model import CONFIG_VARIABLE, PREFIX, groups, leaves
 
 if TYPE_CHECKING:
     import yaml
@@ -97,14 +97,10 @@ def _unknown_variable(name: str, known: Iterable[str]) -> str:
 
 
 def from_flags(flags: Mapping[str, str]) -> Layer:
-    """Read flags given as dotted path -> text. Secrets are refused: every user of a machine can read command lines."""
+    """Read flags given as path of a setting -> text. Secrets are refused: who uses a machine can read command lines."""
     layer = Layer()
     for path, text in flags.items():
-        leaf = leaves().get(path)
-        if leaf is None:
-            flag = f"flag {flag_name(path)}" if repeatable(path, leaves()) else f"a flag ({_HIDDEN})"
-            layer.faults.append(f"{flag} is not a setting{did_you_mean(path, leaves())}")
-            continue
+        leaf = leaves()[path]
         where, variable = f"flag {leaf.flag}", f"the environment variable {leaf.variable}"
         if leaf.hidden:
             layer.refuse(path, where, f"{_READABLE}; use {leaf.flag}-file or {variable}")

@@ -173,12 +173,6 @@ def test_as_a_key_or_beside_one_in_a_file(tmp_path: Path, secret: str, text: str
     assert_hidden(everything_shown(environ, tmp_path / "proxy.yaml"))
 
 
-@pytest.mark.parametrize("secret", IDS)
-@pytest.mark.parametrize("path", ["{}", "app_id_{}", "login.{}"])
-def test_as_the_name_of_a_flag(secret: str, path: str) -> None:
-    assert_hidden(everything_shown({"CARDCASH_APP_ID": "x"}, flags={path.format(secret): "1"}))
-
-
 @pytest.mark.parametrize("secret", ["xQ9z", "app-id-xQ9z", "6f1e-xQ9z-77"])
 @pytest.mark.parametrize("words", ["check {}", "check --{}", "check --app-id-{}", "{}", "session {}", "--{} check"])
 async def test_as_a_word_on_the_command_line(secret: str, words: str) -> None:

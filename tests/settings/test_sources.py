@@ -131,12 +131,6 @@ def test_a_port_of_ones_own_is_not_taken_for_kubernetes(faults: Faults) -> None:
     assert "is not a setting" in fault
 
 
-def test_unknown_flag(faults: Faults) -> None:
-    assert faults(None, {"upstream.orgin": "x"}) == [
-        'flag --upstream-orgin is not a setting; did you mean "upstream.origin"?'
-    ]
-
-
 @pytest.mark.parametrize("path", ["app_id", "login.password"])
 def test_a_secret_is_no_flag(faults: Faults, path: str) -> None:
     (fault,) = faults(None, {path: "hunter2"})

@@ -68,6 +68,15 @@ async def test_a_misspelt_command_gets_a_did_you_mean(words: list[str], meant: s
     assert len(done.err.splitlines()) == 1
 
 
+async def test_each_misspelt_flag_gets_its_line_with_a_did_you_mean() -> None:
+    done = await run("check", "--upstream-orgin", "https://x.example", "--drain-dely", "-1")
+    assert await done.ended() == 2
+    lines = done.err.decode().splitlines()
+    assert len(lines) == 2
+    assert "--upstream-orgin is unknown, did you mean --upstream-origin?" in lines[0]
+    assert "--drain-dely is unknown, did you mean --drain-delay?" in lines[1]
+
+
 @pytest.mark.parametrize("words", [["--config", "proxy.yaml", "check"], ["--config=proxy.yaml", "check"]])
 async def test_a_flag_before_the_command_is_told_where_it_belongs(words: list[str]) -> None:
     done = await run(*words)
