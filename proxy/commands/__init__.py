@@ -1,4 +1,4 @@
-"""The commands, one file each: `add_flags(parser)` and `run(options)`, which returns the exit code.
+"""The commands, one file each: `add_flags(parser)` and `run(options)`, which returns the exit code or raises `Failed`.
 
 Each imports only what it needs, so that it starts fast.
 """

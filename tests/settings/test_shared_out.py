@@ -26,7 +26,7 @@ async def test_connections_to_cardcash_are_no_more_than_the_most_at_all_workers_
     async with around() as here, scene(here, settings, as_process=True) as s:
         await s.ready()
         async with s.holding(16, "GET /carts"):
-            assert await s.comes(lambda: here.upstream.open >= 3, seconds=1)
+            assert await s.comes(lambda: here.upstream.open >= 3)
             assert await s.sample("upstream_connections", state="active") <= 3
             assert here.upstream.open <= 3
 
