@@ -479,10 +479,13 @@ HOLDER = f"""
 import asyncio, sys
 from proxy.clock import SystemClock
 from proxy.session.stores import EXTEND_EVERY, Binding, Right
+from proxy.core.store_url import is_redis, parse_store_url
 from proxy.session.stores.factory import open_store
+from proxy.session.stores.redis.place import Place
 from tests.session import store_contract
+place = Place(parse_store_url(sys.argv[1])) if is_redis(sys.argv[1]) else None
 binding = Binding({MINE.origin!r}, {MINE.app_id!r}, {MINE.email!r})
-store = open_store(sys.argv[1], binding=lambda: binding, clock=SystemClock(), warn=sys.exit)
+store = open_store((lambda: place) if place else sys.argv[1], binding=lambda: binding, clock=SystemClock(), warn=sys.exit)
 async def main():
     async with store_contract.held(store, Right(sys.argv[2])):
         print("held", flush=True)

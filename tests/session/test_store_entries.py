@@ -91,6 +91,7 @@ def test_a_corrupt_file_has_no_entries(raw: bytes) -> None:
         ("born", True),
         ("born", float("nan")),
         ("born", float("inf")),
+        ("born", 10**400),
         ("lifetime", None),
         ("lifetime", -1),
         ("lifetime", 0),

@@ -8,7 +8,6 @@ of other secrets, by their fingerprints.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
@@ -27,6 +26,8 @@ _VERSION: Final = 1
 #: Far beyond what can be: the longest pause (seconds), and failures in a row.
 _LONGEST_PAUSE: Final = 3600.0
 _MOST_FAILURES: Final = 1_000_000_000
+#: Beyond any time, in microseconds too, and within what every number can be turned into.
+_LARGEST_NUMBER: Final = 1e18
 #: Secrets whose refusals are remembered: those of a rollout, and of one before it.
 _MOST_REFUSED: Final = 4
 #: What can be refused.
@@ -225,4 +226,4 @@ def render(entries: Entries, wall: float) -> bytes:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.clock import Clock
-from proxy.core.store_url import StoreUrl, is_redis, parse_store_url
+from proxy.core.store_url import StoreUrl
 from proxy.session.stores import Binding, SharedStore, StoreUnusable, StoreWatch
 from proxy.session.stores.file import FileStore, check_file
 from proxy.session.stores.memory import MemoryStore
@@ -36,41 +36,22 @@ def open_store(
 
     Raises `StoreUnusable` when its place cannot be used, or its kind is not one that is known.
     """
-    if isinstance(place, str) and is_redis(place):
-        place = _fixed(place)
     if not isinstance(place, str):
         # Imported here: it brings encryption, 9 MB that nobody else should pay for.
         from proxy.session.stores.redis.store import RedisStore  # noqa: PLC0415
 
         return RedisStore(place, binding=binding, clock=clock, warn=warn, watch=watch or _NoWatch())
-    check_store(place)
-    match place.partition("://"):
-        case "memory", "://", "":
-            return MemoryStore(clock)
-        case "file", "://", path:
-            return FileStore(Path(path), binding=binding, clock=clock, warn=warn)
-    raise _unknown()
+    path = check_store(place)
+    return MemoryStore(clock) if path is None else FileStore(path, binding=binding, clock=clock, warn=warn)
 
 
-def check_store(place: str | StoreUrl) -> None:
-    """Raise `StoreUnusable` when the place cannot be used; changes nothing there. A Redis is not dialled."""
-    if isinstance(place, StoreUrl):
-        return None
-    match place.partition("://"):
-        case "memory", "://", "":
+def check_store(place: str | StoreUrl) -> Path | None:
+    """Raise `StoreUnusable` when the place cannot be used; returns the path of a file. Changes nothing, dials no Redis."""
+    match () if isinstance(place, StoreUrl) else place.partition("://"):
+        case () | ("memory", "://", ""):
             return None
-        case "file", "://", path:
-            return check_file(Path(path))
-    raise _unknown()
-
-
-def _fixed(text: str) -> Callable[[], Place]:
-    from proxy.session.stores.redis.place import Place  # noqa: PLC0415
-
-    place = Place(parse_store_url(text))
-    return lambda: place
-
-
-def _unknown() -> StoreUnusable:
+        case ("file", "://", str() as path):
+            check_file(Path(path))
+            return Path(path)
     # The text is not repeated: it may hold a password.
-    return StoreUnusable("session.store: no store of this kind; use memory://, file:///path or redis://host.")
+    raise StoreUnusable("session.store: no store of this kind; use memory://, file:///path or redis://host.")
