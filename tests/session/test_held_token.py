@@ -210,6 +210,13 @@ class TestALoginThatIsLost:
         assert holder.token is not None
         assert holder.token.login_lost is (is_lost and holder.token.identity is None)
 
+    def test_the_loss_counts_from_when_it_was_found_whatever_is_held_later(self) -> None:
+        holder = holding(mine())
+        for seconds in range(3):
+            holder.adopt(token(f"{seconds}."), Moment(NOW.steady + seconds, NOW.wall + seconds))
+        assert holder.identity_lost
+        assert holder.lost_at == NOW.steady
+
     def test_it_is_told_once(self) -> None:
         holder = holding(mine())
         assert [holder.lose_identity(), holder.lose_identity()] == [True, False]
