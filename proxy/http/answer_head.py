@@ -89,7 +89,8 @@ def check_partial_answer(data: bytes | bytearray, known: int = 0) -> None:
 
 
 class AnswerReader:
-    """Takes one answer after the other out of a connection: feed it until `done`; without its `head` it expects the next."""
+    """Takes one answer after the other out of a connection: feed it until `body.done`; without its `head` it expects the
+    next."""
 
     __slots__ = ("_heads", "body", "has_body", "head", "head_only", "interim", "keep_alive")
 
@@ -105,11 +106,6 @@ class AnswerReader:
         #: leaves the connection as it must be for another one.
         self.head: AnswerHead | None = None
         self.has_body = self.keep_alive = False
-
-    @property
-    def done(self) -> bool:
-        """The answer is complete."""
-        return self.head is not None and self.body.done
 
     @property
     def begun(self) -> bool:

@@ -4,8 +4,9 @@ Owns HTTP/1.1 on the wire towards the upstream (asyncio and llhttp, no library c
 Must not know tokens, retries, settings or callers.
 """
 
+from proxy.core.values import Origin
 from proxy.upstream.client import Upstream
-from proxy.upstream.origin import Origin, tls_context
+from proxy.upstream.dial import tls_context
 from proxy.upstream.response import Response
 from proxy.upstream.tunnel import ProxyTunnel
 

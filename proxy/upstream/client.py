@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Callable
 from math import inf
 from typing import Final
 
+from proxy.core.values import Origin
 from proxy.http.framing import check_framing, framed
 from proxy.tasks import Tasks
 from proxy.upstream.connection import SILENCE, Connection
 from proxy.upstream.dial import dial
-from proxy.upstream.origin import Origin
 from proxy.upstream.pool import Pool
 from proxy.upstream.response import Response
 from proxy.upstream.tunnel import ProxyTunnel

@@ -138,16 +138,22 @@ class Connection(Flow, asyncio.BufferedProtocol):
         return not self._poll.poll(0)
 
     async def silent(self) -> bool:
-        """Listen to a connection that was made, or has answered, just now; say whether it may carry a request.
+        """Listen to a connection that was made, or has answered, just now; close it unless it may carry a request.
 
         What came together with the end of the handshake, the loop gives out a turn later.
         """
-        await asyncio.sleep(SILENCE)
-        for _ in range(_TURNS):
-            if not (self.is_open() and self.hears()):
-                break
-            await asyncio.sleep(0)
-        return self.usable()
+        silent = False
+        try:
+            await asyncio.sleep(SILENCE)
+            for _ in range(_TURNS):
+                if not (self.is_open() and self.hears()):
+                    break
+                await asyncio.sleep(0)
+            silent = self.usable()
+        finally:
+            if not silent:
+                self.abort()
+        return silent
 
     def abort(self) -> None:
         """Close now; an exchange must have been ended before."""

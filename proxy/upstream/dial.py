@@ -15,9 +15,9 @@ from itertools import chain, zip_longest
 from typing import Any, cast
 
 from proxy.core.errors import UpstreamUnreachable
+from proxy.core.values import Origin
 from proxy.upstream import error_kinds
 from proxy.upstream.connection import Connection
-from proxy.upstream.origin import Origin
 from proxy.upstream.tunnel import ProxyTunnel, open_tunnel
 
 # RFC 8305, section 8: "Connection Attempt Delay" of 250 ms.
@@ -161,3 +161,17 @@ def _best(errors: list[BaseException | None]) -> BaseException:
     """Choose the error that says most: a refusal shows that the host is there."""
     found = [error for error in errors if error is not None]
     return next((error for error in found if isinstance(error, ConnectionRefusedError)), found[0])
+
+
+def tls_context(authorities: str | None) -> ssl.SSLContext:
+    """Build the context for the upstream: TLS 1.2 or newer, verified, names by subjectAltName only.
+
+    `authorities`: PEM certificates that are trusted instead of the system's. Loading them takes milliseconds, so a context
+    is for many connections.
+    """
+    context = ssl.create_default_context(cadata=authorities)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # RFC 9110, section 4.3.4, and RFC 6125: the common name is no longer a name.
+    context.hostname_checks_common_name = False
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -134,7 +134,7 @@ class Pool:
         """Make a connection on which nothing comes before anything is asked; what does is no answer (RFC 9112, 9.2)."""
         for _ in range(_MOST_DIALS):
             connection = await self._connect(self)
-            if await _stays_silent(connection):
+            if await connection.silent():
                 return connection
         raise error_kinds.unreachable(
             "unreachable",
@@ -144,7 +144,7 @@ class Pool:
 
     async def listened_to(self, connection: Connection) -> Connection:
         """Return a connection that has answered just now if nothing follows, else a new one. Raises as `acquire`."""
-        return connection if await _stays_silent(connection) else await self.acquire(new=True)
+        return connection if await connection.silent() else await self.acquire(new=True)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -276,14 +276,3 @@ class Pool:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
-
-
-async def _stays_silent(connection: Connection) -> bool:
-    """Listen; a connection that may not be used is closed."""
-    silent = False
-    try:
-        silent = await connection.silent()
-    finally:
-        if not silent:
-            connection.abort()
-    return silent

@@ -11,10 +11,10 @@ import socket
 from dataclasses import dataclass, field
 
 from proxy.core.errors import UpstreamUnreachable
+from proxy.core.values import Origin
 from proxy.http.answer_head import AnswerHead, check_partial_answer
 from proxy.http.heads import HeadReader, InvalidMessage
 from proxy.upstream import error_kinds
-from proxy.upstream.origin import Origin
 
 
 @dataclass(frozen=True, slots=True)

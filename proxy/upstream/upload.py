@@ -6,7 +6,7 @@ Owns the promise that a body is exactly as long as its head says; must not know 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Final, Protocol
 
 from proxy.core.errors import BadRequest
@@ -88,7 +88,10 @@ class Upload:
             carrier.upload_failed(self, error)
 
     async def _write(self, piece: bytes) -> bool:
-        for part in _slices(piece):
+        # Cut, so that back-pressure is felt between the writes.
+        whole = memoryview(piece)
+        for start in range(0, len(piece), _SLICE):
+            part = whole[start : start + _SLICE]
             if not await self._carrier.write(self, b"".join(chunk(part)) if self._chunked else part):
                 return False
         return True
@@ -108,13 +111,3 @@ class Upload:
         if length is not None and total != length:
             raise BadRequest("The request body is shorter than its Content-Length.")
         return True
-
-
-def _slices(piece: bytes) -> Iterator[bytes | memoryview]:
-    """Cut a piece so that back-pressure is felt between the writes."""
-    if len(piece) <= _SLICE:
-        yield piece
-        return
-    view = memoryview(piece)
-    for start in range(0, len(view), _SLICE):
-        yield view[start : start + _SLICE]

@@ -224,7 +224,8 @@ def read(*segments: bytes, head_only: bool = False) -> tuple[int, bytes, bool, b
         rest = reader.feed_head(segment) if reader.head is None else segment
         if reader.head is not None and rest:
             content += reader.feed_body(rest)
-    return reader.head.status if reader.head else 0, content, reader.done, reader.keep_alive
+    assert reader.head is not None
+    return reader.head.status, content, reader.body.done, reader.keep_alive
 
 
 @pytest.mark.parametrize(
