@@ -200,17 +200,22 @@ async def test_a_worker_that_ends_in_order_takes_no_count_with_it(simulator: Sim
 
 async def test_while_a_worker_keeps_dying_callers_go_to_the_others(simulator: Simulator) -> None:
     async with workers(simulator.url) as proxy:
+        for starts in (3, 4, 5):
+            dead = await killed(proxy, 1)
+            await proxy.says(lambda out, n=starts: out.count(b'"worker_started"') == n)  # type: ignore[misc]
+            async with asyncio.timeout(30):
+                while (await pids(proxy)).get(1) in (None, dead):
+                    await asyncio.sleep(0.05)
         await killed(proxy, 1)
-        await is_ready(proxy)
-        await killed(proxy, 1)
-        assert [event["restart_in"] for event in proxy.events("worker_died")] == [0, 1]
+        # From now on it is down for 4 s.
+        assert [event["restart_in"] for event in proxy.events("worker_died")] == [0, 1, 2, 4]
         (code, _), down = await asyncio.gather(
             fetch("GET", f"http://{proxy.admin}/healthz"), counted(proxy, "workers", state="down")
         )
         assert (code, down) == (200, 1)
         answers = [await call(proxy, "GET", "/merchants/sell") for _ in range(20)]
         assert {got for got, _, _ in answers} == {200}
-        await proxy.says(lambda out: out.count(b'"worker_started"') == 4 and out.endswith(b"\n"))
+        await proxy.says(lambda out: out.count(b'"worker_started"') == 6 and out.endswith(b"\n"))
         events = [(line["event"], line.get("worker")) for line in proxy.lines]
         death = max(n for n, (event, _) in enumerate(events) if event == "worker_died")
         start = max(n for n, (event, _) in enumerate(events) if event == "worker_started")
