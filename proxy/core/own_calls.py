@@ -51,6 +51,8 @@ def _names(view: str) -> Iterator[str]:
     if len(segments) > _MOST_SEGMENTS:
         return
     yield _joined(segments)
+    if segments[-1].startswith("."):
+        yield _joined(segments[:-1])  # `/session/.json`: a format for some
     if not view.isascii() or not view.isprintable() or "%u" in view:
         folded = [unicodedata.normalize("NFKC", _CODED.sub(_character, segment)).casefold() for segment in segments]
         yield _joined(folded)

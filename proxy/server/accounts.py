@@ -100,6 +100,11 @@ class Accounts:
         _, _, lines = self._stand_in(exchange, token)
         self._send(exchange, record, {"customer": {"email": token.identity}}, lines)
 
+    def stand_in(self, exchange: Exchange) -> list[bytes]:
+        """Make the lines that a login's answer from CardCash has for the token, with the placeholder in them."""
+        held = self._keeper.held
+        return [] if held is None else self._stand_in(exchange, held)[2]
+
     def logged_in(self, found: Candidate | Malformed | None, email: str, sent_with: Token) -> None:
         """Adopt the token of a caller's accepted login; without one the session itself was logged in."""
         self._accepted += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain
 
 from proxy.core.answer_fields import for_client, scrubbed
@@ -18,7 +18,7 @@ from proxy.upstream import Response
 class Answer:
     """A response of the upstream and what has been read of its body to look into it."""
 
-    __slots__ = ("_failure", "details", "peeked", "response", "status", "token")
+    __slots__ = ("_failure", "details", "peeked", "response", "stand_in", "status", "token")
 
     def __init__(self, response: Response, token: Token | None) -> None:
         #: The token its request carried.
@@ -28,6 +28,8 @@ class Answer:
         self.peeked: list[bytes] = []
         #: Values for `Proxy-Status: …; details=`.
         self.details: list[bytes] = []
+        #: Lines that stand in for those of the token, which are taken out.
+        self.stand_in: Sequence[bytes] = ()
         self._failure: UpstreamError | None = None
 
     def is_complete(self) -> bool:
@@ -96,6 +98,7 @@ async def deliver(
         lines = [scrubbed([start, *fields], private), b"X-Request-ID: " + record.request_id.encode()]
         if not response.fields.dated:
             lines.append(date_line())
+        lines += answer.stand_in
         if answer.details:
             details = b", ".join(b'%b; details="%b"' % (NAME, detail) for detail in answer.details)
             lines.append(b"Proxy-Status: " + details)

@@ -89,6 +89,8 @@ class Forwarder:
                     self._accounts.answer_login(exchange, record, outcome)
                     return
                 answer = outcome
+                if 200 <= answer.status < 300:
+                    answer.stand_in = self._accounts.stand_in(exchange)
             else:
                 answer = await self._sender.answer(request)
         finally:

@@ -14,7 +14,7 @@ import pytest
 
 from proxy.simulator import Simulator
 from tests.conftest import StartProxy, StartSimulator
-from tests.server.harness import Answer, RawUpstream, Running
+from tests.server.harness import Answer, RawUpstream, Running, answer
 
 EMAIL, PASSWORD = "partner@example.com", "password-of-the-tests"
 #: What the SDK was given; any: the proxy has its own.
@@ -138,6 +138,23 @@ async def test_the_own_answer_to_a_login_sets_the_cookie_too(upstream: RawUpstre
     proxy = await start_proxy(LOGIN__EMAIL=EMAIL, LOGIN__PASSWORD=PASSWORD)
     got = await proxy.ask("POST /customers/login", b"x-cc-app: their-app", JSON, body=LOGIN)
     assert got.value("set-cookie") == b"their-app=" + (got.value("authorization") or b"") + b"; Path=/; HttpOnly"
+
+
+async def test_cardcashs_answer_to_a_login_sets_it_as_well(upstream: RawUpstream, proxy: Running) -> None:
+    token = b"token-of-the-login"
+    upstream.login_answers.append(answer(200, b"{}", b"authorization: " + token, b"Set-Cookie: app=" + token))
+    got = await proxy.ask("POST /customers/login", b"x-cc-app: their-app", JSON, body=LOGIN)
+    placeholder = got.value("authorization") or b""
+    assert got.values("set-cookie") == [b"their-app=" + placeholder + b"; Path=/; HttpOnly"]
+    assert placeholder.endswith(b".cGxhY2Vob2xkZXI")
+    assert int(got.value("x-token-exp-seconds") or 0) > 0
+    assert token not in got.head
+
+
+async def test_a_refused_login_sets_no_cookie(upstream: RawUpstream, proxy: Running) -> None:
+    upstream.login_answers.append(answer(401, b"{}", b"Set-Cookie: app=token"))
+    got = await proxy.ask("POST /customers/login", b"x-cc-app: their-app", JSON, body=LOGIN)
+    assert (got.status, got.values("set-cookie"), got.value("authorization")) == (401, [], None)
 
 
 @pytest.mark.parametrize(
