@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from proxy import __version__, memory, parts
-from proxy.clock import TurnClock
+from proxy.clock import SystemClock
 from proxy.core.store_url import StoreUrl
 from proxy.drain import close_listeners, finish
 from proxy.handed_over import HandedOver
@@ -97,7 +97,7 @@ class Proxy:
         self._inherited = inherited
         self._handed_over = handed_over
         self._manager = manager or ServiceManager()
-        self._clock = TurnClock()
+        self._clock = SystemClock()
         self._observer = observer
         self._stopping = asyncio.Event()
         self._stack = AsyncExitStack()

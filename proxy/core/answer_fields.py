@@ -32,16 +32,17 @@ _BEFORE_REASON: Final = len(b"HTTP/1.1 200 ")
 class AnswerFields:
     """What the proxy itself reads of an answer's fields, and the lines that go down."""
 
-    __slots__ = ("_found", "_lines", "chunked", "content_length", "down", "keep_alive_timeout", "nominated")
+    __slots__ = ("_lines", "chunked", "content_length", "dated", "down", "keep_alive_timeout", "locations", "nominated",
+                 "private")  # fmt: skip
 
     def __init__(self, lines: Sequence[bytes]) -> None:
         """Read the field lines of a head that llhttp has judged. Raises `ValueError` for framing that is ambiguous."""
         self._lines = lines
         #: Field lines for the caller, without CRLF; names of `Connection` already gone.
         self.down: list[bytes] = []
-        #: The fields of `_READ`, by their names in lower case; those that came more than once as a list (RFC 9110, 5.3).
-        self._found: dict[bytes, bytes] = {}
-        down, found = self.down, self._found
+        # The fields of `_READ`, by their names in lower case; those that came more than once as a list (RFC 9110, 5.3).
+        found: dict[bytes, bytes] = {}
+        down = self.down
         for line in lines:
             name, _, value = line.partition(b":")
             name = name.lower()
@@ -50,10 +51,17 @@ class AnswerFields:
                 if name in NEVER_DOWN:
                     continue
             down.append(line)
+        #: There is a field in which a token, its lifetime or a cookie may stand.
+        self.private = not _PRIVATE.isdisjoint(found)
+        #: There may be a `Location` among `down`; there is a `Date`.
+        self.locations, self.dated = b"location" in found, b"date" in found
         #: What `Connection` says: options and names of fields, in lower case.
-        self.nominated = names_of(found[b"connection"]) if b"connection" in found else NO_NAMES
-        if not self.nominated <= OPTIONS:
-            self.down = [line for line in down if line.partition(b":")[0].lower() not in self.nominated]
+        self.nominated = NO_NAMES
+        if b"connection" in found:
+            self.nominated = names_of(found[b"connection"])
+            if not self.nominated <= OPTIONS:
+                self.down = [line for line in down if line.partition(b":")[0].lower() not in self.nominated]
+                self.dated = self.dated and b"date" not in self.nominated
         #: Seconds of `Keep-Alive: timeout`.
         self.keep_alive_timeout: int | None = None
         if b"keep-alive" in found and (timeout := _KEEP_ALIVE_TIMEOUT.search(found[b"keep-alive"])):
@@ -72,21 +80,6 @@ class AnswerFields:
         # We send no TE, so nothing but chunked may be used (RFC 9110, 10.1.4).
         elif self.chunked and found[b"transfer-encoding"].strip(b" \t").lower() != b"chunked":
             raise ValueError("unsupported Transfer-Encoding")
-
-    @property
-    def private(self) -> bool:
-        """There is a field in which a token, its lifetime or a cookie may stand."""
-        return not _PRIVATE.isdisjoint(self._found)
-
-    @property
-    def locations(self) -> bool:
-        """There may be a `Location` among `down`."""
-        return b"location" in self._found
-
-    @property
-    def dated(self) -> bool:
-        """There is a `Date` among `down`."""
-        return b"date" in self._found and b"date" not in self.nominated
 
     @property
     def raw(self) -> RawHeaders:

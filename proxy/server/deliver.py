@@ -93,19 +93,20 @@ async def deliver(
     complete, uploading = answer.is_complete(), response.uploading
     try:
         pieces = answer.take() if response.has_body else []
+        fields = response.fields
         start = b"HTTP/1.1 %d %b" % (answer.status, response.reason)
-        fields = for_client(response.fields, exchange.fields.host, origins)
-        lines = [scrubbed([start, *fields], private), b"X-Request-ID: " + record.request_id.encode()]
-        if not response.fields.dated:
+        down = for_client(fields, exchange.fields.host, origins)
+        lines = [scrubbed([start, *down], private), b"X-Request-ID: " + record.request_id.encode()]
+        if not fields.dated:
             lines.append(date_line())
         lines += answer.stand_in
         if answer.details:
             details = b", ".join(b'%b; details="%b"' % (NAME, detail) for detail in answer.details)
             lines.append(b"Proxy-Status: " + details)
         chunked = False
-        if response.content_length is not None:
+        if fields.content_length is not None:
             if answer.status != 204:
-                lines.append(b"Content-Length: %d" % response.content_length)
+                lines.append(b"Content-Length: %d" % fields.content_length)
         elif response.has_body:
             if not exchange.http_10:
                 chunked = True

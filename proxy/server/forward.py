@@ -82,7 +82,7 @@ class Forwarder:
             return
         body = await self._bodies.take(exchange, fields) if fields.has_body else NO_BODY
         try:
-            request = self._sender.prepare(exchange.method, admission, fields, body, record)
+            request = OutgoingRequest(self._sender, exchange.method, admission, fields, body, record)
             if exchange.method == "POST" and admission.route.is_login:
                 outcome = await self._login(request)
                 if isinstance(outcome, Token):

@@ -130,12 +130,6 @@ class Sender:
         self._last_app_id = ""
         self._private: Iterable[bytes] = ()
 
-    def prepare(
-        self, method: str, admission: Admission, fields: RequestFields, body: Body, record: Record
-    ) -> OutgoingRequest:
-        """Begin a request that is to be sent."""
-        return OutgoingRequest(self, method, admission, fields, body, record)
-
     async def answer(self, request: OutgoingRequest) -> Answer:
         """Walk the request through its attempts. Raises `UpstreamError` or `Unavailable`, true of all of them together."""
         flow = attempts(request.admission.traits, self._history)
@@ -165,7 +159,7 @@ class Sender:
         try:
             while response is None:
                 token = self._keeper.token_at_once(account=admission.account) if request.method != "TRACE" else None
-                if token is None or self._keeper.identity_lost:
+                if token is None:
                     token = await self._token(request)
                 request.token = token
                 record.attempts += 1

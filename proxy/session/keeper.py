@@ -123,9 +123,11 @@ class SessionKeeper:
         return token
 
     def token_at_once(self, *, account: bool = False) -> Token | None:
-        """Return what `token` would, if there is nothing to do or to wait for, as nearly always; else None."""
+        """Return what `token` would, if there is nothing to do, to wait for or to tell, as nearly always; else None."""
         held, windows = self._held.token, self._held.windows
-        if windows is None or self._renewals.current is not None or (account and self._shared.has_others):
+        if windows is None or self._renewals.current is not None or self._held.identity_lost:
+            return None
+        if account and self._shared.has_others:
             return None
         now = self._clock.now()
         if now.steady >= windows.stale_at or now.wall >= windows.expires_wall:
