@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import select
@@ -42,6 +43,8 @@ class LogWriter:
         # have left; lines there was no room for, lines that were given up, and those of both that were told of.
         self._taken = self._gone = 0
         self._refused = self._given_up = self._told = 0
+        #: Lines that the thread has taken and not written yet.
+        self._in_hand = 0
         #: What is queued is not waited for any more.
         self._gives_up = False
         self._thread: threading.Thread | None = None
@@ -70,11 +73,14 @@ class LogWriter:
     async def finish(self, seconds: float = LAST_SECONDS) -> None:
         """Write what is queued, waiting for a slow reader at most `seconds`; then say how many lines are missing.
 
+        Where even that cannot be written, it is said on stderr, if that takes it at once: it may be the same pipe.
         The loop goes on meanwhile: a second signal still ends the process at once.
         """
         if not await self._written(within=seconds):
             self._gives_up = True
-            await self._written(within=_LAST_WORD)
+            if not await self._written(within=_LAST_WORD):
+                missing = self._refused + self._given_up - self._told + self._in_hand + self._lines.qsize()
+                _write_at_once(2, _line("log_lines_dropped", lines=missing))
 
     async def _written(self, *, within: float) -> bool:
         end = time.monotonic() + within
@@ -91,11 +97,13 @@ class LogWriter:
             lines = [self._lines.get()]
             time.sleep(_WRITE_AFTER)
             lines += [self._lines.get() for _ in range(self._lines.qsize())]
+            self._in_hand = len(lines)
             for batch in _batches(lines):
                 if self._gives_up:
                     self._given_up += len(batch)
                 else:
                     self._write(b"".join(batch))
+                self._in_hand -= len(batch)
                 self._gone += sum(map(len, batch))
             if (missing := self._refused + self._given_up) != self._told:
                 self._write(_line("log_lines_dropped", lines=missing - self._told))
@@ -130,6 +138,14 @@ def _batches(lines: list[bytes]) -> Iterator[list[bytes]]:
         batch.append(line)
         size += len(line)
     yield batch
+
+
+def _write_at_once(fd: int, line: bytes) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    with contextlib.suppress(OSError):
+        if any(events & select.POLLOUT for _, events in poll.poll(0)):
+            os.write(fd, line)
 
 
 def _line(event: str, **fields: int) -> bytes:

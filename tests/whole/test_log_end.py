@@ -29,7 +29,11 @@ async def started(upstream: RawUpstream, workers: str) -> tuple[asyncio.subproce
         "CARDCASH_WORKERS": workers,
     }
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "serve"), env=environ, cwd=Path(__file__).parents[2], stdout=writer
+        *(sys.executable, "-m", "proxy", "serve"),
+        env=environ,
+        cwd=Path(__file__).parents[2],
+        stdout=writer,
+        stderr=asyncio.subprocess.PIPE,
     )
     os.close(writer)
     out = b""
@@ -82,3 +86,28 @@ async def test_a_reader_that_is_too_slow_is_told_how_many_lines_are_missing(upst
     assert events[-1] == "log_lines_dropped"
     # Beside requests: started, the renewal, draining, stopped.
     assert len(events) - len(gaps) + sum(gaps) == REQUESTS + 4
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_what_nobody_reads_is_told_on_the_other_output(upstream: RawUpstream, workers: str) -> None:
+    process, reader, out = await started(upstream, workers)
+    (line,) = [json.loads(line) for line in out.splitlines() if b'"event":"started"' in line]
+    await asyncio.gather(*(ask_often(line["listen"][0], REQUESTS // 20) for _ in range(20)))
+    process.send_signal(TERM)
+    async with asyncio.timeout(30):
+        _, told = await process.communicate()
+    assert process.returncode == 0
+    gaps = [json.loads(each) for each in told.splitlines()]
+    assert {gap["event"] for gap in gaps} == {"log_lines_dropped"}
+    # Seen whole, or nearly: a line may have been written in part.
+    read = out + await asyncio.to_thread(read_all, reader)
+    lines = REQUESTS + 4 if workers == "1" else REQUESTS
+    assert read.count(b"\n") + sum(gap["lines"] for gap in gaps) >= lines
+
+
+def read_all(reader: int) -> bytes:
+    out = b""
+    while piece := os.read(reader, 65536):
+        out += piece
+    os.close(reader)
+    return out
