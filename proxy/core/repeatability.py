@@ -13,6 +13,8 @@ from proxy.core.path_readings import Route
 
 #: Fields by which some servers let a request be another method's, and keys of a query that do the same.
 METHOD_OVERRIDES: Final = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
+#: Fields by which some servers let a request be for another path (IIS, Symfony).
+TARGET_OVERRIDES: Final = frozenset({b"x-original-url", b"x-rewrite-url"})
 _OVERRIDING_KEYS: Final = re.compile(
     rb"(?:\A|[&;?])\s*(?:_method|x-http-method(?:-override)?|x-method-override)\s*(?:[=&;]|\Z)", re.IGNORECASE
 )

@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from proxy.core.dialect import APP_HEADER, TOKEN_HEADER, RawHeaders
 from proxy.core.errors import BadRequest, BodyTooLarge, HeadersTooLarge
-from proxy.core.repeatability import METHOD_OVERRIDES
+from proxy.core.repeatability import METHOD_OVERRIDES, TARGET_OVERRIDES
 
 #: RFC 9110, 7.6.1, and the older names it lists; framing is written anew on each side.
 HOP_BY_HOP: Final = frozenset(
@@ -32,7 +32,7 @@ _ONCE: Final = frozenset(
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _NEVER_UP_PREFIXES: Final = (b"proxy-", b"x-forwarded-")
 #: Fields that mean something here and go up all the same.
-_READ: Final = METHOD_OVERRIDES | {b"content-encoding", b"origin", b"sec-fetch-site"} | _ONCE
+_READ: Final = METHOD_OVERRIDES | TARGET_OVERRIDES | {b"content-encoding", b"origin", b"sec-fetch-site"} | _ONCE
 #: Nobody's but the proxy's or HTTP's for another reason: what `callers.require_header` cannot be.
 _OURS: Final = NEVER_UP | _FRAMING | _READ
 #: Bytes of names and values together; what real APIs accept at most, and a bound on what a caller can make us hold.
@@ -73,6 +73,8 @@ class RequestFields:
     app_id: bytes = b""
     #: What some servers take for the real method, in upper case.
     overrides: tuple[str, ...] = ()
+    #: What some servers take for the real target.
+    other_targets: tuple[str, ...] = ()
     #: Values of the header that `callers.require_header` names; it is never forwarded.
     required: tuple[bytes, ...] = ()
 
@@ -145,7 +147,7 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
                 raise BadRequest("A header field looks like Content-Length or Transfer-Encoding, but is neither.")
             if dashed == required or dashed in NEVER_UP or dashed.startswith(_NEVER_UP_PREFIXES):
                 continue
-            if dashed in METHOD_OVERRIDES:
+            if dashed in METHOD_OVERRIDES or dashed in TARGET_OVERRIDES:
                 _read_known(fields, dashed, value)
         lines.append(b"%b: %b\r\n" % (name, value))
     if size > LARGEST_HEAD:
@@ -179,6 +181,8 @@ def _read_known(fields: RequestFields, low: bytes, value: bytes) -> None:
         fields.fetch_site = value
     elif low in METHOD_OVERRIDES:
         fields.overrides += (value.decode("latin-1").strip().upper(),)
+    elif low in TARGET_OVERRIDES:
+        fields.other_targets += (value.decode("latin-1").strip(),)
 
 
 def _length(value: bytes, before: int | None) -> int:

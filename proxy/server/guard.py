@@ -157,7 +157,8 @@ class Guard:
         """
         policy = self.policy
         read = _read_known if len(exchange.target) <= _LONGEST_REMEMBERED else _read
-        authority, admission = read(exchange.method, exchange.target, bool(fields.overrides), policy.base_path)
+        overridden = bool(fields.overrides or fields.other_targets)
+        authority, admission = read(exchange.method, exchange.target, overridden, policy.base_path)
         self.check_host(fields.host, exchange.local, http_10=exchange.http_10)
         if authority is not None and not self._serves(authority, exchange.local):
             raise HostNotAllowed("The authority of the request target is not in callers.allowed_hosts.")
@@ -165,9 +166,12 @@ class Guard:
             self.check_origin(fields)
         if policy.required_name is not None:
             self._check_required(fields.required)
+        routes = [admission.route]
+        if fields.other_targets:  # the session and the login call under another's path are refused while read
+            routes += (_read(exchange.method, each, True, policy.base_path)[1].route for each in fields.other_targets)
         if policy.rules:
             methods = (exchange.method, *fields.overrides)
-            if not all(allowed(policy.rules, each, admission.route) for each in methods):
+            if not all(allowed(policy.rules, each, route) for each in methods for route in routes):
                 raise Denied("denied_by_rule", "A rule of this proxy does not allow this method and path.")
         self._check_in_flight()
         return admission

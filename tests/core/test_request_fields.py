@@ -305,6 +305,13 @@ def test_a_method_override_is_remembered_even_if_connection_names_it() -> None:
     assert fields.block == b""
 
 
+@pytest.mark.parametrize("name", [b"X-Original-URL", b"x-rewrite-url", b"X_Original_URL"])
+def test_another_target_goes_up_and_is_remembered(name: bytes) -> None:
+    fields = read_request([(name, b" /orders ")])
+    assert fields.other_targets == ("/orders",)
+    assert fields.block.lower().startswith(name.lower() + b": ")
+
+
 def test_what_guards_judge_is_read_and_goes_up() -> None:
     headers = [(b"Origin", b"http://a"), (b"ORIGIN", b"null"), (b"Sec-Fetch-Site", b"none"), (b"Content-Type", b"a/b")]
     fields = read_request(headers)

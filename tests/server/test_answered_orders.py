@@ -83,6 +83,36 @@ async def test_a_purchase_behind_a_head_is_not_sent_twice(upstream: RawUpstream,
     assert len(upstream.requests) == 1
 
 
+@pytest.mark.parametrize("name", [b"X-Original-URL", b"X-Rewrite-URL"])
+async def test_what_a_header_makes_a_purchase_is_not_sent_twice(
+    upstream: RawUpstream, proxy: Running, name: bytes
+) -> None:
+    async def drop(peer: Peer) -> None:
+        await peer.body()
+        peer.reset()
+
+    upstream.answers += [drop] * 3
+    got = await proxy.ask("POST /carts", name + b": /orders", body=b"{}")
+    assert (got.status, got.code) == (502, "upstream_reset")
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("target", ["/session", "/v3/customers/login", "https://sandbox.example/v3/session"])
+async def test_a_header_does_not_make_a_session_or_login_call_of_another(
+    upstream: RawUpstream, proxy: Running, target: str
+) -> None:
+    got = await proxy.ask("POST /carts", b"X-Original-URL: " + target.encode(), body=b"{}")
+    assert (got.status, got.code) == (400, "bad_request")
+    assert upstream.requests == []
+
+
+async def test_rules_hold_for_the_target_that_a_header_names(upstream: RawUpstream, start_proxy: StartProxy) -> None:
+    proxy = await start_proxy(RULES='[{"deny": "/orders", "methods": ["POST"]}]')
+    got = await proxy.ask("POST /carts", b"X-Rewrite-URL: /v3/orders?a", body=b"{}")
+    assert (got.status, got.code) == (403, "denied_by_rule")
+    assert (await proxy.ask("POST /carts", b"X-Rewrite-URL: /v3/carts", body=b"{}")).status == 200
+
+
 async def test_a_dropped_cart_whose_repeat_finds_all_connections_busy_is_told_that_it_may_have_been_processed(
     upstream: RawUpstream, start_proxy: StartProxy
 ) -> None:
