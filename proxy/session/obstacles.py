@@ -122,8 +122,8 @@ class Obstacles:
 
     def learn(self, stored: Stored, before: Mapping[str, str], now: float, *, knows_failures: bool) -> None:
         """Take over what all know; `before` are the refusals when the store was asked, `knows_failures`: it has ours."""
-        # In the place of ours may stand those of other secrets, as in a rollout. That forgets nothing: two wrong passwords
-        # would be tried in turn for ever.
+        # In the place of ours may stand those of other secrets, as in a rollout, or what only others can read, whose
+        # `store_secret` is another. That forgets nothing: both would try what is refused in turn for ever.
         if self.refusals is before and not self.refusals_unsaved and not stored.refuses_others:
             self.refusals = dict(stored.refusals)
         if knows_failures or stored.paused_for > self.pause.left(now):

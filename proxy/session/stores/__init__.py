@@ -72,7 +72,7 @@ class Stored:
     #: Renewals that failed in a row, and how many seconds no other may begin.
     failures: int = 0
     paused_for: float = 0.0
-    #: All that is remembered as refused is of other secrets, which somebody else has who shares the store.
+    #: All that is remembered as refused is of other secrets, which somebody who shares the store has, or cannot be read.
     refuses_others: bool = False
     #: There is something in the token's place that cannot be read.
     is_foreign: bool = False

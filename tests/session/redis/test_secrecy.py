@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from proxy.core.secret import Secret
+from proxy.core.token import Source, Token
+from proxy.session.cardcash_calls import SessionRefused
 from proxy.session.stores import Right, Turn
 from proxy.session.stores.redis.client import RedisClient
-from tests.session.fakes import APP
+from tests.session.fakes import APP, LOGIN, ME
 from tests.session.redis.conftest import Build
 from tests.session.redis.relay import relay_to
-from tests.session.redis.replicas import MINE, SECRETS, Replica
+from tests.session.redis.replicas import MINE, SECRETS, Replica, place_of
 from tests.session.redis.servers import Server
+from tests.session.redis.test_herd import CardCash, keeper_on
+
+
+class WrongPassword(CardCash):
+    """Refuses the login until the password is right; counts."""
+
+    credentials = LOGIN
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logins = 0
+        self.is_right = False
+
+    async def login(self, session: Token, *, tries: int) -> Token:
+        self.logins += 1
+        if not self.is_right:
+            raise SessionRefused("login", "Check the login.")
+        return replace(session, value=f"login.{self.logins}.", identity=ME, source=Source.LOGIN)
 
 
 def the_key(server: Server) -> str:
@@ -185,7 +206,8 @@ async def test_refusals_that_were_changed_are_not_there(replica: Build, server: 
     one = replica(server)
     await one.store.refuse({"login": "x"}, SECRETS)
     change(server, "refused", "forged")
-    assert (await one.store.look(SECRETS)).refusals == {}
+    found = await one.store.look(SECRETS)
+    assert (found.refusals, found.refuses_others) == ({}, True)
 
 
 class TestRotation:
@@ -218,6 +240,35 @@ class TestRotation:
         assert await one.stored() is None
         one.place = replace(one.place, secrets=(Secret("new"), Secret("old")))
         assert await one.stored() == "one.token."
+
+    async def test_of_replicas_with_other_secrets_each_tries_a_wrong_password_once_until_an_operator_renews(
+        self, server: Server
+    ) -> None:
+        cardcash = WrongPassword()
+        keepers = [
+            keeper_on(place_of(server.url, secret), cardcash, warn=lambda _: None) for secret in ("one", "other")
+        ]
+        for _ in range(4):
+            for keeper in keepers:
+                await keeper.renew(rejected=await keeper.token())
+                for each in keepers:
+                    await each.catch_up()
+        assert cardcash.logins == 2
+        await keepers[0].renew_now()
+        assert cardcash.logins == 3
+        for keeper in keepers:
+            assert "login" in keeper.refusals
+            await keeper.close()
+
+    async def test_an_operator_ends_the_refusal_of_replicas_with_other_secrets_too(self, server: Server) -> None:
+        cardcash = WrongPassword()
+        one, other = (keeper_on(place_of(server.url, secret), cardcash, warn=lambda _: None) for secret in "ab")
+        await one.token()
+        cardcash.is_right = True
+        await other.renew_now()
+        await one.catch_up()
+        assert one.refusals == {}
+        await asyncio.gather(one.close(), other.close())
 
     async def test_an_application_id_that_changes_leads_elsewhere(self, replica: Build, server: Server) -> None:
         one = replica(server)

@@ -235,7 +235,7 @@ class RedisStore:
             {} if ours is None else refused[ours],
             reply.failures,
             reply.pause,
-            refuses_others=bool(refused) and ours is None,
+            refuses_others=bool(reply.refused) and ours is None,  # also of those with another store_secret: unreadable
             is_foreign=token is None and bool(self._in_place.tag) and not self._in_place.is_outdated,
         )
 
