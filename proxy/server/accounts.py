@@ -31,6 +31,12 @@ from proxy.session.keeper import SessionKeeper
 #: RFC 6265, 4.1.1: a token (RFC 9110, 5.6.2); and a bound on what a caller has us send back.
 _COOKIE_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}\Z")
 
+#: A caller's login gave way to another account, whose token is held; nobody is moved to that one silently.
+LOST_TO_ANOTHER: Final = (
+    "The login that a caller made was lost to another account, which logged in elsewhere: log in again with "
+    "POST /customers/login as the account that the others carry, or run a second proxy."
+)
+
 
 class Accounts:
     """Answers session and login calls from the shared session. `configured_email` is None without `login`."""
@@ -130,7 +136,9 @@ class Accounts:
     def _refuse_other(self, email: str, held: str) -> None:
         if not same_account(email, held):
             raise OtherAccount(
-                "The shared session carries another account; one proxy serves one account, run a second one."
+                LOST_TO_ANOTHER
+                if self._keeper.identity_lost
+                else "The shared session carries another account; one proxy serves one account, run a second one."
             )
 
     def _send(self, exchange: Exchange, record: Record, body: object, lines: list[bytes]) -> None:

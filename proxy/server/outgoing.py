@@ -40,7 +40,7 @@ from proxy.core.rejections import (
 )
 from proxy.core.request_fields import RequestFields, for_upstream
 from proxy.core.token import Token
-from proxy.server.accounts import Accounts
+from proxy.server.accounts import LOST_TO_ANOTHER, Accounts
 from proxy.server.bodies import Body
 from proxy.server.deliver import Answer
 from proxy.server.guard import Admission
@@ -202,7 +202,9 @@ class Sender:
         token = await self._keeper.token(patient=patient, account=request.admission.account)
         if self._keeper.identity_lost and request.admission.account:
             raise SessionUnavailable(
-                "The login that a caller made was lost with its session, and the proxy does not know its password: "
+                LOST_TO_ANOTHER
+                if token.identity is not None
+                else "The login that a caller made was lost with its session, and the proxy does not know its password: "
                 "log in again with POST /customers/login."
             )
         return token

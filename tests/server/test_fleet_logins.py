@@ -63,9 +63,8 @@ async def test_whoever_carries_the_account_answers_without_redis(pair: list[Runn
         assert (await log_in(pair[1], YOU)).status == 409
 
 
-async def test_of_two_logins_with_redis_lost_in_the_middle_one_wins_and_the_other_is_told_as_lost(
-    pair: list[Running], upstream: RawUpstream, server: Server
-) -> None:
+async def two_log_in_at_once(pair: list[Running], upstream: RawUpstream, server: Server) -> tuple[Running, Running]:
+    """Two accounts log in while Redis loses what it knew; returns the replica whose account is stored, and the other."""
     go = asyncio.Event()
 
     async def slow(peer: Peer) -> None:
@@ -84,16 +83,51 @@ async def test_of_two_logins_with_redis_lost_in_the_middle_one_wins_and_the_othe
     held = [proxy.proxy.keeper.held for proxy in pair]
     assert len({token.value for token in held if token}) == 1
     (loser,) = [proxy for proxy in pair if proxy.proxy.keeper.identity_lost]
+    return pair[0] if loser is pair[1] else pair[1], loser
+
+
+def account(proxy: Running) -> str:
+    held = proxy.proxy.keeper.held
+    assert held is not None
+    return held.identity or ""
+
+
+async def test_of_two_logins_with_redis_lost_in_the_middle_one_wins_and_the_other_is_told_as_lost(
+    pair: list[Running], upstream: RawUpstream, server: Server
+) -> None:
+    winner, loser = await two_log_in_at_once(pair, upstream, server)
     told = await loser.ask("GET /carts")
     assert (told.status, "log in again" in told.json["message"][0]) == (503, True)
     assert (await loser.ask("GET /merchants/sell")).status == 200
     assert loser.sample("session_identity_lost_total") == 1
-    mine, yours = held[0], pair[0] if loser is pair[1] else pair[1]
-    assert mine is not None
-    assert (await log_in(loser, YOU if mine.identity == ME else ME)).status == 409
-    assert (await yours.ask("GET /carts")).status == 200
-    assert (await log_in(loser, mine.identity or "")).status == 200
+    assert (await log_in(loser, YOU if account(winner) == ME else ME)).status == 409
+    assert (await winner.ask("GET /carts")).status == 200
+    assert (await log_in(loser, account(winner))).status == 200
     assert (await loser.ask("GET /carts")).status == 200
+
+
+async def test_whoever_lost_his_account_to_another_is_told_as_whom_to_log_in(
+    pair: list[Running], upstream: RawUpstream, server: Server
+) -> None:
+    winner, loser = await two_log_in_at_once(pair, upstream, server)
+    refused = await log_in(loser, YOU if account(winner) == ME else ME)
+    for answer in (refused, await loser.ask("GET /carts")):
+        assert "was lost to another account" in answer.json["message"][0]
+        assert "as the account that the others carry" in answer.json["message"][0]
+    # Where nothing is lost it is simply another account's.
+    (sentence,) = (await log_in(winner, YOU if account(winner) == ME else ME)).json["message"]
+    assert "carries another account" in sentence
+    assert "lost" not in sentence
+
+
+async def test_after_an_operator_renews_a_login_anywhere_holds_also_where_an_account_was_lost_to_another(
+    pair: list[Running], upstream: RawUpstream, server: Server
+) -> None:
+    winner, loser = await two_log_in_at_once(pair, upstream, server)
+    assert (await winner.admin.ask("POST /session/renew")).status == 200
+    assert (await log_in(winner, YOU)).status == 200
+    assert (await loser.ask("GET /carts")).status == 200
+    assert (account(loser), loser.proxy.keeper.identity_lost) == (YOU, False)
 
 
 async def test_after_a_login_is_gone_nobody_is_logged_in_before_all_have_let_go_of_it(pair: list[Running]) -> None:
