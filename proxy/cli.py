@@ -6,6 +6,8 @@ ends the process the way Python does it.
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -28,6 +30,8 @@ from proxy.process import (
 
 #: Commands whose exit code is what is asked for, whatever becomes of the line they print.
 _VERDICTS: Final = ("health", "wait", "shutdown", "serve")
+#: How the system refuses to write more.
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     at = next((index for index, word in enumerate(words) if not word.startswith("-")), len(words))
     wanted = words[at] if at < len(words) else ""
+    tells = wanted not in _VERDICTS or not {"-h", "--help"}.isdisjoint(words)
+    refused: OSError | None = None
     try:
         begin_with_signals(serves=wanted == "serve", runs=wanted in ("serve", "demo", "simulate"))
         fill_standard_descriptors()
@@ -48,12 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # what was asked is not known, or not done
         code = FAILED
     except OSError as error:
-        complain(f"the system refused what is needed: {described(error)}")
-        code = FAILED
+        code, refused = FAILED, error
+    # Nothing is left that an interrupt could leave undone; a reader that does not read may be waited for.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     lost = end_output()
-    if lost is not None and code == OK and wanted not in _VERDICTS:
+    # Much output is written while the command runs.
+    if refused is not None and tells and refused.errno in _FULL and refused.filename is None:
+        lost, code = refused, OK
+    if lost is not None and code == OK and tells:
         complain(f"the output could not be written: {described(lost)}")
         code = FAILED
+    elif refused is not None:
+        complain(f"the system refused what is needed: {described(refused)}")
     end_output()
     return code
 

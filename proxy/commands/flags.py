@@ -40,8 +40,17 @@ class Parser(argparse.ArgumentParser):
         self.words: tuple[str, ...] = ()
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse the words, flags in any of their spellings. Raises `BadUsage` with all that are unknown."""
-        options, rest = self.parse_known_args(spelt(words))
+        """Parse the words, flags in any of their spellings. Raises `BadUsage` with all that are unknown.
+
+        Of values that cannot be used argparse tells the first one.
+        """
+        words = spelt(words)
+        try:
+            options, rest = self.parse_known_args(words)
+        except BadUsage as bad:
+            known = {flag for action in self._actions for flag in action.option_strings}
+            strange = [word for word in words if _is_flag(word) and word.partition("=")[0] not in known]
+            raise BadUsage(*bad.args, *self._unknown(strange)) from None
         if rest:
             raise BadUsage(*self._unknown(rest))
         return options
@@ -87,11 +96,22 @@ class Parser(argparse.ArgumentParser):
 
         known = [flag for action in self.flags() for flag in action.option_strings]
         said = []
-        for flag in (word.partition("=")[0] for word in words if re.match("--?[^-0-9]", word)):
-            near = nearest(flag, known)
-            shown = flag if repeatable(flag, known) else "a flag"
-            said.append(f"{shown} is unknown" + (f", did you mean {near}?" if near else ""))
-        return [f"{fault}; see {self.prog} --help" for fault in said or ["an argument too many"]]
+        too_many = takes_value = False
+        for word in words:
+            flag, equals, _ = word.partition("=")
+            if not _is_flag(word):
+                too_many |= not takes_value  # what follows an unknown flag may be its value
+            else:
+                near = nearest(flag, known)
+                shown = flag if repeatable(flag, known) else "a flag"
+                said.append(f"{shown} is unknown" + (f", did you mean {near}?" if near else ""))
+            takes_value = _is_flag(word) and not equals
+        return [f"{fault}; see {self.prog} --help" for fault in said + ["an argument too many"] * too_many]
+
+
+def _is_flag(word: str) -> bool:
+    """Tell whether argparse takes a word for a flag: a negative number, and what has a blank in it, is a value."""
+    return bool(re.match("--?[^-0-9]", word)) and " " not in word.partition("=")[0]
 
 
 def spelt(words: Sequence[str]) -> list[str]:

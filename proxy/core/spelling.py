@@ -22,7 +22,7 @@ def repeatable(name: str, known: Iterable[str]) -> bool:
 
     No known name has a digit in it, and nearly every secret has.
     """
-    alike = nearest(_plain(name), map(_plain, known), cutoff=0.88)
+    alike = nearest(_plain(name), map(_plain, known), cutoff=0.8)
     return bool(alike) and not any(c.isdigit() for c in name)
 
 

@@ -23,6 +23,7 @@ _NUMBER: Final = re.compile(r"(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE
 _SECONDS: Final = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
+_PEM: Final = "-----BEGIN"
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 #: A name of systemd.socket(5), FileDescriptorName=: visible ASCII without a colon, which stands between two of them.
@@ -40,10 +41,18 @@ class Bad(ValueError):
 
 
 def shown(text: str) -> str:
-    """Repeat a value in a message: short, escaped, and not at all when it could hold a password (`user:pw@host`)."""
-    if "@" in text:
+    """Repeat a value in a message: short, escaped, and not at all if it may hold a password (`user:pw@host`), or a key."""
+    if "@" in text or _PEM in text:
         return "this value"
     return json.dumps(text if len(text) <= 60 else text[:57] + "...")
+
+
+def shown_file(text: str) -> str:
+    """Repeat the name of a file in a message, likewise; but an @ alone is no password's: systemd's instances have it."""
+    # What was a URL has lost one of its slashes, as a path.
+    if re.search(r":/.*@", text, re.DOTALL) or _PEM in text:
+        return "…"
+    return repr(text if len(text) <= 200 else text[:199] + "…")[1:-1]
 
 
 def as_text(value: object) -> str:

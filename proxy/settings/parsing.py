@@ -29,6 +29,7 @@ from proxy.core.values import (
     listen_address,
     port_number,
     shown,
+    shown_file,
 )
 from proxy.settings import files
 from proxy.settings.files import SecretForm, has_control_characters
@@ -113,7 +114,7 @@ def ca_file(value: object) -> Path:
     try:
         files.bundle(files.read(path, most=files.LARGEST_BUNDLE))
     except files.Unreadable as error:
-        raise Bad(f"the file {str(path)!r} {error}") from None
+        raise Bad(f"the file {shown_file(str(path))} {error}") from None
     return path
 
 

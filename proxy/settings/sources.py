@@ -8,13 +8,14 @@ exceptions, so that all faults can be reported at once.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxy.core.spelling import did_you_mean, repeatable
-from proxy.core.values import Bad
+from proxy.core.values import Bad, shown_file
 from proxy.settings.files import Unreadable
 from proxy.settings.guards import is_file
 from proxy.settings.model import CONFIG_VARIABLE, PREFIX, groups, leaves
@@ -32,8 +33,6 @@ _KUBERNETES: Final = re.compile(
 #: All words that the names of settings are made of, and those of rules.
 _WORDS: Final = frozenset(word for path in leaves() for word in path.split(".")) | {"allow", "deny", "methods", "path"}
 
-#: Why a name is not repeated.
-_HIDDEN: Final = "its name is not repeated, since it is like no setting and may be a secret"
 _READABLE: Final = "a secret on a command line can be read by others"
 
 
@@ -72,28 +71,43 @@ def from_environment(environ: Mapping[str, str]) -> Layer:
     """
     layer = Layer()
     known = {leaf.variable: leaf for leaf in leaves().values()}
+    unknown: Counter[tuple[str, str]] = Counter()
     for name in sorted(environ):
         value = environ[name]
         if not name.startswith(PREFIX) or name == CONFIG_VARIABLE or _KUBERNETES.fullmatch(f"{name}={value}"):
             continue
         leaf = known.get(name)
         if leaf is None:
-            layer.faults.append(f"environment variable {_unknown_variable(name, known)}")
+            unknown[_unknown_variable(name, known)] += 1
         elif value.strip() or leaf.empty_counts:
             layer.given[leaf.path] = Given(value, f"environment variable {name}")
         else:
             layer.empty.add(leaf.path)
+    for (said, hint), number in unknown.items():
+        if said:
+            layer.faults.append(f"environment variable {said} is not a setting{hint}")
+        else:
+            layer.faults.append(_hidden(number, hint))
     return layer
 
 
-def _unknown_variable(name: str, known: Iterable[str]) -> str:
+def _hidden(number: int, hint: str) -> str:
+    """Say that variables are no settings, and why they are not named."""
+    why = "may be a secret" if hint else "is like no setting and may be a secret"
+    if number == 1:
+        return f"environment variable {PREFIX}… (its name is not repeated, since it {why}) is not a setting{hint}"
+    whose = f"{number} environment variables {PREFIX}… (their names are not repeated, since each {why})"
+    return f"{whose} are not settings{hint}"
+
+
+def _unknown_variable(name: str, known: Iterable[str]) -> tuple[str, str]:
+    """Return the name of a variable that is no setting, empty if it may be a secret, and what may be meant."""
     # Without the prefix, which would make every name look alike.
     short, others = name.removeprefix(PREFIX), [other.removeprefix(PREFIX) for other in known]
     hint = did_you_mean(short, others).replace('"', f'"{PREFIX}', 1)
     if short.lower().replace("__", ".") in groups():
         hint = "; it is a group, set its members"
-    shown = name if repeatable(short, [*others, *groups()]) else f"{PREFIX}… ({_HIDDEN})"
-    return f"{shown} is not a setting{hint}"
+    return name if repeatable(short, [*others, *groups()]) else "", hint
 
 
 def from_flags(flags: Mapping[str, str]) -> Layer:
@@ -121,7 +135,7 @@ def from_file(path: Path, named_by: str) -> Layer:
 
     from proxy.settings import yaml_file  # noqa: PLC0415
 
-    layer, what = Layer(), f"configuration file {path} ({named_by})"
+    layer, what = Layer(), f"configuration file {shown_file(str(path))} ({named_by})"
 
     def fault(problem: str) -> None:
         layer.faults.append(f"{what} {problem}")

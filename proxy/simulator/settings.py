@@ -8,6 +8,7 @@ Owns names, defaults, allowed values and their checks. Knows nothing of HTTP.
 from __future__ import annotations
 
 import json
+import reprlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -200,13 +201,13 @@ def _check(name: str, kind: str, value: object) -> None:
         "Mapping[str, float]": isinstance(value, Mapping) and all(isinstance(v, int | float) for v in value.values()),
     }[kind]
     if not right:
-        raise ValueError(f"{name}: must be {kind}, not {value!r}")
+        raise ValueError(f"{name}: must be {kind}, not {reprlib.repr(value)}")
     if isinstance(value, int | float) and value < 0:
         raise ValueError(f"{name}: must not be negative")
     if name.endswith("_status") and value != 0 and not 200 <= int(str(value)) <= 599:
         raise ValueError(f"{name}: must be an HTTP status")
     if name in CHOICES and value not in CHOICES[name]:
-        raise ValueError(f"{name}: must be one of {', '.join(CHOICES[name])}, not {value!r}")
+        raise ValueError(f"{name}: must be one of {', '.join(CHOICES[name])}, not {reprlib.repr(value)}")
 
 
 Emit = Callable[[str, dict[str, Any]], None]

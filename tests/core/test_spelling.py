@@ -21,6 +21,7 @@ def test_the_nearest_name_is_meant_and_a_strange_one_is_none() -> None:
     [
         ("sesion.store", KNOWN, True),
         ("SESSION.STORE", KNOWN, True),
+        ("listne", KNOWN, True),
         ("a-b-c-d-e", ("a_b_c_d_e",), True),
         ("listen1", KNOWN, False),
         ("hunter", KNOWN, False),

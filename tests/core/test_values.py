@@ -172,6 +172,15 @@ def test_a_value_is_repeated_shortened_and_never_with_what_may_be_a_password() -
     assert values.shown("x" * 60) == f'"{"x" * 60}"'
     assert values.shown("x" * 61) == f'"{"x" * 57}..."'
     assert values.shown("user:hunter2@host") == "this value"
+    assert values.shown("-----BEGIN PRIVATE KEY-----") == "this value"
+
+
+def test_a_files_name_is_repeated_unless_it_is_none() -> None:
+    assert values.shown_file("/run/credentials/cardcash-proxy@1.service/ca").endswith("proxy@1.service/ca")
+    assert values.shown_file("a\nb") == r"a\nb"
+    assert len(values.shown_file("x" * 5000)) == 200
+    for text in ("https://me:hunter2@host/ca", "-----BEGIN CERTIFICATE-----\nhunter2"):
+        assert values.shown_file(text) == "…"
 
 
 def test_what_is_wrong_in_several_places_is_one_sentence_with_the_places() -> None:

@@ -90,11 +90,26 @@ def test_an_empty_file_gives_nothing(load: Load) -> None:
         ("APPID", "CARDCASH_APP_ID"),
         ("UPSTREAM_ORIGIN", "CARDCASH_UPSTREAM__ORIGIN"),
         ("LOG__LEVLE", "CARDCASH_LOG__LEVEL"),
+        ("WORKRES", "CARDCASH_WORKERS"),
     ],
 )
 def test_unknown_variable(faults: Faults, name: str, hint: str) -> None:
     assert faults(APP_ID="a", **{name: "x"}) == [
         f'environment variable CARDCASH_{name} is not a setting; did you mean "{hint}"?'
+    ]
+
+
+def test_variables_that_are_like_no_setting_are_counted_and_not_named(faults: Faults) -> None:
+    assert faults(APP_ID="a", ZZZZ="1", QQQQ="2", KKKK="3") == [
+        "3 environment variables CARDCASH_… (their names are not repeated, since each is like no setting and may be a "
+        "secret) are not settings"
+    ]
+
+
+def test_a_name_that_is_not_repeated_and_yet_like_a_setting_is_not_called_unlike(faults: Faults) -> None:
+    assert faults(APP_ID="a", WORKERS7="1") == [
+        "environment variable CARDCASH_… (its name is not repeated, since it may be a secret) is not a setting; "
+        'did you mean "CARDCASH_WORKERS"?'
     ]
 
 

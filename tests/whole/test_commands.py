@@ -77,6 +77,23 @@ async def test_each_misspelt_flag_gets_its_line_with_a_did_you_mean() -> None:
     assert "--drain-dely is unknown, did you mean --drain-delay?" in lines[1]
 
 
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("check --upstream-orign=x --listen y --workers z extra", ["did you mean --upstream-origin?", "too many"]),
+        ("wait --timeout x --nope", ["is not a duration", "a flag is unknown"]),
+        ("check --upstream-orign x", ["did you mean --upstream-origin?"]),
+        ("check a b c", ["too many"]),
+    ],
+)
+async def test_all_faults_of_a_command_line_are_told_at_once(words: str, parts: list[str]) -> None:
+    done = await run(*words.split())
+    assert await done.ended() == 2
+    lines = done.err.decode().splitlines()
+    assert len(lines) == len(parts)
+    assert all(part in line for part, line in zip(parts, lines, strict=True)), lines
+
+
 @pytest.mark.parametrize("words", [["--config", "proxy.yaml", "check"], ["--config=proxy.yaml", "check"]])
 async def test_a_flag_before_the_command_is_told_where_it_belongs(words: list[str]) -> None:
     done = await run(*words)
@@ -139,6 +156,18 @@ async def test_a_configuration_file_that_cannot_be_read_is_exit_code_2(what: str
     assert await done.ended() == 2
     assert len(done.err.splitlines()) == 1
     assert "Traceback" not in done.text
+
+
+@pytest.mark.parametrize("command", ["check", "health"])
+@pytest.mark.parametrize("name", ["x" * 70_000, "https://me:zebra@host/a.yaml", "-----BEGIN PRIVATE KEY-----zebra"])
+async def test_what_is_no_file_is_not_repeated_whole(command: str, name: str) -> None:
+    for done in (
+        await run(command, f"--config={name}", CARDCASH_APP_ID="x"),
+        await run("check", CARDCASH_APP_ID="x", CARDCASH_UPSTREAM__CA_FILE=name, CARDCASH_SESSION__STORE_CA_FILE=name),
+    ):
+        assert await done.ended() == 2
+        assert b"zebra" not in done.err
+        assert all(len(line) < 400 for line in done.err.splitlines())
 
 
 @pytest.mark.parametrize("command", ["check", "health"])

@@ -20,6 +20,9 @@ COMMANDS = {
     "--version": 1,
     "check": 1,
     "check --help": 1,
+    "serve --help": 1,
+    "health --help": 1,
+    "completion bash": 1,
     "session status": 1,
     "session status --json": 1,
     "session renew": 1,
@@ -69,6 +72,7 @@ async def test_the_exit_code_is_the_deserved_one_and_nothing_is_complained_of_tw
         assert code == deserved, (command, err)
         assert "Exception ignored" not in err and "Traceback" not in err, command
         assert len(err.splitlines()) == (deserved if way == "full" else 0), (command, err)
+        assert ("the output could not be written: No space left" in err) is bool(err), (command, err)
     for command, deserved in FAILING.items():
         code, err = await shell(f"{CLI} {command} {WAYS[way]}", proxy, PYTHONUNBUFFERED=unbuffered)
         assert code == deserved, (command, err)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import time
+
+import pytest
 
 from proxy.simulator import Simulator
 from tests.whole.processes import Process
@@ -45,6 +48,20 @@ async def test_wait_gives_up_in_time_and_says_why() -> None:
     code, out, err = await ended("wait", "--timeout", "200ms", "--admin-listen", f"127.0.0.1:{free_port()}")
     assert (code, out) == (1, "")
     assert "no proxy answers" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("given", [1, 4])
+async def test_wait_for_a_port_that_takes_connections_and_is_silent_says_so_in_time(given: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        code, out, err = await ended(
+            "wait", "--timeout", str(given), "--admin-listen", f"127.0.0.1:{silent.getsockname()[1]}"
+        )
+        took = time.monotonic() - began
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "nothing came within" in err
+    # It looks for 3 s at a time; the start of the process, on a busy machine, is none of it.
+    assert given <= took < given + 1.8
 
 
 async def test_wait_tells_what_stands_against_readiness(simulator: Simulator) -> None:
