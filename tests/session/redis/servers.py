@@ -114,6 +114,11 @@ class Server:
         with self.client() as client:
             return client.execute_command(*words)
 
+    def is_copied_to(self, number: int) -> bool:
+        """Say whether so many replicas have all that this master has; WAIT asks for what its own connection wrote, only."""
+        role, written, replicas, *_ = self.command("ROLE")
+        return role in ("master", b"master") and sum(int(copied) >= written for *_, copied in replicas) >= number
+
     def holds(self, field: str) -> bool:
         """Say whether something is stored of this kind, see `scripts.py`: "tag" of a token, "renewal" of the right to it."""
         return any(self.command("HEXISTS", key, field) for key in self.command("KEYS", "*"))

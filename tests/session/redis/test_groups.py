@@ -49,7 +49,7 @@ class TestSentinel:
         await one.store.save(base, replaces=None)
         assert await one.enters(base) is Turn.GRANTED
         old = sentinels.master
-        wait_for(lambda: old.command("WAIT", 2, 100) == 2, "no sync")
+        wait_for(lambda: old.is_copied_to(2), "no sync")
         old.kill()
         assert await again(lambda: one.save("two.token.", replaces=base)) < SOON
         assert one.store.address != f"127.0.0.1:{old.port}"
@@ -235,7 +235,7 @@ class TestCluster:
         await one.store.save(base, replaces=None)
         assert await one.enters(base) is Turn.GRANTED
         owner = next(node for node in cluster.nodes if one.store.address == f"127.0.0.1:{node.port}")
-        wait_for(lambda: owner.command("WAIT", 1, 100) == 1, "no sync")
+        wait_for(lambda: owner.is_copied_to(1), "no sync")
         if how == "killed":
             owner.kill()
         with owner.stopped() if how == "stopped" else contextlib.nullcontext():
