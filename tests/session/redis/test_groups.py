@@ -60,7 +60,9 @@ class TestSentinel:
         one = replica(sentinels)
         base = one.token()
         await one.store.save(base, replaces=None)
-        with sentinels.master.stopped():
+        old = sentinels.master
+        wait_for(lambda: old.is_copied_to(2), "no sync")
+        with old.stopped():
             assert await again(lambda: one.save("two.token.", replaces=base)) < SOON
             assert await one.stored() == "two.token."
 
