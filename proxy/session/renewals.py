@@ -145,8 +145,7 @@ class Renewals:
         credentials, obstacles = renewal.credentials, self._obstacles
         known = renewal.base
         while True:
-            needs_login = obstacles.logs_in(credentials)
-            entered = await self._shared.enter(known=known, needs_login=needs_login, forced=renewal.is_forced)
+            entered = await self._shared.enter(known=known, forced=renewal.is_forced)
             if entered is None:
                 return None
             if renewal.is_forced:

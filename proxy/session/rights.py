@@ -45,7 +45,7 @@ class Rights:
         #: The store was told of our last failure, so that what it says of the pause holds here too.
         self.knows_failures = True
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool) -> Entered | None:
+    async def enter(self, secrets: str, *, known: Token | None, forced: bool) -> Entered | None:
         """Ask for the right to renew, until there is news, a pause, or it is ours; None: go on alone. Then call `end`."""
         self._stop_extending()
         if self._ending is not None:
@@ -53,7 +53,7 @@ class Rights:
         patience = _Patience(self._access)
         while True:
             asked = self._clock.now().steady
-            entering = self._store.enter(secrets, known=known, needs_login=needs_login, forced=forced)
+            entering = self._store.enter(secrets, known=known, forced=forced)
             entered = await self._access.do("enter", entering, seconds=patience.seconds_for_a_try())
             if entered is None and patience.is_over():
                 return None

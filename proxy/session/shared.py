@@ -186,12 +186,10 @@ class Shared:
 
     # What renewals do with it
 
-    async def enter(self, *, known: Token | None, needs_login: bool, forced: bool) -> Entered | None:
+    async def enter(self, *, known: Token | None, forced: bool) -> Entered | None:
         """Ask for the right to renew, see `Rights.enter`, and learn what is there."""
         before = self._obstacles.refusals
-        entered = await self.rights.enter(
-            self._calls.credentials.secrets, known=known, needs_login=needs_login, forced=forced
-        )
+        entered = await self.rights.enter(self._calls.credentials.secrets, known=known, forced=forced)
         if entered is not None:
             self._stored = entered.stored.token
             if not forced:

@@ -169,9 +169,9 @@ class BrokenStore(MemoryStore):
         self._check("load")
         return await super().look(secrets)
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool = False) -> Entered:
+    async def enter(self, secrets: str, *, known: Token | None, forced: bool = False) -> Entered:
         self._check("enter")
-        return await super().enter(secrets, known=known, needs_login=needs_login, forced=forced)
+        return await super().enter(secrets, known=known, forced=forced)
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
         self._check("save")

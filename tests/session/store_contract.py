@@ -32,10 +32,8 @@ async def refusals(store: SharedStore, secrets: str = "secrets") -> Mapping[str,
     return (await store.look(secrets)).refusals
 
 
-async def enter(
-    store: SharedStore, known: Token | None = None, *, logs_in: bool = False, forced: bool = False
-) -> Entered:
-    return await store.enter("secrets", known=known, needs_login=logs_in, forced=forced)
+async def enter(store: SharedStore, known: Token | None = None, *, forced: bool = False) -> Entered:
+    return await store.enter("secrets", known=known, forced=forced)
 
 
 async def take(store: SharedStore, right: Right) -> bool:
@@ -290,21 +288,6 @@ class StoreContract:
         await make().save(self.token(clock), replaces=None)
         clock.advance(600)
         assert (await enter(make())).turn is Turn.GRANTED
-
-    async def test_an_anonymous_token_is_no_news_to_whoever_can_log_in(self, make: Make, clock: FakeClock) -> None:
-        anonymous = self.token(clock)
-        await make().save(anonymous, replaces=None)
-        store = make()
-        assert (await enter(store, logs_in=True)).turn is Turn.GRANTED
-        await store.leave(Right.RENEWAL)
-        await store.refuse({"login": "Check it."}, "other secrets")
-        assert (await enter(store, logs_in=True)).turn is Turn.GRANTED
-        await store.leave(Right.RENEWAL)
-        await store.refuse({"login": "Check it."}, "secrets")
-        assert (await enter(store, logs_in=True)).turn is Turn.NEWS
-        await store.refuse({}, "secrets")
-        await store.save(self.token(clock, "two.token.", identity="a@example.com"), replaces=anonymous)
-        assert (await enter(store, logs_in=True)).turn is Turn.NEWS
 
     async def test_an_operator_gets_neither_news_nor_a_pause_but_waits_for_the_right(
         self, make: Make, clock: FakeClock

@@ -62,9 +62,9 @@ class Distant(MemoryStore):
         await asyncio.sleep(self.slow)
         return await super().look(secrets)
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool = False) -> Entered:
+    async def enter(self, secrets: str, *, known: Token | None, forced: bool = False) -> Entered:
         self._ask("enter")
-        return await super().enter(secrets, known=known, needs_login=needs_login, forced=forced)
+        return await super().enter(secrets, known=known, forced=forced)
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
         self._ask("save")
@@ -520,7 +520,7 @@ async def test_whoever_notices_a_changed_secret_last_takes_what_the_first_has_ma
     await last.keeper.token()
     await last.keeper.catch_up()
     first = store(FileStore, "new-app")
-    while (await first.enter("", known=None, needs_login=False)).turn is not Turn.GRANTED:
+    while (await first.enter("", known=None)).turn is not Turn.GRANTED:
         await asyncio.sleep(0.01)
     clock.advance(1)
     watched.meanwhile = Token("made.by.first", clock.now(), 900, app_id="new-app")
@@ -550,7 +550,7 @@ async def test_a_login_that_a_look_brings_during_a_renewal_is_what_the_renewal_w
     await first.refuse({"login": "Check it."}, '["app-id", "partner@example.com", "password"]')
     await house.keeper.start(eager=False)
     assert house.held.identity is None
-    await first.enter("", known=anonymous, needs_login=False)
+    await first.enter("", known=anonymous)
     clock.advance(1)
     house.keeper.use_credentials(Credentials(APP, ME, "changed"))
     await settle()
@@ -575,7 +575,7 @@ async def test_while_an_operators_renewal_makes_a_session_no_other_replica_does_
     operator = asyncio.create_task(house.keeper.renew_now())
     while len(house.calls.sessions) < 2:
         await asyncio.sleep(0)
-    other = await fleet.base.another().enter("", known=None, needs_login=False, forced=True)
+    other = await fleet.base.another().enter("", known=None, forced=True)
     assert other.turn is Turn.BUSY
     house.calls.gate.set()
     assert (await operator).value not in {held.value, "theirs."}
@@ -636,7 +636,7 @@ async def test_a_right_that_is_lost_is_told_and_asked_for_no_more(
     else:
         clock.advance(LEASE)
     other = fleet.base.another()
-    assert (await other.enter("", known=None, needs_login=False)).turn is Turn.GRANTED
+    assert (await other.enter("", known=None)).turn is Turn.GRANTED
     while not one.seen.stores["extend", "lost"]:
         await asyncio.sleep(0.01)
     theirs = Token("theirs.", clock.now(), 900, identity=ME)
@@ -672,7 +672,7 @@ async def test_a_holder_that_stops_after_its_right_was_extended_or_could_not_be_
     fleet.mend()
     clock.advance(0 if cut_off else LEASE)
     other = fleet.base.another()
-    assert (await other.enter("", known=None, needs_login=False)).turn is Turn.GRANTED
+    assert (await other.enter("", known=None)).turn is Turn.GRANTED
     await other.save(Token("theirs.", clock.now(), 900, identity=ME), replaces=None)
     one.calls.gate.set()
     assert ((await renewing).value, one.calls.logins) == ("theirs.", [])

@@ -49,9 +49,9 @@ class UnhurriedStore(MemoryStore):
         await asyncio.sleep(0)
         return await super().look(secrets)
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool = False) -> Entered:
+    async def enter(self, secrets: str, *, known: Token | None, forced: bool = False) -> Entered:
         await asyncio.sleep(0)
-        return await super().enter(secrets, known=known, needs_login=needs_login, forced=forced)
+        return await super().enter(secrets, known=known, forced=forced)
 
 
 class OthersStore(MemoryStore):
@@ -379,11 +379,11 @@ async def test_a_proxy_that_stops_in_the_middle_of_a_renewal_lets_the_others_ren
     while not house.calls.sessions:
         await asyncio.sleep(0)
     other = another(house)
-    assert (await other.enter("", known=None, needs_login=False)).turn is Turn.BUSY
+    assert (await other.enter("", known=None)).turn is Turn.BUSY
     await house.keeper.close()
     with pytest.raises(Draining):
         await asking
-    assert (await other.enter("", known=None, needs_login=False)).turn is Turn.GRANTED
+    assert (await other.enter("", known=None)).turn is Turn.GRANTED
 
 
 async def test_a_renewal_that_ends_when_nobody_can_wait_any_longer_gives_its_right_back(build: Build) -> None:
@@ -397,7 +397,7 @@ async def test_a_renewal_that_ends_when_nobody_can_wait_any_longer_gives_its_rig
         await asking
     house.calls.gate.set()
     await settle()
-    assert (await another(house).enter("", known=None, needs_login=False, forced=True)).turn is Turn.GRANTED
+    assert (await another(house).enter("", known=None, forced=True)).turn is Turn.GRANTED
 
 
 # Requests about an account, while anonymous
@@ -635,9 +635,9 @@ class Distant(BrokenStore):
         super().__init__(clock, "load", "enter", "save", "lease", "latch")
         self.asked = 0
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool = False) -> Entered:
+    async def enter(self, secrets: str, *, known: Token | None, forced: bool = False) -> Entered:
         self.asked += 1
-        return await super().enter(secrets, known=known, needs_login=needs_login, forced=forced)
+        return await super().enter(secrets, known=known, forced=forced)
 
 
 async def test_a_store_that_is_out_of_reach_is_asked_again_for_a_while_before_the_proxy_goes_on_alone(

@@ -95,13 +95,12 @@ EXTEND_EVERY: Final = 1.0
 FAILURES_LAST: Final = 60.0
 
 
-def turned_away(stored: Stored, *, known: Token | None, needs_login: bool, forced: bool) -> Turn | None:
+def turned_away(stored: Stored, *, known: Token | None, forced: bool) -> Turn | None:
     """Say why a renewal need not or may not begin, whoever has the right: the first rules of `SharedStore.enter`."""
     if forced:
         return None
     token = stored.token
-    does = token is not None and (token.identity is not None or not needs_login or "login" in stored.refusals)
-    if does and (known is None or token is None or token.value != known.value):
+    if token is not None and (known is None or token.value != known.value):
         return Turn.NEWS
     return Turn.PAUSED if stored.paused_for > 0 else None
 
@@ -129,12 +128,11 @@ class SharedStore(Protocol):
         """Read all there is; `refusals` are those of these `secrets`. Changes nothing."""
         ...
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool = False) -> Entered:
+    async def enter(self, secrets: str, *, known: Token | None, forced: bool = False) -> Entered:
         """Ask to begin a renewal: the first that applies of news, paused, granted and busy; see `Turn`.
 
-        News is a token that is not `known` (by value), has not expired, and is logged in if `needs_login`, unless the
-        login of these `secrets` was refused. `forced` (an operator asks): neither news nor a pause counts. Whoever has
-        the right is granted it again.
+        News is a token that is not `known` (by value) and has not expired; whom it does not help asks again and knows it.
+        `forced` (an operator asks): neither news nor a pause counts. Whoever has the right is granted it again.
         What is granted saw everything that earlier holders have saved, refused and failed at.
         """
         ...

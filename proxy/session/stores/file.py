@@ -64,7 +64,7 @@ class FileStore:
         """Return all there is for this binding; a token's life is counted from its absolute expiry."""
         return await self._run(self._looked, secrets, self._binding(), self._clock.now())
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool = False) -> Entered:
+    async def enter(self, secrets: str, *, known: Token | None, forced: bool = False) -> Entered:
         """Ask to begin a renewal."""
         binding, now = self._binding(), self._clock.now()
         right = self._rights[Right.RENEWAL]
@@ -74,7 +74,7 @@ class FileStore:
             # First the right: what its last holder has left in the file is then seen.
             sign = right.take(silent)
             stored, is_sound = self._looked(secrets, binding, now)
-            turn = turned_away(stored, known=known, needs_login=needs_login, forced=forced)
+            turn = turned_away(stored, known=known, forced=forced)
             if turn is not None:
                 right.leave()
             return (stored, turn, sign), is_sound

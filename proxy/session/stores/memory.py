@@ -42,10 +42,10 @@ class MemoryStore:
         """Return all there is."""
         return self._stored(secrets)
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool = False) -> Entered:
+    async def enter(self, secrets: str, *, known: Token | None, forced: bool = False) -> Entered:
         """Ask to begin a renewal."""
         stored = self._stored(secrets)
-        if (turn := turned_away(stored, known=known, needs_login=needs_login, forced=forced)) is not None:
+        if (turn := turned_away(stored, known=known, forced=forced)) is not None:
             await self.leave(Right.RENEWAL)
             return Entered(turn, stored)
         seconds = self._taken(Right.RENEWAL)

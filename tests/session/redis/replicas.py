@@ -87,8 +87,8 @@ class Replica:
         token = (await self.store.look(SECRETS)).token
         return None if token is None else token.value
 
-    async def enters(self, known: Token | None = None, *, needs_login: bool = False, forced: bool = False) -> Turn:
-        return (await self.store.enter(SECRETS, known=known, needs_login=needs_login, forced=forced)).turn
+    async def enters(self, known: Token | None = None, *, forced: bool = False) -> Turn:
+        return (await self.store.enter(SECRETS, known=known, forced=forced)).turn
 
 
 def place_of(url: str, *store_secrets: str, tls: ssl.SSLContext | None = None) -> Place:

@@ -1,7 +1,7 @@
 """What runs inside Redis, and how its answers are read. An operation is one script: it is atomic and takes one round trip.
 
 All of a binding is in one hash, so one node of a cluster serves it, also while its slot is being moved. Its fields:
-`tag`, `login`, `born`, `life`, `blob` the token · `renewal`, `login_turn` who has a right (owner:until) · `failures`,
+`tag`, `born`, `life`, `blob` the token · `renewal`, `login_turn` who has a right (owner:until) · `failures`,
 `until`, `forget` the pause · `refused` what CardCash refused. Times are microseconds by Redis's own clock, so it does not
 matter how the replicas' are set; what has expired by it counts as not there, and so does what lasts for longer than
 anything that is written, because the clock was set back since. Needs Redis 5 for TIME before a write.
@@ -49,7 +49,7 @@ _COMMON: Final = (
 -- Lua's numbers are doubles, exact up to 2^53 microseconds, the year 2255
 local time = redis.call('TIME')
 local now = tonumber(ARGV[1]) or time[1] * 1000000 + time[2]
-local names = {'tag', 'login', 'born', 'life', 'blob', 'renewal', 'login_turn', 'failures', 'until', 'forget', 'refused'}
+local names = {'tag', 'born', 'life', 'blob', 'renewal', 'login_turn', 'failures', 'until', 'forget', 'refused'}
 local found = redis.pcall('HMGET', KEYS[1], unpack(names))
 -- a type that we never gave it counts as nothing
 local is_foreign = found['err'] and string.find(found['err'], 'WRONGTYPE', 1, true)
@@ -132,14 +132,13 @@ end
 # name of what was seen last
 _LOOK: Final = "return answer('look', ARGV[2])"
 
-# name of what was seen last, owner, tag that is no news, whether an anonymous token is none, whether neither news nor a
-# pause counts, tag of what does not count
+# name of what was seen last, owner, tag that is no news, whether neither news nor a pause counts, tag of what does not count
 _ENTER: Final = """
-if ARGV[6] == '0' then
+if ARGV[5] == '0' then
   local verdict
   local tag = token()
   local _, pause = paused()
-  if tag and tag ~= '?' and tag ~= ARGV[4] and tag ~= ARGV[7] and (ARGV[5] == '0' or f.login == '1') then
+  if tag and tag ~= '?' and tag ~= ARGV[4] and tag ~= ARGV[6] then
     verdict = 'news'
   elseif pause > 0 then
     verdict = 'paused'
@@ -154,20 +153,20 @@ give('renewal', ARGV[3])
 return answer('granted', ARGV[2])
 """
 
-# the time that was reckoned with, expected tag ('': nothing), tag, login, born, life, blob
+# the time that was reckoned with, expected tag ('': nothing), tag, born, life, blob
 _SAVE: Final = """
 local function answered(verdict) return {verdict, number(now)} end
 local tag, blob = token()
 if math.abs((tonumber(ARGV[2]) or 0) - now) > OFF then return answered('clock') end
 if (tag or '') ~= ARGV[3] then
   -- the same bytes: it was stored by this very call, whose answer was lost
-  return answered(blob == ARGV[8] and 'saved' or 'lost')
+  return answered(blob == ARGV[7] and 'saved' or 'lost')
 end
-local left = tonumber(ARGV[6]) + tonumber(ARGV[7]) - now
+local left = tonumber(ARGV[5]) + tonumber(ARGV[6]) - now
 if left > 0 then
-  write(left, 'tag', ARGV[4], 'login', ARGV[5], 'born', ARGV[6], 'life', ARGV[7], 'blob', ARGV[8])
+  write(left, 'tag', ARGV[4], 'born', ARGV[5], 'life', ARGV[6], 'blob', ARGV[7])
 elseif tag and not is_foreign then
-  redis.call('HDEL', KEYS[1], 'tag', 'login', 'born', 'life', 'blob')
+  redis.call('HDEL', KEYS[1], 'tag', 'born', 'life', 'blob')
 end
 return answered('saved')
 """

@@ -16,7 +16,7 @@ from typing import Final
 
 from proxy.clock import Clock
 from proxy.core.token import Moment, Token
-from proxy.session.stores import Binding, Entered, Right, Stored, StoreWatch, Turn, turned_away
+from proxy.session.stores import Binding, Entered, Right, Stored, StoreWatch, Turn
 from proxy.session.stores.entries import StoredToken, with_refusals
 from proxy.session.stores.fingerprints import Fingerprints, fingerprint_of
 from proxy.session.stores.redis import scripts
@@ -103,13 +103,13 @@ class RedisStore:
         """Read all that is shared."""
         return (await self._asked(scripts.LOOK, secrets, Urgency.LOOK))[1]
 
-    async def enter(self, secrets: str, *, known: Token | None, needs_login: bool, forced: bool = False) -> Entered:
+    async def enter(self, secrets: str, *, known: Token | None, forced: bool = False) -> Entered:
         """Ask to begin a renewal."""
         vault, _ = await self._vault()
         tag = "" if known is None else vault.tag(known.value)
 
         async def ask() -> tuple[Turn, Reply, Stored]:
-            wanted = (tag, _flag(needs_login), _flag(forced), self._in_place.tag)
+            wanted = (tag, _flag(forced), self._in_place.tag)
             reply, stored = await self._asked(scripts.ENTER, secrets, Urgency.RENEWAL, self._me, *wanted)
             return Turn(reply.verdict), reply, stored
 
@@ -120,13 +120,6 @@ class RedisStore:
             if turn is Turn.NEWS and stored.token is None:
                 turn = Turn.BUSY
         self._holds(Right.RENEWAL, turn is Turn.GRANTED)
-        if (
-            turn is not Turn.NEWS
-            and turned_away(stored, known=known, needs_login=needs_login, forced=forced) is Turn.NEWS
-        ):
-            # Redis cannot read what was refused: to whom no login helps, an anonymous token is news as well.
-            turn = Turn.NEWS
-            await self.leave(Right.RENEWAL)
         return Entered(turn, stored, reply.leased if turn is Turn.BUSY else 0.0)
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
@@ -137,7 +130,7 @@ class RedisStore:
         if replaces is None and (is_holder or self._in_place.is_outdated):
             expected = self._in_place.tag
         urgency = Urgency.RENEWAL if is_holder else Urgency.LOOK
-        tag, login = vault.tag(token.value), _flag(token.identity is not None)
+        tag = vault.tag(token.value)
 
         async def put() -> tuple[str, _Seen]:
             asked = self._clock.now()
@@ -145,7 +138,7 @@ class RedisStore:
             now, born = (_micro(moment.steady) + self._ahead for moment in (asked, token.born))
             sealed = SealedToken(StoredToken.of(token), min(born, now), max(self._newest.get(vault.id, 0) + 1, now))
             blob = sealed.seal(vault)
-            arguments = now, expected, tag, login, sealed.born, _micro(token.lifetime), blob
+            arguments = now, expected, tag, sealed.born, _micro(token.lifetime), blob
             verdict, then = await self._run(scripts.SAVE, *arguments, vault=vault, urgency=urgency)
             self._ahead = then - _micro(asked.steady)
             return verdict, _Seen(vault.id, blob[:NAME], sealed, replace(token, app_id=binding.app_id))
