@@ -22,14 +22,15 @@ from proxy.listening import Sockets, accepting, budget_of
 from proxy.loops import Loops
 from proxy.notify import ServiceManager
 from proxy.server.accounts import Accounts
-from proxy.server.admin import Lifecycle, OneProcess
-from proxy.server.admin_port import AdminAnswers, AdminPort, serving
+from proxy.server.admin import Lifecycle, OwnProcess
+from proxy.server.admin_port import AdminPort, serving
 from proxy.server.bodies import Bodies, ReplayBudget
 from proxy.server.forward import Forwarder
 from proxy.server.guard import Guard
 from proxy.server.listener import LAST_SECONDS
 from proxy.server.outgoing import Sender
 from proxy.server.proxy_port import ProxyServer
+from proxy.server.reports import Processes
 from proxy.session import keeper as session
 from proxy.session.keeper import SessionKeeper
 from proxy.session.stores import Binding, OnNetwork
@@ -66,8 +67,8 @@ class Inherited(Protocol):
     sockets: Sockets
     admin_sockets: Sockets
 
-    def answers(self, own: OneProcess) -> AdminAnswers:
-        """Make what the admin port tells of all workers, from what it would tell of this process alone."""
+    def reports(self, own: OwnProcess) -> Callable[[], Processes]:
+        """Make what tells the admin port of all workers; `own` tells of this process."""
         ...
 
     def shutdown(self) -> None:
@@ -101,7 +102,7 @@ class Proxy:
         self._observer = observer
         self._stopping = asyncio.Event()
         self._stack = AsyncExitStack()
-        self.life = Lifecycle(eager=settings.session.eager)
+        self.life = Lifecycle()
         self.loops = Loops()
         #: Addresses that are listened on, as people write them.
         self.addresses: list[str] = []
@@ -256,19 +257,21 @@ class Proxy:
     async def _open_ports(self) -> None:
         """Listen: for operators first, who can see the start."""
         settings, given, stack = self._settings, self._inherited, self._stack
-        own = OneProcess(
+        own = OwnProcess(
             origin=settings.upstream.origin,
+            eager=settings.session.eager,
             keeper=self.keeper,
             upstream=self.upstream,
             guard=self.guard,
             counted=self.metrics,
             life=self.life,
-            dead_loops=self.loops.not_alive,
+            not_alive=self.loops.not_alive,
             store=self._store_facts,
-            recent=lambda: {**self._events.snapshot(), "traffic": self._traffic.snapshot()},
+            events=self._events,
+            traffic=self._traffic,
         )
-        answers, shutdown = (own, self.request_stop) if given is None else (given.answers(own), given.shutdown)
-        port = AdminPort(answers, guard=self.guard, shutdown=shutdown, refused=self.metrics.refused_by_us)
+        processes, shutdown = (own.alone, self.request_stop) if given is None else (given.reports(own), given.shutdown)
+        port = AdminPort(own, processes, guard=self.guard, shutdown=shutdown, refused=self.metrics.refused_by_us)
         admin_sockets = self._sockets_of("admin.listen") if given is None else given.admin_sockets
         number = 1 if given is None else given.worker
         at_admin_port = {sock: admin_sockets.stays(sock) for sock in admin_sockets.of(number)}

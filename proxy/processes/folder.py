@@ -56,8 +56,8 @@ class Folder:
                 return folder
         raise ValueError("workers: no folder for what the worker processes share; set TMPDIR to a writable one")
 
-    def worker(self, worker: int) -> Path:
-        """Where a worker tells of itself: JSON, rewritten every second and at its end."""
+    def report_of(self, worker: int) -> Path:
+        """Where a worker writes its report: JSON, rewritten every second and at its end."""
         return self.path / f"worker-{worker}.json"
 
     def hold(self) -> None:

@@ -27,9 +27,9 @@ from proxy.handed_over import HandedOver
 from proxy.listening import Sockets
 from proxy.notify import ServiceManager
 from proxy.process import BAD_USAGE, BEFORE_THE_START, FAILED, OK, STOP_SIGNALS, complain, described
-from proxy.processes.admin import Report
 from proxy.processes.folder import Folder, read, write
 from proxy.processes.log import SupervisorLog
+from proxy.processes.reports import process_of
 from proxy.processes.worker import END, LOOK, WorkerProcess
 from proxy.session.stores.factory import check_store
 from proxy.settings import Settings
@@ -230,7 +230,7 @@ class Supervisor:
         return max(1, each + (one.worker <= left))
 
     def _see_start(self, one: Worker) -> None:
-        said = read(self._folder.worker(one.worker))
+        said = read(self._folder.report_of(one.worker))
         if one.pid is None or said.get("pid") != one.pid or "failed" in said:
             return
         one.state, one.up_at = "up", time.monotonic()
@@ -256,7 +256,7 @@ class Supervisor:
             return
         pid, status = os.waitpid(one.pid, os.WNOHANG)
         if pid:
-            said = read(self._folder.worker(one.worker))
+            said = read(self._folder.report_of(one.worker))
             why = said.get("failed") if said.get("pid") == pid else None
             self._ended(one, os.waitstatus_to_exitcode(status), why)
 
@@ -288,7 +288,7 @@ class Supervisor:
         for one in self._workers:
             if self._ends_at is None and one.state == "up":
                 with contextlib.suppress(OSError):
-                    word = self._folder.worker(one.worker).stat().st_mtime_ns
+                    word = self._folder.report_of(one.worker).stat().st_mtime_ns
                     one.silences = one.silences + 1 if word == one.word else 0
                     one.word = word
             if one.pid is not None and (late or one.silences == MOST_SILENCES):
@@ -324,7 +324,7 @@ class Supervisor:
             self._read_again_since = None
         if (since := self._read_again_since) is not None:
             asked = [one for one in self._workers if one.state == "up" and one.up_at is not None and one.up_at < since]
-            done = (read(self._folder.worker(one.worker)).get("read_again_at", 0.0) >= since for one in asked)
+            done = (read(self._folder.report_of(one.worker)).get("read_again_at", 0.0) >= since for one in asked)
             if now >= since + READ_AGAIN_WITHIN or all(done):
                 self._read_again_since = None
                 self._manager.ready(self._sockets.names)
@@ -337,7 +337,7 @@ class Supervisor:
         """Say whether a worker serves and would say so at `/healthz`; one that drains takes part until it has ended."""
         if self._ends_at is not None:
             return one.pid is not None
-        return Report(one.known(), read(self._folder.worker(one.worker))).is_well
+        return process_of(one.known(), read(self._folder.report_of(one.worker))).is_well
 
     def _tell(self) -> None:
         """Tell the workers of each other."""

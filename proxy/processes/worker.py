@@ -16,11 +16,10 @@ from proxy.app import Proxy
 from proxy.listening import CannotListen, Sockets
 from proxy.memory import settle
 from proxy.process import BAD_USAGE, FAILED, OK, STOP_SIGNALS
-from proxy.processes.admin import AllWorkers
 from proxy.processes.folder import Folder, read, write
+from proxy.processes.reports import Reports
 from proxy.running import on_hangup, run_loop
-from proxy.server.admin import OneProcess
-from proxy.server.admin_port import AdminAnswers
+from proxy.server.admin import OwnProcess
 from proxy.session.stores import StoreUnusable
 from proxy.settings import Settings
 from proxy.telemetry import logs
@@ -29,8 +28,8 @@ from proxy.telemetry.logs import describe, log
 #: What workers tell the supervisor: to look at what they have written, and that all are to drain and end.
 LOOK: Final = signal.SIGUSR1
 END: Final = signal.SIGUSR2
-#: Seconds between two words of a worker.
-TELL_EVERY: Final = 1.0
+#: Seconds between two reports of a worker.
+REPORT_EVERY: Final = 1.0
 #: prctl(2): which signal a process gets when its parent ends.
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -45,13 +44,13 @@ class WorkerProcess:
     admin_sockets: Sockets
     folder: Folder
     supervisor: int
-    _all: AllWorkers | None = None
+    _reports: Reports | None = None
 
     def run(self) -> int:
         """Be the worker, in the process that was forked for it, all signals blocked; returns the exit code."""
         # Ctrl-C in a terminal goes to all of its processes; the workers hear of it from the supervisor.
         os.setsid()
-        with contextlib.suppress(AttributeError, OSError):  # not Linux: `_tell` looks at the parent
+        with contextlib.suppress(AttributeError, OSError):  # not Linux: `_report` looks at the parent
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
         _close_all_but({0, 1, 2, *(sock.fileno() for sock in (*self.sockets.all(), *self.admin_sockets.all()))})
         self.folder.hold()
@@ -74,47 +73,47 @@ class WorkerProcess:
         try:
             async with proxy:
                 settle()
-                proxy.loops.every(TELL_EVERY, "worker", self._tell)
-                self._tell()
+                proxy.loops.every(REPORT_EVERY, "worker", self._report)
+                self._report()
                 self._signal(LOOK)
                 await proxy.run()
         except (StoreUnusable, CannotListen, ValueError) as error:
             code = BAD_USAGE if isinstance(error, StoreUnusable) else FAILED
-            self._tell_failure(str(error))
+            self._report_failure(str(error))
         except Exception as error:
             log.error("bug", **describe(error))
             code = FAILED
         else:
             code = OK
-            self._tell()
+            self._report()
         await reading.close()
         await writer.finish()
         return code
 
-    def answers(self, own: OneProcess) -> AdminAnswers:
-        """Make what the admin port answers for all workers."""
-        self._all = AllWorkers(own, worker=self.worker, folder=self.folder)
-        return self._all
+    def reports(self, own: OwnProcess) -> Reports:
+        """Make what tells the admin port of all workers; `own` tells of this process."""
+        self._reports = Reports(own, worker=self.worker, folder=self.folder)
+        return self._reports
 
-    def _tell(self) -> None:
-        """Tell how it is with this process; and see whether there is somebody to tell it to."""
+    def _report(self) -> None:
+        """Write how it is with this process; and see whether there is somebody to read it."""
         if self._is_orphan():
             self._proxy.request_stop()
-        if self._all is not None:
-            self._all.tell()
+        if self._reports is not None:
+            self._reports.write()
 
     async def _read_again(self) -> None:
         """Read all files that may change again, and tell the supervisor when it is done."""
         began = time.monotonic()
         await self._proxy.have_read_again()
-        if self._all is not None and self._proxy.life.started:
-            self._all.read_again_at = began
-            self._all.tell()
+        if self._reports is not None and self._proxy.life.started:
+            self._reports.read_again_at = began
+            self._reports.write()
             self._signal(LOOK)
 
-    def _tell_failure(self, sentence: str) -> None:
+    def _report_failure(self, sentence: str) -> None:
         """Tell the supervisor; what the processes before this one had counted stays."""
-        path = self.folder.worker(self.worker)
+        path = self.folder.report_of(self.worker)
         write(path, {**read(path), "pid": os.getpid(), "failed": sentence})
 
     def _is_orphan(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the admin port of one proxy process tells: health, readiness, metrics, status; and the renewal it is asked for."""
+"""What one process reports of itself at the admin port, and the renewal it is asked for there."""
 
 from __future__ import annotations
 
@@ -9,72 +9,64 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from proxy import __version__
 from proxy.core.errors import SessionUnavailable
 from proxy.core.identity import shortened
-from proxy.server.admin_port import AdminAnswers, Standing
 from proxy.server.guard import Guard
+from proxy.server.reports import Process, Processes
 from proxy.session.keeper import SessionKeeper
-from proxy.telemetry.metrics import Metrics, exposed
+from proxy.telemetry.history import Events, Traffic
+from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Upstream
 
 
 @dataclass(slots=True)
 class Lifecycle:
-    """Where the process is in its life; set by the composition root, read here."""
+    """Where the process is in its life; set by the composition root."""
 
     started: bool = False
     draining: bool = False
-    eager: bool = True
+    #: It has been ready, or one of its predecessors as this worker, when somebody asked.
+    was_ready: bool = False
 
 
 @dataclass(kw_only=True)
-class OneProcess(AdminAnswers):
-    """What one proxy process tells."""
+class OwnProcess:
+    """The process whose admin port is asked."""
 
     origin: str
+    #: The first session is made at the start.
+    eager: bool
     keeper: SessionKeeper
     upstream: Upstream
     guard: Guard
     counted: Metrics
     life: Lifecycle
-    dead_loops: Callable[[], list[str]]
+    #: Names what should run for the life of the process and does not.
+    not_alive: Callable[[], list[str]]
+    #: What is to be said of the store itself.
     store: Callable[[], dict[str, Any]]
-    #: What happened lately: traffic, renewals, failures.
-    recent: Callable[[], dict[str, Any]]
+    events: Events
+    traffic: Traffic
     since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
-    def not_alive(self) -> list[str]:
-        """Name the loops that have died."""
-        return self.dead_loops()
-
-    def standing(self) -> Standing:
-        """List what stands against start and readiness; a refusal only until CardCash has accepted the credentials once."""
+    def report(self) -> dict[str, Any]:
+        """Tell how it is with this process, in what JSON can hold; dials nothing. No token, no application id."""
         starting = []
         if not self.life.started:
             starting.append("starting")
-        if self.life.eager and not self.keeper.first_renewal_over.is_set():
+        if self.eager and not self.keeper.first_renewal_over.is_set():
             starting.append("the first session is being made")
-        against = [*starting, "draining"] if self.life.draining else starting
-        accepted = self.counted.accepted
-        return Standing(starting, against, [] if accepted else self._refusals(), accepted)
-
-    def _refusals(self) -> list[str]:
-        return [f"{what} refused: {sentence}" for what, sentence in self.keeper.refusals.items()]
-
-    def status(self) -> dict[str, Any]:
-        """Describe the running proxy; holds no token and no application id."""
         session = self.keeper.status()
-        because = self.not_ready_because(self.standing())
         return {
-            "version": __version__,
-            "since": self.since,
-            "ready": not because,
-            "not_ready_because": because,
-            "refusals": self._refusals(),
-            "not_alive": self.not_alive(),
+            "starting": starting,
             "draining": self.life.draining,
-            **self.recent(),
+            # CardCash has accepted the credentials since the start.
+            "accepted": self.counted.accepted,
+            "was_ready": self.life.was_ready,
+            "refusals": [f"{what} refused: {sentence}" for what, sentence in self.keeper.refusals.items()],
+            "not_alive": self.not_alive(),
+            "events": self.events.snapshot(),
+            "traffic": self.traffic.snapshot(),
             "session": {
                 "state": session.state,
                 "expires_at": _iso(session.expires_wall),
@@ -103,30 +95,26 @@ class OneProcess(AdminAnswers):
                 "connections_active": self.upstream.active_connections,
                 "connections_opened": self.upstream.opened_total,
             },
-            "requests_in_flight": self.guard.in_flight,
-            "processes": [
-                {
-                    "pid": os.getpid(),
-                    "state": "draining" if self.life.draining else "up",
-                    "since": self.since,
-                    "requests_in_flight": self.guard.in_flight,
-                    "requests": self.counted.requests.total,
-                    "memory_mb": _resident_mb(),
-                }
-            ],
+            "process": {
+                "pid": os.getpid(),
+                "state": "draining" if self.life.draining else "up",
+                "requests_in_flight": self.guard.in_flight,
+                "requests": self.counted.requests.total,
+                "memory_mb": _resident_mb(),
+            },
         }
 
-    async def metrics(self, accept: str) -> tuple[bytes, str]:
-        """Write all metrics in the format the scraper accepts; returns body and content type."""
-        return exposed(self.counted.registry, accept)
+    def alone(self) -> Processes:
+        """Tell of it as the only process of its proxy."""
+        known = {"pid": os.getpid(), "state": "up", "since": self.since}
+        own = Process(known, self.report(), answers=True, measured=self.counted.registry.collect)
+        return Processes(self.since, self.life.draining, own, [own])
 
-    async def renew(self) -> dict[str, Any]:
-        """Make a new session now and tell of it. Raises `SessionUnavailable`."""
+    async def renew(self) -> None:
+        """Make a new session now; other processes take it over from the store. Raises `SessionUnavailable`."""
         await self.keeper.renew_now()
         for sentence in self.keeper.refusals.values():
             raise SessionUnavailable(sentence)
-        session: dict[str, Any] = self.status()["session"]
-        return session
 
 
 def _resident_mb() -> float | None:

@@ -1,19 +1,17 @@
-"""The admin port as such: its endpoints, its guards, its JSON and its page; what they answer comes from `AdminAnswers`.
+"""The admin port as such: its endpoints, its guards, its JSON and its page; what they tell is in `reports.py`.
 
 Reading is open to whoever reaches the port (scrapers come by any name); acting needs loopback and passes the same Host and
-Origin guards as the proxy port, so that no web page can do it. What one process tells is in `admin.py`; what one of several
-workers tells for all, in `processes/admin.py`.
+Origin guards as the proxy port, so that no web page can do it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 from aiohttp import HttpVersion11, web
@@ -25,12 +23,15 @@ from proxy.core.dialect import RawHeaders
 from proxy.core.errors import BadRequest, ProxyError
 from proxy.core.request_fields import read_request
 from proxy.core.target import parse_target
+from proxy.server.admin import OwnProcess
 from proxy.server.answers import envelope_of, fields_of
 from proxy.server.guard import Guard
 from proxy.server.listener import LAST_SECONDS, Listener
 from proxy.server.page import POLICY, render
 from proxy.server.record import new_request_id
+from proxy.server.reports import Processes
 from proxy.telemetry.logs import describe, log
+from proxy.telemetry.summed_metrics import exposed
 
 #: Seconds that the last connections get for their request, where the next process serves those after.
 _JUST_MADE: Final = 0.05
@@ -76,62 +77,25 @@ class AdminProtocol(RequestHandler):
         return answer
 
 
-class Standing(NamedTuple):
-    """What stands against the start being over, what against being ready, and what of the credentials is refused.
+class AdminPort:
+    """The application on the admin port.
 
-    `accepted`: CardCash has accepted them since the start; a refusal is not held against readiness then, nor told here.
+    `own` is this process, `processes` tells of all that answer for the proxy. `refused` counts a refusal by its code,
+    `shutdown` begins a drain.
     """
 
-    starting: list[str]
-    against: list[str]
-    refusals: list[str]
-    accepted: bool
-
-
-class AdminAnswers(ABC):
-    """What an admin port tells: of one process, or of all workers together."""
-
-    was_ready = False
-
-    @abstractmethod
-    def not_alive(self) -> list[str]:
-        """Name what should run for the life of the process and does not."""
-
-    @abstractmethod
-    def standing(self) -> Standing:
-        """List what stands against the start (the first attempt at a session, well or not) and readiness; dials nothing."""
-
-    @abstractmethod
-    def status(self) -> dict[str, Any]:
-        """Describe what runs; holds no token and no application id."""
-
-    @abstractmethod
-    async def metrics(self, accept: str) -> tuple[bytes, str]:
-        """Write all metrics in the format the scraper accepts; returns body and content type."""
-
-    @abstractmethod
-    async def renew(self) -> dict[str, Any]:
-        """Make a new session now; returns it as `status` does. Raises `SessionUnavailable`."""
-
-    def not_ready_because(self, standing: Standing) -> list[str]:
-        """List what stands against readiness; an outage of the upstream does not.
-
-        A refusal does as long as these credentials were never good: a rollout of wrong ones halts. Once ready, it does not:
-        to take all replicas out of service helps nobody.
-        """
-        because = standing.against if self.was_ready else standing.against + standing.refusals
-        self.was_ready = self.was_ready or not because
-        return because
-
-
-class AdminPort:
-    """The application on the admin port. `refused` counts a refusal by its code, `shutdown` begins a drain."""
-
     def __init__(
-        self, answers: AdminAnswers, *, guard: Guard, shutdown: Callable[[], None], refused: Callable[[str], None]
+        self,
+        own: OwnProcess,
+        processes: Callable[[], Processes],
+        *,
+        guard: Guard,
+        shutdown: Callable[[], None],
+        refused: Callable[[str], None],
     ) -> None:
         self.refused = refused
-        self._answers = answers
+        self._own = own
+        self._processes = processes
         self._guard = guard
         self._shutdown = shutdown
 
@@ -149,27 +113,35 @@ class AdminPort:
         return app
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        if dead := self._answers.not_alive():
+        if self._own.not_alive() and (dead := self._processes().not_alive):
             return _in_json({"status": f"not alive: {', '.join(dead)}", "not_alive": dead}, status=503)
         return _in_json({"status": "ok"})
 
     async def _startupz(self, _: web.Request) -> web.Response:
-        because = self._answers.standing().starting
+        because = self._processes().starting
         content = {"status": "starting" if because else "started", "because": because}
         return _in_json(content, status=503 if because else 200)
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        standing = self._answers.standing()
-        because = self._answers.not_ready_because(standing)
-        content = {"status": "not ready" if because else "ready", "because": because, "refusals": standing.refusals}
+        processes = self._processes()
+        because = processes.not_ready_because
+        self._own.life.was_ready |= not because
+        content = {"status": "not ready" if because else "ready", "because": because, "refusals": processes.refusals}
         return _in_json(content, status=503 if because else 200)
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        body, content_type = await self._answers.metrics(request.headers.get("Accept", ""))
+        # Adding up takes some 10 ms for each process: in a thread, so that callers are served meanwhile.
+        accept, families = request.headers.get("Accept", ""), self._processes().families()
+        body, content_type = await asyncio.to_thread(exposed, families, accept)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _status(self, _: web.Request) -> web.Response:
-        return _in_json(self._answers.status())
+        return _in_json(self._told())
+
+    def _told(self) -> dict[str, Any]:
+        told = self._processes().status()
+        self._own.life.was_ready |= told["ready"]
+        return told
 
     async def _page(self, _: web.Request) -> web.Response:
         headers = {
@@ -178,12 +150,13 @@ class AdminPort:
             "Referrer-Policy": "no-referrer",
             "X-Content-Type-Options": "nosniff",
         }
-        text = render(self._answers.status(), version=__version__)
+        text = render(self._told(), version=__version__)
         return web.Response(text=text, content_type="text/html", charset="utf-8", headers=headers)
 
     async def _renew(self, request: web.Request) -> web.Response:
         self._check_actor(request)
-        return _in_json({"status": "renewed", "session": await self._answers.renew()})
+        await self._own.renew()
+        return _in_json({"status": "renewed", "session": self._processes().session(own=True)})
 
     async def _stop(self, request: web.Request) -> web.Response:
         self._check_actor(request)

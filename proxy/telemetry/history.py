@@ -67,13 +67,13 @@ class Traffic:
 
 
 def added(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Add up the traffic of several processes of one host; their steps end within a second of each other."""
-    longest = max((len(part["requests"]) for part in parts), default=0)
-    total: dict[str, Any] = {**parts[0]} if parts else {}
+    """Add up the traffic of the processes of one host; their steps end within a second of each other."""
+    longest = max(len(part["requests"]) for part in parts)
+    total = dict(parts[0])
     for name in ("requests", "errors"):
         padded = [[0] * (longest - len(part[name])) + part[name] for part in parts]
         total[name] = [sum(counts) for counts in zip(*padded, strict=True)]
-    width = len(total.get("bounds_seconds", ())) + 1
+    width = len(total["bounds_seconds"]) + 1
     padded = [[[0] * width] * (longest - len(part["buckets"])) + part["buckets"] for part in parts]
     total["buckets"] = [[sum(counts) for counts in zip(*steps, strict=True)] for steps in zip(*padded, strict=True)]
     return total
@@ -124,11 +124,9 @@ class Events:
         self._failures.append({"time": self._time(), "what": what, "sentence": sentence, "times": times})
 
     def snapshot(self) -> dict[str, Any]:
-        """Tell all, the oldest first, as `/status` does."""
-        failures = [dict(one) for one in self._failures]
+        """Tell all, the oldest first."""
         return {
-            "last_failure": failures[-1] if failures else None,
-            "recent_failures": failures,
+            "recent_failures": [dict(one) for one in self._failures],
             "recent_renewals": [dict(one) for one in self._renewals],
         }
 
@@ -137,9 +135,9 @@ class Events:
 
 
 def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Merge the events of several processes by time; who only took over what another has made tells nothing new."""
+    """Merge the events of processes by time. Of several, who only took over what another has made tells nothing new."""
     when = itemgetter("time")
-    renewals = [one for part in parts for one in part["recent_renewals"] if one["source"] != "store"]
+    renewals = [one for part in parts for one in part["recent_renewals"] if one["source"] != "store" or len(parts) == 1]
     same: dict[tuple[str, str], dict[str, Any]] = {}
     for one in sorted((one for part in parts for one in part["recent_failures"]), key=when):
         known = same.pop((one["what"], one["sentence"]), None)

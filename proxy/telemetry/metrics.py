@@ -20,7 +20,6 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.exposition import choose_encoder
 
 from proxy.telemetry import labels
 from proxy.telemetry.request_metrics import RequestMetrics
@@ -128,12 +127,6 @@ class Metrics:
     def refused_by_us(self, code: str) -> None:
         """Count an error of our own by its code."""
         self.errors.labels(code).inc()
-
-
-def exposed(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """Write all metrics in the format the scraper accepts; returns body and content type."""
-    encoder, content_type = choose_encoder(accept)
-    return encoder(registry), content_type
 
 
 def _counter(

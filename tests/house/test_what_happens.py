@@ -108,7 +108,8 @@ async def world(settings: SimulatorSettings | None = None, *, login: bool = True
     settings_of_proxy = load_settings(environ={f"CARDCASH_{name}": value for name, value in environ.items()})
     try:
         async with Proxy(settings_of_proxy) as proxy, aiohttp.ClientSession() as client:
-            await asyncio.wait_for(proxy.keeper.first_renewal_over.wait(), 15) if proxy.life.eager else None
+            if settings_of_proxy.session.eager:
+                await asyncio.wait_for(proxy.keeper.first_renewal_over.wait(), 15)
             yield World(simulator, proxy, client)
     finally:
         await simulator.stop()

@@ -41,8 +41,8 @@ def test_nobody_else_may_enter_it(base: Path) -> None:
     assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
 
 
-def test_what_is_told_is_read_whole_or_not_at_all(base: Path) -> None:
-    path = Folder.make().worker(1)
+def test_a_report_is_read_whole_or_not_at_all(base: Path) -> None:
+    path = Folder.make().report_of(1)
     assert read(path) == {}
     write(path, {"pid": 7})
     assert read(path) == {"pid": 7}

@@ -1,4 +1,4 @@
-"""What one worker takes from what another has written."""
+"""What one worker takes from the last report of another."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from prometheus_client import Metric
 
-from proxy.processes.admin import SILENT_AFTER, Report
-from proxy.processes.summed_metrics import written
+from proxy.processes.reports import SILENT_AFTER, process_of
+from proxy.server.reports import Process
+from proxy.telemetry.summed_metrics import written
 
 
 def families() -> list[Metric]:
@@ -18,35 +19,35 @@ def families() -> list[Metric]:
     return [counter, gauge]
 
 
-def worker(*, state: str = "up", pid: int = 7, age: float = 0.0) -> Report:
-    """Make one whose process 7 told of itself so many seconds ago."""
-    said: dict[str, Any] = {
+def worker(*, state: str = "up", pid: int = 7, age: float = 0.0) -> Process:
+    """Make one whose process 7 has written a report so many seconds ago."""
+    report: dict[str, Any] = {
         "pid": 7,
         "at": time.monotonic() - age,
         "starting": ["wait"],
         "metrics": written(families()),
     }
-    return Report({"worker": 2, "state": state, "pid": pid}, said)
+    return process_of({"worker": 2, "state": state, "pid": pid}, report)
 
 
-def test_one_that_told_of_itself_just_now_answers() -> None:
+def test_one_whose_report_is_new_answers() -> None:
     assert worker().answers
-    assert worker().against("starting") == ["wait"]
-    assert [family.name for family in worker().metrics()] == ["a", "b"]
+    assert worker().starting == ["wait"]
+    assert [family.name for family in worker().families()] == ["a", "b"]
 
 
 def test_of_one_that_is_silent_only_what_it_had_counted_is_told() -> None:
     silent = worker(age=SILENT_AFTER + 0.1)
     assert not silent.answers
-    assert silent.against("starting") == ["worker 2 does not answer"]
-    assert [family.name for family in silent.metrics()] == ["a"]
+    assert silent.starting == ["worker 2 does not answer"]
+    assert [family.name for family in silent.families()] == ["a"]
 
 
-def test_the_word_of_the_process_before_is_not_that_of_this_one() -> None:
+def test_the_report_of_the_process_before_is_not_that_of_this_one() -> None:
     assert not worker(pid=8).answers
-    assert [family.name for family in worker(pid=8).metrics()] == ["a"]
+    assert [family.name for family in worker(pid=8).families()] == ["a"]
 
 
 def test_one_that_is_started_again_is_told_of() -> None:
-    assert worker(state="starting").against("starting") == ["starting"]
-    assert worker(state="down").against("starting") == ["worker 2 has died and is being started again"]
+    assert worker(state="starting").starting == ["starting"]
+    assert worker(state="down").starting == ["worker 2 has died and is being started again"]

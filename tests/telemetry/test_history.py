@@ -95,7 +95,7 @@ def test_the_last_twenty_renewals_and_ten_failures_are_kept() -> None:
     events = Events(lambda: 7.0)
     for number in range(30):
         events.renewal("window", "failed", sentence=f"No session ({number}).")
-    told = events.snapshot()
+    told = merged([events.snapshot()])
     assert len(told["recent_renewals"]) == 20
     assert [failure["sentence"] for failure in told["recent_failures"]] == [f"No session ({n})." for n in range(20, 30)]
     assert told["last_failure"]["sentence"] == "No session (29)."

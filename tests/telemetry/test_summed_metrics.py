@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import orjson
 import pytest
 
-from proxy.processes.summed_metrics import Families, counted, read, session_counts, silent_workers, total, written
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.summed_metrics import Families, counted, read, silent_workers, total, written
 
 
 def scraped(*requests: tuple[str, float], expiry: float = 0.0, in_flight: int = 0) -> Families:
@@ -93,13 +93,3 @@ def test_of_a_process_that_ended_only_counts_are_kept() -> None:
 def test_workers_that_answer_are_up_and_the_others_down() -> None:
     sums = total([scraped(), scraped(), [silent_workers(1)]])
     assert [value(sums, "workers", {"state": state}) for state in ("up", "down")] == [2, 1]
-
-
-def test_renewals_and_harvests_are_counted_as_status_counts_them() -> None:
-    metrics = Metrics("1.2.3")
-    for reason, result in (("start", "ok"), ("rejected", "login_refused"), ("store", "ok"), ("expired", "failed")):
-        metrics.renewals.labels(reason, result).inc()
-    metrics.harvests.labels("adopted").inc(3)
-    metrics.harvests.labels("late").inc()
-    families = told(metrics)
-    assert session_counts(families) == {"renewals": 2, "harvests": 3}

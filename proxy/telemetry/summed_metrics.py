@@ -1,12 +1,14 @@
-"""The metrics of several processes as those of one. Pure: what each has goes in, what is exposed comes out."""
+"""The metrics of all processes of a proxy as those of one. Pure: what each has goes in, what is exposed comes out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.exposition import choose_encoder
 
 _PREFIX: Final = "cardcash_proxy_"
 #: Gauges of what all processes share, or have alike; the others are summed.
@@ -69,23 +71,17 @@ def counted(families: Iterable[Metric]) -> Families:
     return [family for family in families if family.type in ("counter", "histogram")]
 
 
-def session_counts(families: Iterable[Metric]) -> dict[str, int]:
-    """Return `renewals` and `harvests` as `/status` counts them."""
-    counts = {"renewals": 0.0, "harvests": 0.0}
-    for family in families:
-        for sample in family.samples:
-            of = sample.labels
-            if sample.name == f"{_PREFIX}session_renewals_total":
-                if of["reason"] != "store" and of["result"] in ("ok", "login_refused"):
-                    counts["renewals"] += sample.value
-            elif sample.name == f"{_PREFIX}session_harvests_total" and of["result"] == "adopted":
-                counts["harvests"] += sample.value
-    return {name: int(count) for name, count in counts.items()}
-
-
 def silent_workers(number: int) -> Metric:
     """Count the workers that say nothing; each of the others has said that it is up."""
     gauge = Metric(f"{_PREFIX}workers", "Worker processes; a single process is one that is up.", "gauge")
     gauge.add_sample(gauge.name, {"state": "up"}, 0)
     gauge.add_sample(gauge.name, {"state": "down"}, number)
     return gauge
+
+
+def exposed(parts: Iterable[Iterable[Metric]], accept: str) -> tuple[bytes, str]:
+    """Write the sum of all parts in the format the scraper accepts; returns body and content type."""
+    encoder, content_type = choose_encoder(accept)
+    families = total(parts)
+    # All that is asked of a registry there.
+    return encoder(cast("CollectorRegistry", SimpleNamespace(collect=lambda: families))), content_type
