@@ -76,12 +76,9 @@ class Parser(argparse.ArgumentParser):
 
     def refuse_word(self, kind: str, word: str, known: Iterable[str]) -> NoReturn:
         """Raise that a word is none of those that are known; it may be a secret, so it is not repeated."""
-        from proxy.core.spelling import nearest
+        from proxy.core.spelling import did_you_mean
 
-        near = nearest(word, known)
-        self.error(
-            f"there is no such {kind}" + (f", did you mean {near}?" if near else f"; there are {', '.join(known)}")
-        )
+        self.error(f"there is no such {kind}" + (did_you_mean(word, known) or f"; there are {', '.join(known)}"))
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """As argparse does, but a help text that is lost is not passed over."""
@@ -92,7 +89,7 @@ class Parser(argparse.ArgumentParser):
 
     def _unknown(self, words: Sequence[str]) -> list[str]:
         """Name the flags that are slips of the pen; what is like no flag, and any value, may be a secret."""
-        from proxy.core.spelling import nearest, repeatable
+        from proxy.core.spelling import unknown
 
         known = [flag for action in self.flags() for flag in action.option_strings]
         said = []
@@ -102,9 +99,8 @@ class Parser(argparse.ArgumentParser):
             if not _is_flag(word):
                 too_many |= not takes_value  # what follows an unknown flag may be its value
             else:
-                near = nearest(flag, known)
-                shown = flag if repeatable(flag, known) else "a flag"
-                said.append(f"{shown} is unknown" + (f", did you mean {near}?" if near else ""))
+                called, hint = unknown(flag, known, "a flag")
+                said.append(f"{called} is unknown{hint}")
             takes_value = _is_flag(word) and not equals
         return [f"{fault}; see {self.prog} --help" for fault in said + ["an argument too many"] * too_many]
 

@@ -1,4 +1,4 @@
-"""What is said of a name that is none: the nearest one that is, and whether it may be repeated at all."""
+"""What is said of a name that is none: what it is called, and which known one may be meant."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the known name that was probably meant."""
-    return next(iter(difflib.get_close_matches(name, list(known), cutoff=cutoff)), None)
-
-
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?` for the nearest known name, else an empty text."""
-    near = nearest(name, known)
-    return f'; did you mean "{near}"?' if near else ""
+    return unknown(name, known, "")[1]
 
 
-def repeatable(name: str, known: Iterable[str]) -> bool:
-    """Tell whether a name that is none may be repeated: only a slip of the pen, else it may be a secret gone astray.
+def unknown(name: str, known: Iterable[str], otherwise: str, *, prefix: str = "") -> tuple[str, str]:
+    """Return what to call a name that is none, and `; did you mean "x"?` (or nothing) for the nearest known one.
 
-    No known name has a digit in it, and nearly every secret has.
+    It is called by itself only where it is a slip of the pen, `otherwise` where it may be a secret gone astray: no known
+    name has a digit in it, and nearly every secret has. `prefix` stands before all of them, and would make them alike.
     """
-    alike = nearest(_plain(name), map(_plain, known), cutoff=0.8)
-    return bool(alike) and not any(c.isdigit() for c in name)
+    plain = {_plain(one): one for one in known}
+    near = difflib.get_close_matches(_plain(name), plain, n=1)
+    slip = difflib.get_close_matches(_plain(name), near, cutoff=0.8) and not any(c.isdigit() for c in name)
+    # A line break in it would make two lines of the message.
+    called = prefix + name if slip and name.isprintable() else otherwise
+    return called, f'; did you mean "{prefix}{plain[near[0]]}"?' if near else ""
 
 
 def _plain(name: str) -> str:

@@ -12,7 +12,7 @@ from proxy.core import target
 from proxy.core.request_fields import is_ours
 from proxy.core.rules import Rule
 from proxy.core.secret import Secret
-from proxy.core.spelling import did_you_mean, repeatable
+from proxy.core.spelling import did_you_mean, unknown
 from proxy.core.values import Bad, as_text, json_value, shown
 from proxy.settings.files import SecretForm, has_control_characters, read_secret_file
 from proxy.settings.parsing import each
@@ -83,12 +83,9 @@ def rule(value: object) -> Rule:
 
 def _parts(value: Mapping[object, object], *known: str) -> dict[str, object]:
     given = {str(key): part for key, part in value.items()}
-    faults = []
-    for key in (key for key in given if key not in known):
-        what = f"{shown(key)} is" if repeatable(key, known) else "has a key that is"
-        faults.append(f"{what} not known in a rule{did_you_mean(key, known)}")
-    if faults:
-        raise Bad(*faults)
+    strangers = [unknown(key, known, "a key") for key in given if key not in known]
+    if strangers:
+        raise Bad(*(f"{called} is not known in a rule{hint}" for called, hint in strangers))
     return given
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from proxy.core.spelling import did_you_mean, repeatable
+from proxy.core.spelling import unknown
 from proxy.core.values import Bad, shown_file
 from proxy.settings.files import Unreadable
 from proxy.settings.guards import is_file
@@ -70,44 +70,25 @@ def from_environment(environ: Mapping[str, str]) -> Layer:
     empty is a value (lists, upstream.base_path) it is that value.
     """
     layer = Layer()
-    known = {leaf.variable: leaf for leaf in leaves().values()}
-    unknown: Counter[tuple[str, str]] = Counter()
-    for name in sorted(environ):
-        value = environ[name]
-        if not name.startswith(PREFIX) or name == CONFIG_VARIABLE or _KUBERNETES.fullmatch(f"{name}={value}"):
+    known = {leaf.variable.removeprefix(PREFIX): leaf for leaf in leaves().values()}
+    nameless = f"{PREFIX}… (its name is not repeated, since it may be a secret)"
+    strangers: Counter[str] = Counter()
+    for variable in sorted(environ):
+        name, value = variable.removeprefix(PREFIX), environ[variable]
+        if variable in (name, CONFIG_VARIABLE) or _KUBERNETES.fullmatch(f"{variable}={value}"):
             continue
         leaf = known.get(name)
         if leaf is None:
-            unknown[_unknown_variable(name, known)] += 1
+            called, hint = unknown(name, known, nameless, prefix=PREFIX)
+            if name.lower().replace("__", ".") in groups():
+                called, hint = variable, "; it is a group, set its members"
+            strangers[f"environment variable {called} is not a setting{hint}"] += 1
         elif value.strip() or leaf.empty_counts:
-            layer.given[leaf.path] = Given(value, f"environment variable {name}")
+            layer.given[leaf.path] = Given(value, f"environment variable {variable}")
         else:
             layer.empty.add(leaf.path)
-    for (said, hint), number in unknown.items():
-        if said:
-            layer.faults.append(f"environment variable {said} is not a setting{hint}")
-        else:
-            layer.faults.append(_hidden(number, hint))
+    layer.faults += [said + (f" ({number} such variables)" if number > 1 else "") for said, number in strangers.items()]
     return layer
-
-
-def _hidden(number: int, hint: str) -> str:
-    """Say that variables are no settings, and why they are not named."""
-    why = "may be a secret" if hint else "is like no setting and may be a secret"
-    if number == 1:
-        return f"environment variable {PREFIX}… (its name is not repeated, since it {why}) is not a setting{hint}"
-    whose = f"{number} environment variables {PREFIX}… (their names are not repeated, since each {why})"
-    return f"{whose} are not settings{hint}"
-
-
-def _unknown_variable(name: str, known: Iterable[str]) -> tuple[str, str]:
-    """Return the name of a variable that is no setting, empty if it may be a secret, and what may be meant."""
-    # Without the prefix, which would make every name look alike.
-    short, others = name.removeprefix(PREFIX), [other.removeprefix(PREFIX) for other in known]
-    hint = did_you_mean(short, others).replace('"', f'"{PREFIX}', 1)
-    if short.lower().replace("__", ".") in groups():
-        hint = "; it is a group, set its members"
-    return name if repeatable(short, [*others, *groups()]) else "", hint
 
 
 def from_flags(flags: Mapping[str, str]) -> Layer:
@@ -135,14 +116,14 @@ def from_file(path: Path, named_by: str) -> Layer:
 
     from proxy.settings import yaml_file  # noqa: PLC0415
 
-    layer, what = Layer(), f"configuration file {shown_file(str(path))} ({named_by})"
+    layer, named = Layer(), shown_file(str(path))
 
     def fault(problem: str) -> None:
-        layer.faults.append(f"{what} {problem}")
+        layer.faults.append(f"configuration file {named} ({named_by}) {problem}")
 
     def read_group(node: yaml.MappingNode, prefix: str) -> None:
         for name, key, value in values.keys(node):
-            known, where = prefix + name, f"{path} line {yaml_file.line_of(key)}"
+            known, where = prefix + name, f"{named} line {yaml_file.line_of(key)}"
             if known in leaves():
                 read_leaf(known, where, value)
             elif known not in groups():
@@ -188,15 +169,13 @@ def admin_listen(path: Path, named_by: str) -> tuple[str, object]:
 
 def _unknown_key(name: str, prefix: str, where: str) -> str:
     """Say that a key is none, with a neighbour that may be meant, or a setting of that name elsewhere."""
-    plain = name.replace("-", "_")
-    shown = f"a key of {prefix[:-1]}" if prefix else "a key"
-    if plain in _WORDS or repeatable(prefix + name, [*leaves(), *groups()]):
-        shown = prefix + name
-    elsewhere = [path for path in leaves() if path.rpartition(".")[2] == plain]
-    neighbours = {path.removeprefix(prefix).split(".")[0] for path in leaves() if path.startswith(prefix)}
-    hint = (
-        (f'; did you mean "{elsewhere[0]}"?' if elsewhere else "")
-        or did_you_mean(plain, sorted(neighbours)).replace('"', f'"{prefix}', 1)
-        or ("" if prefix else did_you_mean(plain, leaves()))
-    )
-    return f"{shown} ({where}) is not a setting{hint}"
+    neighbours = sorted({path.removeprefix(prefix).split(".")[0] for path in leaves() if path.startswith(prefix)})
+    nameless = f"a key of {prefix[:-1]}" if prefix else "a key"
+    called, hint = unknown(name, neighbours if prefix else [*neighbours, *leaves()], nameless, prefix=prefix)
+    word = name.replace("-", "_")
+    elsewhere = next((path for path in leaves() if path.rpartition(".")[2] == word), None)
+    if elsewhere or word in _WORDS:
+        called = prefix + name
+    if elsewhere:
+        hint = f'; did you mean "{elsewhere}"?'
+    return f"{called} ({where}) is not a setting{hint}"

@@ -22,7 +22,7 @@ def test_all_faults_of_all_sources_at_once(faults: Faults, tmp_path: Path) -> No
     file = tmp_path / "proxy.yaml"
     assert [fault.split(")")[0].split(" is not a setting")[0] for fault in found] == [
         f"a key of upstream ({file} line 4",
-        "environment variable CARDCASH_… (its name is not repeated, since it is like no setting and may be a secret",
+        "environment variable CARDCASH_… (its name is not repeated, since it may be a secret",
         f"app_id ({file} line 1",
         f"upstream.connect_timeout ({file} line 3",
         f"session.store ({file} line 5",

@@ -101,8 +101,8 @@ def test_unknown_variable(faults: Faults, name: str, hint: str) -> None:
 
 def test_variables_that_are_like_no_setting_are_counted_and_not_named(faults: Faults) -> None:
     assert faults(APP_ID="a", ZZZZ="1", QQQQ="2", KKKK="3") == [
-        "3 environment variables CARDCASH_… (their names are not repeated, since each is like no setting and may be a "
-        "secret) are not settings"
+        "environment variable CARDCASH_… (its name is not repeated, since it may be a secret) is not a setting "
+        "(3 such variables)"
     ]
 
 
@@ -111,6 +111,13 @@ def test_a_name_that_is_not_repeated_and_yet_like_a_setting_is_not_called_unlike
         "environment variable CARDCASH_… (its name is not repeated, since it may be a secret) is not a setting; "
         'did you mean "CARDCASH_WORKERS"?'
     ]
+
+
+@pytest.mark.parametrize("break_", ["\n", "\x1b[31m", "\u2028"])
+def test_a_name_with_a_line_break_is_one_line_of_faults(faults: Faults, break_: str) -> None:
+    text = f'app_id: a\n"work{break_!r}ers": 1\nrules: [{{"den{break_!r}y": /a}}]\n'.replace("'", "")
+    for fault in (*faults(text), *faults(APP_ID="a", **{f"WORK{break_}ERS": "1"})):
+        assert fault.isprintable()
 
 
 def test_a_group_is_no_variable(faults: Faults) -> None:
@@ -225,8 +232,7 @@ def test_missing_file_is_one_fault_beside_the_others(tmp_path: Path) -> None:
         load_settings(config=tmp_path / "none.yaml", environ={"CARDCASH_LOG__LEVEL": "loud", "CARDCASH_X": ""})
     assert [fault.split(":")[0] for fault in caught.value.faults] == [
         f"configuration file {tmp_path / 'none.yaml'} (--config) cannot be read",
-        "environment variable CARDCASH_… (its name is not repeated, since it is like no setting and may be a secret) "
-        "is not a setting",
+        "environment variable CARDCASH_… (its name is not repeated, since it may be a secret) is not a setting",
         "log.level (environment variable CARDCASH_LOG__LEVEL)",
     ]
 

@@ -64,7 +64,7 @@ async def test_a_bare_call_prints_the_help_and_is_no_success() -> None:
 async def test_a_misspelt_command_gets_a_did_you_mean(words: list[str], meant: str) -> None:
     done = await run(*words)
     assert await done.ended() == 2
-    assert f"did you mean {meant}?" in done.err.decode()
+    assert f'did you mean "{meant}"?' in done.err.decode()
     assert len(done.err.splitlines()) == 1
 
 
@@ -73,16 +73,16 @@ async def test_each_misspelt_flag_gets_its_line_with_a_did_you_mean() -> None:
     assert await done.ended() == 2
     lines = done.err.decode().splitlines()
     assert len(lines) == 2
-    assert "--upstream-orgin is unknown, did you mean --upstream-origin?" in lines[0]
-    assert "--drain-dely is unknown, did you mean --drain-delay?" in lines[1]
+    assert '--upstream-orgin is unknown; did you mean "--upstream-origin"?' in lines[0]
+    assert '--drain-dely is unknown; did you mean "--drain-delay"?' in lines[1]
 
 
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("check --upstream-orign=x --listen y --workers z extra", ["did you mean --upstream-origin?", "too many"]),
+        ("check --upstream-orign=x --listen y --workers z extra", ['did you mean "--upstream-origin"?', "too many"]),
         ("wait --timeout x --nope", ["is not a duration", "a flag is unknown"]),
-        ("check --upstream-orign x", ["did you mean --upstream-origin?"]),
+        ("check --upstream-orign x", ['did you mean "--upstream-origin"?']),
         ("check a b c", ["too many"]),
     ],
 )

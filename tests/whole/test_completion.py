@@ -148,4 +148,4 @@ async def test_every_command_is_completed_and_no_flag_that_would_take_a_secret(s
 async def test_another_shell_is_one_clear_line() -> None:
     done = await run("completion", "bahs")
     assert (done.process.returncode, bytes(done.out)) == (2, b"")
-    assert "did you mean bash?" in done.text and done.text.count("\n") == 1
+    assert 'did you mean "bash"?' in done.text and done.text.count("\n") == 1

@@ -99,4 +99,4 @@ async def test_a_secret_given_as_a_flag_is_not_repeated() -> None:
 async def test_an_unknown_flag_gets_a_did_you_mean() -> None:
     code, _, err = await ended("serve", "--log-levl", "debug")
     assert code == 2
-    assert "did you mean --log-level?" in err
+    assert 'did you mean "--log-level"?' in err
