@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from proxy.core.secret import Secret
-from proxy.core.values import Bad, bracketed, host_name, is_loopback, port_number
+from proxy.core.values import Bad, bracketed, host_and_port, is_loopback
 
 #: The schemes, with what they say: TLS, Sentinel.
 SCHEMES: Final = {
@@ -147,13 +147,9 @@ def _hosts(authority: str, default_port: int) -> tuple[tuple[str, int], ...]:
 
 
 def _host(text: str, default_port: int, which: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", text)
-    if match is None:
-        raise Bad(f"has {which} malformed; write host:port, and IPv6 addresses in brackets")
-    host = host_name(match[1])
+    host, port = host_and_port(text, default_port)
     if host is None:
-        raise Bad(f"has no valid name or address in {which}")
-    port = default_port if match[2] is None else port_number(match[2])
+        raise Bad(f"has no valid name or address in {which}; write host:port, and IPv6 addresses in brackets")
     if not port:
         raise Bad(f"has a port in {which} that is not from 1 to 65535")
     return host, port

@@ -148,6 +148,14 @@ def port_number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[0-9]{1,5}", text) and int(text) <= 65535 else None
 
 
+def host_and_port(text: str, default_port: int | None = None) -> tuple[str | None, int | None]:
+    """Read `host[:port]`, with an IPv6 address in brackets, into a canonical host and a port; None for each that is none."""
+    match = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", text, re.DOTALL)
+    if match is None:
+        return None, None
+    return host_name(match[1]), default_port if match[2] is None else port_number(match[2])
+
+
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _ORIGIN: Final = "write scheme://host[:port], such as https://sandbox-api.cardcash.com"
 
@@ -173,9 +181,7 @@ class Origin(NamedTuple):
         rest = rest.removesuffix("/")
         if re.search(r"[/?#\\]", rest):
             raise Bad(f"{shown(text)} has more than an origin; {_ORIGIN} (a path belongs in upstream.base_path)")
-        match = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]+)(?::([0-9]+))?", rest)
-        host = host_name(match[1]) if match else None
-        port = port_number(match[2]) if match and match[2] else _DEFAULT_PORTS[scheme]
+        host, port = host_and_port(rest, _DEFAULT_PORTS[scheme])
         if host is None or not port:
             raise Bad(f"{shown(text)} has no valid host and port; {_ORIGIN}")
         return cls(scheme, host, port)
@@ -242,15 +248,13 @@ def listen_address(value: object) -> ListenAddress:
             raise Bad(f"{shown(text)} is too long for a socket's path (at most {_LONGEST_SOCKET_PATH} bytes)")
         return ListenAddress("unix", path=path)
     example = "write HOST:PORT, [v6]:PORT, unix:/path or fd:NAME, such as 127.0.0.1:8080"
-    name, separator, digits = text.rpartition(":")
-    port = port_number(digits)
-    if not separator or (":" in name and not name.startswith("[")):
+    host, port = host_and_port(text)
+    if host is None and port is None:
         raise Bad(f"{shown(text)} is not an address to listen at; {example}")
     if port is None:
         raise Bad(f"{shown(text)} has no port from 0 to 65535; {example}")
-    host = host_name(name)
     if host is None:
-        hint = " (all interfaces: 0.0.0.0 or [::])" if name in {"", "*"} else ""
+        hint = " (all interfaces: 0.0.0.0 or [::])" if text.startswith((":", "*:")) else ""
         raise Bad(f"{shown(text)} has no valid host{hint}; {example}")
     return ListenAddress("tcp", host, port)
 

@@ -1,6 +1,6 @@
 """The frozen settings of the proxy, from file, environment and flags; all faults at once.
 
-model: names, types, defaults, the list of all · parsing, guards: text to values, with `core/values.py` ·
+model: names, types, defaults, the list of all · parsing, rules: text to values, with `core/values.py` ·
 proxy_variables: HTTPS_PROXY and its kin · files: reading them, secrets among them · sources, yaml_file: file,
 environment, flags · loading: the way to Settings · describe: the way back to text. Knows nothing of the rest of the proxy
 but its core.

@@ -12,9 +12,8 @@ from proxy.core.rules import Rule
 from proxy.core.secret import REDACTED, Secret
 from proxy.core.store_url import StoreUrl
 from proxy.core.values import ListenAddress, duration, size
-from proxy.settings.guards import RequiredHeader
 from proxy.settings.model import KIB, Leaf, Settings, leaves
-from proxy.settings.parsing import positive_duration
+from proxy.settings.parsing import RequiredHeader, positive_duration
 
 #: Column of the notes where the lines are short enough.
 _NOTES_AT: Final = 44

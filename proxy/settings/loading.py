@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from proxy.core.secret import Secret
 from proxy.core.store_url import StoreUrl
-from proxy.core.values import Bad
+from proxy.core.values import Bad, Origin, is_loopback
 from proxy.settings.files import SecretForm, loads, read_secret_file
 from proxy.settings.model import CONFIG_VARIABLE, ORIGINS, Settings, built, leaves
-from proxy.settings.parsing import file_path, is_plain_to_elsewhere
+from proxy.settings.parsing import file_path
 from proxy.settings.proxy_variables import proxy_variables
 from proxy.settings.sources import Given, Layer, from_environment, from_file, from_flags
 
@@ -22,6 +22,8 @@ _MISSING_APP_ID: Final = (
     "app_id is not set: the application id that CardCash gave you is needed; set the environment variable "
     "CARDCASH_APP_ID, or app_id or app_id_file in the configuration file"
 )
+#: Settings that say something only together.
+_PAIRS: Final = (("login.email", "login.password"), ("session.store_cert_file", "session.store_cert_key_file"))
 
 
 class SettingsError(Exception):
@@ -65,11 +67,10 @@ def load(
 
     faults = [fault for layer in reversed(layers) for fault in layer.faults]
     faulty = {path for layer in layers for path in layer.broken}
-    for path in [path for path, leaf in leaves().items() if leaf.has_file]:
-        problem = _choose_secret(layers, path)
-        if problem:
+    for leaf in leaves().values():
+        if leaf.secret and leaf.file and (problem := _choose_secret(layers, leaf.path, leaf.file.path, leaf.secret)):
             faults.append(problem)
-            faulty |= {path, f"{path}_file"}
+            faulty |= {leaf.path, leaf.file.path}
     # What an unreadable file would have held is unknown: nothing is called missing, or at odds with another, then.
     whole = not any(layer.unusable for layer in layers)
     if whole and not faulty & {"app_id", "app_id_file"} and not any("app_id" in layer.given for layer in layers):
@@ -104,22 +105,23 @@ def secrets(settings: Settings) -> dict[str, Secret | None]:
     """Return all secrets by their setting; those inside the URL of `session.store` are its own."""
     header = settings.callers.require_header
     found = {path: leaf.value_in(settings) for path, leaf in leaves().items() if leaf.hidden}
-    return found | {"callers.require_header": None if header is None else header.value}
+    return found | {"callers.require_header": header and header.value}
 
 
 def secret_files(settings: Settings) -> dict[str, tuple[Path, SecretForm]]:
     """Return the files that secrets were read from, by the setting, with what they may hold."""
-    header = settings.callers.require_header
-    named = {"callers.require_header": header.file if header is not None else None}
+    found = {}
     for path, leaf in leaves().items():
-        if leaf.has_file:
-            named[path] = leaves()[f"{path}_file"].value_in(settings)
-    return {path: (file, leaves()[path].secret or SecretForm.ANY) for path, file in named.items() if file}
+        if leaf.secret is not None:
+            header = settings.callers.require_header  # which names its file by itself
+            file = leaf.file.value_in(settings) if leaf.file else header and header.file
+            if file:
+                found[path] = (file, leaf.secret)
+    return found
 
 
-def _choose_secret(layers: Sequence[Layer], path: str) -> str | None:
+def _choose_secret(layers: Sequence[Layer], path: str, file_key: str, form: SecretForm) -> str | None:
     """Keep, of a secret and its `_file` form, the one of the highest layer; read the file. Return a fault, if any."""
-    file_key = f"{path}_file"
     for depth, layer in enumerate(layers):
         value, file = layer.given.get(path), layer.given.get(file_key)
         if value is None and file is None:
@@ -133,7 +135,7 @@ def _choose_secret(layers: Sequence[Layer], path: str) -> str | None:
             del layer.given[path], layer.given[file_key]
             return f"{path} ({value.where}) and {file_key} ({file.where}) are both set; keep one of them"
         try:
-            secret = read_secret_file(file_path(file.value), leaves()[path].secret or SecretForm.ANY)
+            secret = read_secret_file(file_path(file.value), form)
         except Bad as bad:
             del layer.given[file_key]
             return f"{file_key} ({file.where}): {bad} ({file_key} takes the name of a file, not what is in it)"
@@ -150,8 +152,9 @@ def _cross_checks(
     def named(path: str) -> str:
         return f"{path} ({where[path]})"
 
-    upstream, login, limits = settings.upstream, settings.login, settings.limits
-    if is_plain_to_elsewhere(upstream.origin) and not upstream.allow_plain_http:
+    upstream, session, limits, workers = settings.upstream, settings.session, settings.limits, settings.workers
+    origin = Origin.parse(upstream.origin)
+    if origin.scheme == "http" and not is_loopback(origin.host) and not upstream.allow_plain_http:
         yield (
             {"upstream.origin", "upstream.allow_plain_http"},
             f"{named('upstream.origin')}: plain http would send the session over the network unprotected; "
@@ -162,17 +165,28 @@ def _cross_checks(
             proxy_variables(upstream.origin, environ)
         except Bad as bad:
             yield {"upstream.trust_env"}, str(bad)
-    if (login.email is None) != (login.password is None):
-        there, missing, advice = (
-            ("email", "password", "set CARDCASH_LOGIN__PASSWORD or login.password_file, or remove login.email")
-            if login.password is None
-            else ("password", "email", "set login.email, or remove the password")
-        )
+    for pair in _PAIRS:
+        there, missing = sorted(pair, key=lambda path: leaves()[path].value_in(settings) is None)
+        if leaves()[there].value_in(settings) is not None and leaves()[missing].value_in(settings) is None:
+            leaf = leaves()[missing]
+            advice = f"set {leaf.variable} or {leaf.file.path}" if leaf.file else f"set {missing}"
+            yield (
+                {*pair, f"{missing}_file"},
+                f"{missing} is missing, though {named(there)} is set; {advice}, or remove {there}",
+            )
+    for name in ("store_ca_file", "store_cert_file", "store_cert_key_file"):
+        has_tls = isinstance(session.store, StoreUrl) and session.store.tls
+        if getattr(session, name) is not None and not has_tls:
+            yield (
+                {"session.store", "session.store_file", f"session.{name}"},
+                f"{named(f'session.{name}')} is for TLS, and {named('session.store')} has none; use rediss://, or remove it",
+            )
+    cert, key = session.store_cert_file, session.store_cert_key_file
+    if cert and key and not loads(cert, key):
         yield (
-            {"login.email", "login.password", "login.password_file"},
-            f"login.{missing} is missing, though {named(f'login.{there}')} is set; {advice}",
+            {"session.store_cert_file", "session.store_cert_key_file"},
+            f"{named('session.store_cert_file')} and its key cannot be used: no certificate and its own key in PEM form",
         )
-    yield from _store_checks(settings, named)
     wide = [str(address) for address in settings.listen if not address.loopback]
     if wide and settings.callers.allowed_networks is None:
         yield (
@@ -186,41 +200,16 @@ def _cross_checks(
             {"listen", "admin.listen"},
             f"{named('admin.listen')}: {', '.join(shared)} is in listen too; give the admin port another",
         )
-    if settings.workers > upstream.max_connections:
+    if workers > upstream.max_connections:
         yield (
             {"workers", "upstream.max_connections"},
-            f"{named('workers')}: {settings.workers} need at least one of upstream.max_connections each, and it is "
+            f"{named('workers')}: {workers} need at least one of upstream.max_connections each, and it is "
             f"{upstream.max_connections}; raise it, or lower workers",
         )
-    if limits.replay_body * settings.workers > limits.replay_total:
-        split = f", shared out to {settings.workers} workers" if settings.workers > 1 else ""
+    if limits.replay_body * workers > limits.replay_total:
+        split = f", shared out to {workers} workers" if workers > 1 else ""
         yield (
             {"limits.replay_body", "limits.replay_total", "workers"},
             f"{named('limits.replay_body')}: one body may take more than limits.replay_total{split} allows for all; "
             "lower it, or raise limits.replay_total",
-        )
-
-
-def _store_checks(settings: Settings, named: Callable[[str], str]) -> Iterator[tuple[set[str], str]]:
-    """Yield what is wrong between the settings of a Redis."""
-    session = settings.session
-    has_tls = isinstance(session.store, StoreUrl) and session.store.tls
-    for name in ("store_ca_file", "store_cert_file", "store_cert_key_file"):
-        if getattr(session, name) is not None and not has_tls:
-            yield (
-                {"session.store", "session.store_file", f"session.{name}"},
-                f"{named(f'session.{name}')} is for TLS, and {named('session.store')} has none; use rediss://, or remove it",
-            )
-    cert, key = session.store_cert_file, session.store_cert_key_file
-    both = {"session.store_cert_file", "session.store_cert_key_file"}
-    if (cert is None) != (key is None):
-        there, missing = ("cert_file", "cert_key_file") if key is None else ("cert_key_file", "cert_file")
-        yield (
-            both,
-            f"session.store_{missing} is missing, though {named(f'session.store_{there}')} is set; set both or none",
-        )
-    elif cert is not None and key is not None and not loads(cert, key):
-        yield (
-            both,
-            f"{named('session.store_cert_file')} and its key cannot be used: no certificate and its own key in PEM form",
         )

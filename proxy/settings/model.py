@@ -19,11 +19,11 @@ from proxy.core.rules import Rule
 from proxy.core.secret import Secret
 from proxy.core.store_url import StoreUrl
 from proxy.core.values import ADMIN_LISTEN, ListenAddress, duration, size
-from proxy.settings import guards, parsing
+from proxy.settings import parsing
 from proxy.settings.files import SecretForm
-from proxy.settings.guards import RequiredHeader
-from proxy.settings.parsing import Network, boolean, count, file_path, one_of, unique
+from proxy.settings.parsing import Network, RequiredHeader, boolean, count, file_path, one_of, unique
 from proxy.settings.parsing import positive_duration as positive
+from proxy.settings.rules import rules as parsed_rules
 
 PREFIX: Final = "CARDCASH_"
 #: Names the configuration file; not a setting itself.
@@ -50,18 +50,16 @@ class Leaf:
     empty_counts: bool = False
     #: Who forgot the value of a list or of a guard in the file meant to deny something.
     guards: bool = False
-    #: What the secret that the value is, or holds, may be made of.
+    #: What the secret that the value is, or may hold, is made of: no flag may tell it.
     secret: SecretForm | None = None
-    #: The value as a whole is a secret: it has no flag and a `_file` form, and is never shown.
+    #: The value as a whole is a secret: it has no flag at all, and is never shown.
     hidden: bool = False
-    #: A secret may be in it: it has a `_file` form too, and no flag with a secret in it.
-    may_hide: bool = False
     path: str = ""
 
     @property
-    def has_file(self) -> bool:
-        """Whether it may stand in a file, which another setting names."""
-        return self.hidden or self.may_hide
+    def file(self) -> Leaf | None:
+        """The setting that names a file in which it may stand."""
+        return leaves().get(f"{self.path}_file")
 
     @property
     def variable(self) -> str:
@@ -163,7 +161,7 @@ class Session:
         parsing.store,
         "memory://",
         "where the session is kept: memory://, file:///path, redis://host, redis+sentinel://host/master (rediss: with TLS)",
-        may_hide=True,
+        secret=SecretForm.ANY,
     )
     store_file: Path | None = file_with("session.store")
     store_secret: Secret | None = secret(
@@ -206,7 +204,7 @@ class Callers:
         unique(parsing.network), None, "client addresses served; default: loopback"
     )
     require_header: RequiredHeader | None = setting(
-        guards.required_header,
+        parsing.required_header,
         None,
         '"Name: value" or "Name: /file" that every caller must send',
         guards=True,
@@ -273,7 +271,7 @@ class Settings:
     admin: Admin = Admin()
     callers: Callers = Callers()
     rules: tuple[Rule, ...] = listed(
-        guards.rules, (), "ordered list of {allow|deny, methods, path}; the first match wins; in text: JSON"
+        parsed_rules, (), "ordered list of {allow|deny, methods, path}; the first match wins; in text: JSON"
     )
     limits: Limits = Limits()
     drain: Drain = Drain()

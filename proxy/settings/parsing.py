@@ -10,9 +10,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from proxy.core.request_fields import is_ours
 from proxy.core.secret import Secret
 from proxy.core.spelling import did_you_mean
 from proxy.core.store_url import StoreUrl, is_redis, parse_store_url
@@ -23,20 +25,21 @@ from proxy.core.values import (
     as_text,
     duration,
     each_part,
+    host_and_port,
     host_name,
     ip_address,
-    is_loopback,
     listen_address,
-    port_number,
     shown,
     shown_file,
 )
 from proxy.settings import files
-from proxy.settings.files import SecretForm, has_control_characters
+from proxy.settings.files import SecretForm, has_control_characters, read_secret_file
 
 T = TypeVar("T")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+#: RFC 9110 5.6.2
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BOOLEANS: Final = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
@@ -141,12 +144,6 @@ def origin(value: object) -> str:
     return str(Origin.parse(as_text(value)))
 
 
-def is_plain_to_elsewhere(canonical: str) -> bool:
-    """Tell whether an origin is plain http to another machine."""
-    found = Origin.parse(canonical)
-    return found.scheme == "http" and not is_loopback(found.host)
-
-
 def browser_origin(value: object) -> str:
     """Parse an Origin header's value: scheme://host[:port] of any scheme, or null."""
     given = as_text(value)
@@ -168,10 +165,9 @@ def allowed_host(value: object) -> str:
     text = as_text(value)
     wildcard = "*." if text.startswith("*.") else ""
     rest = text.removeprefix(wildcard)
-    name, separator, port = rest.rpartition(":")
-    if separator and port_number(port) is not None and (":" not in name or name.endswith("]")):
-        rest = name
-    host = host_name(rest)
+    host, port = host_and_port(rest, 0)
+    # An IPv6 address may do without brackets, and then has no port.
+    host = host_name(rest) if port is None else host
     if host is None or (wildcard and ip_address(host)):
         raise Bad(f"{shown(text)} is not a host; write a host name, an IP address or *.suffix")
     return wildcard + host
@@ -226,6 +222,51 @@ def secret(form: SecretForm) -> Callable[[object], Secret]:
         return Secret(text)
 
     return parse
+
+
+@dataclass(frozen=True, slots=True)
+class RequiredHeader:
+    """A header every caller must send; `file` is where the value was read from, to be read again."""
+
+    name: str
+    value: Secret
+    file: Path | None = None
+
+
+def required_header(value: object) -> RequiredHeader:
+    """Parse `Name: value`, `Name: /file` or `Name: file:name`.
+
+    Neither value nor file name is ever repeated: a value that begins with "/" by chance is taken for a file's name,
+    and a fault must not print it.
+    """
+    if isinstance(value, bool | list | Mapping):
+        raise Bad('must be one text; write it in quotes: "Name: value"')
+    name, separator, rest = as_text(value).partition(":")
+    rest = rest.strip()
+    if not separator or not rest:
+        raise Bad('must be a header and its value; write it in quotes: "Name: value" or "Name: /path/of/a/file"')
+    if not _TOKEN.fullmatch(name):
+        raise Bad('the part before the colon is not a header name; write "Name: value" with a name such as X-Proxy-Key')
+    if is_ours(name.encode("ascii")):
+        raise Bad(
+            "the name before the colon stands for something that HTTP or the proxy itself needs; "
+            "choose one of your own, such as X-Proxy-Key"
+        )
+    if is_file(rest):
+        file = Path(re.sub(r"^file:(?://(?=/))?", "", rest))
+        try:
+            return RequiredHeader(name, read_secret_file(file, SecretForm.HEADER_VALUE), file)
+        except Bad as bad:
+            problem = f'{bad} (what begins with "/" or "file:" after the colon is the name of a file)'
+        raise Bad(problem)
+    if SecretForm.HEADER_VALUE.problem(rest):
+        raise Bad("the value after the colon holds more than visible ASCII and blanks")
+    return RequiredHeader(name, Secret(rest))
+
+
+def is_file(rest: str) -> bool:
+    """Say whether what stands after the name of a required header is the name of a file."""
+    return rest.startswith(("/", "file:"))
 
 
 def store(value: object) -> str | StoreUrl:

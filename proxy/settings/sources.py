@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 from proxy.core.spelling import unknown
 from proxy.core.values import Bad, shown_file
 from proxy.settings.files import Unreadable
-from proxy.settings.guards import is_file
 from proxy.settings.model import CONFIG_VARIABLE, PREFIX, groups, leaves
+from proxy.settings.parsing import is_file
 
 if TYPE_CHECKING:
     import yaml
@@ -32,8 +32,6 @@ _KUBERNETES: Final = re.compile(
 
 #: All words that the names of settings are made of, and those of rules.
 _WORDS: Final = frozenset(word for path in leaves() for word in path.split(".")) | {"allow", "deny", "methods", "path"}
-
-_READABLE: Final = "a secret on a command line can be read by others"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +95,15 @@ def from_flags(flags: Mapping[str, str]) -> Layer:
     for path, text in flags.items():
         leaf = leaves()[path]
         where, variable = f"flag {leaf.flag}", f"the environment variable {leaf.variable}"
+        advice = ""
         if leaf.hidden:
-            layer.refuse(path, where, f"{_READABLE}; use {leaf.flag}-file or {variable}")
-        elif leaf.may_hide and "@" in text:
-            layer.refuse(
-                path, where, f"{_READABLE}; leave user and password out, or use {leaf.flag}-file or {variable}"
-            )
+            advice = f"use {leaf.flag}-file or {variable}"
+        elif leaf.secret and leaf.file:
+            advice = f"leave user and password out, or use {leaf.flag}-file or {variable}" if "@" in text else ""
         elif leaf.secret and not is_file(text.partition(":")[2].lstrip()):
-            layer.refuse(path, where, f'{_READABLE}; use "Name: /path/of/a/file" or {variable}')
+            advice = f'use "Name: /path/of/a/file" or {variable}'
+        if advice:
+            layer.refuse(path, where, f"a secret on a command line can be read by others; {advice}")
         else:
             layer.given[path] = Given(text, where)
     return layer

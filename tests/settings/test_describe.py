@@ -113,7 +113,7 @@ def test_flags_cover_every_setting_and_explain_it() -> None:
 
 
 def test_every_secret_has_a_file_form() -> None:
-    assert {f"{path}_file" for path, leaf in leaves().items() if leaf.has_file} <= set(leaves())
+    assert {f"{path}_file" for path, leaf in leaves().items() if leaf.file} <= set(leaves())
 
 
 def test_variables_follow_the_paths() -> None:

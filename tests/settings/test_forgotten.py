@@ -12,8 +12,8 @@ import pytest
 from proxy.core import values
 from proxy.core.values import Bad
 from proxy.settings import describe, parsing
-from proxy.settings.guards import rule
 from proxy.settings.model import leaves
+from proxy.settings.rules import rule
 from tests.whole.processes import run
 
 if TYPE_CHECKING:

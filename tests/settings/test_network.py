@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.values import Bad
 from proxy.settings import parsing
+
+if TYPE_CHECKING:
+    from tests.settings.conftest import Faults, Load
 
 
 @pytest.mark.parametrize(
@@ -77,8 +82,11 @@ def test_an_origin_with_credentials_is_refused_without_repeating_them() -> None:
         ("http://host", True),
     ],
 )
-def test_plain_http_to_elsewhere(origin: str, plain: bool) -> None:
-    assert parsing.is_plain_to_elsewhere(origin) is plain
+def test_plain_http_goes_to_this_machine_only(load: Load, faults: Faults, origin: str, plain: bool) -> None:
+    if plain:
+        assert faults(UPSTREAM__ORIGIN=origin)[0].startswith("upstream.origin (")
+    else:
+        assert load(UPSTREAM__ORIGIN=origin).upstream.origin == origin
 
 
 def test_the_same_address_twice_is_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.core.values import Bad
-from proxy.settings.guards import required_header
+from proxy.settings.parsing import required_header
 from tests.conftest import StartProxy
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from proxy.core.rules import Rule
 from proxy.core.values import Bad
-from proxy.settings.guards import required_header, rule, rules
+from proxy.settings.parsing import required_header
+from proxy.settings.rules import rule, rules
 
 if TYPE_CHECKING:
     from tests.settings.conftest import Faults, Load, Write

@@ -1,39 +1,23 @@
-"""Owns the two settings with a small language of their own: `rules` and `callers.require_header`."""
+"""Owns how `rules` are written; what they mean is `core/rules.py`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from proxy.core import target
-from proxy.core.request_fields import is_ours
 from proxy.core.rules import Rule
-from proxy.core.secret import Secret
 from proxy.core.spelling import did_you_mean, unknown
 from proxy.core.values import Bad, as_text, json_value, shown
-from proxy.settings.files import SecretForm, has_control_characters, read_secret_file
+from proxy.settings.files import has_control_characters
 from proxy.settings.parsing import each
-
-#: RFC 9110 5.6.2
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 #: All that are registered (RFC 9110 16.1.1): a rule for any other method would silently match nothing.
 METHODS: Final = target.METHODS | {"CONNECT", "PRI"}
 
 _ACTIONS: Final = ("allow", "deny")
 _EXAMPLE: Final = "write {deny: /path/**, methods: [GET]} or {allow: …}"
-
-
-@dataclass(frozen=True, slots=True)
-class RequiredHeader:
-    """A header every caller must send; `file` is where the value was read from, to be read again."""
-
-    name: str
-    value: Secret
-    file: Path | None = None
 
 
 def rules(value: object) -> tuple[Rule, ...]:
@@ -115,39 +99,3 @@ def _glob(value: object) -> str:
         raise Bad(f"the path {shown(text)} has control characters")
     # Without its slash a glob would match nothing, and what a deny should have denied would pass.
     return text if text.startswith(("/", "*")) else f"/{text}"
-
-
-def required_header(value: object) -> RequiredHeader:
-    """Parse `Name: value`, `Name: /file` or `Name: file:name`.
-
-    Neither value nor file name is ever repeated: a value that begins with "/" by chance is taken for a file's name,
-    and a fault must not print it.
-    """
-    if isinstance(value, bool | list | Mapping):
-        raise Bad('must be one text; write it in quotes: "Name: value"')
-    name, separator, rest = as_text(value).partition(":")
-    rest = rest.strip()
-    if not separator or not rest:
-        raise Bad('must be a header and its value; write it in quotes: "Name: value" or "Name: /path/of/a/file"')
-    if not _TOKEN.fullmatch(name):
-        raise Bad('the part before the colon is not a header name; write "Name: value" with a name such as X-Proxy-Key')
-    if is_ours(name.encode("ascii")):
-        raise Bad(
-            "the name before the colon stands for something that HTTP or the proxy itself needs; "
-            "choose one of your own, such as X-Proxy-Key"
-        )
-    if is_file(rest):
-        file = Path(re.sub(r"^file:(?://(?=/))?", "", rest))
-        try:
-            return RequiredHeader(name, read_secret_file(file, SecretForm.HEADER_VALUE), file)
-        except Bad as bad:
-            problem = f'{bad} (what begins with "/" or "file:" after the colon is the name of a file)'
-        raise Bad(problem)
-    if SecretForm.HEADER_VALUE.problem(rest):
-        raise Bad("the value after the colon holds more than visible ASCII and blanks")
-    return RequiredHeader(name, Secret(rest))
-
-
-def is_file(rest: str) -> bool:
-    """Say whether what stands after the name of a required header is the name of a file."""
-    return rest.startswith(("/", "file:"))
