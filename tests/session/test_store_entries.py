@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.identity import has_lost_login, marks_of_login
-from proxy.core.token import Moment, Token
-from proxy.session.stores.entries import LARGEST, Entry, StoredPause, StoredToken, parse, render
+from proxy.core.token import Moment, Source, Token
+from proxy.session.stores.entries import LARGEST, Entry, StoredPause, aged, is_alive, parse, render
 
 NOW = 1_800_000_000.0
 
@@ -27,19 +27,29 @@ def file(**changes: Any) -> bytes:
     return json.dumps(whole).encode()
 
 
+def token(value: str = "a.b.c", **more: Any) -> Token:
+    return Token(value, Moment(5.0, NOW), 600.0, **more)
+
+
 def test_a_sound_file_is_read() -> None:
     entries, is_sound = parse(file())
     assert is_sound
-    assert entries["key"].token == StoredToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
+    assert (found := entries["key"].token) is not None
+    assert (found.value, found.born.wall, found.lifetime, found.source) == ("a.b.c", NOW, 600, Source.STORE)
+    assert (found.identity, found.own_login, found.marks, found.login_lost) == (None, False, {}, False)
 
 
 def test_what_was_written_is_read_again() -> None:
-    token = StoredToken("a.b.c", NOW, 600.0, "é@example.com", own_login=True, marks={"a": [1, None]})
-    entries = {
-        "one": Entry(token, written=NOW),
+    written = {
+        "one": Entry(token(identity="é@example.com", own_login=True, marks={"a": [1, None]}), written=NOW),
         "two": Entry(None, {"f": {"login": "Näh."}, "g": {"app_id": "Ach."}}, NOW),
     }
-    assert parse(render(entries, NOW)) == (entries, True)
+    raw = render(written, NOW)
+    read, is_sound = parse(raw)
+    assert (is_sound, read["two"], render(read, NOW)) == (True, written["two"], raw)
+    assert (one := read["one"].token) is not None
+    assert (one.value, one.born.wall, one.lifetime, one.identity) == ("a.b.c", NOW, 600, "é@example.com")
+    assert (one.own_login, one.marks) == (True, {"a": [1, None]})
 
 
 @pytest.mark.parametrize(
@@ -140,33 +150,29 @@ _JSON = st.recursive(
 def test_no_json_makes_the_use_of_it_fail(name: str, value: object) -> None:
     entries, _ = parse(file(**{name: value}))
     for entry in entries.values():
-        if entry.token is not None and (token := entry.token.at(Moment(5.0, NOW), app_id="app")) is not None:
-            assert token.bearer.isascii()
+        if entry.token is not None and (found := aged(entry.token, Moment(5.0, NOW), app_id="app")) is not None:
+            assert found.bearer.isascii()
     parse(render(entries, NOW))
 
 
 @pytest.mark.parametrize(("age", "alive"), [(-61, False), (-60, True), (0, True), (599.9, True), (600, False)])
 def test_a_token_lives_by_the_wall_clock(age: float, alive: bool) -> None:
-    kept = StoredToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
-    assert kept.is_alive(NOW + age) is alive
-    assert (kept.at(Moment(5.0, NOW + age), app_id="") is not None) is alive
+    assert is_alive(token(), NOW + age) is alive
+    assert (aged(token(), Moment(5.0, NOW + age), app_id="") is not None) is alive
 
 
 def test_a_token_of_the_near_future_lives_no_longer_than_a_new_one() -> None:
-    kept = StoredToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
-    token = kept.at(Moment(5.0, NOW - 30), app_id="")
-    assert token is not None
-    assert token.born.steady == 5.0
+    found = aged(token(), Moment(5.0, NOW - 30), app_id="")
+    assert found is not None
+    assert found.born.steady == 5.0
 
 
 def test_what_is_over_is_not_written() -> None:
-    token = StoredToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
-    assert parse(render({"key": Entry(token)}, NOW + 600)) == ({}, True)
+    assert parse(render({"key": Entry(token())}, NOW + 600)) == ({}, True)
 
 
 def test_a_refusal_is_written_although_its_token_is_over() -> None:
-    token = StoredToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
-    entries, _ = parse(render({"key": Entry(token, {"f": {"login": "x"}})}, NOW + 600))
+    entries, _ = parse(render({"key": Entry(token(), {"f": {"login": "x"}})}, NOW + 600))
     assert entries["key"].refused == {"f": {"login": "x"}}
 
 
@@ -176,25 +182,23 @@ def test_only_the_last_bindings_are_kept() -> None:
 
 
 def test_the_largest_that_is_written_can_be_read() -> None:
-    token = StoredToken("a.b." + "c" * 8000, NOW, 600.0, "x" * 300, own_login=True, marks={"x": [None, "é" * 8000]})
+    largest = token("a.b." + "c" * 8000, identity="x" * 300, own_login=True, marks={"x": [None, "é" * 8000]})
     raw = render(
-        {str(number): Entry(token, {f"{i}": {"login": "x" * 500} for i in range(4)}) for number in range(8)}, NOW
+        {str(number): Entry(largest, {f"{i}": {"login": "x" * 500} for i in range(4)}) for number in range(8)}, NOW
     )
     assert parse(raw)[1]
 
 
 def test_the_marks_of_a_login_still_work_when_they_come_back() -> None:
     before, after = (jwt.encode(claims, "k" * 32) for claims in ({"role": "guest"}, {"role": "user", "id": 7}))
-    kept = StoredToken.of(Token(after, Moment(0, NOW), marks=marks_of_login(before, after)))
-    (entry,) = parse(render({"key": Entry(kept)}, NOW))[0].values()
+    (entry,) = parse(render({"key": Entry(token(after, marks=marks_of_login(before, after)))}, NOW))[0].values()
     assert entry.token is not None
     assert has_lost_login(entry.token.marks, before)
     assert not has_lost_login(entry.token.marks, after)
 
 
 def test_neither_token_nor_secret_shows_in_a_repr() -> None:
-    kept = StoredToken("a.b.c", NOW, 600.0, None, own_login=False, marks={})
-    assert "a.b.c" not in repr(kept) + repr(Entry(kept, {"fingerprint": {}}))
+    assert "a.b.c" not in repr(Entry(token(), {"fingerprint": {}}))
 
 
 def test_a_pause_is_written_although_there_is_no_token() -> None:

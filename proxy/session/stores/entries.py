@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeGuard
 
 from proxy.core.dialect import well_formed
@@ -30,73 +30,48 @@ _MOST_FAILURES: Final = 1_000_000_000
 _LARGEST_NUMBER: Final = 1e18
 #: Secrets whose refusals are remembered: those of a rollout, and of one before it.
 _MOST_REFUSED: Final = 4
+#: What is stored of a token.
+_STORED: Final = frozenset({"value", "born", "lifetime", "identity", "own_login", "marks", "login_lost"})
 #: What can be refused.
 _REFUSALS: Final = frozenset({"app_id", "login"})
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class StoredToken:
-    """A token as it stands in the file."""
-
-    value: str
-    born: float
-    lifetime: float
-    identity: str | None
-    own_login: bool
-    marks: Mapping[str, Any]
-    login_lost: bool = False
-
-    @classmethod
-    def of(cls, token: Token) -> StoredToken:
-        """Turn a token into what is stored of it."""
-        lost = token.login_lost
-        return cls(token.value, token.born.wall, token.lifetime, token.identity, token.own_login, token.marks, lost)
-
-    @classmethod
-    def read(cls, content: object) -> StoredToken | None:
-        """Return the token in `content` if everything about it is sound."""
-        if not isinstance(content, dict) or content.keys() | {"login_lost"} != _TOKEN_KEYS:
-            return None
-        value, born, lifetime = content["value"], content["born"], content["lifetime"]
-        identity, own_login, marks = content["identity"], content["own_login"], content["marks"]
-        # The value becomes a header field: nothing but a token may come out of a file.
-        if not isinstance(value, str) or well_formed(value) != value:
-            return None
-        if not _is_number(born) or not _is_number(lifetime) or not SHORTEST_LIFETIME <= lifetime <= LONGEST_LIFETIME:
-            return None
-        if not isinstance(identity, str | None) or not isinstance(own_login, bool) or not isinstance(marks, dict):
-            return None
-        if not all(isinstance(mark, list) and len(mark) == 2 for mark in marks.values()):
-            return None
-        return cls(value, float(born), float(lifetime), identity, own_login, marks, content.get("login_lost") is True)
-
-    def is_alive(self, wall: float) -> bool:
-        """Say whether its life lasts; what was born in the future has an age nobody knows."""
-        return -_FUTURE <= wall - self.born < self.lifetime
-
-    def at(self, now: Moment, *, app_id: str) -> Token | None:
-        """Return it as a token whose age is counted by the wall clock; None when its life is over."""
-        if not self.is_alive(now.wall):
-            return None
-        born = Moment(now.steady - max(0.0, now.wall - self.born), self.born)
-        return Token(
-            self.value,
-            born,
-            self.lifetime,
-            Source.STORE,
-            self.identity,
-            self.own_login,
-            app_id=app_id,
-            marks=self.marks,
-            login_lost=self.login_lost,
-        )
-
-    def content(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
-        return {name: getattr(self, name) for name in sorted(_TOKEN_KEYS)}
+def token_content(token: Token) -> dict[str, Any]:
+    """Return what is stored of a token, as JSON can hold it."""
+    return {"born": token.born.wall} | {name: getattr(token, name) for name in sorted(_STORED - {"born"})}
 
 
-_TOKEN_KEYS: Final = frozenset(StoredToken.__slots__)
+def read_token(content: object) -> Token | None:
+    """Return the token in `content` if everything about it is sound; only the wall clock knows of its birth, see `aged`."""
+    if not isinstance(content, dict) or content.keys() | {"login_lost"} != _STORED:
+        return None
+    value, born, lifetime = content["value"], content["born"], content["lifetime"]
+    identity, own_login, marks = content["identity"], content["own_login"], content["marks"]
+    # The value becomes a header field: nothing but a token may come out of a file.
+    if not isinstance(value, str) or well_formed(value) != value:
+        return None
+    if not _is_number(born) or not _is_number(lifetime) or not SHORTEST_LIFETIME <= lifetime <= LONGEST_LIFETIME:
+        return None
+    if not isinstance(identity, str | None) or not isinstance(own_login, bool) or not isinstance(marks, dict):
+        return None
+    if not all(isinstance(mark, list) and len(mark) == 2 for mark in marks.values()):
+        return None
+    lost = content.get("login_lost") is True
+    birth = Moment(float("-inf"), float(born))
+    return Token(value, birth, float(lifetime), Source.STORE, identity, own_login, marks=marks, login_lost=lost)
+
+
+def is_alive(token: Token, wall: float) -> bool:
+    """Say whether its life lasts by the wall clock; what was born in the future has an age nobody knows."""
+    return -_FUTURE <= wall - token.born.wall < token.lifetime
+
+
+def aged(token: Token, now: Moment, *, app_id: str) -> Token | None:
+    """Return a stored token as one whose age is counted by both clocks; None when its life is over."""
+    if not is_alive(token, now.wall):
+        return None
+    born = Moment(now.steady - max(0.0, now.wall - token.born.wall), token.born.wall)
+    return replace(token, born=born, app_id=app_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +139,7 @@ def _is_refusals(content: object) -> bool:
 class Entry:
     """All that is stored for one binding. `refused`: by slow salted hashes of the secrets, the latest last."""
 
-    token: StoredToken | None = None
+    token: Token | None = None
     refused: Refused = field(default_factory=dict)
     written: float = 0.0
     pause: StoredPause = StoredPause()
@@ -179,7 +154,7 @@ class Entry:
             return None
         entry = cls(refused=refused, written=written)
         if (token := content.get("token")) is not None:
-            entry.token = StoredToken.read(token)
+            entry.token = read_token(token)
             if entry.token is None:
                 return None
         entry.pause = StoredPause.read(content.get("pause"))
@@ -189,7 +164,7 @@ class Entry:
         """Return what JSON can hold."""
         return {
             "written": self.written,
-            "token": None if self.token is None else self.token.content(),
+            "token": None if self.token is None else token_content(self.token),
             **refused_content(self.refused),
             "pause": [self.pause.failures, self.pause.began, self.pause.seconds],
         }
@@ -218,7 +193,7 @@ def render(entries: Entries, wall: float) -> bytes:
     stored = {
         key: entry
         for key, entry in entries.items()
-        if entry.refused or entry.pause.failures_at(wall) or (entry.token is not None and entry.token.is_alive(wall))
+        if entry.refused or entry.pause.failures_at(wall) or (entry.token is not None and is_alive(entry.token, wall))
     }
     newest = sorted(stored, key=lambda key: stored[key].written)[-_MOST_ENTRIES:]
     content = {"version": _VERSION, "entries": {key: stored[key].content() for key in newest}}

@@ -23,7 +23,17 @@ from typing import Final, ParamSpec, TypeVar
 from proxy.clock import Clock
 from proxy.core.token import Moment, Token
 from proxy.session.stores import Binding, Entered, Right, Stored, StoreUnusable, Turn, turned_away
-from proxy.session.stores.entries import LARGEST, Entries, Entry, StoredPause, StoredToken, parse, render, with_refusals
+from proxy.session.stores.entries import (
+    LARGEST,
+    Entries,
+    Entry,
+    StoredPause,
+    aged,
+    is_alive,
+    parse,
+    render,
+    with_refusals,
+)
 from proxy.session.stores.file_right import FileRight, LockFile, Sign
 from proxy.session.stores.fingerprints import Fingerprints, fingerprint_of
 
@@ -94,9 +104,9 @@ class FileStore:
 
         def change(entry: Entry) -> bool:
             stored = entry.token
-            if (stored and stored.value) != expected and (expected is not None or (stored and stored.is_alive(wall))):
+            if (stored and stored.value) != expected and (expected is not None or (stored and is_alive(stored, wall))):
                 return False
-            entry.token = StoredToken.of(token)
+            entry.token = token
             return True
 
         return await self._change(binding, change)
@@ -197,7 +207,7 @@ class FileStore:
         entry = entries.get(binding.key, Entry())
         ours = self._fingerprints.find(entry.refused, secrets)
         stored = Stored(
-            None if entry.token is None else entry.token.at(now, app_id=binding.app_id),
+            None if entry.token is None else aged(entry.token, now, app_id=binding.app_id),
             {} if ours is None else entry.refused[ours],
             entry.pause.failures_at(now.wall),
             entry.pause.left(now.wall),

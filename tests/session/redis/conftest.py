@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from proxy.session.stores.redis import scripts
 from proxy.session.stores.redis.place import Place
-from tests.session.redis.replicas import Replica, place_of
+from proxy.session.stores.redis.scripts import Script
+from tests.session.redis.replicas import RedisClock, Replica, TimedScript, place_of
 from tests.session.redis.servers import WHERE, Cluster, Sentinels, Server, Tls
 
 NEEDS_REDIS = pytest.mark.skipif(WHERE is None, reason="redis-server is not installed")
@@ -118,6 +120,16 @@ def cluster(whole_cluster: Cluster) -> Cluster:
     return whole_cluster
 
 
+@pytest.fixture
+def redis_clock(monkeypatch: pytest.MonkeyPatch) -> RedisClock:
+    """The clock of all the Redis of a test; who names it may set it."""
+    clock = RedisClock()
+    for name, script in vars(scripts).copy().items():
+        if isinstance(script, Script):
+            monkeypatch.setattr(scripts, name, TimedScript(script, clock))
+    return clock
+
+
 Build = Callable[..., Replica]
 
 
@@ -132,4 +144,4 @@ async def replica() -> AsyncIterator[Build]:
         return built[-1]
 
     yield build
-    await asyncio.gather(*(one.close() for one in built))
+    await asyncio.gather(*(one.store.close() for one in built))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import ssl
-import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +13,7 @@ from proxy.core.store_url import parse_store_url
 from proxy.core.token import Token
 from proxy.session.stores import Binding, Turn
 from proxy.session.stores.redis.place import Place
+from proxy.session.stores.redis.scripts import Script
 from proxy.session.stores.redis.store import RedisStore
 from tests.session.fakes import APP, FakeClock
 
@@ -39,6 +38,43 @@ class Watched:
         self.reconnects += 1
 
 
+class RedisClock:
+    """The clock of the Redis of a test, as the product's scripts see it."""
+
+    def __init__(self) -> None:
+        #: Seconds by which it is set forward.
+        self.ahead = 0
+        #: A clock that it shows instead.
+        self.shows: FakeClock | None = None
+
+    @property
+    def time(self) -> str:
+        """What stands in a script in place of a question for the time."""
+        if self.shows is not None:
+            seconds, micro = divmod(round(self.shows.steady * 1_000_000), 1_000_000)
+            return f"{{{seconds}, {micro}}}"
+        return f"(function(t) return {{t[1] + {self.ahead}, t[2]}} end)(redis.call('TIME'))"
+
+
+class TimedScript:
+    """One of the product's scripts, on a Redis with such a clock."""
+
+    def __init__(self, script: Script[Any], clock: RedisClock) -> None:
+        self._script = script
+        self._clock = clock
+        self.name = script.name
+        self.read = script.read
+
+    @property
+    def source(self) -> str:
+        assert self._script.source.count("redis.call('TIME')") == 1
+        return self._script.source.replace("redis.call('TIME')", self._clock.time)
+
+    @property
+    def sha(self) -> str:
+        return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
 class Replica:
     """One process of a fleet, with a clock that stands still; Redis's own goes on."""
 
@@ -47,28 +83,13 @@ class Replica:
         self.binding = binding
         self.clock = clock or FakeClock()
         self.seen = Watched()
-        self._opened: list[RedisStore] = []
-        self.store = self._open()
-
-    def _open(self, now: Callable[[], float] | None = None) -> RedisStore:
-        store = RedisStore(
+        self.store = RedisStore(
             lambda: self.place,
             binding=lambda: self.binding,
             clock=self.clock,
             warn=self.seen.warnings.append,
             watch=self.seen,
-            now=now,
         )
-        self._opened.append(store)
-        return store
-
-    async def close(self) -> None:
-        """Close what was opened."""
-        await asyncio.gather(*(store.close() for store in self._opened))
-
-    def grow_older(self, seconds: float) -> None:
-        """Start anew, and count so many seconds more than Redis does, whose own time goes on."""
-        self.store = self._open(lambda: time.time() + seconds)
 
     def token(self, value: str = "one.token.", **more: Any) -> Token:
         return Token(value, self.clock.now(), 600, **more)

@@ -49,15 +49,10 @@ class CardCash:
 
 
 def keeper_on(
-    place: Place,
-    cardcash: CardCash,
-    *,
-    warn: Callable[[str], None],
-    observer: Recorder | None = None,
-    now: Callable[[], float] | None = None,
+    place: Place, cardcash: CardCash, *, warn: Callable[[str], None], observer: Recorder | None = None
 ) -> SessionKeeper:
     binding = Binding("https://cardcash.example", "app-id")
-    store = RedisStore(lambda: place, binding=lambda: binding, clock=CLOCK, warn=warn, watch=Watched(), now=now)
+    store = RedisStore(lambda: place, binding=lambda: binding, clock=CLOCK, warn=warn, watch=Watched())
     return SessionKeeper(cardcash, store=store, clock=CLOCK, observer=observer or Recorder(), policy=Policy())
 
 

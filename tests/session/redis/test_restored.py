@@ -13,7 +13,7 @@ from proxy.core.dialect import Candidate
 from proxy.session.keeper import SessionKeeper
 from proxy.session.stores import Turn
 from tests.session.redis.conftest import Build
-from tests.session.redis.replicas import place_of
+from tests.session.redis.replicas import RedisClock, place_of
 from tests.session.redis.servers import Server
 from tests.session.redis.test_herd import CardCash, keeper_on
 
@@ -39,13 +39,10 @@ def whoever_writes(server: Server) -> Iterator[Callable[[], Callable[[], None]]]
 
 
 @contextlib.asynccontextmanager
-async def two_keepers(
-    server: Server, ahead: Callable[[], float]
-) -> AsyncIterator[tuple[CardCash, list[SessionKeeper]]]:
-    """Two replicas on a Redis whose clock is so many seconds ahead."""
+async def two_keepers(server: Server) -> AsyncIterator[tuple[CardCash, list[SessionKeeper]]]:
+    """Two replicas that hold one token."""
     cardcash = CardCash()
-    now = lambda: time.time() + ahead()  # noqa: E731
-    keepers = [keeper_on(place_of(server.url), cardcash, warn=pytest.fail, now=now) for _ in range(2)]
+    keepers = [keeper_on(place_of(server.url), cardcash, warn=pytest.fail) for _ in range(2)]
     for keeper in keepers:
         await keeper.token()
     yield cardcash, keepers
@@ -70,7 +67,7 @@ def accounts(keepers: list[SessionKeeper]) -> list[str | None]:
 
 
 async def test_an_account_that_was_given_up_does_not_come_back_with_an_entry_of_that_time(server: Server) -> None:
-    async with two_keepers(server, lambda: 0) as (cardcash, keepers):
+    async with two_keepers(server) as (cardcash, keepers):
         log_in(keepers[0], "a@x.com")
         await catch_up(keepers)
         assert accounts(keepers) == ["a@x.com"] * 2
@@ -128,10 +125,12 @@ async def test_what_is_stored_again_is_newer_than_what_it_was(replica: Build, se
         assert await other.stored() is None
 
 
-async def test_a_token_lives_no_longer_than_it_does_whatever_stands_beside_it(replica: Build, server: Server) -> None:
+async def test_a_token_lives_no_longer_than_it_does_whatever_stands_beside_it(
+    replica: Build, server: Server, redis_clock: RedisClock
+) -> None:
     one, other = replica(server), replica(server)
     await one.save()
-    other.grow_older(700)
+    redis_clock.ahead = 700
     with whoever_writes(server) as copy:
         copy()()  # it stays in Redis for longer
     for key in server.command("KEYS", "*"):
@@ -141,14 +140,15 @@ async def test_a_token_lives_no_longer_than_it_does_whatever_stands_beside_it(re
 
 
 @pytest.mark.parametrize("ahead", [-HOUR, HOUR])
-async def test_a_clock_of_redis_that_is_set_costs_nothing_and_ages_stay_right(server: Server, ahead: float) -> None:
-    now = 0.0
-    async with two_keepers(server, lambda: now) as (cardcash, keepers):
+async def test_a_clock_of_redis_that_is_set_costs_nothing_and_ages_stay_right(
+    server: Server, redis_clock: RedisClock, ahead: int
+) -> None:
+    async with two_keepers(server) as (cardcash, keepers):
         held = keepers[0].held
         assert held is not None
-        now = ahead
+        redis_clock.ahead = ahead
         await catch_up(keepers)
-        newcomer = keeper_on(place_of(server.url), cardcash, warn=pytest.fail, now=lambda: time.time() + now)
+        newcomer = keeper_on(place_of(server.url), cardcash, warn=pytest.fail)
         found = await newcomer.token()
         assert (found.value, cardcash.sessions) == (held.value, 1)
         assert abs(found.born.steady - held.born.steady) < 1
@@ -156,32 +156,33 @@ async def test_a_clock_of_redis_that_is_set_costs_nothing_and_ages_stay_right(se
         await newcomer.close()
 
 
-async def test_a_clock_of_redis_that_is_set_back_in_a_renewal_costs_no_second_call(server: Server) -> None:
-    now = 0.0
-    async with two_keepers(server, lambda: now) as (cardcash, keepers):
+async def test_a_clock_of_redis_that_is_set_back_in_a_renewal_costs_no_second_call(
+    server: Server, redis_clock: RedisClock
+) -> None:
+    async with two_keepers(server) as (cardcash, keepers):
         held = keepers[0].held
         assert held is not None
         cardcash.began.clear()
         renewing = [asyncio.create_task(keeper.renew(rejected=held)) for keeper in keepers]
         await cardcash.began.wait()
-        now = -HOUR
+        redis_clock.ahead = -HOUR
         tokens = await asyncio.gather(*renewing)
         assert ({token.value for token in tokens}, cardcash.sessions) == ({"session.2."}, 2)
 
 
 async def test_a_clock_of_redis_that_is_set_back_makes_no_right_and_no_pause_longer(
-    replica: Build, server: Server
+    replica: Build, server: Server, redis_clock: RedisClock
 ) -> None:
     one, other = replica(server), replica(server)
     assert await one.enters() is Turn.GRANTED
     await one.store.take_login_turn()
-    other.grow_older(-HOUR)
+    redis_clock.ahead = -HOUR
     assert await other.enters() is Turn.BUSY
     assert 0 < await other.store.take_login_turn() <= 5
-    other.grow_older(-HOUR + 6)
+    redis_clock.ahead = -HOUR + 6
     assert await other.enters() is Turn.GRANTED
     assert await other.store.take_login_turn() == 0
     await other.store.failed(5)
     assert await other.enters() is Turn.PAUSED
-    other.grow_older(-2 * HOUR)
+    redis_clock.ahead = -2 * HOUR
     assert await other.enters() is Turn.GRANTED

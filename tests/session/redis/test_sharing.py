@@ -11,7 +11,7 @@ from proxy.session.stores import Right, Turn
 from proxy.session.stores.redis.scripts import LEASE
 from tests.session.redis.conftest import Build
 from tests.session.redis.relay import relay_to
-from tests.session.redis.replicas import SECRETS
+from tests.session.redis.replicas import SECRETS, RedisClock
 from tests.session.redis.servers import Server
 
 
@@ -27,12 +27,14 @@ async def test_a_token_has_the_same_age_for_all_however_their_clocks_are_set(rep
     assert found.expires_wall - other.clock.wall == pytest.approx(token.expires_wall - one.clock.wall, abs=0.5)
 
 
-async def test_a_token_grows_older_in_redis_and_is_gone_at_its_end(replica: Build, server: Server) -> None:
+async def test_a_token_grows_older_in_redis_and_is_gone_at_its_end(
+    replica: Build, server: Server, redis_clock: RedisClock
+) -> None:
     one, other = replica(server), replica(server)
     await one.save()
-    other.grow_older(100)
+    redis_clock.ahead = 100
     assert (await other.found()).born.steady == pytest.approx(other.clock.steady - 100, abs=0.5)
-    other.grow_older(601)
+    redis_clock.ahead = 601
     assert await other.stored() is None
     assert await other.save("two.token.")
 

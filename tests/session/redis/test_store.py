@@ -13,7 +13,7 @@ from proxy.session.stores.redis.scripts import LEASE
 from proxy.session.stores.redis.store import RedisStore
 from tests.session import store_contract
 from tests.session.fakes import FakeClock
-from tests.session.redis.replicas import Watched, place_of
+from tests.session.redis.replicas import RedisClock, Watched, place_of
 from tests.session.redis.servers import Cluster, Server
 
 
@@ -31,19 +31,14 @@ class OnRedis:
         return str(where.url)
 
     @pytest.fixture
-    async def make_for(self, where: Place, clock: FakeClock) -> AsyncIterator[Callable[[Binding], SharedStore]]:
+    async def make_for(
+        self, where: Place, clock: FakeClock, redis_clock: RedisClock
+    ) -> AsyncIterator[Callable[[Binding], SharedStore]]:
         made: list[RedisStore] = []
+        redis_clock.shows = clock
 
         def make(binding: Binding) -> SharedStore:
-            store = RedisStore(
-                lambda: where,
-                binding=lambda: binding,
-                clock=clock,
-                warn=pytest.fail,
-                watch=Watched(),
-                # Redis's time goes on; the contract's stands still.
-                now=lambda: clock.steady,
-            )
+            store = RedisStore(lambda: where, binding=lambda: binding, clock=clock, warn=pytest.fail, watch=Watched())
             made.append(store)
             return store
 

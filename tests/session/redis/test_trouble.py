@@ -20,7 +20,7 @@ from proxy.session.stores.redis.diagnosis import GRANTS, FailureKind
 from tests.session.redis.conftest import Build
 from tests.session.redis.raw import answering
 from tests.session.redis.relay import relay_to
-from tests.session.redis.replicas import MINE, SECRETS, Replica, as_somebody, place_of
+from tests.session.redis.replicas import MINE, SECRETS, RedisClock, Replica, as_somebody, place_of
 from tests.session.redis.servers import Cluster, Server, free_port, wait_for
 
 HUSH = "hush-hush"
@@ -500,12 +500,14 @@ async def test_an_evicted_token_is_not_there(replica: Build, own_server: Server)
     assert await one.save("two.token.")
 
 
-async def test_of_two_holders_after_a_pause_of_redis_one_token_wins(replica: Build, server: Server) -> None:
+async def test_of_two_holders_after_a_pause_of_redis_one_token_wins(
+    replica: Build, server: Server, redis_clock: RedisClock
+) -> None:
     one, other = replica(server), replica(server)
     base = one.token()
     await one.store.save(base, replaces=None)
     assert await one.enters(base) is Turn.GRANTED
-    other.grow_older(6)
+    redis_clock.ahead = 6
     assert await other.enters(base) is Turn.GRANTED
     saved = await asyncio.gather(one.save("mine.token.", replaces=base), other.save("their.token.", replaces=base))
     assert saved.count(True) == 1

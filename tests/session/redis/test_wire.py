@@ -197,5 +197,5 @@ async def test_what_comes_unasked_ends_a_connection_and_is_no_answer_to_what_is_
         await gone.wait()
     assert await one.stored() == "one.token."
     assert one.seen.reconnects == 1
-    await one.close()
+    await one.store.close()
     listener.close()

@@ -1,18 +1,17 @@
 """A token, and what CardCash refused, as they are stored: encrypted, authenticated, and read with suspicion all the same.
 
 Of a token everything is, also when it was born and stored: whoever may write to Redis but has no key can put back what was
-there before, and no more. Its times are microseconds by Redis's clock, so no machine's matters.
+there before, and no more. Its times are Redis's, so no machine's clock matters.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from proxy.core.token import Moment, Token
-from proxy.session.stores.entries import Refused, StoredToken, read_refused, refused_content
-from proxy.session.stores.redis.scripts import MICRO
+from proxy.session.stores.entries import Refused, aged, read_refused, read_token, refused_content, token_content
 from proxy.session.stores.redis.vault import Vault
 
 #: Bytes; the longest token that is taken from CardCash is 8 KiB.
@@ -21,24 +20,23 @@ _LARGEST: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SealedToken:
-    """A token as it is stored; `stored` grows with each that takes the place of another."""
+    """A token as it is stored, born by Redis's clock; `stored` (its microseconds) grows with each that replaces another."""
 
-    content: StoredToken
-    born: int
+    content: Token
     stored: int
 
     def seal(self, vault: Vault) -> bytes:
         """Encrypt it."""
-        content = self.content.content() | {"born": self.born, "stored": self.stored}
-        return vault.seal("token", json.dumps(content, separators=(",", ":")).encode())
+        return _sealed("token", token_content(self.content) | {"stored": self.stored}, vault)
 
-    def token(self, now: int, *, asked: Moment, app_id: str) -> Token | None:
-        """Return the token, its birth in our own clocks; it was `now` when Redis was asked. None: it is over.
+    def token(self, now: float, *, asked: Moment, app_id: str) -> Token | None:
+        """Return the token, its birth in our own clocks; it was `now` (Redis's seconds) when Redis was asked.
 
-        Or it was born in the future, and has an age nobody knows: a clock was set back.
+        None: it is over. Or it was born in the future, and has an age nobody knows: a clock was set back.
         """
         # By the steady clock too: the wall clock may be set at any time.
-        return replace(self.content, born=asked.wall - (now - self.born) / MICRO).at(asked, app_id=app_id)
+        born = Moment(self.content.born.steady, asked.wall - (now - self.content.born.wall))
+        return aged(replace(self.content, born=born), asked, app_id=app_id)
 
 
 def open_token(blob: bytes, vault: Vault) -> SealedToken | None:
@@ -46,19 +44,23 @@ def open_token(blob: bytes, vault: Vault) -> SealedToken | None:
     content = _opened("token", blob, vault)
     if not isinstance(content, dict) or not isinstance(stored := content.pop("stored", None), int):
         return None
-    token = StoredToken.read(content)
-    return None if token is None else SealedToken(token, round(token.born), stored)
+    token = read_token(content)
+    return None if token is None else SealedToken(token, stored)
 
 
 def seal_refusals(refused: Refused, vault: Vault) -> bytes:
     """Encrypt what CardCash refused, by slow salted hashes of the secrets that it is about."""
-    return vault.seal("refusals", json.dumps(refused_content(refused), separators=(",", ":")).encode())
+    return _sealed("refusals", refused_content(refused), vault)
 
 
 def open_refusals(sealed: bytes, vault: Vault) -> Refused:
     """Read what CardCash refused; nothing when anything about it is unsound."""
     content = _opened("refusals", sealed, vault)
     return (read_refused(content) if isinstance(content, dict) else None) or {}
+
+
+def _sealed(what: str, content: dict[str, Any], vault: Vault) -> bytes:
+    return vault.seal(what, json.dumps(content, separators=(",", ":")).encode())
 
 
 def _opened(what: str, sealed: bytes, vault: Vault) -> object:

@@ -5,8 +5,6 @@ All of a binding is in one hash, so one node of a cluster serves it, also while 
 `until`, `forget` the pause · `refused` what CardCash refused. Times are microseconds by Redis's own clock, so it does not
 matter how the replicas' are set; what has expired by it counts as not there, and so does what lasts for longer than
 anything that is written, because the clock was set back since. Needs Redis 5 for TIME before a write.
-
-The first argument of each script is the time that counts instead, for tests; empty otherwise.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ _COMMON: Final = (
     + """
 -- Lua's numbers are doubles, exact up to 2^53 microseconds, the year 2255
 local time = redis.call('TIME')
-local now = tonumber(ARGV[1]) or time[1] * 1000000 + time[2]
+local now = time[1] * 1000000 + time[2]
 local names = {'tag', 'born', 'life', 'blob', 'renewal', 'login_turn', 'failures', 'until', 'forget', 'refused'}
 local found = redis.pcall('HMGET', KEYS[1], unpack(names))
 -- a type that we never gave it counts as nothing
@@ -130,41 +128,41 @@ end
 )
 
 # name of what was seen last
-_LOOK: Final = "return answer('look', ARGV[2])"
+_LOOK: Final = "return answer('look', ARGV[1])"
 
 # name of what was seen last, owner, tag that is no news, whether neither news nor a pause counts, tag of what does not count
 _ENTER: Final = """
-if ARGV[5] == '0' then
+if ARGV[4] == '0' then
   local verdict
   local tag = token()
   local _, pause = paused()
-  if tag and tag ~= '?' and tag ~= ARGV[4] and tag ~= ARGV[6] then
+  if tag and tag ~= '?' and tag ~= ARGV[3] and tag ~= ARGV[5] then
     verdict = 'news'
   elseif pause > 0 then
     verdict = 'paused'
   end
   if verdict then
-    leave('renewal', ARGV[3])
-    return answer(verdict, ARGV[2])
+    leave('renewal', ARGV[2])
+    return answer(verdict, ARGV[1])
   end
 end
-if anothers('renewal', ARGV[3]) > 0 then return answer('busy', ARGV[2]) end
-give('renewal', ARGV[3])
-return answer('granted', ARGV[2])
+if anothers('renewal', ARGV[2]) > 0 then return answer('busy', ARGV[1]) end
+give('renewal', ARGV[2])
+return answer('granted', ARGV[1])
 """
 
 # the time that was reckoned with, expected tag ('': nothing), tag, born, life, blob
 _SAVE: Final = """
 local function answered(verdict) return {verdict, number(now)} end
 local tag, blob = token()
-if math.abs((tonumber(ARGV[2]) or 0) - now) > OFF then return answered('clock') end
-if (tag or '') ~= ARGV[3] then
+if math.abs((tonumber(ARGV[1]) or 0) - now) > OFF then return answered('clock') end
+if (tag or '') ~= ARGV[2] then
   -- the same bytes: it was stored by this very call, whose answer was lost
-  return answered(blob == ARGV[7] and 'saved' or 'lost')
+  return answered(blob == ARGV[6] and 'saved' or 'lost')
 end
-local left = tonumber(ARGV[5]) + tonumber(ARGV[6]) - now
+local left = tonumber(ARGV[4]) + tonumber(ARGV[5]) - now
 if left > 0 then
-  write(left, 'tag', ARGV[4], 'born', ARGV[5], 'life', ARGV[6], 'blob', ARGV[7])
+  write(left, 'tag', ARGV[3], 'born', ARGV[4], 'life', ARGV[5], 'blob', ARGV[6])
 elseif tag and not is_foreign then
   redis.call('HDEL', KEYS[1], 'tag', 'born', 'life', 'blob')
 end
@@ -174,18 +172,18 @@ return answered('saved')
 # owner, microseconds of the pause
 _FAILED: Final = """
 local failures, pause = paused()
-pause = math.min(math.max(pause, tonumber(ARGV[3])), PAUSE)
-leave('renewal', ARGV[2])
+pause = math.min(math.max(pause, tonumber(ARGV[2])), PAUSE)
+leave('renewal', ARGV[1])
 write(pause + FAILURES, 'failures', failures + 1, 'until', number(now + pause), 'forget', number(now + pause + FAILURES))
 return '1'
 """
 
 # sealed refusals ('': none, whatever there is), those that were read
 _REFUSE: Final = """
-if ARGV[2] == '' then
+if ARGV[1] == '' then
   erase('refused')
-elseif (f.refused or '') == ARGV[3] then
-  write(REFUSED, 'refused', ARGV[2])
+elseif (f.refused or '') == ARGV[2] then
+  write(REFUSED, 'refused', ARGV[1])
 else
   return '0'
 end
@@ -194,22 +192,22 @@ return '1'
 
 # A right, owner. Answers how long another may have it.
 _TAKE: Final = """
-local left = anothers(ARGV[2], ARGV[3])
-if left == 0 then give(ARGV[2], ARGV[3]) end
+local left = anothers(ARGV[1], ARGV[2])
+if left == 0 then give(ARGV[1], ARGV[2]) end
 return number(left)
 """
 
 # A right, owner.
 _EXTEND: Final = """
-if holder(ARGV[2]) ~= ARGV[3] then return '0' end
-give(ARGV[2], ARGV[3])
+if holder(ARGV[1]) ~= ARGV[2] then return '0' end
+give(ARGV[1], ARGV[2])
 return '1'
 """
 
 # A right, owner, whether the pause is over too.
 _LEAVE: Final = """
-leave(ARGV[2], ARGV[3])
-if ARGV[4] == '1' then erase('failures', 'until', 'forget') end
+leave(ARGV[1], ARGV[2])
+if ARGV[3] == '1' then erase('failures', 'until', 'forget') end
 return '1'
 """
 
@@ -217,7 +215,7 @@ return '1'
 _PROBE: Final = """
 write(1000000, 'probe', '1')
 redis.call('DEL', KEYS[1])
-return number(time[1] * 1000000 + time[2])
+return number(now)
 """
 
 

@@ -17,7 +17,7 @@ from typing import Final
 from proxy.clock import Clock
 from proxy.core.token import Moment, Token
 from proxy.session.stores import Binding, Entered, Right, Stored, StoreWatch, Turn
-from proxy.session.stores.entries import StoredToken, with_refusals
+from proxy.session.stores.entries import with_refusals
 from proxy.session.stores.fingerprints import Fingerprints, fingerprint_of
 from proxy.session.stores.redis import scripts
 from proxy.session.stores.redis.client import RedisClient, RedisUnavailable, Urgency
@@ -53,15 +53,12 @@ class RedisStore:
         clock: Clock,
         warn: Callable[[str], None],
         watch: StoreWatch,
-        now: Callable[[], float] | None = None,
     ) -> None:
         self._place = place
         self._binding = binding
         self._clock = clock
         self._warn = warn
         self._client = RedisClient(place, watch=watch)
-        #: Seconds that count in place of Redis's time, for tests.
-        self._now = now
         self.patience = random.uniform(*_PATIENCE)  # noqa: S311 - spreads, guards nothing
         #: Whose the rights are that are given to this one.
         self._me = random_secrets.token_hex(16)
@@ -136,9 +133,11 @@ class RedisStore:
             asked = self._clock.now()
             # What Redis's clock says now and said at its birth, as far as we know.
             now, born = (_micro(moment.steady) + self._ahead for moment in (asked, token.born))
-            sealed = SealedToken(StoredToken.of(token), min(born, now), max(self._newest.get(vault.id, 0) + 1, now))
+            born = min(born, now)
+            birth = replace(token.born, wall=born / MICRO)
+            sealed = SealedToken(replace(token, born=birth), max(self._newest.get(vault.id, 0) + 1, now))
             blob = sealed.seal(vault)
-            arguments = now, expected, tag, sealed.born, _micro(token.lifetime), blob
+            arguments = now, expected, tag, born, _micro(token.lifetime), blob
             verdict, then = await self._run(scripts.SAVE, *arguments, vault=vault, urgency=urgency)
             self._ahead = then - _micro(asked.steady)
             return verdict, _Seen(vault.id, blob[:NAME], sealed, replace(token, app_id=binding.app_id))
@@ -246,7 +245,7 @@ class RedisStore:
                 self._has_warned = True
                 self._warn(_UNREADABLE)
             return None
-        token = sealed.token(reply.now, asked=asked, app_id=app_id)
+        token = sealed.token(reply.now / MICRO, asked=asked, app_id=app_id)
         if token is None or sealed.stored < self._newest.get(vault.id, 0):
             self._in_place = _Nothing(reply.tag, is_outdated=True)
             return None
@@ -272,8 +271,7 @@ class RedisStore:
         """Run a script on what belongs to the binding of this moment, or to that of the vault."""
         vault = vault or (await self._vault())[0]
         key = f"{self._place().url.prefix}{vault.id}{suffix}"
-        now = "" if self._now is None else _micro(self._now())
-        return await self._client.run(script, key, (now, *arguments), urgency)
+        return await self._client.run(script, key, arguments, urgency)
 
     def _holds(self, right: Right, is_ours: bool) -> bool:
         (self._held.add if is_ours else self._held.discard)(right)
