@@ -37,7 +37,7 @@ from proxy.session.stores.factory import check_store, open_store
 from proxy.settings import Settings
 from proxy.store_place import StorePlace
 from proxy.upstream import Origin, Response, Upstream, error_kinds
-from proxy.upstream.tunnel import open_tunnel
+from proxy.upstream.dial import dial
 from proxy.watched_files import CaWatch, SecretsWatch
 
 #: Seconds of difference to CardCash's clock that are told of; tokens live for minutes.
@@ -148,7 +148,7 @@ class _Patient:
         first = self._tunnel or self._origin
         self._host, self._port = first.host, first.port
         self._addresses: list[tuple[str, int]] = []
-        self._reached: str | None = None
+        self._reached = False
         self._secured = False
         self._answered: RawHeaders | None = None
         self._session: Token | None = None
@@ -180,7 +180,7 @@ class _Patient:
                 failed[address] = error_kinds.connecting(error, address).kind
                 continue
             seconds[address] = time.perf_counter() - began
-            self._reached = self._reached or address
+            self._reached = True
             writer.close()
         good = ", ".join(f"{address} port {self._port} in {took * 1000:.0f} ms" for address, took in seconds.items())
         bad = "; ".join(f"{address}: {kind.replace('_', ' ')}" for address, kind in failed.items())
@@ -198,8 +198,7 @@ class _Patient:
 
     async def security(self) -> Step:
         """Make a TLS handshake as the proxy does, and read the certificate."""
-        address = self._reached
-        if address is None:
+        if not self._reached:
             return _skipped("no connection")
         if self._origin.scheme == "http":
             self._secured = True
@@ -208,36 +207,22 @@ class _Patient:
             context = CaWatch(self._settings.upstream.ca_file).context
         except ValueError as error:
             return _failed(str(error).rstrip("."), "check upstream.ca_file")
+        handshake = _Handshake()
         try:
-            async with asyncio.timeout(self._settings.upstream.connect_timeout):
-                tls = await self._handshake(address, context)
-        except UpstreamUnreachable as error:
-            return _failed(_cause(error), "check HTTPS_PROXY, or set upstream.trust_env to false")
-        except ssl.SSLError as error:
-            return _failed(_cause(error_kinds.connecting(error, self._origin.host)), certificate.advice(error))
-        except OSError as error:
-            failure = error_kinds.connecting(error, self._origin.host)
-            return _failed(_cause(failure), advice_for_kind(failure.kind))
-        self._secured = True
-        detail, to_do = certificate.describe(tls, time.time())
-        return _warning(detail, to_do) if to_do else _ok(detail)
-
-    async def _handshake(self, address: str, context: ssl.SSLContext) -> ssl.SSLObject:
-        loop = asyncio.get_running_loop()
-        if self._tunnel is None:
-            transport, _ = await loop.create_connection(
-                asyncio.Protocol, address, self._port, ssl=context, server_hostname=self._origin.host
+            await dial(
+                handshake,
+                self._origin,
+                ssl_context=context,
+                timeout=self._settings.upstream.connect_timeout,
+                proxy=self._tunnel,
             )
-        else:
-            sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-            sock.setblocking(False)
-            await loop.sock_connect(sock, (address, self._port))
-            plain = await open_tunnel(sock, self._tunnel, self._origin)
-            upgraded = await loop.start_tls(plain, asyncio.Protocol(), context, server_hostname=self._origin.host)
-            transport = cast("asyncio.Transport", upgraded)
-        tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
-        transport.abort()
-        return tls
+        except UpstreamUnreachable as error:
+            reason = error.__cause__
+            to_do = certificate.advice(reason) if isinstance(reason, ssl.SSLError) else advice_for_kind(error.kind)
+            return _failed(str(error).partition(";")[0].rstrip("."), to_do)
+        self._secured = True
+        detail, to_do = certificate.describe(handshake.tls, time.time())
+        return _warning(detail, to_do) if to_do else _ok(detail)
 
     @asynccontextmanager
     async def _calls(self) -> AsyncIterator[SessionCalls]:
@@ -324,6 +309,16 @@ class _Patient:
         return _ok(text)
 
 
+class _Handshake(asyncio.Protocol):
+    """Ends the connection as soon as TLS is agreed on."""
+
+    tls: ssl.SSLObject
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.tls = transport.get_extra_info("ssl_object")
+        cast("asyncio.Transport", transport).abort()
+
+
 class _Noting:
     """Sends session calls, and keeps the heads of their answers."""
 
@@ -336,10 +331,6 @@ class _Noting:
         response = await self._upstream.send(method=method, head=head, body=body)
         self._patient.noted(response.headers)
         return response
-
-
-def _cause(error: UpstreamUnreachable) -> str:
-    return str(error).partition(";")[0].rstrip(".")
 
 
 def _parted(sentence: str, otherwise: str = "") -> tuple[str, str]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from typing import Any, Final
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs
+
+from proxy.core.lenient import CodedTooDeep, decodings, folded, visible
 
 _FORM: Final = b"application/x-www-form-urlencoded"
 _UTF8: Final = frozenset({b"utf-8", b"utf8"})
@@ -21,8 +22,6 @@ _BLANKS: Final = " \t\r\n"
 #: A field of a form's customer that is not about whose login it is; `customer[email]` is looked at by itself.
 _CUSTOMER_FIELD: Final = re.compile(r"customer\[[A-Za-z_]+\]\Z")
 _IN_FORMS: Final = re.compile("[&;=]")
-#: Percent-decoding is repeated until nothing changes; a name that is coded deeper is refused.
-_DEEPEST_CODING: Final = 8
 
 
 class AmbiguousLogin(ValueError):
@@ -96,16 +95,16 @@ def _names_in_form(text: str) -> list[str]:
 
 
 def _decoded(name: str) -> str:
-    for _ in range(_DEEPEST_CODING):
-        if "%" not in name or (decoded := unquote(name)) == name:
-            return name
-        name = decoded
-    raise AmbiguousLogin
+    try:
+        *_, last = decodings(name.encode("utf-8", "surrogatepass"))
+    except CodedTooDeep:
+        raise AmbiguousLogin from None
+    return last.decode("utf-8", "replace")
 
 
 def _folded(name: str) -> str:
-    """Write a name as the most lenient reader would: compatible characters as one, no case, nothing invisible."""
-    return "".join(filter(str.isprintable, unicodedata.normalize("NFKC", name).casefold()))
+    """Write a name as the most lenient reader would."""
+    return visible(folded(name))
 
 
 def _tells_whose(name: str) -> bool:

@@ -7,11 +7,11 @@ paths is taken for one, whatever its method, and only the plain spelling with PO
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
 from proxy.core.errors import BadRequest
+from proxy.core.lenient import folded, visible
 from proxy.core.path_readings import Route
 from proxy.core.route_names import VERSION
 
@@ -54,15 +54,11 @@ def _names(view: str) -> Iterator[str]:
     if segments[-1].startswith("."):
         yield _joined(segments[:-1])  # `/session/.json`: a format for some
     if not view.isascii() or not view.isprintable() or "%u" in view:
-        folded = [unicodedata.normalize("NFKC", _CODED.sub(_character, segment)).casefold() for segment in segments]
-        yield _joined(folded)
-        yield _joined(["".join(filter(str.isprintable, segment)) for segment in folded])
+        alike = [folded(_CODED.sub(lambda coded: chr(int(coded[1], 16)), segment)) for segment in segments]
+        yield _joined(alike)
+        yield _joined(list(map(visible, alike)))
 
 
 def _joined(segments: list[str]) -> str:
     names = [found[0] if (found := _NAME.search(segment)) else "" for segment in segments]
     return "/" + "/".join(names).rstrip("/")
-
-
-def _character(coded: re.Match[str]) -> str:
-    return chr(int(coded[1], 16))

@@ -7,17 +7,14 @@ send it.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from proxy.core.errors import BadRequest
+from proxy.core.lenient import CodedTooDeep, decodings, folded
 from proxy.core.route_names import OTHER, VERSION, is_account_path, template_of
 
-#: Percent-decoding is repeated until nothing changes; a path coded deeper than this is refused by every deny rule.
-_DEEPEST_CODING: Final = 8
 #: More lenient readings than this are not looked at; a path that has more is refused by every deny rule too.
 _MOST_LENIENT: Final = 32
 #: Characters of all readings together, so that no path holds up everybody else; twice what a path of 256 bytes can need.
@@ -110,23 +107,20 @@ def _views(path: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
     found: dict[str, None] = {}
     lenient: dict[str, None] = {}
     unreadable = False
-    current = path.encode()
-    for _ in range(_DEEPEST_CODING):
-        text = current.decode("utf-8", "replace").casefold()
-        unreadable = unreadable or "\ufffd" in text or _UNREADABLE.search(text) is not None
-        readings = [text, text.replace("\\", "/")] if "\\" in text else [text]
-        if ";" in text:
-            readings += [re.sub(r";[^/]*", "", reading) for reading in readings]
-        for view in map(_normalised, map(work.on, readings)):
-            found.pop(view, None)  # what is read later stands later
-            found[view] = None
-        if not unreadable and _LENIENT.search(text):
-            lenient.update(dict.fromkeys(map(_normalised, _lenient_readings(text, work))))
-            unreadable = len(lenient) > _MOST_LENIENT
-        if b"%" not in current or (decoded := unquote_to_bytes(current)) == current:
-            break
-        current = decoded
-    else:
+    try:
+        for current in decodings(path.encode()):
+            text = current.decode("utf-8", "replace").casefold()
+            unreadable = unreadable or "\ufffd" in text or _UNREADABLE.search(text) is not None
+            readings = [text, text.replace("\\", "/")] if "\\" in text else [text]
+            if ";" in text:
+                readings += [re.sub(r";[^/]*", "", reading) for reading in readings]
+            for view in map(_normalised, map(work.on, readings)):
+                found.pop(view, None)  # what is read later stands later
+                found[view] = None
+            if not unreadable and _LENIENT.search(text):
+                lenient.update(dict.fromkeys(map(_normalised, _lenient_readings(text, work))))
+                unreadable = len(lenient) > _MOST_LENIENT
+    except CodedTooDeep:
         unreadable = True
     return tuple(found), tuple(view for view in lenient if view not in found)[:_MOST_LENIENT], unreadable
 
@@ -149,7 +143,7 @@ def _lenient_readings(text: str, work: _Work) -> Iterable[str]:
     """Read with compatibility characters folded, cut at a ? or #, and trimmed segments, each alone and all together."""
     readings = {text: None}
     for change in (
-        lambda reading: unicodedata.normalize("NFKC", reading).casefold(),
+        folded,
         lambda reading: re.sub(r"[?#].*", "", reading),
         lambda reading: reading.replace("\\", "/"),
         lambda reading: re.sub(r";[^/]*", "", reading),

@@ -75,8 +75,9 @@ class Rule:
     @classmethod
     def of(cls, *, allow: bool, methods: Iterable[str], path: str) -> Rule:
         """Compile a rule; a glob without a version segment matches every version."""
-        glob = path.casefold() if path not in ("", "*") else "/**"
-        glob = glob if glob.startswith(("/", "*")) else "/" + glob
+        # Without its slash a glob would match nothing, and what a deny should have denied would pass.
+        path = "/**" if path in ("", "*") else path if path.startswith(("/", "*")) else f"/{path}"
+        glob = path.casefold()
         return cls(allow, frozenset(m.upper() for m in methods), path, _Glob(glob), not re.match(r"/v[0-9]", glob))
 
     def matches(self, method: str, route: Route) -> bool:

@@ -93,9 +93,6 @@ def _glob(value: object) -> str:
     text = "" if value is None else as_text(value)
     if not text:
         raise Bad("has no path; write /** for all paths")
-    if text == "*":
-        return "/**"
     if has_control_characters(text):
         raise Bad(f"the path {shown(text)} has control characters")
-    # Without its slash a glob would match nothing, and what a deny should have denied would pass.
-    return text if text.startswith(("/", "*")) else f"/{text}"
+    return text

@@ -17,7 +17,6 @@ from typing import Any, cast
 from proxy.core.errors import UpstreamUnreachable
 from proxy.core.values import Origin
 from proxy.upstream import error_kinds
-from proxy.upstream.connection import Connection
 from proxy.upstream.tunnel import ProxyTunnel, open_tunnel
 
 # RFC 8305, section 8: "Connection Attempt Delay" of 250 ms.
@@ -27,7 +26,7 @@ _Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 
 
 async def dial(
-    connection: Connection,
+    connection: asyncio.BaseProtocol,
     origin: Origin,
     *,
     ssl_context: ssl.SSLContext | None,
@@ -60,7 +59,7 @@ async def dial(
         raise failure from error
 
 
-async def _direct(connection: Connection, origin: Origin, ssl_context: ssl.SSLContext | None) -> None:
+async def _direct(connection: asyncio.BaseProtocol, origin: Origin, ssl_context: ssl.SSLContext | None) -> None:
     sock = await _socket(origin.host, origin.port)
     # From here the transport owns the socket, also when this is cancelled.
     await asyncio.get_running_loop().create_connection(
@@ -72,7 +71,7 @@ async def _direct(connection: Connection, origin: Origin, ssl_context: ssl.SSLCo
 
 
 async def _through(
-    transport: asyncio.Transport, connection: Connection, origin: Origin, ssl_context: ssl.SSLContext | None
+    transport: asyncio.Transport, connection: asyncio.BaseProtocol, origin: Origin, ssl_context: ssl.SSLContext | None
 ) -> None:
     loop = asyncio.get_running_loop()
     try:

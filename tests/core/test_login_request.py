@@ -192,6 +192,7 @@ def test_a_json_login_with_a_second_email_for_another_reader_is_ambiguous(body: 
         b"&customer_email=b@example.com",
         b"&customer[x][email]=b@example.com",
         b"&email=b@example.com",
+        b"&%EF%25BD%2583ustomer=b@example.com",  # a wide c, whose bytes are coded at different depths
         b"&" + b"%" + b"25" * 20 + b"41=x",
     ],
 )
