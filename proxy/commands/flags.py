@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: What the names of options begin with that are settings'.
-_SETTING = "setting:"
-
 
 def _formatter(*, prog: str) -> argparse.HelpFormatter:
     """As wide as the terminal; argparse would ask shutil, at each flag, which costs `health` a quarter of its time."""
@@ -159,15 +156,16 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings", "each also as an environment variable, say CARDCASH_UPSTREAM__ORIGIN")
     for leaf in leaves().values():
         text = argparse.SUPPRESS if leaf.hidden else help_of(leaf).replace("%", "%%")
-        group.add_argument(leaf.flag, metavar="VALUE", dest=_SETTING + leaf.path, help=text)
+        group.add_argument(leaf.flag, metavar="VALUE", dest=leaf.path, help=text)
 
 
 def load(options: argparse.Namespace) -> Loaded:
     """Load the settings. Raises `BadUsage` with all faults."""
     from proxy.settings import SettingsError, load
+    from proxy.settings.model import leaves
 
-    given = {name: value for name, value in vars(options).items() if name.startswith(_SETTING) and value is not None}
+    given = {name: text for name, text in vars(options).items() if name in leaves() and text is not None}
     try:
-        return load(config=options.config, flags={name.removeprefix(_SETTING): text for name, text in given.items()})
+        return load(config=options.config, flags=given)
     except SettingsError as error:
         raise BadUsage(*error.faults) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +12,7 @@ from proxy.core.secret import Secret
 from proxy.core.store_url import StoreUrl
 from proxy.core.values import Bad, Origin, is_loopback
 from proxy.settings.files import SecretForm, loads, read_secret_file
-from proxy.settings.model import CONFIG_VARIABLE, ORIGINS, Settings, built, leaves
+from proxy.settings.model import CONFIG_VARIABLE, ORIGINS, Session, Settings, built, leaves
 from proxy.settings.parsing import file_path
 from proxy.settings.proxy_variables import proxy_variables
 from proxy.settings.sources import Given, Layer, from_environment, from_file, from_flags
@@ -74,8 +74,8 @@ def load(
     # What an unreadable file would have held is unknown: nothing is called missing, or at odds with another, then.
     whole = not any(layer.unusable for layer in layers)
     if whole and not faulty & {"app_id", "app_id_file"} and not any("app_id" in layer.given for layer in layers):
-        empty = any("app_id" in layer.empty for layer in layers)
-        faults.append(_MISSING_APP_ID + (" (CARDCASH_APP_ID is there, but empty)" if empty else ""))
+        empty = " (CARDCASH_APP_ID is there, but empty)" if "CARDCASH_APP_ID" in environ else ""
+        faults.append(_MISSING_APP_ID + empty)
 
     # What is faulty has its default below, so that the rest can still be cross-checked.
     values: dict[str, Any] = {"app_id": Secret("placeholder")}
@@ -152,7 +152,7 @@ def _cross_checks(
     def named(path: str) -> str:
         return f"{path} ({where[path]})"
 
-    upstream, session, limits, workers = settings.upstream, settings.session, settings.limits, settings.workers
+    upstream, limits, workers = settings.upstream, settings.limits, settings.workers
     origin = Origin.parse(upstream.origin)
     if origin.scheme == "http" and not is_loopback(origin.host) and not upstream.allow_plain_http:
         yield (
@@ -165,28 +165,8 @@ def _cross_checks(
             proxy_variables(upstream.origin, environ)
         except Bad as bad:
             yield {"upstream.trust_env"}, str(bad)
-    for pair in _PAIRS:
-        there, missing = sorted(pair, key=lambda path: leaves()[path].value_in(settings) is None)
-        if leaves()[there].value_in(settings) is not None and leaves()[missing].value_in(settings) is None:
-            leaf = leaves()[missing]
-            advice = f"set {leaf.variable} or {leaf.file.path}" if leaf.file else f"set {missing}"
-            yield (
-                {*pair, f"{missing}_file"},
-                f"{missing} is missing, though {named(there)} is set; {advice}, or remove {there}",
-            )
-    for name in ("store_ca_file", "store_cert_file", "store_cert_key_file"):
-        has_tls = isinstance(session.store, StoreUrl) and session.store.tls
-        if getattr(session, name) is not None and not has_tls:
-            yield (
-                {"session.store", "session.store_file", f"session.{name}"},
-                f"{named(f'session.{name}')} is for TLS, and {named('session.store')} has none; use rediss://, or remove it",
-            )
-    cert, key = session.store_cert_file, session.store_cert_key_file
-    if cert and key and not loads(cert, key):
-        yield (
-            {"session.store_cert_file", "session.store_cert_key_file"},
-            f"{named('session.store_cert_file')} and its key cannot be used: no certificate and its own key in PEM form",
-        )
+    yield from _lone_halves(settings, named)
+    yield from _store_checks(settings.session, named)
     wide = [str(address) for address in settings.listen if not address.loopback]
     if wide and settings.callers.allowed_networks is None:
         yield (
@@ -212,4 +192,34 @@ def _cross_checks(
             {"limits.replay_body", "limits.replay_total", "workers"},
             f"{named('limits.replay_body')}: one body may take more than limits.replay_total{split} allows for all; "
             "lower it, or raise limits.replay_total",
+        )
+
+
+def _lone_halves(settings: Settings, named: Callable[[str], str]) -> Iterator[tuple[set[str], str]]:
+    """Yield which of two settings that say something only together is missing."""
+    for pair in _PAIRS:
+        there, missing = sorted(pair, key=lambda path: leaves()[path].value_in(settings) is None)
+        if leaves()[there].value_in(settings) is not None and leaves()[missing].value_in(settings) is None:
+            leaf = leaves()[missing]
+            advice = f"set {leaf.variable} or {leaf.file.path}" if leaf.file else f"set {missing}"
+            yield (
+                {*pair, f"{missing}_file"},
+                f"{missing} is missing, though {named(there)} is set; {advice}, or remove {there}",
+            )
+
+
+def _store_checks(session: Session, named: Callable[[str], str]) -> Iterator[tuple[set[str], str]]:
+    """Yield what is wrong between the settings of a Redis."""
+    has_tls = isinstance(session.store, StoreUrl) and session.store.tls
+    for name in ("store_ca_file", "store_cert_file", "store_cert_key_file"):
+        if getattr(session, name) is not None and not has_tls:
+            yield (
+                {"session.store", "session.store_file", f"session.{name}"},
+                f"{named(f'session.{name}')} is for TLS, and {named('session.store')} has none; use rediss://, or remove it",
+            )
+    cert, key = session.store_cert_file, session.store_cert_key_file
+    if cert and key and not loads(cert, key):
+        yield (
+            {"session.store_cert_file", "session.store_cert_key_file"},
+            f"{named('session.store_cert_file')} and its key cannot be used: no certificate and its own key in PEM form",
         )

@@ -50,8 +50,6 @@ class Layer:
     faults: list[str] = field(default_factory=list)
     #: Paths whose value is a fault already, so that nobody calls them missing.
     broken: set[str] = field(default_factory=set)
-    #: Paths of empty environment variables, which count as not set.
-    empty: set[str] = field(default_factory=set)
     #: The source as a whole could not be read.
     unusable: bool = False
 
@@ -83,8 +81,6 @@ def from_environment(environ: Mapping[str, str]) -> Layer:
             strangers[f"environment variable {called} is not a setting{hint}"] += 1
         elif value.strip() or leaf.empty_counts:
             layer.given[leaf.path] = Given(value, f"environment variable {variable}")
-        else:
-            layer.empty.add(leaf.path)
     layer.faults += [said + (f" ({number} such variables)" if number > 1 else "") for said, number in strangers.items()]
     return layer
 
@@ -136,8 +132,8 @@ def from_file(path: Path, named_by: str) -> Layer:
         leaf = leaves()[name]
         try:
             value = values.of(node)
-        except Unreadable as error:
-            layer.refuse(name, where, str(error))
+        except (Unreadable, RecursionError) as error:
+            layer.refuse(name, where, str(error) if isinstance(error, Unreadable) else "is nested too deeply")
             return
         if value is not None:
             layer.given[name] = Given(value, where)

@@ -97,21 +97,15 @@ class Values:
                 yield key.value, key, value
 
     def of(self, node: yaml.Node) -> object:
-        """Return a text, a bool, None, or a list or mapping of such. Raises `Unreadable`."""
-        try:
-            return self._of(node)
-        except RecursionError:
-            raise Unreadable("is nested too deeply") from None
-
-    def _of(self, node: yaml.Node) -> object:
+        """Return a text, a bool, None, or a list or mapping of such. Raises `Unreadable`, and RecursionError."""
         # What stands in the file once may be meant a billion times, by aliases of aliases.
         self._unfolded += 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
         if self._unfolded > LARGEST_FILE:
             raise Unreadable("its aliases unfold to more than a file may hold")
         if isinstance(node, yaml.SequenceNode):
-            return [self._of(item) for item in node.value]
+            return [self.of(item) for item in node.value]
         if isinstance(node, yaml.MappingNode):
-            return {name: self._of(value) for name, _, value in self.keys(node)}
+            return {name: self.of(value) for name, _, value in self.keys(node)}
         if not node.tag.startswith("tag:yaml.org,2002:"):
             # A password such as !abc would silently become an empty text.
             raise Unreadable("a value that begins with ! must be put in quotes")
