@@ -7,11 +7,12 @@ refreshed token without them has lost the login. Unreadable claims prove nothing
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from proxy.core.dialect import claims_of
+from proxy.core.dialect import Candidate, claims_of
 from proxy.core.login_request import same_account
-from proxy.core.token import Token
+from proxy.core.token import Moment, Source, Token
 
 #: Claims that differ between any two tokens (RFC 7519, 4.1).
 _ALWAYS_DIFFERENT: Final = frozenset({"iat", "exp", "nbf", "jti"})
@@ -66,14 +67,42 @@ def shows_another(found: str, held: str, account: str | None) -> bool:
     return any(what in known or account is None for what in strange) or (bool(strange) and len(strange) == len(shown))
 
 
-def is_of_the_held(found: str, held: Token) -> bool:
-    """Say whether a token found in an answer to a request with `held` may take its place."""
-    return not shows_another(found, held.value, held.identity) and not has_lost_login(held.marks, found)
-
-
 def contradicts(found: str, *, account: str) -> bool:
     """Say whether the token of a login as `account` shows the e-mail of another."""
     return any("@" in value and not same_account(value, account) for value in _identity_in(found).values())
+
+
+def logged_in(session: Token, found: Candidate | None, *, account: str, own: bool, now: Moment) -> Token:
+    """Make the token of a login as `account`: one that brought none of its own has logged in the session's.
+
+    `own`: it is a caller's own login.
+    """
+    token = replace(session, source=Source.LOGIN, identity=account, own_login=own, login_lost=False)
+    if found is None or found.repeats(session.value):
+        return token
+    marks = marks_of_login(session.value, found.value) if session.identity is None else session.marks
+    return replace(token, value=found.value, born=now, lifetime=found.lifetime, marks=marks)
+
+
+def refreshed(found: Candidate, *, sent_with: Token, now: Moment, login_as: str | None = None) -> Token | str:
+    """Make a token of what an answer to a request with `sent_with` brought, or say why not.
+
+    Not taken is what is unchanged, foreign (it shows another account than the held one) or anonymous where a login was.
+    `login_as` says that the request was a caller's own login.
+    """
+    value, known = sent_with.value, sent_with.identity
+    if login_as is not None:
+        if contradicts(found.value, account=login_as) or (known and shows_another(found.value, value, known)):
+            return "foreign"
+        return logged_in(sent_with, found, account=login_as, own=True, now=now)
+    if found.value == value:
+        return "unchanged"
+    if shows_another(found.value, value, known):
+        return "foreign"
+    if has_lost_login(sent_with.marks, found.value):
+        # CardCash refreshed the session and forgot who it was. The held token is the better one as long as it lives.
+        return "anonymous"
+    return replace(sent_with, value=found.value, born=now, lifetime=found.lifetime, source=Source.HARVEST)
 
 
 def _is_of(value: str, known: str | None, account: str | None) -> bool:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from proxy.clock import Clock
 from proxy.core import dialect
 from proxy.core.errors import Unavailable, UpstreamError
 from proxy.core.failed_calls import FailedCall, advice_for_answer, advice_for_kind, is_web_page, judge_failure
-from proxy.core.identity import is_of_the_held, marks_of_login
+from proxy.core.identity import logged_in, refreshed
 from proxy.core.rejections import Rejection, judge_rejection
 from proxy.core.token import Source, Token
 from proxy.session.call_sender import CallAnswer, CallClient, CallSender
@@ -131,22 +131,10 @@ class SessionCalls:
         )
         if 200 <= answer.status < 300:
             found = self._harvested(answer, credentials)
-            if found is not None and not found.repeats(session.value):
-                marks = marks_of_login(session.value, found.value)
-                return replace(
-                    session,
-                    value=found.value,
-                    born=answer.sent,
-                    lifetime=found.lifetime,
-                    source=Source.LOGIN,
-                    identity=email,
-                    marks=marks,
-                )
-            if is_web_page(answer.body):
+            if (found is None or found.repeats(session.value)) and is_web_page(answer.body):
                 # A page of the edge with 200 is no login.
                 raise _outage("the login", answer, "a web page")
-            # No new token: the session itself was logged in.
-            return replace(session, source=Source.LOGIN, identity=email)
+            return logged_in(session, found, account=email, own=False, now=answer.sent)
         verdict = judge_failure(answer.status, answer.body)
         if verdict is FailedCall.REJECTED:
             raise SessionTokenRejected(f"CardCash rejected a new session's token at login with {answer.status}.")
@@ -166,8 +154,9 @@ class SessionCalls:
         credentials = self.credentials
         answer = await self._call("GET", path, credentials, tries=1, token=token)
         found = self._harvested(answer, credentials)
-        if found is not None and found.value != token.value and is_of_the_held(found.value, token):
-            return replace(token, value=found.value, born=answer.sent, lifetime=found.lifetime, source=Source.HARVEST)
+        newer = None if found is None else refreshed(found, sent_with=token, now=answer.sent)
+        if isinstance(newer, Token):
+            return newer
         if judge_rejection(answer.status, answer.body) is not Rejection.NONE:
             raise SessionTokenRejected(f"CardCash rejected the token of the keep-alive call with {answer.status}.")
         return None

@@ -11,9 +11,9 @@ from enum import Enum
 from typing import Final
 
 from proxy.core.dialect import Candidate, Malformed
-from proxy.core.identity import contradicts, has_lost_login, marks_of_login, shows_another
+from proxy.core.identity import refreshed
 from proxy.core.login_request import same_account
-from proxy.core.token import Freshness, Moment, Source, Token, Windows
+from proxy.core.token import Freshness, Moment, Token, Windows
 from proxy.session.obstacles import Failure
 from proxy.session.renewal import Renewal
 
@@ -42,32 +42,6 @@ class Stays:
 def is_over(token: Token, now: Moment) -> bool:
     """Say whether the token has expired by our reckoning."""
     return Windows.of(token, 0).freshness(now) is Freshness.EXPIRED
-
-
-def refreshed(found: Candidate, *, sent_with: Token, login_as: str | None, now: Moment) -> Token | str:
-    """Make a token of what an answer to a request with `sent_with` brought, or say why not.
-
-    Not taken is what is unchanged, foreign (it shows another account than the held one) or anonymous where a login was.
-    """
-    if login_as is not None:
-        known = sent_with.identity
-        if contradicts(found.value, account=login_as) or (known and shows_another(found.value, sent_with.value, known)):
-            return "foreign"
-        marks = marks_of_login(sent_with.value, found.value) if sent_with.identity is None else sent_with.marks
-        token = replace(
-            sent_with, identity=login_as, own_login=True, marks=marks, login_lost=False, source=Source.LOGIN
-        )
-        if found.repeats(sent_with.value):
-            return token
-        return replace(token, value=found.value, born=now, lifetime=found.lifetime)
-    if found.value == sent_with.value:
-        return "unchanged"
-    if shows_another(found.value, sent_with.value, sent_with.identity):
-        return "foreign"
-    if has_lost_login(sent_with.marks, found.value):
-        # CardCash refreshed the session and forgot who it was. The held token is the better one as long as it lives.
-        return "anonymous"
-    return replace(sent_with, value=found.value, born=now, lifetime=found.lifetime, source=Source.HARVEST)
 
 
 def shown(token: Token) -> tuple[str, str | None, bool]:

@@ -8,13 +8,20 @@ from typing import Any
 
 import pytest
 
-from proxy.core.identity import contradicts, has_lost_login, is_of_the_held, marks_of_login, shortened, shows_another
+from proxy.core.dialect import Candidate
+from proxy.core.identity import contradicts, has_lost_login, marks_of_login, refreshed, shortened, shows_another
 from proxy.core.token import Moment, Token
 
 
 def jwt(**claims: Any) -> str:
     parts = (json.dumps({"alg": "HS256"}), json.dumps(claims), "signature")
     return ".".join(base64.urlsafe_b64encode(part.encode()).rstrip(b"=").decode() for part in parts)
+
+
+def found_with(held: Token, found: str) -> str:
+    """The value that is held after an answer to a request with `held` brought `found`, or why that is not taken."""
+    brought = refreshed(Candidate(found, 900), sent_with=held, now=Moment(1.0, 1.0))
+    return brought.value if isinstance(brought, Token) else brought
 
 
 #: (anonymous, logged in, refreshed with the login, refreshed without it)
@@ -126,22 +133,22 @@ def test_what_the_login_brought_and_is_there_with_another_value_is_not_lost() ->
 
 
 @pytest.mark.parametrize(
-    ("found", "takes_its_place"),
+    ("found", "why_not"),
     [
-        (jwt(customerId=5, n=2), True),
-        (jwt(customerId=7, n=2), False),  # another's
-        (jwt(n=2), False),  # nobody's any more
-        ("not.a.jwt", True),  # nothing shows
+        (jwt(customerId=5, n=2), None),
+        (jwt(customerId=7, n=2), "foreign"),
+        (jwt(n=2), "anonymous"),
+        ("not.a.jwt", None),  # nothing shows
     ],
 )
 def test_a_token_in_an_answer_takes_the_place_of_the_held_one_if_it_is_of_the_same(
-    found: str, takes_its_place: bool
+    found: str, why_not: str | None
 ) -> None:
     held = Token(jwt(customerId=5, n=1), Moment(0.0, 0.0), identity=ME, marks={"customerId": [None, 5]})
-    assert is_of_the_held(found, held) is takes_its_place
+    assert found_with(held, found) == (why_not or found)
 
 
 def test_a_token_with_the_email_of_the_account_takes_the_place_of_one_that_shows_nothing() -> None:
     held = Token(jwt(n=1), Moment(0.0, 0.0), identity=ME)
-    assert is_of_the_held(jwt(email=ME), held)
-    assert not is_of_the_held(jwt(email="you@x.example"), held)
+    assert found_with(held, jwt(email=ME)) == jwt(email=ME)
+    assert found_with(held, jwt(email="you@x.example")) == "foreign"

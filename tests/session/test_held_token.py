@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from proxy.core.dialect import Candidate, Malformed
+from proxy.core.identity import refreshed
 from proxy.core.token import Moment, Source, Token, Windows
 from proxy.session.cardcash_calls import Credentials
-from proxy.session.held_token import LAST_MOMENT, Due, HeldToken, Stays, gives_way, refreshed
+from proxy.session.held_token import LAST_MOMENT, Due, HeldToken, Stays, gives_way
 from proxy.session.obstacles import Failure
 from proxy.session.renewal import Renewal
 
