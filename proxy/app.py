@@ -337,7 +337,7 @@ class Proxy:
         """Let gauges be read when they are scraped, so that they cost nothing in between."""
         metrics, keeper, upstream = self.metrics, self.keeper, self.upstream
         metrics.in_flight.set_function(lambda: self.guard.in_flight)
-        metrics.expiry.set_function(lambda: keeper.status().expires_wall or 0.0)
+        metrics.expiry.set_function(lambda: 0.0 if keeper.held is None else keeper.held.expires_wall)
         metrics.waiters.set_function(lambda: keeper.waiters)
         metrics.replay_bytes.set_function(lambda: buffered.used)
         metrics.connections.labels("idle").set_function(lambda: upstream.idle_connections)

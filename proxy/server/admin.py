@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from proxy.core.errors import SessionUnavailable
-from proxy.core.identity import shortened
 from proxy.server.guard import Guard
 from proxy.server.reports import Process, Processes
 from proxy.session.keeper import SessionKeeper
@@ -56,7 +55,6 @@ class OwnProcess:
             starting.append("starting")
         if self.eager and not self.keeper.first_renewal_over.is_set():
             starting.append("the first session is being made")
-        session = self.keeper.status()
         return {
             "starting": starting,
             "draining": self.life.draining,
@@ -67,27 +65,7 @@ class OwnProcess:
             "not_alive": self.not_alive(),
             "events": self.events.snapshot(),
             "traffic": self.traffic.snapshot(),
-            "session": {
-                "state": session.state,
-                "expires_at": _iso(session.expires_wall),
-                "expires_in_seconds": _rounded(session.expires_in),
-                "renews_in_seconds": _rounded(session.renews_in),
-                "lifetime_seconds": _rounded(session.lifetime),
-                "window_seconds": _rounded(session.window),
-                "source": session.source,
-                "identity": shortened(session.identity),
-                "identity_from_caller": session.own_login,
-                "identity_lost": session.identity_lost,
-                "latched": session.refused,
-                "advice": session.refusal,
-                "refused": sorted(self.keeper.refusals),
-                "paused_seconds": round(session.paused_for, 3),
-                "failures_in_a_row": session.failures,
-                "renewing": session.renewing,
-                "waiters": session.waiters,
-                "renewals": session.renewals,
-                "harvests": session.harvests,
-            },
+            "session": self.keeper.status(),
             "store": {**self.store(), "pending": self.keeper.pending, "alone": self.keeper.alone},
             "upstream": {
                 "origin": self.origin,
@@ -123,11 +101,3 @@ def _resident_mb() -> float | None:
     except (OSError, ValueError, IndexError):
         return None  # not Linux
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
-
-
-def _iso(wall: float | None) -> str | None:
-    return None if wall is None else datetime.fromtimestamp(wall, UTC).isoformat(timespec="seconds")
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 1)

@@ -61,6 +61,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from proxy.clock import Clock
 from proxy.core.attempts import Verdict
@@ -76,11 +77,11 @@ from proxy.session.probes import Probes
 from proxy.session.renewal import OPERATOR
 from proxy.session.renewals import Renewals
 from proxy.session.shared import ALL_HAVE_LOOKED, Shared
-from proxy.session.status import Status, describe
+from proxy.session.status import describe
 from proxy.session.stores import SharedStore
 from proxy.tasks import Tasks
 
-__all__ = ["RENEWAL_DEADLINE", "Calls", "Observer", "Policy", "SessionKeeper", "Status"]
+__all__ = ["RENEWAL_DEADLINE", "Calls", "Observer", "Policy", "SessionKeeper"]
 
 
 class SessionKeeper:
@@ -353,8 +354,8 @@ class SessionKeeper:
         """How many callers wait for a renewal."""
         return self._renewals.waiters
 
-    def status(self) -> Status:
-        """Describe the session as it is now."""
+    def status(self) -> dict[str, Any]:
+        """Describe the session as it is now, under the names of `/status`."""
         return describe(
             self._held,
             self._obstacles,

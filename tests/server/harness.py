@@ -366,6 +366,12 @@ class Running:
     def host(self) -> bytes:
         return b"127.0.0.1:%d" % self.port
 
+    @property
+    def account(self) -> str | None:
+        """Whose session it holds."""
+        held = self.proxy.keeper.held
+        return None if held is None or self.proxy.keeper.identity_lost else held.identity
+
     async def caller(self, *, port: int | None = None, path: str | None = None) -> Caller:
         if path is not None:
             reader, writer = await asyncio.open_unix_connection(path, limit=1 << 22)

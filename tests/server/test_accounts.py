@@ -173,7 +173,7 @@ async def test_a_caller_that_leaves_during_its_login_does_not_undo_it(upstream: 
     caller.reset()
     await until(lambda: proxy.proxy.guard.in_flight == 0)
     go.set()
-    await until(lambda: proxy.proxy.keeper.status().identity == "me@example.com")
+    await until(lambda: proxy.account == "me@example.com")
 
 
 async def test_a_login_in_gzip_is_read_and_forwarded_as_it_came(upstream: CardCash, proxy: Running) -> None:

@@ -316,7 +316,7 @@ async def test_while_a_refused_login_is_tried_again_anonymous_answers_say_so(
         got = await proxy.ask("GET /carts")
         assert got.value("proxy-status") == b'cardcash-proxy; details="login-refused"'
     go.set()
-    await until(lambda: proxy.proxy.keeper.status().identity)
+    await until(lambda: proxy.account)
     assert (await proxy.ask("GET /carts")).value("proxy-status") is None
     if asked is not None:
         await asked

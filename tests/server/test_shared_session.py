@@ -39,7 +39,7 @@ def login(email: str = EMAIL, password: str = PASSWORD) -> bytes:
 async def test_a_callers_login_at_one_is_the_others_too(pair: tuple[Running, Running]) -> None:
     one, other = pair
     assert (await one.ask("POST /customers/login", JSON, body=login())).status == 200
-    await until(lambda: other.proxy.keeper.status().identity == EMAIL)
+    await until(lambda: other.account == EMAIL)
     mine, theirs = [(await proxy.ask("GET /carts")).json["cart"]["customerId"] for proxy in pair]
     assert mine == theirs
 
@@ -100,7 +100,7 @@ async def test_a_login_lost_at_one_is_lost_at_the_other_and_after_a_restart(
 ) -> None:
     one, other = pair
     assert (await one.ask("POST /customers/login", JSON, body=login())).status == 200
-    await until(lambda: other.proxy.keeper.status().identity == EMAIL)
+    await until(lambda: other.account == EMAIL)
     simulator.revoke_all()
     assert (await one.ask("GET /merchants/sell")).status == 200
     await until(lambda: other.proxy.keeper.identity_lost)
@@ -114,7 +114,7 @@ async def test_a_wrong_password_is_tried_once_by_all_and_an_operator_opens_it_fo
 ) -> None:
     settings = {"SESSION__STORE": f"file://{tmp_path}/session", "LOGIN__EMAIL": EMAIL, "LOGIN__PASSWORD": PASSWORD}
     proxies = [await start_proxy(origin=simulator.url, **settings) for _ in range(3)]
-    await until(lambda: all(proxy.proxy.keeper.status().identity for proxy in proxies))
+    await until(lambda: all(proxy.account for proxy in proxies))
     logins = simulator.calls["POST /v3/customers/login"]
     for proxy in proxies:
         proxy.proxy.keeper.use_credentials(Credentials(APP_ID, EMAIL, "wrong"))
@@ -132,13 +132,13 @@ async def test_a_right_password_after_a_change_costs_one_login_for_all(
 ) -> None:
     settings = {"SESSION__STORE": f"file://{tmp_path}/session", "LOGIN__EMAIL": EMAIL, "LOGIN__PASSWORD": PASSWORD}
     proxies = [await start_proxy(origin=simulator.url, **settings) for _ in range(3)]
-    await until(lambda: all(proxy.proxy.keeper.status().identity for proxy in proxies))
+    await until(lambda: all(proxy.account for proxy in proxies))
     logins = simulator.calls["POST /v3/customers/login"]
     simulator.configure(accounts={EMAIL: "changed"})
     for proxy in proxies:
         proxy.proxy.keeper.use_credentials(Credentials(APP_ID, EMAIL, "changed"))
     await asyncio.gather(*(proxy.ask("GET /carts") for proxy in proxies))
-    await until(lambda: not any(proxy.proxy.keeper.status().renewing for proxy in proxies))
+    await until(lambda: not any(proxy.proxy.keeper.status()["renewing"] for proxy in proxies))
     assert simulator.calls["POST /v3/customers/login"] == logins + 1
 
 
@@ -153,7 +153,7 @@ async def test_who_notices_a_changed_password_last_takes_over_what_the_first_has
         "SESSION__STORE": f"file://{tmp_path}/session",
     }
     first, last = [await start_proxy(origin=simulator.url, **settings) for _ in range(2)]
-    await until(lambda: first.proxy.keeper.status().identity and last.proxy.keeper.status().identity)
+    await until(lambda: first.account and last.account)
     logins = simulator.calls["POST /v3/customers/login"]
     held = first.proxy.keeper.held
     before = held and held.value
@@ -167,5 +167,5 @@ async def test_who_notices_a_changed_password_last_takes_over_what_the_first_has
         return [proxy.proxy.keeper.held.value for proxy in (first, last) if proxy.proxy.keeper.held is not None]
 
     # The secret is known a moment before the renewal begins.
-    await until(lambda: values()[0] == values()[1] != before and not last.proxy.keeper.status().renewing)
+    await until(lambda: values()[0] == values()[1] != before and not last.proxy.keeper.status()["renewing"])
     assert simulator.calls["POST /v3/customers/login"] == logins + 1

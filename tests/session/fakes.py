@@ -239,7 +239,7 @@ class House:
 
     def to_the_window(self) -> None:
         """Go to the half of the renewal window in which the background renewal acts."""
-        renews_in = self.keeper.status().renews_in
+        renews_in = self.keeper.status()["renews_in_seconds"]
         assert renews_in is not None
         self.clock.advance(renews_in + 1)
 

@@ -17,7 +17,7 @@ async def test_a_token_in_an_answer_to_the_held_token_is_adopted(house: House) -
     assert await house.keeper.token() is token
     assert (token.value, token.lifetime, token.source) == ("new.token.", 900, Source.HARVEST)
     house.keeper.offer(Candidate("newer.token.", 900), sent_with=token)
-    assert house.keeper.status().harvests == 2
+    assert house.keeper.status()["harvests"] == 2
 
 
 async def test_a_late_answer_never_overwrites_a_newer_token(house: House) -> None:

@@ -103,7 +103,7 @@ async def test_a_refused_application_id_is_not_tried_again(house: House) -> None
         assert caught.value.retry_after == 30
         house.clock.advance(3600)
     assert len(house.calls.sessions) == 1
-    assert house.keeper.status().refused == "app_id"
+    assert house.keeper.status()["latched"] == "app_id"
 
 
 async def test_with_the_application_id_refused_the_held_token_lives_on(house: House) -> None:
@@ -227,7 +227,7 @@ async def test_secrets_that_change_the_moment_a_renewal_begins_are_those_it_is_m
     changed = Credentials("other-app", ME, "other password")
     house.calls.on_login.append(SessionRefused("login", "Check it."))
     asking = asyncio.create_task(house.keeper.token())
-    while not house.keeper.status().renewing:
+    while not house.keeper.status()["renewing"]:
         await asyncio.sleep(0)
     house.keeper.use_credentials(changed)
     assert (await asking).app_id == "other-app"
@@ -282,7 +282,7 @@ async def test_a_changed_application_id_whose_login_is_refused_does_take_the_acc
     house.keeper.use_credentials(Credentials("other-app", ME, "password"))
     await settle()
     assert (house.held.app_id, house.held.identity) == ("other-app", None)
-    assert house.keeper.status().renewals == 2
+    assert house.keeper.status()["renewals"] == 2
 
 
 # CardCash forgets the login
@@ -414,7 +414,7 @@ async def test_a_keep_alive_whose_token_is_rejected_renews_and_flags_the_lost_lo
     await house.keeper.token()
     await settle()
     assert house.held.identity is None
-    assert house.keeper.status().identity_lost
+    assert house.keeper.status()["identity_lost"]
     assert house.seen.renewals[-2:] == [("keepalive", "failed"), ("rejected", "ok")]
 
 
@@ -441,8 +441,8 @@ async def test_a_lost_login_of_a_caller_is_flagged_once_until_the_next_login(hou
     else:
         await house.keeper.renew_now()
     assert house.held.identity is None
-    assert house.keeper.status().identity_lost
+    assert house.keeper.status()["identity_lost"]
     await house.keeper.renew_now()
     assert house.seen.losses == 1
     await own_login(house)
-    assert not house.keeper.status().identity_lost
+    assert not house.keeper.status()["identity_lost"]

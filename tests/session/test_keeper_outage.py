@@ -54,7 +54,7 @@ async def test_a_success_ends_the_outage_without_a_restart(house: House) -> None
     house.clock.advance(1)
     house.calls.down = None
     await house.keeper.token()
-    assert house.keeper.status().failures == 0
+    assert house.keeper.status()["failures_in_a_row"] == 0
     house.outage()
     with pytest.raises(SessionUnavailable) as caught:
         await house.keeper.renew(rejected=house.held)
@@ -139,10 +139,10 @@ async def test_the_same_token_again_after_a_rejection_is_handed_back_and_pauses(
     for _ in range(3):
         assert await house.keeper.renew(rejected=token) is token
     assert len(house.calls.sessions) == calls + 1
-    assert house.keeper.status().paused_for == 1
+    assert house.keeper.status()["paused_seconds"] == 1
     house.clock.advance(1)
     assert await house.keeper.renew(rejected=token) is token
-    assert house.keeper.status().paused_for == 2
+    assert house.keeper.status()["paused_seconds"] == 2
 
 
 async def test_the_same_token_again_is_never_logged_in(build: Build) -> None:
@@ -198,4 +198,4 @@ async def test_a_token_rejected_while_it_is_given_again_is_asked_for_once_more_a
     assert await rejected is token
     assert len(house.calls.sessions) == 3
     assert house.seen.renewals[-2:] == [("window", "superseded"), ("rejected", "same_token")]
-    assert house.keeper.status().paused_for > 0
+    assert house.keeper.status()["paused_seconds"] > 0

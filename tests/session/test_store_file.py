@@ -135,8 +135,8 @@ async def test_a_restarted_keeper_goes_on_with_the_token_and_says_where_it_is_fr
     shop.clock.steady = 5.0
     second = build(clock=shop.clock, store=shop.store())
     await second.keeper.start(eager=True)
-    assert (second.held.value, second.keeper.status().source) == (held.value, "store")
-    assert second.keeper.status().expires_in == pytest.approx(held.lifetime - 60 - 5)
+    assert (second.held.value, second.keeper.status()["source"]) == (held.value, "store")
+    assert second.keeper.status()["expires_in_seconds"] == pytest.approx(held.lifetime - 60 - 5)
     assert second.calls.sessions == []
 
 

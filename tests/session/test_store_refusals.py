@@ -197,7 +197,7 @@ async def test_one_of_many_processes_tries_an_application_id_that_is_refused(wor
     assert all("app_id" in house.keeper.refusals for house in houses)
     # Who was not refused himself tells of no failure of his own.
     assert [house.seen.renewals for house in houses] == [[("start", "refused")], [], [], [], []]
-    assert [house.keeper.status().failures for house in houses] == [1] * 5
+    assert [house.keeper.status()["failures_in_a_row"] for house in houses] == [1] * 5
 
 
 async def test_an_anonymous_token_of_who_was_refused_does_not_do_for_whoever_can_log_in(world: World) -> None:

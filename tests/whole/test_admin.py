@@ -382,7 +382,7 @@ async def test_no_seconds_in_status_are_negative(upstream: CardCash, start_proxy
     await proxy.ask("GET /a")
     # Nothing renews it any more.
     proxy.proxy.keeper.refuse()
-    await until(lambda: proxy.proxy.keeper.status().state == "expired")
+    await until(lambda: proxy.proxy.keeper.status()["state"] == "expired")
     await asyncio.sleep(0.1)
     told = (await proxy.admin.ask("GET /status")).json
     assert told["session"]["state"] == "expired"

@@ -218,7 +218,7 @@ async def test_a_rotated_application_id_has_an_entry_of_its_own(
     await until(lambda: keeper.held is not None)
     old = keeper.held
     keeper.use_credentials(Credentials("rotated-app-id"))
-    await until(lambda: keeper.held is not old and not keeper.status().renewing)
+    await until(lambda: keeper.held is not old and not keeper.status()["renewing"])
     again = await start_proxy(origin=cardcash.url, SESSION__STORE=store, APP_ID="rotated-app-id")
     assert again.proxy.keeper.held is not None
     assert keeper.held is not None
