@@ -170,19 +170,14 @@ async def _whole(response: ResponseLike) -> bytes:
         response.close()  # whatever the page says, and however long it is
         return b""
     content = b""
-    while piece := await response.read():
+    while len(content) <= LONGEST_ANSWER and (piece := await response.read()):
         content += piece
-        if len(content) > LONGEST_ANSWER:
-            response.close()
-            raise _unusable("too long to be one of a session")
+    response.close()
     decoded = decode_answer(content, response.headers, limit=LONGEST_ANSWER)
     if decoded is None:
-        raise _unusable("in a coding that cannot be undone, or too long to be one of a session")
+        why = "too long to be one of a session, or in a coding that cannot be undone"
+        raise UpstreamInvalid(f"CardCash's answer is {why}.", kind="invalid", sent=True)
     return decoded
-
-
-def _unusable(why: str) -> UpstreamInvalid:
-    return UpstreamInvalid(f"CardCash's answer is {why}.", kind="invalid", sent=True)
 
 
 def retry_after(headers: RawHeaders, wall: float) -> float | None:
@@ -194,7 +189,7 @@ def retry_after(headers: RawHeaders, wall: float) -> float | None:
     if value.isascii() and value.isdigit():
         return float(value[:9])
     try:
-        date = parsedate_to_datetime(value)
-        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - wall)
+        # All three forms are in UTC; one of them does not say so.
+        return max(0.0, parsedate_to_datetime(value).replace(tzinfo=UTC).timestamp() - wall)
     except (ValueError, OverflowError, TypeError):
         return None

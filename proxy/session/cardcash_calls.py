@@ -16,7 +16,7 @@ from proxy.core.errors import Unavailable, UpstreamError
 from proxy.core.failed_calls import FailedCall, advice_for_answer, advice_for_kind, is_web_page, judge_failure
 from proxy.core.identity import logged_in, refreshed
 from proxy.core.rejections import Rejection, judge_rejection
-from proxy.core.token import Source, Token
+from proxy.core.token import Token
 from proxy.session.call_sender import CallAnswer, CallClient, CallSender
 
 
@@ -124,7 +124,7 @@ class SessionCalls:
             body=dialect.login_body(email, password),
             # A page of the edge never reached the login; a 429 may count against the account.
             passing=lambda answer: (
-                400 <= answer.status < 500
+                answer.status >= 400
                 and answer.status != 429
                 and judge_failure(answer.status, answer.body) is FailedCall.OUTAGE
             ),
@@ -166,7 +166,7 @@ class SessionCalls:
             wall = self._clock.now().wall
             found = dialect.session_token(answer.headers, answer.body, cookie=_cookie(credentials), wall=wall)
             if isinstance(found, dialect.Candidate):
-                return Token(found.value, answer.sent, found.lifetime, Source.SESSION, app_id=credentials.app_id)
+                return Token(found.value, answer.sent, found.lifetime, app_id=credentials.app_id)
             return _outage("POST /session", answer, "no token" if found is None else f"a token that is {found.fault}")
         if judge_failure(answer.status, answer.body) is FailedCall.REFUSED:
             return SessionRefused(

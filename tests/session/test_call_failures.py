@@ -48,7 +48,14 @@ async def calls(counted: list[str]) -> AsyncIterator[Make]:
 
 @pytest.mark.parametrize(
     ("reply", "kind"),
-    [(CLOSE, "reset_before_head"), (BROKEN_BODY, "reset_in_body"), (b"nonsense\r\n\r\n", "invalid")],
+    [
+        (CLOSE, "reset_before_head"),
+        (BROKEN_BODY, "reset_in_body"),
+        (b"nonsense\r\n\r\n", "invalid"),
+        (answer("200 OK", b"x" * 70_000), "invalid"),
+        (answer("200 OK", b"plain", "Content-Encoding: gzip"), "invalid"),
+    ],
+    ids=["closed", "broken off", "no HTTP", "too long", "not in its coding"],
 )
 async def test_what_the_upstream_breaks_is_counted_by_kind(
     calls: Make, counted: list[str], reply: bytes | str, kind: str

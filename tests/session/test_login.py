@@ -17,7 +17,8 @@ import pytest
 import trustme
 
 from proxy.core.errors import SessionUnavailable
-from proxy.core.token import Token
+from proxy.core.failed_calls import advice_for_answer
+from proxy.core.token import Moment, Source, Token
 from proxy.session.call_sender import CallAnswer
 from proxy.session.cardcash_calls import (
     Credentials,
@@ -51,6 +52,10 @@ async def calls() -> AsyncIterator[Call]:
             return calls_to(origin, stack, Credentials(APP, EMAIL, PASSWORD), **more)
 
         yield make
+
+
+def jwt(**claims: object) -> str:
+    return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b'=').decode()}.x"
 
 
 def held(value: str = TOKEN) -> Token:
@@ -146,7 +151,8 @@ async def test_credentials_changed_during_a_call_are_for_the_next(calls: Call) -
 )
 async def test_the_token_is_found_wherever_cardcash_puts_it(calls: Call, reply: bytes) -> None:
     async with serving(reply) as server:
-        assert (await calls(server.url).session(tries=1)).value == TOKEN
+        session = await calls(server.url).session(tries=1)
+    assert (session.value, session.app_id, session.source, session.identity) == (TOKEN, APP, Source.SESSION, None)
 
 
 BAD = {
@@ -162,6 +168,7 @@ BAD = {
     "page 403": answer("403 Forbidden", PAGE),
     "429": answer("429 Too Many Requests", REFUSAL),
     "408": answer("408 Request Timeout", REFUSAL),
+    "300": answer("300 Multiple Choices", b"", f"authorization: {TOKEN}"),
     "302": answer("302 Found", b"", "Location: http://127.0.0.1:1/"),
     "rejection": answer("400 Bad Request", NO),
     "empty 400": answer("400 Bad Request"),
@@ -201,7 +208,31 @@ async def test_a_login_without_a_token_of_its_own_logs_the_session_in(calls: Cal
     session = held()
     async with serving(answer("200 OK", b"{}")) as server:
         token = await calls(server.url).login(session, tries=1)
-    assert (token.value, token.identity, token.born) == (TOKEN, EMAIL, session.born)
+    assert (token.value, token.identity, token.born, token.source) == (TOKEN, EMAIL, session.born, Source.LOGIN)
+
+
+@pytest.mark.parametrize("again", [TOKEN, "no-jwt"])
+async def test_nor_does_one_that_brings_the_sessions_token_again_or_none_that_is_one(calls: Call, again: str) -> None:
+    session = Token(TOKEN, Moment(900.0, 900.0), 600)
+    async with serving(answer("200 OK", b"{}", f"authorization: {again}")) as server:
+        token = await calls(server.url).login(session, tries=1)
+    assert (token.value, token.identity, token.born, token.lifetime) == (TOKEN, EMAIL, session.born, 600)
+
+
+@pytest.mark.parametrize("where", ["authorization: {}", "Set-Cookie: the-app-id={}"])
+async def test_a_logins_own_token_begins_a_life_and_shows_whose_it_is_from_then_on(calls: Call, where: str) -> None:
+    session, own = Token(jwt(sid=1), Moment(900.0, 900.0), 600, app_id=APP), jwt(sid=1, customerId=5)
+    async with serving(answer("200 OK", b"{}", where.format(own), "x-token-exp-seconds: 300")) as server:
+        token = await calls(server.url).login(session, tries=1)
+    assert (token.value, token.born, token.lifetime) == (own, FakeClock().now(), 300)
+    assert (token.identity, token.own_login, token.source, token.app_id) == (EMAIL, False, Source.LOGIN, APP)
+    assert token.marks == {"customerId": [None, 5]}
+
+
+async def test_a_redirect_is_no_login_whatever_it_brings(calls: Call) -> None:
+    async with serving(answer("300 Multiple Choices", b"{}", f"authorization: {TOKEN}")) as server:
+        with pytest.raises(SessionOutage):
+            await calls(server.url).login(held("anonymous.session.token"), tries=1)
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
@@ -231,12 +262,14 @@ async def test_the_life_of_a_token_counts_from_the_try_that_brought_it(calls: Ca
 
 
 async def test_the_keep_alive_brings_the_refresh_with_the_account_of_the_token(calls: Call) -> None:
-    token = Token("held.token.x", FakeClock().now(), 600, identity="a@example.com", own_login=True)
+    token = Token("held.token.x", Moment(900.0, 900.0), 600, identity="a@example.com", own_login=True)
     async with serving(GOOD) as server:
         refreshed = await calls(server.url).keep_alive(token, "/v3/carts")
     assert refreshed is not None
     assert (refreshed.value, refreshed.identity, refreshed.own_login) == (TOKEN, "a@example.com", True)
+    assert (refreshed.born, refreshed.lifetime, refreshed.source) == (FakeClock().now(), 900, Source.HARVEST)
     assert server.requests[0].startswith(b"GET /v3/carts HTTP/1.1\r\n")
+    assert fields(server.requests[0])[b"authorization"] == b"Bearer held.token.x"
 
 
 async def test_a_keep_alive_without_a_new_token_brings_none(calls: Call) -> None:
@@ -246,8 +279,7 @@ async def test_a_keep_alive_without_a_new_token_brings_none(calls: Call) -> None
 
 async def test_a_keep_alive_does_not_bring_the_token_of_another_account(calls: Call) -> None:
     token = Token("held.token.x", FakeClock().now(), 600, identity="a@example.com", own_login=True)
-    claims = base64.urlsafe_b64encode(b'{"email":"b@example.com"}').rstrip(b"=").decode()
-    async with serving(answer("200 OK", b"{}", f"authorization: e30.{claims}.x")) as server:
+    async with serving(answer("200 OK", b"{}", f"authorization: {jwt(email='b@example.com')}")) as server:
         assert await calls(server.url).keep_alive(token, "/v3/carts") is None
 
 
@@ -264,12 +296,12 @@ async def test_a_keep_alive_tells_of_a_rejected_token(calls: Call) -> None:
     "reply",
     [
         answer("500 Internal Server Error"),
-        answer("503 Service Unavailable", b"x" * 200_000),
+        answer("500 Internal Server Error", b"x" * 200_000),
         answer("520 Unknown"),
         CLOSE,
         b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nBREAK",
     ],
-    ids=["500", "large 503", "520", "closed", "broken off"],
+    ids=["500", "large 500", "520", "closed", "broken off"],
 )
 async def test_5xx_and_lost_connections_are_tried_exactly_as_often_as_asked(calls: Call, reply: bytes | str) -> None:
     for tries in (1, 4):
@@ -304,14 +336,17 @@ async def test_a_refusal_is_never_tried_again(calls: Call, status: str) -> None:
     assert len(server.requests) == 2
 
 
-async def test_redirects_are_never_tried_again(calls: Call) -> None:
-    async with serving(answer("302 Found", PAGE, "Location: /elsewhere")) as server:
+@pytest.mark.parametrize("status", ["300 Multiple Choices", "302 Found"])
+async def test_redirects_are_never_tried_again(calls: Call, status: str) -> None:
+    async with serving(answer(status, PAGE, "Location: /elsewhere")) as server:
         with pytest.raises(SessionOutage):
             await calls(server.url).session(tries=4)
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize(("status", "tries"), [("403 Forbidden", 3), ("408 Timeout", 3), ("429 Too Many", 1)])
+@pytest.mark.parametrize(
+    ("status", "tries"), [("400 Bad", 3), ("403 Forbidden", 3), ("408 Timeout", 3), ("429 Too Many", 1)]
+)
 async def test_a_login_that_met_the_edge_is_tried_again_but_not_after_429(calls: Call, status: str, tries: int) -> None:
     async with serving(answer(status, PAGE)) as server:
         with pytest.raises(SessionOutage):
@@ -329,6 +364,45 @@ async def test_a_retry_that_succeeds_is_a_success(calls: Call, first: bytes | st
 
 
 # Failures
+
+RENEW = "then run `cardcash-proxy session renew`."
+
+
+@pytest.mark.parametrize(
+    ("call", "reply", "sentence"),
+    [
+        ("session", BAD["503"], f"CardCash answered POST /session with 503; {advice_for_answer(503, b'')}."),
+        ("session", BAD["page"], f"CardCash answered POST /session with no token; {advice_for_answer(200, PAGE)}."),
+        (
+            "session",
+            answer("401 Unauthorized", REFUSAL),
+            f"CardCash refused the application id with 401; check app_id and environment, {RENEW}",
+        ),
+        ("login", BAD["503"], f"CardCash answered the login with 503; {advice_for_answer(503, b'')}."),
+        ("login", BAD["page"], f"CardCash answered the login with a web page; {advice_for_answer(200, PAGE)}."),
+        (
+            "login",
+            answer("401 Unauthorized", REFUSAL),
+            "CardCash refused the login with 401; it is not tried again, so that the account is not locked: "
+            f"check login.email and login.password, {RENEW}",
+        ),
+        ("login", BAD["rejection"], "CardCash rejected a new session's token at login with 400."),
+        ("keep_alive", BAD["rejection"], "CardCash rejected the token of the keep-alive call with 400."),
+    ],
+)
+async def test_operators_are_told_which_call_failed_with_what_and_what_to_do(
+    calls: Call, call: str, reply: bytes, sentence: str
+) -> None:
+    async with serving(reply) as server:
+        made = calls(server.url)
+        called = {
+            "session": lambda: made.session(tries=1),
+            "login": lambda: made.login(held(), tries=1),
+            "keep_alive": lambda: made.keep_alive(held(), "/v3/carts"),
+        }[call]
+        with pytest.raises((SessionOutage, SessionRefused, SessionTokenRejected)) as caught:
+            await called()
+    assert str(caught.value) == sentence
 
 
 async def test_a_refused_connection_says_so(calls: Call) -> None:

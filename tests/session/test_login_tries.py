@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import email.utils
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -155,6 +156,16 @@ async def test_a_call_is_never_sent_more_often_than_asked(waits: list[float], tr
         assert client.sent == tries
 
 
+@pytest.fixture
+def in_new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_new_york")
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
