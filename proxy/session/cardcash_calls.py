@@ -207,11 +207,10 @@ class SessionCalls:
         head = ("\r\n".join(fields) + "\r\n\r\n").encode("latin-1")
         try:
             return await self._sender.send(method, head=head, body=body, tries=tries, passing=passing)
-        except UpstreamError as error:
+        except (UpstreamError, Unavailable) as error:
             # Without the advice for callers: a session call may be sent again.
-            why, to_do = str(error).partition(";")[0].rstrip("."), advice_for_kind(error.kind)
-        except Unavailable as error:
-            why, to_do = str(error).partition(";")[0].rstrip("."), ""
+            why = str(error).partition(";")[0].rstrip(".")
+            to_do = advice_for_kind(error.kind) if isinstance(error, UpstreamError) else ""
         raise SessionOutage(f"{method} {path} failed: {why}{f'; {to_do}' if to_do else ''}.")
 
 

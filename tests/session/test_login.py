@@ -9,15 +9,15 @@ import json
 import socket
 import ssl
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Never
 
 import pytest
 import trustme
 
-from proxy.core.errors import SessionUnavailable
-from proxy.core.failed_calls import advice_for_answer
+from proxy.core.errors import Draining, Overloaded, ProxyError, SessionUnavailable
+from proxy.core.failed_calls import advice_for_answer, advice_for_kind
 from proxy.core.token import Moment, Source, Token
 from proxy.session.call_sender import CallAnswer
 from proxy.session.cardcash_calls import (
@@ -395,23 +395,36 @@ async def test_operators_are_told_which_call_failed_with_what_and_what_to_do(
 ) -> None:
     async with serving(reply) as server:
         made = calls(server.url)
-        called = {
+        called: dict[str, Callable[[], Awaitable[object]]] = {
             "session": lambda: made.session(tries=1),
             "login": lambda: made.login(held(), tries=1),
             "keep_alive": lambda: made.keep_alive(held(), "/v3/carts"),
-        }[call]
+        }
         with pytest.raises((SessionOutage, SessionRefused, SessionTokenRejected)) as caught:
-            await called()
+            await called[call]()
     assert str(caught.value) == sentence
 
 
 async def test_a_refused_connection_says_so(calls: Call) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    with pytest.raises(
-        SessionOutage, match=r"POST /v3/session failed: The connection to 127\.0\.0\.1 was refused; check"
-    ):
+    with pytest.raises(SessionOutage) as caught:
         await calls(f"http://127.0.0.1:{port}").session(tries=2)
+    assert str(caught.value) == (
+        f"POST /v3/session failed: The connection to 127.0.0.1 was refused; {advice_for_kind('refused')}."
+    )
+
+
+@pytest.mark.parametrize("error", [Overloaded("All are busy; send it again."), Draining("It stops; send it again.")])
+async def test_what_our_own_client_cannot_send_says_why_without_the_advice_for_callers(error: ProxyError) -> None:
+    class Client:
+        async def send(self, *, method: str, head: bytes, body: bytes | None) -> Never:
+            raise error
+
+    made = SessionCalls(Credentials(APP), Client(), host=b"x", base_path="/v3", user_agent="x", clock=FakeClock())
+    with pytest.raises(SessionOutage) as caught:
+        await made.session(tries=2)
+    assert str(caught.value) == f"POST /v3/session failed: {str(error).partition(';')[0]}."
 
 
 @pytest.mark.parametrize("fault", ["unknown authority", "other name"])
