@@ -304,8 +304,8 @@ class Proxy:
         every(LOOK_EVERY, "callers", self.server.look)
         every(memory.GIVE_BACK_EVERY, "memory", memory.give_back)
         every(LOOK_EVERY, "traffic", lambda: self._traffic.look(time.monotonic()))
-        if self._manager.word_every:
-            every(self._manager.word_every, "watchdog", self._tell_alive)
+        if self._manager.alive_every:
+            every(self._manager.alive_every, "watchdog", self._tell_alive)
         if self._inherited is not None:
             every(UNATTENDED_EVERY, "unattended", self._look_at_unattended)
 

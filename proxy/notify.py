@@ -33,7 +33,7 @@ class ServiceManager:
         return cls(address, int(period) / 1_000_000 if watched else 0.0)
 
     @property
-    def word_every(self) -> float:
+    def alive_every(self) -> float:
         """Seconds between two words of `alive`; 0: nobody waits for them."""
         return self._watchdog / _WORDS
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from io import TextIOWrapper
-from typing import Final
+from typing import Final, NoReturn
 
 #: Exit codes.
 OK, FAILED, BAD_USAGE = 0, 1, 2
@@ -58,6 +58,11 @@ def _end_early(*, in_log: bool) -> None:
             if select.select([], [1], [], 0)[1]:  # if nobody reads, the process ends all the same
                 os.write(1, f"{text}\n".encode())
     os._exit(OK)
+
+
+def exit_at_once(number: int, *_: object) -> NoReturn:
+    """What the second of `STOP_SIGNALS` does, whatever still runs; it is a handler of signals, too."""
+    os._exit(128 + number)
 
 
 def fill_standard_descriptors() -> None:

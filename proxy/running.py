@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import uvloop
 
-from proxy.process import OK, STOP_SIGNALS
+from proxy.process import OK, STOP_SIGNALS, exit_at_once
 from proxy.tasks import Tasks
 
 
@@ -47,7 +46,7 @@ def on_signals(stop: Callable[[], object]) -> None:
     def handle(number: int) -> None:
         nonlocal asked
         if asked:
-            os._exit(128 + number)
+            exit_at_once(number)
         asked = True
         stop()
 

@@ -4,8 +4,8 @@ It proxies nothing, holds no session and answers nobody; it has no event loop an
 So it is what is forked: everything is imported, and frozen for the garbage collector, which leaves its pages shared. Once it
 is gone, killed or not, its workers drain and end by themselves.
 
-What workers tell it they write into the folder: a worker is up when it has written there, and stuck when it has not for
-`MOST_SILENCES` looks in a row. Looks are counted, not seconds: all may have been frozen together.
+A worker's report in the folder is its heartbeat: it is up when it has written one, and stuck when it has written no new one
+for `MOST_MISSED` looks in a row. Looks are counted, not seconds: all may have been frozen together.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from proxy import __version__
 from proxy.app import READ_AGAIN_WITHIN
+from proxy.core.backoff import backoff
 from proxy.handed_over import HandedOver
 from proxy.listening import Sockets
 from proxy.notify import ServiceManager
-from proxy.process import BAD_USAGE, BEFORE_THE_START, FAILED, OK, STOP_SIGNALS, complain, described
+from proxy.process import BAD_USAGE, BEFORE_THE_START, FAILED, OK, STOP_SIGNALS, complain, described, exit_at_once
 from proxy.processes.folder import Folder, read, write
 from proxy.processes.log import SupervisorLog
 from proxy.processes.reports import process_of
@@ -38,29 +39,15 @@ from proxy.telemetry.logs import describe, log
 
 #: Seconds over `drain.*` in which a worker closes what it has, and a slow reader gets its log; then it is killed.
 _GRACE: Final = 10.0
-#: Seconds between two looks at all workers, and how many of them without a word make a worker a stuck one.
+#: Seconds between two looks at all workers, and how many of them without a heartbeat make a worker a stuck one.
 LOOK_EVERY: Final = 1.0
-MOST_SILENCES: Final = 15
+MOST_MISSED: Final = 15
 #: Seconds after which a worker that dies is no longer one that cannot live.
 _WELL_AFTER: Final = 60.0
-#: Seconds until a worker that died is started again; the first time at once.
-_PAUSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+#: Seconds until it is started again, after its second death and at most; after the first it is at once.
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 30.0
 _WAITED_FOR: Final = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD, LOOK, END)
-
-
-class RestartPauses:
-    """How long to wait before a worker that died is started again."""
-
-    def __init__(self) -> None:
-        self._deaths = 0
-
-    def after(self, served: float | None) -> float:
-        """Return the seconds, after a death `served` seconds after the start was over (None: it never was)."""
-        if served is not None and served >= _WELL_AFTER:
-            self._deaths = 0
-        pause = _PAUSES[min(self._deaths, len(_PAUSES) - 1)]
-        self._deaths += 1
-        return pause
 
 
 @dataclass
@@ -76,15 +63,24 @@ class Worker:
     #: When its process was up, and when the next one is to be started, on the monotonic clock.
     up_at: float | None = None
     due: float = 0.0
-    #: When it last told of itself, and how many looks have found nothing newer.
-    word: int | None = None
-    silences: int = 0
-    pauses: RestartPauses = field(default_factory=RestartPauses)
+    #: When it last wrote its report, and how many looks have found none that is newer.
+    heartbeat: int | None = None
+    missed: int = 0
+    #: Deaths since it last served for a while.
+    deaths: int = 0
 
     def signal(self, number: int) -> None:
         """Send its process a signal; it is ours until it is waited for."""
         if self.pid is not None:
             os.kill(self.pid, number)
+
+    def pause(self, served: float | None) -> float:
+        """Count a death, `served` seconds after the start was over (None: it never was); returns the seconds until the next
+        start."""
+        if served is not None and served >= _WELL_AFTER:
+            self.deaths = 0
+        self.deaths += 1
+        return backoff(self.deaths - 1, first=_FIRST_PAUSE, cap=_LONGEST_PAUSE) if self.deaths > 1 else 0.0
 
     def known(self) -> dict[str, Any]:
         """Describe it to the workers."""
@@ -107,7 +103,7 @@ def serve(settings: Settings, handed_over: HandedOver, manager: ServiceManager) 
         return Supervisor(settings, writer, handed_over, manager).run()
     finally:
         for number in STOP_SIGNALS:
-            signal.signal(number, lambda number, _: os._exit(128 + number))
+            signal.signal(number, exit_at_once)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         asyncio.run(writer.finish())
 
@@ -129,7 +125,7 @@ class Supervisor:
         self._started = False
         #: When workers that still run are killed: they drain. None: they go on.
         self._ends_at: float | None = None
-        self._looked = self._told_alive = time.monotonic()
+        self._looked = self._alive_told_at = time.monotonic()
         #: When workers were told to read all files again, until they have.
         self._read_again_since: float | None = None
         self._code = OK
@@ -157,7 +153,7 @@ class Supervisor:
         for one in self._workers:
             self._start(one)
         while self._ends_at is None or any(one.pid is not None for one in self._workers):
-            self._hear(signal.sigtimedwait(_WAITED_FOR, self._patience()))
+            self._handle(signal.sigtimedwait(_WAITED_FOR, self._patience()))
             now = time.monotonic()
             for one in self._workers:
                 self._reap(one)
@@ -168,23 +164,23 @@ class Supervisor:
             if now >= self._looked + LOOK_EVERY:
                 self._looked = now
                 self._look()
-            self._tell_manager(now)
+            self._report_to_manager(now)
             self._writer.write_on()
 
     def _patience(self) -> float:
         """Seconds until something is to be done without a signal."""
         due = [one.due for one in self._workers if one.state == "down" and self._ends_at is None]
-        if self._manager.word_every:
-            due.append(self._told_alive + self._manager.word_every)
+        if self._manager.alive_every:
+            due.append(self._alive_told_at + self._manager.alive_every)
         return max(0.0, min([self._looked + LOOK_EVERY, *due]) - time.monotonic())
 
-    def _hear(self, heard: signal.struct_siginfo | None) -> None:
-        number = None if heard is None else heard.si_signo
+    def _handle(self, got: signal.struct_siginfo | None) -> None:
+        number = None if got is None else got.si_signo
         if number in STOP_SIGNALS and self._ends_at is not None:
             for one in self._workers:
                 one.signal(signal.SIGKILL)
             self._folder.remove()
-            os._exit(128 + number)
+            exit_at_once(number)
         elif number in (*STOP_SIGNALS, END) and self._ends_at is None:
             self._end()
         elif number == signal.SIGHUP:
@@ -193,7 +189,7 @@ class Supervisor:
     def _start(self, one: Worker) -> None:
         """Fork a process for this worker."""
         one.restarts += 1
-        one.state, one.up_at, one.word, one.silences = "starting", None, None, 0
+        one.state, one.up_at, one.heartbeat, one.missed = "starting", None, None, 0
         try:
             one.pid = os.fork()
         except OSError as error:
@@ -208,7 +204,7 @@ class Supervisor:
             finally:
                 sys.stderr.flush()
                 os._exit(code)
-        self._tell()
+        self._write_state()
 
     def _settings_of(self, one: Worker) -> Settings:
         """Give a worker its share of what is limited, and the session that all have in common."""
@@ -230,12 +226,12 @@ class Supervisor:
         return max(1, each + (one.worker <= left))
 
     def _see_start(self, one: Worker) -> None:
-        said = read(self._folder.report_of(one.worker))
-        if one.pid is None or said.get("pid") != one.pid or "failed" in said:
+        report = read(self._folder.report_of(one.worker))
+        if one.pid is None or report.get("pid") != one.pid or "failed" in report:
             return
         one.state, one.up_at = "up", time.monotonic()
         one.since = datetime.now(UTC).isoformat(timespec="seconds")
-        self._tell()
+        self._write_state()
         log.info("worker_started", worker=one.worker, pid=one.pid, restarts=one.restarts)
         if not self._started and all(each.state == "up" for each in self._workers) and self._ends_at is None:
             self._started = True
@@ -256,8 +252,8 @@ class Supervisor:
             return
         pid, status = os.waitpid(one.pid, os.WNOHANG)
         if pid:
-            said = read(self._folder.report_of(one.worker))
-            why = said.get("failed") if said.get("pid") == pid else None
+            report = read(self._folder.report_of(one.worker))
+            why = report.get("failed") if report.get("pid") == pid else None
             self._ended(one, os.waitstatus_to_exitcode(status), why)
 
     def _ended(self, one: Worker, status: int | None, why: str | None) -> None:
@@ -270,14 +266,14 @@ class Supervisor:
             complain(why or f"worker {one.worker} ended before it was ready ({by or f'exit code {status}'})")
             self._end()
         elif self._ends_at is None:
-            pause = one.pauses.after(None if one.up_at is None else now - one.up_at)
+            pause = one.pause(None if one.up_at is None else now - one.up_at)
             one.due = now + pause
             more = {name: value for name, value in (("why", why), ("signal", by)) if value is not None}
             advice = "the others go on; its last lines say why, and SIGKILL that nobody sent is often too little memory"
             log.warning(
                 "worker_died", worker=one.worker, pid=pid, restart_in=pause, status=status, advice=advice, **more
             )
-        self._tell()
+        self._write_state()
 
     def _look(self) -> None:
         """Kill a worker that is stuck, or that has not ended in time.
@@ -288,10 +284,10 @@ class Supervisor:
         for one in self._workers:
             if self._ends_at is None and one.state == "up":
                 with contextlib.suppress(OSError):
-                    word = self._folder.report_of(one.worker).stat().st_mtime_ns
-                    one.silences = one.silences + 1 if word == one.word else 0
-                    one.word = word
-            if one.pid is not None and (late or one.silences == MOST_SILENCES):
+                    heartbeat = self._folder.report_of(one.worker).stat().st_mtime_ns
+                    one.missed = one.missed + 1 if heartbeat == one.heartbeat else 0
+                    one.heartbeat = heartbeat
+            if one.pid is not None and (late or one.missed == MOST_MISSED):
                 what = "it did not end in time after its drain" if late else "it hangs: it told nothing of itself"
                 log.warning("worker_killed", worker=one.worker, pid=one.pid, what=what)
                 one.signal(signal.SIGKILL)
@@ -304,7 +300,7 @@ class Supervisor:
         lasts = drain.delay + drain.timeout + _GRACE
         self._manager.stopping(lasts)
         self._ends_at = time.monotonic() + lasts
-        self._tell()
+        self._write_state()
         # The last worker that closes its sockets, or dies, frees the address.
         self._sockets.close()
         for one in self._workers:
@@ -318,7 +314,7 @@ class Supervisor:
         for one in self._workers:
             one.signal(signal.SIGHUP)
 
-    def _tell_manager(self, now: float) -> None:
+    def _report_to_manager(self, now: float) -> None:
         """Tell that a reload is over; and that this proxy is alive, which is for the workers to say."""
         if self._ends_at is not None:
             self._read_again_since = None
@@ -328,8 +324,8 @@ class Supervisor:
             if now >= since + READ_AGAIN_WITHIN or all(done):
                 self._read_again_since = None
                 self._manager.ready(self._sockets.names)
-        if self._manager.word_every and now >= self._told_alive + self._manager.word_every:
-            self._told_alive = now
+        if self._manager.alive_every and now >= self._alive_told_at + self._manager.alive_every:
+            self._alive_told_at = now
             if any(self._is_well(one) for one in self._workers):
                 self._manager.alive()
 
@@ -339,7 +335,7 @@ class Supervisor:
             return one.pid is not None
         return process_of(one.known(), read(self._folder.report_of(one.worker))).is_well
 
-    def _tell(self) -> None:
+    def _write_state(self) -> None:
         """Tell the workers of each other."""
         known = [one.known() for one in self._workers]
         write(self._folder.workers, {"since": self._since, "draining": self._ends_at is not None, "workers": known})

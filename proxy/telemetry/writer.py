@@ -62,10 +62,13 @@ class LogWriter:
             return size
         self._taken += size
         self._lines.put(line)
+        self._wake()
+        return size
+
+    def _wake(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._write_on, name="log", daemon=True)
             self._thread.start()
-        return size
 
     def flush(self) -> None:
         """Do nothing: structlog flushes after every line, and lines are written in batches."""

@@ -21,7 +21,7 @@ HASTY = """
 import sys
 from proxy.cli import main
 from proxy.processes import supervisor
-supervisor.MOST_SILENCES = 2
+supervisor.MOST_MISSED = 2
 sys.exit(main(sys.argv[1:]))
 """
 
