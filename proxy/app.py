@@ -18,7 +18,7 @@ from proxy.clock import SystemClock
 from proxy.core.store_url import StoreUrl
 from proxy.drain import close_listeners, finish
 from proxy.handed_over import HandedOver
-from proxy.listening import Sockets, accepting, budget_of
+from proxy.listening import Sockets, accepting, bound, budget_of
 from proxy.loops import Loops
 from proxy.notify import ServiceManager
 from proxy.server.accounts import Accounts
@@ -56,7 +56,7 @@ _FOLLOW_SPREAD = 0.2
 UNATTENDED_EVERY = 0.1
 #: Seconds after which a reload counts as done, whatever hangs.
 READ_AGAIN_WITHIN = 5.0
-#: Seconds over `drain.*` until the process is gone: what is cut gets its answer, a slow reader its log.
+#: Seconds over `drain.*` until a process is gone, or killed: what is cut gets its answer, a slow reader its log.
 AT_THE_END = 10.0
 
 
@@ -272,22 +272,18 @@ class Proxy:
         )
         processes, shutdown = (own.alone, self.request_stop) if given is None else (given.reports(own), given.shutdown)
         port = AdminPort(own, processes, guard=self.guard, shutdown=shutdown, refused=self.metrics.refused_by_us)
-        admin_sockets = self._sockets_of("admin.listen") if given is None else given.admin_sockets
-        number = 1 if given is None else given.worker
-        at_admin_port = {sock: admin_sockets.stays(sock) for sock in admin_sockets.of(number)}
+        if given is None:
+            self._sockets, admin_sockets = bound(settings, self._handed_over, stack)
+        else:
+            self._sockets, admin_sockets = given.sockets, given.admin_sockets
+        worker = 1 if given is None else given.worker
+        at_admin_port = {sock: admin_sockets.stays(sock) for sock in admin_sockets.of(worker)}
         await stack.enter_async_context(serving(port, at_admin_port, most=self._budget.spare))
         stack.push_async_callback(self.server.shutdown, LAST_SECONDS)
-        self._sockets = self._sockets_of("listen") if given is None else given.sockets
-        self._listeners = accepting(self._sockets, number, self.server, at_a_time=self._budget.spare)
+        self._listeners = accepting(self._sockets, worker, self.server, at_a_time=self._budget.spare)
         for each in self._listeners:
             stack.callback(each.close)
         self.addresses, self.admin_addresses = self._sockets.names, admin_sockets.names
-
-    def _sockets_of(self, setting: str) -> Sockets:
-        addresses = self._settings.listen if setting == "listen" else self._settings.admin.listen
-        sockets = Sockets(addresses, setting, handed_over=self._handed_over)
-        self._stack.callback(sockets.remove)
-        return sockets
 
     def _begin_loops(self) -> None:
         """Begin all that runs for the life of the process."""
@@ -325,8 +321,8 @@ class Proxy:
             self._manager.alive()
 
     async def _look_at_secrets(self) -> None:
-        if await self.secrets.has_changed():
-            self.keeper.use_credentials(self.secrets.credentials)
+        await self.secrets.look()
+        self.keeper.use_credentials(self.secrets.credentials)
 
     async def _look_at_ca(self) -> None:
         if self._ca is not None and await self._ca.look():

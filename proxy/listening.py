@@ -235,6 +235,21 @@ class Sockets:
         self._at_the_end.close()
 
 
+def bound(
+    settings: Settings,
+    handed_over: HandedOver | None,
+    at_the_end: contextlib.ExitStack | contextlib.AsyncExitStack,
+    *,
+    each: int = 1,
+) -> tuple[Sockets, Sockets]:
+    """Listen for callers, with so many sockets at `each` address, and for operators. Raises `CannotListen`."""
+    sockets = Sockets(settings.listen, "listen", each=each, handed_over=handed_over)
+    at_the_end.callback(sockets.remove)
+    admin_sockets = Sockets(settings.admin.listen, "admin.listen", handed_over=handed_over)
+    at_the_end.callback(admin_sockets.remove)
+    return sockets, admin_sockets
+
+
 def accepting(
     sockets: Sockets, worker: int, server: Callable[[], asyncio.BaseProtocol], *, at_a_time: int
 ) -> list[Listener]:

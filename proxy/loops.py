@@ -11,8 +11,10 @@ import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+from proxy.core.backoff import backoff
 from proxy.tasks import Tasks
 from proxy.telemetry.logs import describe, log
 
@@ -38,7 +40,7 @@ class Loops:
 
         `spread` is the part of them by which each wait is longer or shorter, so that many processes do not stay in step.
         """
-        loop = _Loop(name, seconds, spread, look, self._one_is_over)
+        loop = _Loop(name, look, seconds * (1 - spread), seconds * (1 + spread), self._one_is_over)
         self._loops[loop] = self._tasks.spawn(loop.run(), name=name)
 
     async def look_now(self) -> None:
@@ -60,56 +62,51 @@ class Loops:
         await self._tasks.close()
 
 
+@dataclass(eq=False, slots=True)
 class _Loop:
-    """One look that is taken again and again."""
+    """One look that is taken again and again, after waits between `shortest` and `longest`."""
 
-    def __init__(
-        self,
-        name: str,
-        seconds: float,
-        spread: float,
-        look: Callable[[], Awaitable[object] | object],
-        is_over: asyncio.Event,
-    ) -> None:
-        self.name = name
-        self.run_now = asyncio.Event()
-        #: How many looks have begun, and how many of those are over.
-        self.begun = self.over = 0
-        self._shortest, self._longest = seconds * (1 - spread), seconds * (1 + spread)
-        self._look = look
-        self._is_over = is_over
-        #: When the look began that is under way, on the monotonic clock.
-        self._since: float | None = None
-        #: Deaths since the last look that ended well.
-        self._deaths = 0
+    name: str
+    look: Callable[[], Awaitable[object] | object]
+    shortest: float
+    longest: float
+    one_is_over: asyncio.Event
+    run_now: asyncio.Event = field(default_factory=asyncio.Event)
+    #: How many looks have begun, and how many of those are over.
+    begun: int = 0
+    over: int = 0
+    #: When the look began that is under way, on the monotonic clock.
+    since: float | None = None
+    #: Deaths since the last look that ended well.
+    deaths: int = 0
 
     @property
     def is_well(self) -> bool:
         """Whether the last look ended well, and the one that is under way does not last too long."""
-        return not self._deaths and (self._since is None or time.monotonic() - self._since <= STUCK_AFTER)
+        return not self.deaths and (self.since is None or time.monotonic() - self.since <= STUCK_AFTER)
 
     async def run(self) -> None:
         """Go on until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(random.uniform(self._shortest, self._longest)):  # noqa: S311 - spreads
+                async with asyncio.timeout(random.uniform(self.shortest, self.longest)):  # noqa: S311 - spreads
                     await self.run_now.wait()
             self.run_now.clear()
-            self._since = time.monotonic()
+            self.since = time.monotonic()
             self.begun += 1
             try:
-                if isinstance(result := self._look(), Awaitable):
+                if isinstance(result := self.look(), Awaitable):
                     await result
-                self._deaths, pause = 0, 0.0
+                self.deaths, pause = 0, 0.0
             except (Exception, asyncio.CancelledError) as error:
                 task = asyncio.current_task()
                 if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                     raise  # we are told to end; any other cancellation came out of the look and is a bug of its own
-                self._deaths += 1
-                pause = min(FIRST_PAUSE * 2.0 ** min(self._deaths - 1, 10), LONGEST_PAUSE)
+                self.deaths += 1
+                pause = backoff(self.deaths, first=FIRST_PAUSE, cap=LONGEST_PAUSE)
                 log.error("bug", loop=self.name, restart_in=pause, **describe(error))
             finally:
-                self._since, self.over = None, self.begun
-                self._is_over.set()
+                self.since, self.over = None, self.begun
+                self.one_is_over.set()
             if pause:
                 await asyncio.sleep(pause)

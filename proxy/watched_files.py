@@ -131,10 +131,6 @@ class SecretsWatch:
             log.info("secret_changed", setting=name)
         return changed
 
-    async def has_changed(self) -> bool:
-        """Look; say whether the application id or the password changed."""
-        return bool({"app_id", "login.password"} & set(await self.look()))
-
 
 class CaWatch(WatchedFiles[ssl.SSLContext]):
     """Whom we believe to be CardCash: the TLS context for new connections; `path` None is the system's bundle."""

@@ -22,10 +22,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from proxy import __version__
-from proxy.app import READ_AGAIN_WITHIN
+from proxy.app import AT_THE_END, READ_AGAIN_WITHIN
 from proxy.core.backoff import backoff
 from proxy.handed_over import HandedOver
-from proxy.listening import Sockets
+from proxy.listening import bound
 from proxy.notify import ServiceManager
 from proxy.process import BAD_USAGE, BEFORE_THE_START, FAILED, OK, STOP_SIGNALS, complain, described, exit_at_once
 from proxy.processes.folder import Folder, read, write
@@ -37,8 +37,6 @@ from proxy.settings import Settings
 from proxy.telemetry import logs
 from proxy.telemetry.logs import describe, log
 
-#: Seconds over `drain.*` in which a worker closes what it has, and a slow reader gets its log; then it is killed.
-_GRACE: Final = 10.0
 #: Seconds between two looks at all workers, and how many of them without a heartbeat make a worker a stuck one.
 LOOK_EVERY: Final = 1.0
 MOST_MISSED: Final = 15
@@ -132,15 +130,13 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until told to end, or until a worker cannot start the first time; returns the exit code."""
-        settings, handed_over = self._settings, self._handed_over
+        settings = self._settings
         with contextlib.ExitStack() as at_the_end:
             self._folder = Folder.make()
             at_the_end.callback(self._folder.remove)
             self._writer.share(self._folder.log_lock)
-            self._sockets = Sockets(settings.listen, "listen", each=settings.workers, handed_over=handed_over)
-            at_the_end.callback(self._sockets.remove)
-            self._admin_sockets = Sockets(settings.admin.listen, "admin.listen", handed_over=handed_over)
-            at_the_end.callback(self._admin_sockets.remove)
+            each = settings.workers
+            self._sockets, self._admin_sockets = bound(settings, self._handed_over, at_the_end, each=each)
             gc.collect()
             gc.freeze()
             gc.enable()
@@ -208,22 +204,20 @@ class Supervisor:
 
     def _settings_of(self, one: Worker) -> Settings:
         """Give a worker its share of what is limited, and the session that all have in common."""
-        settings, session, limits = self._settings, self._settings.session, self._settings.limits
+
+        def share(total: int) -> int:
+            each, left = divmod(total, len(self._workers))
+            return max(1, each + (one.worker <= left))
+
+        session, limits, upstream = self._settings.session, self._settings.limits, self._settings.upstream
         if session.store == "memory://":
             session = replace(session, store=f"file://{self._folder.session}")
-        connections = self._share(settings.upstream.max_connections, one)
-        limits = replace(
-            limits,
-            in_flight=self._share(limits.in_flight, one),
-            replay_total=self._share(limits.replay_total, one),
-        )
         return replace(
-            settings, session=session, limits=limits, upstream=replace(settings.upstream, max_connections=connections)
+            self._settings,
+            session=session,
+            limits=replace(limits, in_flight=share(limits.in_flight), replay_total=share(limits.replay_total)),
+            upstream=replace(upstream, max_connections=share(upstream.max_connections)),
         )
-
-    def _share(self, total: int, one: Worker) -> int:
-        each, left = divmod(total, len(self._workers))
-        return max(1, each + (one.worker <= left))
 
     def _see_start(self, one: Worker) -> None:
         report = read(self._folder.report_of(one.worker))
@@ -297,7 +291,7 @@ class Supervisor:
         drain = self._settings.drain
         if self._started:
             log.info("draining", delay=drain.delay, timeout=drain.timeout, workers=len(self._workers))
-        lasts = drain.delay + drain.timeout + _GRACE
+        lasts = drain.delay + drain.timeout + AT_THE_END
         self._manager.stopping(lasts)
         self._ends_at = time.monotonic() + lasts
         self._write_state()
