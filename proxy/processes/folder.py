@@ -1,4 +1,4 @@
-"""The private folder of a supervisor: what each process tells the others, their session file, and the lock of the log.
+"""The private folder of a supervisor: the report of each process, their session file, and the lock of the log.
 
 Removed by the supervisor at its end; by the last worker if the supervisor was killed; by the next supervisor if all were.
 """
@@ -23,7 +23,7 @@ _MEMORY: Final = "/dev/shm"  # noqa: S108  # what is made there is ours alone, s
 #: Seconds between two tries.
 _NEXT_TRY: Final = 0.01
 _TRIES: Final = 10
-#: Bytes that a place must have left: what a worker tells is some 100 KB.
+#: Bytes that a place must have left: a worker's report is some 170 KB.
 _ROOM: Final = 4 * 1024 * 1024
 
 
@@ -38,7 +38,7 @@ class Folder:
         self.log_lock = path / "log.lock"
         #: Where the session is kept when it would be in memory.
         self.session = path / "session"
-        #: Where the supervisor tells of the workers: JSON, rewritten when something has changed.
+        #: Where the supervisor writes what it knows of the workers: JSON, rewritten when that has changed.
         self.workers = path / "workers.json"
 
     @classmethod
@@ -94,7 +94,7 @@ def write(path: Path, what: dict[str, Any]) -> OSError | None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read what another process has told; {} when there is nothing."""
+    """Read what another process has written; {} when there is nothing."""
     try:
         content = orjson.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -15,9 +15,7 @@ _STEP: Final = _WIDTH / STEPS
 
 def life(session: Mapping[str, Any]) -> str:
     """Draw the session's life: what is past, where the renewal window begins, where it ends; "" without a session."""
-    lifetime, left, window = (
-        session.get(name) for name in ("lifetime_seconds", "expires_in_seconds", "window_seconds")
-    )
+    lifetime, left, window = (session[name] for name in ("lifetime_seconds", "expires_in_seconds", "window_seconds"))
     if not lifetime or left is None:
         return ""
     past = min(1.0, max(0.0, 1 - left / lifetime))
@@ -37,7 +35,7 @@ def life(session: Mapping[str, Any]) -> str:
 
 def traffic(recent: Mapping[str, Any]) -> str:
     """Draw requests, errors and latency of the last 15 minutes."""
-    requests, errors = recent.get("requests", []), recent.get("errors", [])
+    requests, errors = recent["requests"], recent["errors"]
     if not requests:
         return '<p class="note">Nothing has been measured yet; the first step ends within 15 s of the start.</p>'
     bounds, buckets, seconds = recent["bounds_seconds"], recent["buckets"], recent["step_seconds"]

@@ -39,22 +39,21 @@ class Banner(NamedTuple):
 def banner(status: Status) -> Banner:  # a list of checks, the worst first
     """Judge a status by its worst part."""
     session = status["session"]
-    usable = session.get("state") in ("fresh", "stale")
-    refused = set(session.get("refused") or ())
-    advice = session.get("advice") or ""
-    failing = bool(session.get("failures_in_a_row"))
+    usable = session["state"] in ("fresh", "stale")
+    refused, advice = session["refused"], session["advice"] or ""
+    failing = session["failures_in_a_row"] > 0
     cause, to_do = _last_of_renewals(status) if failing else ("", "")
-    store = status.get("store") or {}
+    store = status["store"]
     requests, errors = _lately(status)
     share = errors / requests if requests >= _ENOUGH else 0.0
     many = f" {share:.0%} of the requests of the last five minutes failed." if share > _MANY_ERRORS else ""
     colour = "red" if share > _MOST_FAIL else "yellow"
-    if status.get("not_alive"):
+    if status["not_alive"]:
         dead = ", ".join(status["not_alive"])
         return Banner("red", f"Part of the proxy has died: {dead}.", "Restart it; its log has a line `bug`.")
     if "app_id" in refused:
         return Banner("red", "CardCash refuses the application id; no session can be made.", advice)
-    if status.get("draining"):
+    if status["draining"]:
         return Banner("yellow", "The proxy is stopping and takes no new work.", "")
     if not usable and failing:
         return Banner(
@@ -64,43 +63,42 @@ def banner(status: Status) -> Banner:  # a list of checks, the worst first
         )
     if "login" in refused:
         return Banner(colour, f"CardCash refuses the login; requests go on without an account.{many}", advice)
-    if session.get("identity_lost"):
+    if session["identity_lost"]:
         return Banner(
             colour,
             f"The login that a caller made is lost; requests go on without an account.{many}",
             "A caller has to log in again with POST /customers/login.",
         )
     if failing:
-        ends = span(session.get("expires_in_seconds") or 0.0)
+        ends = span(session["expires_in_seconds"] or 0.0)
         return Banner(
             colour,
             f"The session could not be renewed{cause}; the one that is held ends in {ends}.{many}",
             f"{to_do}It is tried again by itself; if it lasts, `cardcash-proxy doctor --no-login` shows where the way is "
             "barred.",
         )
-    if store.get("up") is False:
+    if not store["up"]:
         return Banner(
             colour,
-            f"The session store cannot be used; the session in memory is. {store.get('trouble') or ''}".rstrip() + many,
+            f"The session store cannot be used; the session in memory is. {store['trouble'] or ''}".rstrip() + many,
             "`cardcash-proxy doctor --no-login` says what is wrong with the store.",
         )
     if many:
-        ours = any(one["what"].startswith("request") for one in status.get("recent_failures") or ())
+        ours = any(one["what"].startswith("request") for one in status["recent_failures"])
         look = "Look at the last failures below, and into the log for their codes."
         theirs = "They are CardCash's own answers; the log has their routes: lines of 5xx without a `code`."
         return Banner(colour, many.strip(), look if ours else theirs)
-    if not status.get("ready"):
-        return Banner("yellow", f"Not ready: {', '.join(status.get('not_ready_because') or ['starting'])}.", "")
+    if not status["ready"]:
+        return Banner("yellow", f"Not ready: {', '.join(status['not_ready_because'])}.", "")
     if not usable:
         return Banner("green", "All is well; the session is made with the next request.", "")
-    ends = span(session.get("expires_in_seconds") or 0.0)
+    ends = span(session["expires_in_seconds"])
     return Banner("green", f"All is well; the session ends in {ends} and is renewed by itself.", "")
 
 
 def _last_of_renewals(status: Status) -> tuple[str, str]:
     """Return why the last renewal that failed did, with a colon before it, and what to do as a sentence of its own."""
-    failures = [*(status.get("recent_failures") or ()), *filter(None, [status.get("last_failure")])]
-    sentences = [str(one["sentence"]) for one in failures if one["what"].startswith("renewal")]
+    sentences = [str(one["sentence"]) for one in status["recent_failures"] if one["what"].startswith("renewal")]
     if not sentences:
         return "", ""
     why, _, to_do = sentences[-1].removeprefix("No session with CardCash: ").rstrip(".").partition("; ")
@@ -108,8 +106,8 @@ def _last_of_renewals(status: Status) -> tuple[str, str]:
 
 
 def _lately(status: Status) -> tuple[int, int]:
-    traffic = status.get("traffic") or {}
-    return sum(traffic.get("requests", [])[-_FIVE_MINUTES:]), sum(traffic.get("errors", [])[-_FIVE_MINUTES:])
+    traffic = status["traffic"]
+    return sum(traffic["requests"][-_FIVE_MINUTES:]), sum(traffic["errors"][-_FIVE_MINUTES:])
 
 
 def render(status: Status, *, version: str) -> str:
@@ -121,19 +119,19 @@ def render(status: Status, *, version: str) -> str:
         f'<section class="banner {shown.colour}" role="status"><h1>{_prose(shown.sentence)}</h1>{advice}</section>',
         _section("Session", charts.life(session) + _facts(_session_facts(session))),
         _section("Pauses and refusals", _facts(_in_the_way(session)), "Nothing is paused or refused."),
-        _section("Traffic, the last 15 minutes", charts.traffic(status.get("traffic") or {})),
+        _section("Traffic, the last 15 minutes", charts.traffic(status["traffic"])),
         _section("Last renewals", _renewals(status), "None by the processes that run now."),
         _section("Last failures", _failures(status), "None of the proxy's own since the start."),
-        _section("Processes", _processes(status.get("processes") or [])),
-        _section("Store of the session", _facts(_shown(status.get("store") or {}))),
-        _section("Connections to CardCash", _facts(_shown(status.get("upstream") or {}))),
+        _section("Processes", _processes(status["processes"])),
+        _section("Store of the session", _facts(_shown(status["store"]))),
+        _section("Connections to CardCash", _facts(_shown(status["upstream"]))),
     )
     return _PAGE.substitute(
         colour=shown.colour,
         style=_STYLE,
         sections="".join(sections),
         version=_text(version),
-        since=_time(status.get("since")),
+        since=_time(status["since"]),
         script=_SCRIPT,
     )
 
@@ -148,28 +146,28 @@ _SOURCES: Final = {"session": "a session call", "harvest": "an answer", "store":
 
 
 def _session_facts(session: Status) -> dict[str, str]:
-    account = session.get("identity") or ("lost" if session.get("identity_lost") else "anonymous")
-    if session.get("identity_from_caller") and session.get("identity"):
+    account = session["identity"] or ("lost" if session["identity_lost"] else "anonymous")
+    if session["identity_from_caller"] and session["identity"]:
         account += ", from a caller's login"
-    facts = {"state": str(session.get("state")), "account": account}
-    if session.get("source"):
+    facts = {"state": session["state"], "account": account}
+    if session["source"]:
         facts["from"] = _SOURCES.get(session["source"], session["source"])
-    if session.get("expires_at"):
+    if session["expires_at"]:
         facts["ends"] = f"{_time(session['expires_at'])} UTC"
-    facts["renewals"] = f"{session.get('renewals', 0)}, and {session.get('harvests', 0)} refreshed by answers"
-    facts["callers waiting"] = str(session.get("waiters", 0))
+    facts["renewals"] = f"{session['renewals']}, and {session['harvests']} refreshed by answers"
+    facts["callers waiting"] = str(session["waiters"])
     return facts
 
 
 def _in_the_way(session: Status) -> dict[str, str]:
     """List what keeps the proxy from trying: pauses and refusals."""
-    facts, refused = {}, session.get("refused") or ()
-    if session.get("paused_seconds") and "app_id" not in refused:
-        failures = session.get("failures_in_a_row", 0)
+    facts, refused = {}, session["refused"]
+    if session["paused_seconds"] and "app_id" not in refused:
+        failures = session["failures_in_a_row"]
         facts["paused"] = f"no renewal for another {span(session['paused_seconds'])}, after {failures} failed in a row"
     if refused:
         facts["refused"] = f"{', '.join(refused)}; not tried again by itself"
-        facts["to do"] = session.get("advice") or "–"
+        facts["to do"] = session["advice"] or "–"
     return facts
 
 
@@ -179,18 +177,18 @@ def _renewals(status: Status) -> str:
             _time(one["time"]),
             _text(one["reason"]),
             _marked(one["result"], good=one["result"] in ("ok", "superseded"))
-            + (" from the store" if one.get("source") == "store" else ""),
+            + (" from the store" if one["source"] == "store" else ""),
             "–" if one["seconds"] is None else span(one["seconds"]),
         )
-        for one in reversed(status.get("recent_renewals") or [])
+        for one in reversed(status["recent_renewals"])
     ]
     return _table(("when (UTC)", "reason", "result", "took"), rows)
 
 
 def _failures(status: Status) -> str:
     failures = []
-    for one in reversed(status.get("recent_failures") or []):
-        times, last = (f" ×{one['times']}", "last ") if one.get("times", 1) > 1 else ("", "")
+    for one in reversed(status["recent_failures"]):
+        times, last = (f" ×{one['times']}", "last ") if one["times"] > 1 else ("", "")
         when = f'<span class="note">{last}{_time(one["time"])} UTC</span>'
         failures.append(f"<li><b>{_text(one['what'])}</b>{times} {when}<p>{_prose(one['sentence'])}</p>")
     return f"<ul>{''.join(failures)}</ul>" if failures else ""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from operator import itemgetter
 from typing import Any, Final
 
@@ -68,15 +68,17 @@ class Traffic:
 
 def added(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Add up the traffic of the processes of one host; their steps end within a second of each other."""
-    longest = max(len(part["requests"]) for part in parts)
-    total = dict(parts[0])
-    for name in ("requests", "errors"):
-        padded = [[0] * (longest - len(part[name])) + part[name] for part in parts]
-        total[name] = [sum(counts) for counts in zip(*padded, strict=True)]
-    width = len(total["bounds_seconds"]) + 1
-    padded = [[[0] * width] * (longest - len(part["buckets"])) + part["buckets"] for part in parts]
-    total["buckets"] = [[sum(counts) for counts in zip(*steps, strict=True)] for steps in zip(*padded, strict=True)]
-    return total
+
+    def steps(name: str, nothing: Any) -> Iterator[tuple[Any, ...]]:
+        # From the last one on: a process that is younger has fewer.
+        return zip_longest(*(part[name][::-1] for part in parts), fillvalue=nothing)
+
+    none = [0] * (len(parts[0]["bounds_seconds"]) + 1)
+    return {
+        **parts[0],
+        **{name: [sum(counts) for counts in steps(name, 0)][::-1] for name in ("requests", "errors")},
+        "buckets": [[sum(counts) for counts in zip(*each, strict=True)] for each in steps("buckets", none)][::-1],
+    }
 
 
 def quantile(buckets: Sequence[int], bounds: Sequence[float], share: float) -> float | None:

@@ -76,3 +76,12 @@ async def test_workers_that_cannot_write_because_the_disk_is_full_go_on(proxy: P
     for event in proxy.events("worker_started"):
         resource.prlimit(event["pid"], resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     await is_ready(proxy)
+
+
+async def test_a_worker_that_finds_no_list_of_the_others_tells_of_itself(proxy: ProxyProcess, tmp_path: Path) -> None:
+    (folder,) = tmp_path.glob("cardcash-proxy-*")
+    (folder / "workers.json").unlink()
+    for path in ("", "healthz", "readyz", "metrics"):
+        assert (await fetch("GET", f"http://{proxy.admin}/{path}"))[0] == 200
+    status = json.loads((await fetch("GET", f"http://{proxy.admin}/status"))[1])
+    assert [one["state"] for one in status["workers"]] == ["up"]

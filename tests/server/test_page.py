@@ -17,7 +17,7 @@ def status(session: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]
         "state": "fresh", "expires_at": "2026-01-01T00:19:00+00:00", "expires_in_seconds": 1140.0, "window_seconds": 300.0,
         "lifetime_seconds": 1199.0, "source": "login", "identity": "p…@example.com", "identity_lost": False,
         "refused": [], "advice": None, "paused_seconds": 0.0, "failures_in_a_row": 0, "waiters": 0, "renewals": 1,
-        "harvests": 0,
+        "harvests": 0, "identity_from_caller": False,
     }  # fmt: skip
     return {
         "not_alive": [],
@@ -26,7 +26,12 @@ def status(session: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]
         "not_ready_because": [],
         "draining": False,
         "session": well | (session or {}),
+        "store": {"kind": "memory", "host": None, "up": True, "trouble": None, "pending": False, "alone": False},
         "upstream": {"origin": "https://example.com", "connections_idle": 1},
+        "traffic": {"step_seconds": 15.0, "bounds_seconds": [1.0], "requests": [], "errors": [], "buckets": []},
+        "recent_renewals": [],
+        "recent_failures": [],
+        "processes": [],
         **more,
     }
 
@@ -49,10 +54,14 @@ FAILING = {"step_seconds": 15.0, "bounds_seconds": [1.0], "requests": [50], "err
     [
         (status(), "green", "ends in 19 min"),
         (status({"state": "none", "expires_in_seconds": None}), "green", "made with the next request"),
-        (status(OUTAGE, last_failure=FAILURE), "red", "it answered 503"),
+        (status(OUTAGE, recent_failures=[FAILURE]), "red", "it answered 503"),
         (status({"identity_lost": True}, traffic=FAILING), "red", "is lost; requests go on without an account. 80%"),
-        (status({"failures_in_a_row": 2}, last_failure=FAILURE), "yellow", "could not be renewed: it answered 503"),
-        (status({"failures_in_a_row": 2}, last_failure=FAILURE), "yellow", "the one that is held ends in 19 min"),
+        (
+            status({"failures_in_a_row": 2}, recent_failures=[FAILURE]),
+            "yellow",
+            "could not be renewed: it answered 503",
+        ),
+        (status({"failures_in_a_row": 2}, recent_failures=[FAILURE]), "yellow", "the one that is held ends in 19 min"),
         (status({"refused": ["app_id"], "advice": "Check app_id."}), "red", "application id"),
         (status({"refused": ["login"], "advice": "Check login.email."}), "yellow", "refuses the login"),
         (status({"identity_lost": True}), "yellow", "is lost"),
@@ -124,7 +133,7 @@ def test_where_to_look_for_failed_requests_depends_on_who_answered_them() -> Non
 
 @pytest.mark.parametrize("session", [OUTAGE, {"failures_in_a_row": 3}])
 def test_the_cause_is_in_the_sentence_and_what_to_do_below_it(session: dict[str, Any]) -> None:
-    told = banner(status(session, last_failure={**FAILURE, "sentence": "It was refused; check upstream.origin."}))
+    told = banner(status(session, recent_failures=[{**FAILURE, "sentence": "It was refused; check upstream.origin."}]))
     assert "It was refused" in told.sentence
     assert "check upstream.origin" not in told.sentence
     assert told.advice.startswith("Check upstream.origin. It is tried again by itself")
@@ -132,11 +141,10 @@ def test_the_cause_is_in_the_sentence_and_what_to_do_below_it(session: dict[str,
 
 def test_what_was_not_written_here_is_never_markup() -> None:
     evil = "<script>alert(1)</script>"
-    failure = {"time": evil, "what": evil, "sentence": evil}
+    failure = {"time": evil, "what": evil, "sentence": evil, "times": 1}
     renewal = {"time": evil, "reason": evil, "result": evil, "source": evil, "seconds": None}
     told = status(
         {"identity": evil, "source": evil, "state": evil, "refused": ["app_id"], "advice": evil},
-        last_failure=failure,
         recent_failures=[failure],
         recent_renewals=[renewal],
         store={"kind": evil, "trouble": evil, "up": False},
@@ -191,11 +199,6 @@ def test_a_first_measurement_is_seen_and_so_is_a_gap() -> None:
 def test_what_is_to_be_typed_is_marked_and_nothing_else_of_a_sentence_is() -> None:
     page = render(status({"refused": ["app_id"], "advice": "Run `cardcash-proxy <x>`."}), version="1")
     assert "Run <code>cardcash-proxy &lt;x&gt;</code>." in page
-
-
-def test_where_no_process_tells_of_a_session_there_is_still_a_page() -> None:
-    told = {"session": {"state": "unknown"}, "ready": False, "not_ready_because": ["worker 1 does not answer"]}
-    assert "worker 1 does not answer" in render(told, version="1")
 
 
 def test_what_is_paused_or_refused_is_told_with_what_to_do() -> None:

@@ -40,10 +40,13 @@ PROCESSES = [
 STATES: dict[str, dict[str, Any]] = {
     "fresh": status(traffic={**FAILING, "errors": [0]}, recent_renewals=RENEWALS),
     "in the window": status({"state": "stale", "expires_in_seconds": 60.0}),
-    "outage": status(OUTAGE, last_failure=FAILURE, recent_failures=[FAILURE], traffic=FAILING),
+    "outage": status(OUTAGE, recent_failures=[FAILURE], traffic=FAILING),
     "refused": status({"refused": ["app_id"], "advice": LONG}, recent_failures=[{**FAILURE, "sentence": LONG}]),
     "lost login": status({"identity": None, "identity_lost": True}, traffic=FAILING),
-    "several": status(processes=PROCESSES, store={"kind": "rediss", "host": "a" * 70 + ".example:6379", "up": False}),
+    "several": status(
+        processes=PROCESSES,
+        store={"kind": "rediss", "host": "a" * 70 + ".example:6379", "up": False, "trouble": None},
+    ),
 }
 
 
