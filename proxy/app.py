@@ -271,7 +271,7 @@ class Proxy:
             traffic=self._traffic,
         )
         processes, shutdown = (own.alone, self.request_stop) if given is None else (given.reports(own), given.shutdown)
-        port = AdminPort(own, processes, guard=self.guard, shutdown=shutdown, refused=self.metrics.refused_by_us)
+        port = AdminPort(own, processes, shutdown)
         if given is None:
             self._sockets, admin_sockets = bound(settings, self._handed_over, stack)
         else:

@@ -54,8 +54,6 @@ class Worker:
 
     worker: int
     pid: int | None = None
-    #: starting, up or down.
-    state: str = "starting"
     restarts: int = -1
     since: str | None = None
     #: When its process was up, and when the next one is to be started, on the monotonic clock.
@@ -66,6 +64,11 @@ class Worker:
     missed: int = 0
     #: Deaths since it last served for a while.
     deaths: int = 0
+
+    @property
+    def state(self) -> str:
+        """`starting`, `up` or `down`."""
+        return "down" if self.pid is None else "starting" if self.up_at is None else "up"
 
     def signal(self, number: int) -> None:
         """Send its process a signal; it is ours until it is waited for."""
@@ -146,8 +149,6 @@ class Supervisor:
         return self._code
 
     def _serve(self) -> None:
-        for one in self._workers:
-            self._start(one)
         while self._ends_at is None or any(one.pid is not None for one in self._workers):
             self._handle(signal.sigtimedwait(_WAITED_FOR, self._patience()))
             now = time.monotonic()
@@ -185,7 +186,7 @@ class Supervisor:
     def _start(self, one: Worker) -> None:
         """Fork a process for this worker."""
         one.restarts += 1
-        one.state, one.up_at, one.heartbeat, one.missed = "starting", None, None, 0
+        one.up_at, one.heartbeat, one.missed = None, None, 0
         try:
             one.pid = os.fork()
         except OSError as error:
@@ -221,9 +222,9 @@ class Supervisor:
 
     def _see_start(self, one: Worker) -> None:
         report = read(self._folder.report_of(one.worker))
-        if one.pid is None or report.get("pid") != one.pid or "failed" in report:
+        if report.get("pid") != one.pid or "failed" in report:
             return
-        one.state, one.up_at = "up", time.monotonic()
+        one.up_at = time.monotonic()
         one.since = datetime.now(UTC).isoformat(timespec="seconds")
         self._write_state()
         log.info("worker_started", worker=one.worker, pid=one.pid, restarts=one.restarts)
@@ -253,7 +254,7 @@ class Supervisor:
     def _ended(self, one: Worker, status: int | None, why: str | None) -> None:
         """Let a worker that has died be started again; one that could not start the first time is the end of all."""
         now = time.monotonic()
-        pid, one.pid, one.state = one.pid, None, "down"
+        pid, one.pid = one.pid, None
         by = signal.Signals(-status).name if status is not None and status < 0 else None
         if self._ends_at is None and one.up_at is None and not one.restarts:
             self._code = status if status == BAD_USAGE else FAILED

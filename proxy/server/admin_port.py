@@ -25,7 +25,6 @@ from proxy.core.request_fields import read_request
 from proxy.core.target import parse_target
 from proxy.server.admin import OwnProcess
 from proxy.server.answers import envelope_of, fields_of
-from proxy.server.guard import Guard
 from proxy.server.listener import LAST_SECONDS, Listener
 from proxy.server.page import POLICY, render
 from proxy.server.record import new_request_id
@@ -80,23 +79,14 @@ class AdminProtocol(RequestHandler):
 class AdminPort:
     """The application on the admin port.
 
-    `own` is this process, `processes` tells of all that answer for the proxy. `refused` counts a refusal by its code,
-    `shutdown` begins a drain.
+    `own` is this process, `processes` tells of all that are one proxy with it; `shutdown` begins a drain.
     """
 
-    def __init__(
-        self,
-        own: OwnProcess,
-        processes: Callable[[], Processes],
-        *,
-        guard: Guard,
-        shutdown: Callable[[], None],
-        refused: Callable[[str], None],
-    ) -> None:
-        self.refused = refused
+    def __init__(self, own: OwnProcess, processes: Callable[[], Processes], shutdown: Callable[[], None]) -> None:
+        #: Counts a refusal by its code.
+        self.refused = own.counted.refused_by_us
         self._own = own
         self._processes = processes
-        self._guard = guard
         self._shutdown = shutdown
 
     def application(self) -> web.Application:
@@ -167,7 +157,7 @@ class AdminPort:
     def _check_actor(self, request: web.Request) -> None:
         name = request.transport.get_extra_info("peername") if request.transport is not None else None
         peer = name[0] if isinstance(name, tuple) else None  # None: a unix socket
-        self._guard.check_actor(
+        self._own.guard.check_actor(
             read_request(request.raw_headers), parse_target("POST", request.raw_path).authority, peer
         )
 

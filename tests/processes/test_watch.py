@@ -80,6 +80,7 @@ async def test_workers_that_cannot_write_because_the_disk_is_full_go_on(proxy: P
 
 async def test_a_worker_that_finds_no_list_of_the_others_tells_of_itself(proxy: ProxyProcess, tmp_path: Path) -> None:
     (folder,) = tmp_path.glob("cardcash-proxy-*")
+    await is_ready(proxy)
     (folder / "workers.json").unlink()
     for path in ("", "healthz", "readyz", "metrics"):
         assert (await fetch("GET", f"http://{proxy.admin}/{path}"))[0] == 200
