@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # More workers than two cores: much of the suite waits. See tests/spread.py.
-SPREAD := -n 4 --dist loadfile
+SPREAD := -n 6 --dist loadfile
 ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
 
 .DEFAULT_GOAL := help
@@ -18,6 +18,7 @@ $(STAMP): requirements/dev.txt pyproject.toml proxy/__init__.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pytest -qq --collect-only >/dev/null 2>&1 || true # compiled once, not by each worker of the first run
 	@touch $@
 
 demo: $(STAMP) ## simulator and proxy together, with curl lines to paste

@@ -32,9 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = longest_first(items)
 
 
+# What is collected is there to the end: no collector of garbage need look at it, not while it grows, and not again.
+gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What was collected is there to the end: no collector of garbage need look at it again."""
     gc.freeze()
+    gc.enable()
 
 
 StartProxy = Callable[..., Awaitable[Running]]

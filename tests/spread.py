@@ -1,7 +1,7 @@
-"""How pytest-xdist spreads the tests over its workers: `pytest -n 4 --dist loadfile`.
+"""How pytest-xdist spreads the tests over its workers: `pytest -n 6 --dist loadfile`.
 
 A file is one piece of work, so that what its fixtures start (a browser, a Prometheus, an image, namespaces) is started once.
-The tests of a few long files that start nothing in common are pieces of their own. What takes longest is begun first.
+The tests of long files that start nothing in common are pieces of their own. What takes longest is begun first.
 """
 
 from __future__ import annotations
@@ -13,31 +13,30 @@ from xdist.remote import Producer
 from xdist.scheduler.loadscope import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-#: Begun first, in this order: half a minute and more each, most of it waiting; then what runs whole processes.
+#: Begun first, in this order: what waits long, so that others run meanwhile; then what runs whole processes.
 FIRST = (
     "tests/house/test_alerts_for_real.py",
     "tests/house/test_image.py",
     "tests/containers/test_compose.py",
     "tests/containers/test_kubelet.py",
+    "tests/session/redis/test_failover.py",
+    "tests/session/redis/test_herd.py",
+    "tests/server/test_fleet_logins.py",
     "tests/server/test_what_the_caller_is_told.py",
     "tests/whole/test_output.py",
-    "tests/whole/test_service_manager.py",
     "tests/settings/test_every_setting.py",
-    "tests/whole/test_workers.py",
-    "tests/whole/test_redis_store.py",
-    "tests/whole/test_workers_life.py",
     "tests/whole/",
 )
-#: Files whose tests start nothing in common that is slow to start.
-SINGLY = {
+#: Files and folders whose tests start nothing in common that is slow to start.
+SINGLY = (
     "tests/fuzz/test_mutations.py",
+    "tests/server/test_fleet_logins.py",
     "tests/server/test_what_the_caller_is_told.py",
+    "tests/session/redis/test_failover.py",
+    "tests/session/redis/test_herd.py",
     "tests/settings/test_every_setting.py",
-    "tests/whole/test_output.py",
-    "tests/whole/test_service_manager.py",
-    "tests/whole/test_workers.py",
-    "tests/whole/test_redis_store.py",
-}
+    "tests/whole/",
+)
 
 
 def file_of(nodeid: str) -> str:
@@ -59,8 +58,7 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
         super().__init__(config, log)
 
     def _split_scope(self, nodeid: str) -> str:
-        file = file_of(nodeid)
-        return nodeid if file in SINGLY else file
+        return nodeid if nodeid.startswith(SINGLY) else file_of(nodeid)
 
     def remove_node(self, node: WorkerController) -> str | None:
         """Take what a worker that died had left; not the test that it died of, which the others would die of, too."""

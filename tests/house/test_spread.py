@@ -48,9 +48,13 @@ def test_a_test_that_hangs_fails_once_and_all_others_are_run_by_the_worker_of_th
     for name in ("one", "other", "third"):
         (tmp_path / f"test_{name}.py").write_text(TESTS.replace("HANGS", str(name == "other")))
     told = tmp_path / "told"
+    plugins = ["-p", "xdist", "-p", "pytest_timeout"]  # no others, which take longer to import than all this
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "2", "--timeout=1", "--timeout-method=thread", str(tmp_path)],
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "TOLD": str(told)},
+        [
+            *(sys.executable, "-m", "pytest", *plugins, "-q", "-n", "2", "--timeout=2", "--timeout-method=thread"),
+            tmp_path,
+        ],
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "TOLD": str(told), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         cwd=tmp_path,  # names are told from here, wherever the repository lies
         capture_output=True,
         text=True,

@@ -23,8 +23,10 @@ from tests.whole.test_admin import samples
 
 #: What the header of `callers.require_header` is where it is required; sent by all requests but one.
 KEY = b"X-Key: the-key"
-#: Seconds after which what has not come does not come: far above what it takes on a busy machine.
-AS_GOOD_AS_NEVER = 6.0
+#: Seconds to wait for what is to come: far above what it takes on a busy machine, and below what comes by itself.
+LONG = 6.0
+#: Seconds to look whether what is not to come does all the same; that a setting brings it is seen where it is to come.
+A_WHILE = 1.5
 
 
 @dataclass
@@ -117,6 +119,8 @@ class Scene:
         self.here = here
         self.upstream = here.upstream
         self.process = process
+        #: Seconds in which what is looked for comes, or does not.
+        self.patience = LONG
         #: What CardCash answers to others while it holds some; then OK.
         self.meanwhile: deque[bytes] = deque()
         self._callers_at, self._admin_at = callers, admin
@@ -171,10 +175,10 @@ class Scene:
             while (await self.admin("/readyz")).status != 200:
                 await asyncio.sleep(0.01)
 
-    async def comes(self, condition: Any, *, seconds: float = AS_GOOD_AS_NEVER) -> bool:
-        """Tell whether something, awaited or not, comes to hold in so many seconds: for what may well not."""
+    async def comes(self, condition: Any, *, seconds: float | None = None) -> bool:
+        """Tell whether something, awaited or not, comes to hold within `patience`, or so many seconds."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(self.patience if seconds is None else seconds):
                 while True:
                     found = condition()
                     if await found if hasattr(found, "__await__") else found:

@@ -21,7 +21,7 @@ from proxy.session.stores.redis.vault import Vaults
 from proxy.settings import SettingsError
 from proxy.settings.model import leaves
 from tests.server.harness import APP_ID, REJECTION, Peer, Truncated
-from tests.settings.scene import AS_GOOD_AS_NEVER, KEY, Scene, around, customer, scene
+from tests.settings.scene import A_WHILE, KEY, LONG, Scene, around, customer, scene
 from tests.whole.processes import TERM
 
 #: Settings that all proofs of a group have in common.
@@ -224,7 +224,7 @@ async def gives_up_connecting(s: Scene) -> object:
     async def failed() -> bool:
         return await s.sample("upstream_errors_total", kind="connect_timeout") > 0
 
-    return await s.comes(failed, seconds=4)  # a second before it would be given up as usual
+    return await s.comes(failed, seconds=min(4.0, s.patience))  # it would be given up after 5 as usual
 
 
 async def kept_alive_by(s: Scene) -> object:
@@ -242,7 +242,7 @@ async def no_answer(s: Scene) -> object:
 
     s.upstream.answers.append(silent)
     asked = asyncio.ensure_future(s.ask("POST /orders", body=b"{}"))
-    done, _ = await asyncio.wait([asked], timeout=AS_GOOD_AS_NEVER)
+    done, _ = await asyncio.wait([asked], timeout=s.patience)
     if not done:
         asked.cancel()
         return None
@@ -287,13 +287,16 @@ async def served_while_stopping(s: Scene) -> object:
         return (await s.ask("GET /carts")).status
     except (OSError, Truncated):
         return None
+    finally:
+        s.process.signal(TERM)  # the delay is not waited for, by no worker either
+        await s.process.ended()
 
 
 async def cut_off(s: Scene) -> object:
     assert s.process is not None
     async with s.holding(1, "POST /orders", body=b"{}") as asking:
         s.process.signal(TERM)
-        done, _ = await asyncio.wait(asking, timeout=AS_GOOD_AS_NEVER)
+        done, _ = await asyncio.wait(asking, timeout=s.patience)
     assert await s.process.ended() == 0
     return bool(done)
 
@@ -390,16 +393,25 @@ def _changes(group: str) -> dict[str, str]:
 
 
 async def _seen(
-    monkeypatch: pytest.MonkeyPatch, group: str, settings: dict[str, str], *, as_process: bool
+    monkeypatch: pytest.MonkeyPatch,
+    group: str,
+    settings: dict[str, str],
+    *,
+    expected: dict[str, object],
+    as_process: bool,
 ) -> dict[str, object]:
-    """Start a proxy and look at everything of a group."""
+    """Start a proxy and look at everything of a group, longer at what is to come than at what is not."""
     async with around() as here:
         here.upstream.lifetime = LIFETIMES.get(group, 3600)
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{here.web_proxy_port}")
         monkeypatch.setenv("NO_PROXY", "")
         try:
             async with scene(here, COMMON.get(group, {}) | settings, as_process=as_process) as s:
-                return {path: await proof.look(s) for path, proof in _of(group).items()}
+                seen = {}
+                for path, proof in _of(group).items():
+                    s.patience = A_WHILE if expected[path] in (False, None) else LONG
+                    seen[path] = await proof.look(s)
+                return seen
         except SettingsError:
             return dict.fromkeys(_of(group), "refused")
 
@@ -409,9 +421,10 @@ async def test_with_one_process_each_setting_is_seen_to_do_something(
     monkeypatch: pytest.MonkeyPatch, group: str
 ) -> None:
     own = group in PROCESSES
-    assert await _seen(monkeypatch, group, {}, as_process=own) == {p: proof.usual for p, proof in _of(group).items()}
-    changed = await _seen(monkeypatch, group, _changes(group), as_process=own)
-    assert changed == {path: proof.changed for path, proof in _of(group).items()}
+    usual = {path: proof.usual for path, proof in _of(group).items()}
+    assert await _seen(monkeypatch, group, {}, expected=usual, as_process=own) == usual
+    changed = {path: proof.changed for path, proof in _of(group).items()}
+    assert await _seen(monkeypatch, group, _changes(group), expected=changed, as_process=own) == changed
     assert [path for path, proof in _of(group).items() if proof.usual == proof.changed] == []
 
 
@@ -419,5 +432,6 @@ async def test_with_one_process_each_setting_is_seen_to_do_something(
 async def test_with_two_workers_each_setting_is_seen_to_do_the_same(
     monkeypatch: pytest.MonkeyPatch, group: str
 ) -> None:
-    changed = await _seen(monkeypatch, group, {"WORKERS": "2", **_changes(group)}, as_process=True)
-    assert changed == {path: proof.changed for path, proof in _of(group).items()}
+    changed = {path: proof.changed for path, proof in _of(group).items()}
+    settings = {"WORKERS": "2", **_changes(group)}
+    assert await _seen(monkeypatch, group, settings, expected=changed, as_process=True) == changed

@@ -36,6 +36,9 @@ FAILING = {
     "check --nonsense": 2,
     "nonsense": 2,
 }
+#: With an interpreter that writes all at once, which is one matter for all commands: of those that end well one of a kind
+#: (argparse writes, or much, little, what was fetched, or what is flushed), and of those that fail one before it runs.
+UNBUFFERED = {"--help", "check", "session status", "health", "wait --timeout 5", "check --nonsense"}
 CLI = f"{shlex.quote(sys.executable)} -m proxy"
 WAYS = {"nobody reads": "| true", "full": "> /dev/full", "closed": ">&-", "both full": "> /dev/full 2>&1"}
 
@@ -66,17 +69,16 @@ async def shell(line: str, proxy: ProxyProcess, **more: str) -> tuple[int, str]:
 async def test_the_exit_code_is_the_deserved_one_and_nothing_is_complained_of_twice(
     proxy: ProxyProcess, way: str, unbuffered: str
 ) -> None:
-    for command, lost in COMMANDS.items():
+    for command in UNBUFFERED if unbuffered else COMMANDS | FAILING:
         code, err = await shell(f"{CLI} {command} {WAYS[way]}", proxy, PYTHONUNBUFFERED=unbuffered)
-        deserved = lost if "full" in way else 0
-        assert code == deserved, (command, err)
         assert "Exception ignored" not in err and "Traceback" not in err, command
+        if command in FAILING:
+            assert code == FAILING[command], (command, err)
+            continue
+        deserved = COMMANDS[command] if "full" in way else 0
+        assert code == deserved, (command, err)
         assert len(err.splitlines()) == (deserved if way == "full" else 0), (command, err)
         assert ("the output could not be written: No space left" in err) is bool(err), (command, err)
-    for command, deserved in FAILING.items():
-        code, err = await shell(f"{CLI} {command} {WAYS[way]}", proxy, PYTHONUNBUFFERED=unbuffered)
-        assert code == deserved, (command, err)
-        assert "Exception ignored" not in err and "Traceback" not in err, command
 
 
 async def test_shutdown_is_done_even_if_nobody_is_told(proxy: ProxyProcess) -> None:

@@ -1,10 +1,11 @@
-"""Servers, started once for all tests of a process; without redis-server these tests are skipped, with that reason."""
+"""Servers, started once for the tests of this folder in a process; without redis-server they are skipped, and say why."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import hashlib
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,21 +27,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(NEEDS_REDIS)
 
 
-_scrypt = functools.cache(hashlib.scrypt)
+_scrypt, _one_at_a_time = functools.cache(hashlib.scrypt), threading.Lock()
 
 
 @pytest.fixture(autouse=True)
 def keys_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys of the same secrets, for all tests of a process: each takes 50 ms."""
-    monkeypatch.setattr(hashlib, "scrypt", _scrypt)
+    """Keys of the same secrets, once for all tests of a process: each takes 50 ms, thirty at once a second and more."""
+
+    def made_once(*args: Any, **more: Any) -> bytes:
+        with _one_at_a_time:
+            return _scrypt(*args, **more)
+
+    monkeypatch.setattr(hashlib, "scrypt", made_once)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time for as many as there are in one process, which share its CPU: who of them wins is the rule, not how soon."""
+    monkeypatch.setattr("proxy.session.stores.redis.connection.TIMEOUT", 20.0)
+    monkeypatch.setattr("proxy.session.stores.redis.client.DEADLINE", 20.0)
+
+
+@pytest.fixture(scope="package")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("redis")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def standalone(folder: Path) -> Iterator[Server]:
     server = Server(folder / "standalone").start()
     yield server
@@ -64,12 +77,12 @@ def own_server(tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tls(folder: Path) -> Tls:
     return Tls(folder / "tls")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tls_server(folder: Path, tls: Tls) -> Iterator[Server]:
     """A Redis with TLS; it wants no certificate of clients."""
     server = Server(folder / "tls-server", "--tls-auth-clients", "no", tls=tls).start()
@@ -85,7 +98,7 @@ def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
     group.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def whole_sentinels(folder: Path) -> Iterator[Sentinels]:
     """A group that no test may break."""
     group = Sentinels(folder / "sentinels")
@@ -93,7 +106,7 @@ def whole_sentinels(folder: Path) -> Iterator[Sentinels]:
     group.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def guarded(folder: Path) -> Iterator[Sentinels]:
     """One whose Sentinels want a password."""
     group = Sentinels(folder / "guarded", password="of-the-sentinels")
@@ -107,7 +120,7 @@ def calm_sentinels(whole_sentinels: Sentinels) -> Sentinels:
     return whole_sentinels
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def whole_cluster(folder: Path) -> Iterator[Cluster]:
     group = Cluster(folder / "cluster")
     yield group

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -16,24 +13,8 @@ from proxy.session.stores import Right, Turn
 from proxy.session.stores.redis.client import RedisUnavailable
 from tests.session.redis.conftest import Build
 from tests.session.redis.raw import answering
-from tests.session.redis.replicas import MINE, place_of
-from tests.session.redis.servers import Cluster, Sentinels, Server, Tls, free_port, wait_for
-
-#: Seconds in which another master can be written to: 2.5 to 4 here, longer on a machine that does other things too.
-SOON = 12.0
-
-
-async def again(do: Callable[[], Awaitable[object]], within: float = SOON) -> float:
-    """Try, as a renewal does, until it works; returns the seconds that took."""
-    began = time.monotonic()
-    async with asyncio.timeout(within + 3):
-        while True:
-            try:
-                await do()
-            except RedisUnavailable:
-                await asyncio.sleep(0.05)
-            else:
-                return time.monotonic() - began
+from tests.session.redis.replicas import MINE, SOON, again, place_of
+from tests.session.redis.servers import Cluster, Sentinels, Server, free_port, wait_for
 
 
 class TestSentinel:
@@ -43,45 +24,6 @@ class TestSentinel:
         assert one.store.address == f"127.0.0.1:{calm_sentinels.master.port}"
         assert calm_sentinels.master.command("KEYS", "*")
 
-    async def test_a_master_that_is_killed_is_followed_by_the_next(self, replica: Build, sentinels: Sentinels) -> None:
-        one, other = replica(sentinels), replica(sentinels)
-        base = one.token()
-        await one.store.save(base, replaces=None)
-        assert await one.enters(base) is Turn.GRANTED
-        old = sentinels.master
-        wait_for(lambda: old.is_copied_to(2), "no sync")
-        old.kill()
-        assert await again(lambda: one.save("two.token.", replaces=base)) < SOON
-        assert one.store.address != f"127.0.0.1:{old.port}"
-        assert await again(other.stored) < SOON  # two Sentinels may not know yet
-        assert await other.enters(base) is Turn.NEWS
-
-    async def test_a_master_that_hangs_is_followed_by_the_next(self, replica: Build, sentinels: Sentinels) -> None:
-        one = replica(sentinels)
-        base = one.token()
-        await one.store.save(base, replaces=None)
-        old = sentinels.master
-        wait_for(lambda: old.is_copied_to(2), "no sync")
-        with old.stopped():
-            assert await again(lambda: one.save("two.token.", replaces=base)) < SOON
-            assert await one.stored() == "two.token."
-
-    async def test_a_failover_by_order_costs_nothing(self, replica: Build, sentinels: Sentinels) -> None:
-        one = replica(sentinels)
-        base = one.token()
-        await one.store.save(base, replaces=None)
-        old = sentinels.master
-        sentinels.sentinels[0].command("SENTINEL", "FAILOVER", sentinels.MASTER)
-        wait_for(lambda: _known(sentinels) != old.port, "no failover")
-        old.command("REPLICAOF", "127.0.0.1", _known(sentinels))  # as Sentinel does within 10 s
-        assert await again(lambda: one.save("two.token.", replaces=base)) < SOON
-        assert one.store.address != f"127.0.0.1:{old.port}"
-
-    async def test_sentinels_that_do_not_answer_are_passed_by(self, replica: Build, sentinels: Sentinels) -> None:
-        sentinels.sentinels[0].kill()
-        with sentinels.sentinels[1].stopped():
-            assert await replica(sentinels).save()
-
     async def test_no_sentinel_is_there(self, replica: Build) -> None:
         with pytest.raises(RedisUnavailable, match="Connection refused"):
             await replica(f"redis+sentinel://127.0.0.1:{free_port()}/main").stored()
@@ -89,15 +31,6 @@ class TestSentinel:
     async def test_a_name_that_they_do_not_know(self, replica: Build, calm_sentinels: Sentinels) -> None:
         with pytest.raises(RedisUnavailable, match="no Sentinel knows"):
             await replica(calm_sentinels.url.replace("/main", "/other")).stored()
-
-    async def test_they_and_their_master_speak_tls(self, replica: Build, tmp_path: Path, tls: Tls) -> None:
-        group = Sentinels(tmp_path, tls=tls)
-        with pytest.raises(RedisUnavailable, match="certificate of Redis is not accepted"):
-            await replica(group).stored()
-        one = replica(replace(place_of(group.url), tls=tls.context()))
-        assert await one.save()
-        assert one.store.address == f"127.0.0.1:{group.master.port}"
-        group.end()
 
     async def test_their_password_is_their_own(self, replica: Build, guarded: Sentinels) -> None:
         with pytest.raises(RedisUnavailable, match="password"):
@@ -129,17 +62,6 @@ class TestSentinel:
             one = replica(calm_sentinels.url.replace("//", f"//127.0.0.1:{astray},"))
             assert await one.save()
             assert one.store.address == f"127.0.0.1:{calm_sentinels.master.port}"
-
-    async def test_without_any_sentinel_the_master_that_was_found_is_used_on(
-        self, replica: Build, sentinels: Sentinels
-    ) -> None:
-        one = replica(sentinels)
-        assert await one.save()
-        for sentinel in sentinels.sentinels:
-            sentinel.kill()
-        assert await one.stored() == "one.token."
-        sentinels.servers[0].command("CLIENT", "KILL", "TYPE", "normal")
-        assert await one.stored() == "one.token."
 
     async def test_a_redis_is_no_sentinel(self, replica: Build, server: Server) -> None:
         with pytest.raises(RedisUnavailable, match="as a Sentinel is none"):
@@ -275,10 +197,6 @@ class TestCluster:
         await again(one.stored)
         assert await other.store.extend(Right.LOGIN)
         assert one.store.address == f"127.0.0.1:{target.port}"
-
-
-def _known(sentinels: Sentinels) -> int:
-    return int(sentinels.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", sentinels.MASTER)[1])
 
 
 async def test_a_server_with_tls_is_reached_as_it_proves_to_be(replica: Build, tls_server: Server) -> None:

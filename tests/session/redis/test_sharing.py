@@ -143,6 +143,7 @@ async def test_every_replica_has_a_patience_of_its_own(replica: Build, server: S
     assert 5 <= min(patiences) < max(patiences) <= 7
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_many_replicas_see_one_renewal(replica: Build, server: Server) -> None:
     replicas = [replica(server) for _ in range(30)]
     turns = await asyncio.gather(*(one.enters() for one in replicas))

@@ -17,6 +17,7 @@ from tests.session.redis.replicas import RedisClock, Watched, place_of
 from tests.session.redis.servers import Cluster, Server
 
 
+@pytest.mark.usefixtures("unhurried")
 class OnRedis:
     """What the contract needs; `where` is the Redis."""
 
