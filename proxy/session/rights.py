@@ -97,23 +97,23 @@ class Rights:
         patience = _Patience(self._access)  # of who waits in line, too
         async with self._one_login:
             extending: asyncio.Task[None] | None = None
-            busy: float | None = None
+            taken: bool | None = None
             try:
                 while True:
                     taking = self._store.take_login_turn()
-                    busy = await self._access.do("lease", taking, seconds=patience.seconds_for_a_try())
-                    if busy == 0 or (busy is None and patience.is_over()):
+                    taken = await self._access.do("lease", taking, seconds=patience.seconds_for_a_try())
+                    if taken or (taken is None and patience.is_over()):
                         break
                     await patience.wait()
-                if busy is not None:
+                if taken:
                     self._access.observer.store("lease", "ok")
                     extending = self._tasks.spawn(self._extend(Right.LOGIN), name="session-store-extend")
-                yield busy is not None
+                yield taken is not None
             finally:
                 if extending is not None:
                     extending.cancel()
                 leaving = self._access.done("lease", self._store.leave(Right.LOGIN))
-                if busy is None:  # nobody waits for a store that does not answer
+                if taken is None:  # nobody waits for a store that does not answer
                     self._tasks.spawn(leaving, name="session-store-leave")
                 else:
                     await leaving

@@ -78,7 +78,7 @@ class Distant(MemoryStore):
         self._ask("extend")
         return await super().extend(right)
 
-    async def take_login_turn(self) -> float:
+    async def take_login_turn(self) -> bool:
         self._ask("take")
         return await super().take_login_turn()
 

@@ -57,7 +57,7 @@ class Turn(Enum):
     NEWS = "news"
     #: Renewals fail, and a pause lasts (`stored.paused_for`). The right is not ours.
     PAUSED = "paused"
-    #: Somebody else has the right, and may keep it for as long as `Entered.seconds`. Ask again soon.
+    #: Somebody else has the right. Ask again soon.
     BUSY = "busy"
 
 
@@ -84,7 +84,6 @@ class Entered:
 
     turn: Turn
     stored: Stored
-    seconds: float = 0.0
 
 
 #: Seconds after which a right that was not extended is anybody's (a kind of store may take longer, but less than half of
@@ -160,8 +159,8 @@ class SharedStore(Protocol):
         """Keep the right for another `LEASE` seconds; False: it is lost for certain, and not taken again by this."""
         ...
 
-    async def take_login_turn(self) -> float:
-        """Ask for the right to handle a caller's login; 0: it is ours, else ask again; it may last that many seconds."""
+    async def take_login_turn(self) -> bool:
+        """Ask for the right to handle a caller's login; False: somebody else has it, ask again soon."""
         ...
 
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:

@@ -90,8 +90,8 @@ class FileStore:
             return (stored, turn, sign), is_sound
 
         stored, turn, sign = await self._run(enter)
-        seconds = right.seen(sign, self._clock.now().steady)
-        return Entered(turn or (Turn.BUSY if seconds else Turn.GRANTED), stored, seconds)
+        is_ours = right.seen(sign, self._clock.now().steady)
+        return Entered(turn or (Turn.GRANTED if is_ours else Turn.BUSY), stored)
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
         """Compare and set under the lock; what is stored there by value decides, and what has expired is not there."""
@@ -136,7 +136,7 @@ class FileStore:
         """Give a sign of life."""
         return await self._in_thread(self._rights[right].extend)
 
-    async def take_login_turn(self) -> float:
+    async def take_login_turn(self) -> bool:
         """Ask for the turn to handle a caller's login."""
         right = self._rights[Right.LOGIN]
         sign = await self._in_thread(right.take, right.silent(self._clock.now().steady))

@@ -16,8 +16,6 @@ from proxy.session.stores import LEASE
 
 #: Openings of a file that is replaced all the time.
 _TRIES: Final = 5
-#: Seconds that a right of somebody else lasts at least.
-_SHORTEST: Final = 0.001
 
 
 #: What changes with each holder of a lock file, and with each sign of its life.
@@ -109,11 +107,11 @@ class FileRight:
         """Return the sign of a holder that has been silent for too long."""
         return self._sign if now - self._silent_since >= LEASE else None
 
-    def seen(self, sign: Sign | None, now: float) -> float:
-        """Take what `take` has seen; returns for how long another may be silent, 0: the right is ours."""
+    def seen(self, sign: Sign | None, now: float) -> bool:
+        """Take what `take` has seen; says whether the right is ours."""
         if sign != self._sign:
             self._sign, self._silent_since = sign, now
-        return 0.0 if sign is None else max(_SHORTEST, LEASE - (now - self._silent_since))
+        return sign is None
 
     # In the thread
 

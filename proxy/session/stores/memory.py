@@ -48,8 +48,7 @@ class MemoryStore:
         if (turn := turned_away(stored, known=known, forced=forced)) is not None:
             await self.leave(Right.RENEWAL)
             return Entered(turn, stored)
-        seconds = self._taken(Right.RENEWAL)
-        return Entered(Turn.BUSY if seconds else Turn.GRANTED, stored, seconds)
+        return Entered(Turn.GRANTED if self._take(Right.RENEWAL) else Turn.BUSY, stored)
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
         """Compare and set."""
@@ -75,11 +74,11 @@ class MemoryStore:
 
     async def extend(self, right: Right) -> bool:
         """Keep a right."""
-        return self._holds(right) and self._taken(right) == 0
+        return self._holds(right) and self._take(right)
 
-    async def take_login_turn(self) -> float:
+    async def take_login_turn(self) -> bool:
         """Ask for the turn to handle a login."""
-        return self._taken(Right.LOGIN)
+        return self._take(Right.LOGIN)
 
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
         """Remember what was refused, as long as the process lives."""
@@ -112,11 +111,11 @@ class MemoryStore:
         holder, until = self._memory.holders.get(right, (None, 0.0))
         return holder is self and self._clock.now().steady < until
 
-    def _taken(self, right: Right) -> float:
-        """Take a right that nobody else has; returns for how long another may have it."""
+    def _take(self, right: Right) -> bool:
+        """Take a right that nobody else has."""
         now = self._clock.now().steady
         holder, until = self._memory.holders.get(right, (self, 0.0))
         if holder is not self and now < until:
-            return until - now
+            return False
         self._memory.holders[right] = self, now + LEASE
-        return 0.0
+        return True

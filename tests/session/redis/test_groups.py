@@ -190,7 +190,7 @@ class TestCluster:
             assert await one.store.extend(Right.RENEWAL)
             assert await one.save("two.token.", replaces=base)
             assert await other.enters(base) is Turn.NEWS
-            assert await other.store.take_login_turn() == 0
+            assert await other.store.take_login_turn()
         finally:
             for node in (target, source):
                 node.command("CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])

@@ -191,7 +191,7 @@ class TestSparing:
         await trouble(one)
         own_server.start()
         await comes_back(one)
-        assert await one.store.take_login_turn() == 0
+        assert await one.store.take_login_turn()
 
 
 class TestItSaysNo:
@@ -280,7 +280,7 @@ class TestItSaysNo:
         await one.store.leave(Right.RENEWAL, recovered=True)
         await one.store.refuse({"login": "x"}, SECRETS)
         await one.store.failed(0)
-        assert await one.store.take_login_turn() == 0
+        assert await one.store.take_login_turn()
         assert await one.stored() == token.value
         await one.store.refuse({}, SECRETS)
         await one.store.end_pause()

@@ -86,12 +86,12 @@ local function holder(right)
   return owner, tonumber(till) - now
 end
 
--- the right is another's: for how long; and begins anew if the clock was set back, since its holder may be dead
+-- the right is another's; it begins anew if the clock was set back, since its holder may be dead
 local function anothers(right, owner)
   local has, left = holder(right)
-  if has == '' or has == owner then return 0 end
+  if has == '' or has == owner then return false end
   if left > LEASE then give(right, has) end
-  return math.min(left, LEASE)
+  return true
 end
 
 local function leave(right, owner)
@@ -118,10 +118,9 @@ end
 -- all there is; who knows by which bytes the blob begins is spared the 1.5 kB of it
 local function answer(verdict, known)
   local failures, pause = paused()
-  local _, left = holder('renewal')
-  local a = {verdict, number(now), failures, number(pause), number(math.min(left, LEASE)), f.refused or ''}
+  local a = {verdict, number(now), failures, number(pause), f.refused or ''}
   local tag, blob = token()
-  if tag then a[7], a[8] = tag, #known > 0 and string.sub(blob, 1, #known) == known and '' or blob end
+  if tag then a[6], a[7] = tag, #known > 0 and string.sub(blob, 1, #known) == known and '' or blob end
   return a
 end
 """
@@ -146,7 +145,7 @@ if ARGV[4] == '0' then
     return answer(verdict, ARGV[1])
   end
 end
-if anothers('renewal', ARGV[2]) > 0 then return answer('busy', ARGV[1]) end
+if anothers('renewal', ARGV[2]) then return answer('busy', ARGV[1]) end
 give('renewal', ARGV[2])
 return answer('granted', ARGV[1])
 """
@@ -190,11 +189,11 @@ end
 return '1'
 """
 
-# A right, owner. Answers how long another may have it.
+# A right, owner.
 _TAKE: Final = """
-local left = anothers(ARGV[1], ARGV[2])
-if left == 0 then give(ARGV[1], ARGV[2]) end
-return number(left)
+if anothers(ARGV[1], ARGV[2]) then return '0' end
+give(ARGV[1], ARGV[2])
+return '1'
 """
 
 # A right, owner.
@@ -229,8 +228,6 @@ class Reply:
     #: Session calls that failed in a row, and seconds until one may be made again.
     failures: int
     pause: float
-    #: Seconds for which somebody has the right to renew.
-    leased: float
     #: Refusals as they are stored; empty: none.
     refused: bytes = field(repr=False)
     #: Of the token that is stored; None: nothing is.
@@ -250,10 +247,9 @@ def _text(raw: object) -> bytes:
 
 
 def _reply(raw: Any) -> Reply:
-    verdict, now, failures, pause, lease, refused, *entry = raw
+    verdict, now, failures, pause, refused, *entry = raw
     tag, blob = map(_text, entry) if entry else (None, b"")
-    pause, leased = int(pause) / MICRO, int(lease) / MICRO
-    return Reply(_text(verdict).decode("ascii"), int(now), int(failures), pause, leased, _text(refused), tag, blob)
+    return Reply(_text(verdict).decode("ascii"), int(now), int(failures), int(pause) / MICRO, _text(refused), tag, blob)
 
 
 def _saved(raw: Any) -> tuple[str, int]:

@@ -105,19 +105,19 @@ class RedisStore:
         vault, _ = await self._vault()
         tag = "" if known is None else vault.tag(known.value)
 
-        async def ask() -> tuple[Turn, Reply, Stored]:
+        async def ask() -> tuple[Turn, Stored]:
             wanted = (tag, _flag(forced), self._in_place.tag)
             reply, stored = await self._asked(scripts.ENTER, secrets, Urgency.RENEWAL, self._me, *wanted)
-            return Turn(reply.verdict), reply, stored
+            return Turn(reply.verdict), stored
 
-        turn, reply, stored = await ask()
+        turn, stored = await ask()
         if turn is Turn.NEWS and stored.token is None:
             # Redis does not know what does not count: now it is told.
-            turn, reply, stored = await ask()
+            turn, stored = await ask()
             if turn is Turn.NEWS and stored.token is None:
                 turn = Turn.BUSY
         self._holds(Right.RENEWAL, turn is Turn.GRANTED)
-        return Entered(turn, stored, reply.leased if turn is Turn.BUSY else 0.0)
+        return Entered(turn, stored)
 
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
         """Compare and set."""
@@ -167,11 +167,10 @@ class RedisStore:
         """Keep a right."""
         return self._holds(right, await self._run(scripts.EXTEND, RIGHTS[right], self._me) == 1)
 
-    async def take_login_turn(self) -> float:
+    async def take_login_turn(self) -> bool:
         """Ask for the turn to handle a login."""
         taken = await self._run(scripts.TAKE, RIGHTS[Right.LOGIN], self._me, urgency=Urgency.REQUEST)
-        self._holds(Right.LOGIN, taken == 0)
-        return taken / MICRO
+        return self._holds(Right.LOGIN, taken == 1)
 
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
         """Remember what CardCash refused; of `secrets` only a slow salted hash is stored, and that encrypted."""
