@@ -32,16 +32,16 @@ class Relay:
         assert task is not None
         self._tasks.add(task)
         self.connections += 1
-        there, back = await asyncio.open_connection("127.0.0.1", self._server_port)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._down(there, writer))
-                group.create_task(self._up(reader, back))
+            there, back = await asyncio.open_connection("127.0.0.1", self._server_port)
+            with contextlib.closing(back):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._down(there, writer))
+                    group.create_task(self._up(reader, back))
         except* (_Cut, OSError, asyncio.CancelledError):
             pass  # Python 3.11 complains of a callback that ends cancelled
         finally:
             writer.close()
-            back.close()
             self._tasks.discard(task)
 
     async def _up(self, reader: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:

@@ -65,10 +65,9 @@ class RedisClient:
         self._place = place
         self._watch = watch
         self._fraction = fraction
-        self._used = place()
-        self._servers = Servers(self._used)
-        self._link: Connections | None = None
-        self._connections = 0
+        self._servers = Servers(place())
+        self._connections = Connections(self._connected)
+        self._has_connected = False
         # Two commands at a time, since each needs a connection; a command takes 2 s at most.
         self._turns = asyncio.Semaphore(_AT_A_TIME)
         # Guards `_servers`, above all one question to the Sentinels for all who need the answer.
@@ -85,13 +84,13 @@ class RedisClient:
     def address(self) -> str:
         """The server in use, or the URL's without user and password while none is."""
         current = self._servers.current
-        return str(self._used.url) if current is None else f"{current[0]}:{current[1]}"
+        return str(self._servers.place.url) if current is None else f"{current[0]}:{current[1]}"
 
     async def run(self, script: Script[Answer], key: str, arguments: Sequence[Word], urgency: Urgency) -> Answer:
         """Run a script; returns its answer. Raises `RedisUnavailable`."""
         self._check(urgency)
         async with self._turns:
-            await self._follow_place()
+            self._follow_place()
             self._check(urgency)  # whoever had the turn before may have found out
             began = time.monotonic()
             try:
@@ -103,8 +102,8 @@ class RedisClient:
                 raise
             except Exception as error:
                 failure = failure_of(error)
-                if failure is NO_ANSWER and self._link is not None:
-                    await self._give_up(self._servers, self._link)
+                if failure is NO_ANSWER and self._servers.current is not None:
+                    self._give_up(self._servers, self._servers.current)
                 self._failed(failure, began)
                 # What it was raised from may repeat what the server or the library says.
                 raise RedisUnavailable(failure) from None
@@ -116,10 +115,14 @@ class RedisClient:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._leave(orderly=True)
+        self._connections.close()
 
     def _check(self, urgency: Urgency) -> None:
-        if self.trouble is not None and self._place() is self._used and time.monotonic() < self._not_before[urgency]:
+        if (
+            self.trouble is not None
+            and self._place() is self._servers.place
+            and time.monotonic() < self._not_before[urgency]
+        ):
             raise RedisUnavailable(self.trouble)
 
     def _failed(self, failure: RedisFailure, began: float) -> None:
@@ -142,14 +145,11 @@ class RedisClient:
             Urgency.RENEWAL: now + 0.1 + 0.4 * self._fraction(),
         }
 
-    async def _follow_place(self) -> None:
+    def _follow_place(self) -> None:
         """Begin anew when a file of ours has changed: as somebody else, or somewhere else."""
-        place = self._place()
-        if place is self._used:
-            return
-        self._used, self._servers = place, Servers(place)
-        self._failures, self.trouble = 0, None
-        await self._leave()
+        if (place := self._place()) is not self._servers.place:
+            self._servers = Servers(place)
+            self._failures, self.trouble = 0, None
 
     async def _run(self, script: Script[Any], key: str, arguments: Sequence[Word]) -> Any:
         failed: Exception | None = None
@@ -158,57 +158,44 @@ class RedisClient:
             servers = self._servers
             async with self._finding:
                 address = await servers.find()
-                if failed is not None and address == gone:
-                    raise failed  # the next Sentinel, or a cluster, names no other
-                link = await self._link_to(address)
+            if failed is not None and address == gone:
+                raise failed  # the next Sentinel, or a cluster, names no other
             try:
-                return await link.run(script, key, arguments)
+                return await self._connections.run((servers.place, address), script, key, arguments)
             except RedisError as error:
                 if error.target is not None and error.code == "MOVED":
                     servers.moved(error.target)
                 elif error.target is not None:
-                    return await self._aside(servers.full(error.target), script, key, arguments)
+                    return await self._aside((servers.place, servers.full(error.target)), script, key, arguments)
                 else:
                     if error.code in _ELSEWHERE:
-                        await self._give_up(servers, link)
+                        self._give_up(servers, address)
                     # A master no longer, and what it is asked for is old: the new one is looked for at once, but once.
                     if error.code != "READONLY" or (isinstance(failed, RedisError) and failed.code == error.code):
                         raise
                 failed = error
             except Exception as error:  # whatever it is: the address may have come from elsewhere, and be none
-                await self._give_up(servers, link)
+                self._give_up(servers, address)
                 if isinstance(error, TimeoutError) or servers.is_alone:
                     raise
                 failed, gone = error, address
         assert failed is not None  # noqa: S101
         raise failed
 
-    async def _aside(self, address: Address, script: Script[Any], key: str, arguments: Sequence[Word]) -> Any:
+    async def _aside(self, to: tuple[Place, Address], script: Script[Any], key: str, arguments: Sequence[Word]) -> Any:
         """Ask the node to which a slot is just being moved, this once."""
-        link = Connections(self._used, address, self._connected)
+        connections = Connections(self._connected)
         try:
-            return await link.run(script, key, arguments, asking=True)
+            return await connections.run(to, script, key, arguments, asking=True)
         finally:
-            await link.close()
+            connections.close()
 
-    async def _link_to(self, address: Address) -> Connections:
-        if self._link is None or self._link.address != address:
-            await self._leave()
-            self._link = Connections(self._used, address, self._connected)
-        return self._link
-
-    async def _leave(self, *, orderly: bool = False) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close(orderly=orderly)
-
-    async def _give_up(self, servers: Servers, link: Connections) -> None:
-        servers.lost(link.address)
-        await link.close()
-        if self._link is link:
-            self._link = None
+    def _give_up(self, servers: Servers, address: Address) -> None:
+        servers.lost(address)
+        if servers.current is None:
+            self._connections.close()
 
     def _connected(self) -> None:
-        self._connections += 1
-        if self._connections > 1:
+        if self._has_connected:
             self._watch.reconnected()
+        self._has_connected = True

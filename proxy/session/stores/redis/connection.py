@@ -12,7 +12,6 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, Final, cast
 
 from proxy.session.stores.redis.place import Place
@@ -62,14 +61,13 @@ class NotRedis(Exception):
 
 
 class RedisConnection(asyncio.Protocol):
-    """One connection, for one task at a time. `abort` or `close` must be called."""
+    """One connection, for one task at a time. `abort` must be called."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
         self._answer: asyncio.Future[Any] | None = None
-        self._closed = asyncio.Event()
         self._is_over = False
 
     async def ask(self, *words: Word) -> Any:
@@ -121,7 +119,6 @@ class RedisConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits for an answer."""
-        self._closed.set()
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(exc or ConnectionResetError())
 
@@ -130,14 +127,6 @@ class RedisConnection(asyncio.Protocol):
         self._is_over = True
         if self._transport is not None:
             self._transport.abort()
-
-    async def close(self) -> None:
-        """End it in order, up to 1 s."""
-        if self._transport is not None:
-            self._transport.close()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(TIMEOUT):
-                    await self._closed.wait()
 
 
 def _parsed(received: bytearray, at: int = 0, *, within: bool = False) -> tuple[Any, int]:
@@ -201,64 +190,65 @@ async def connect(place: Place, address: Address, *, to_sentinel: bool = False) 
 
 
 class Connections:
-    """The connections to one address that are kept open: one command at a time on each. `close` must be called."""
+    """Open connections to one server at a time, one command at a time on each. `close` must be called."""
 
-    def __init__(self, place: Place, address: Address, connected: Callable[[], None]) -> None:
-        self._place = place
-        self.address = address
+    def __init__(self, connected: Callable[[], None]) -> None:
         self._connected = connected
+        self._to: tuple[Place, Address] | None = None
         self._idle: list[RedisConnection] = []
-        self._closed = False
 
-    async def run(self, script: Script[Any], key: str, arguments: Sequence[Word], *, asking: bool = False) -> Any:
-        """Run a script, by its name if Redis knows it; `asking`: though its slot is only just being moved there.
+    async def run(
+        self,
+        to: tuple[Place, Address],
+        script: Script[Any],
+        key: str,
+        arguments: Sequence[Word],
+        *,
+        asking: bool = False,
+    ) -> Any:
+        """Run a script there, by its name if Redis knows it; `asking`: though its slot is only just being moved there.
 
         Raises `RedisError`, `OSError` or `NotRedis`.
         """
         tail = (1, key, *arguments)
         try:
-            return await self._ask(("EVALSHA", script.sha, *tail), asking=asking)
+            return await self._ask(to, ("EVALSHA", script.sha, *tail), asking=asking)
         except RedisError as error:
             if error.code != "NOSCRIPT":
                 raise
         # SCRIPT LOAD would be one command more, and one right more.
-        return await self._ask(("EVAL", script.source, *tail), asking=asking)
+        return await self._ask(to, ("EVAL", script.source, *tail), asking=asking)
 
-    async def _ask(self, command: Sequence[Word], *, asking: bool) -> Any:
+    async def _ask(self, to: tuple[Place, Address], command: Sequence[Word], *, asking: bool) -> Any:
+        if to != self._to:
+            self.close()
+            self._to = to
         if self._idle:
             try:
-                return await self._exchange(self._idle.pop(), command, asking=asking)
+                return await self._exchange(to, self._idle.pop(), command, asking=asking)
             except OSError as error:
                 if isinstance(error, TimeoutError):
                     raise
                 # A server or a balancer may have found it idle for too long; a new one is worth a try.
-        connection = await connect(self._place, self.address)
+        connection = await connect(*to)
         self._connected()
-        return await self._exchange(connection, command, asking=asking)
+        return await self._exchange(to, connection, command, asking=asking)
 
-    async def _exchange(self, connection: RedisConnection, command: Sequence[Word], *, asking: bool) -> Any:
+    async def _exchange(
+        self, to: tuple[Place, Address], connection: RedisConnection, command: Sequence[Word], *, asking: bool
+    ) -> Any:
         try:
             if asking:
                 await connection.ask("ASKING")
-            answer = await connection.ask(*command)
-        except RedisError:
-            self._put_back(connection)
-            raise
-        self._put_back(connection)
-        return answer
-
-    def _put_back(self, connection: RedisConnection) -> None:
-        if self._closed:
-            connection.abort()
-        else:
-            self._idle.append(connection)
-
-    async def close(self, *, orderly: bool = False) -> None:
-        """Close all connections, those in use when they are given back; `orderly` waits for their ends, up to 1 s each."""
-        self._closed = True
-        while self._idle:
-            connection = self._idle.pop()
-            if orderly:
-                await connection.close()
+            return await connection.ask(*command)
+        finally:
+            if to == self._to:  # one that broke is found out when it is asked next
+                self._idle.append(connection)
             else:
                 connection.abort()
+
+    def close(self) -> None:
+        """Close all connections, those in use when they have been answered."""
+        self._to = None
+        while self._idle:
+            self._idle.pop().abort()

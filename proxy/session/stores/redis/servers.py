@@ -17,7 +17,7 @@ class Servers:
     """Knows the server to ask next, for one `Place`. Not for two tasks at a time, but for reading `current`."""
 
     def __init__(self, place: Place) -> None:
-        self._place = place
+        self.place = place
         self._seed = 0
         self._sentinels = list(place.url.hosts)
         self.current: Address | None = None
@@ -25,12 +25,12 @@ class Servers:
     @property
     def is_alone(self) -> bool:
         """Say whether there is nobody else to ask at once when a server cannot be connected to."""
-        return len(self._place.url.hosts) == 1
+        return len(self.place.url.hosts) == 1
 
     async def find(self) -> Address:
         """Return the server to ask. Raises `NoMaster`, or what the last Sentinel raised."""
         if self.current is None:
-            url = self._place.url
+            url = self.place.url
             self.current = await self._ask_sentinels(url.master) if url.master else url.hosts[self._seed]
         return self.current
 
@@ -38,8 +38,8 @@ class Servers:
         """Give up a server that cannot be reached, or that is no master: look for it anew."""
         if address != self.current:
             return
-        hosts = self._place.url.hosts
-        if self._place.url.master is not None:
+        hosts = self.place.url.hosts
+        if self.place.url.master is not None:
             # Whoever named it may be cut off from the other Sentinels: the next is asked first.
             self._sentinels.append(self._sentinels.pop(0))
         elif address == hosts[self._seed]:
@@ -52,7 +52,7 @@ class Servers:
 
     def full(self, target: Address) -> Address:
         """Return the address in a redirection; a node that does not know its own name leaves it out."""
-        here = self.current[0] if self.current is not None else self._place.url.hosts[self._seed][0]
+        here = self.current[0] if self.current is not None else self.place.url.hosts[self._seed][0]
         return target[0] or here, target[1]
 
     async def _ask_sentinels(self, master: str) -> Address:
@@ -72,7 +72,7 @@ class Servers:
         raise failed or NoMaster
 
     async def _ask(self, sentinel: Address, master: str) -> Address | None:
-        connection = await connect(self._place, sentinel, to_sentinel=True)
+        connection = await connect(self.place, sentinel, to_sentinel=True)
         try:
             found = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)
             return None if found is None else (found[0].decode(), int(found[1]))
