@@ -112,12 +112,12 @@ def with_refusals(refused: Refused, fingerprint: str, refusals: Mapping[str, str
 def refused_content(refused: Refused) -> dict[str, Any]:
     """Return what JSON can hold of it."""
     *others, (fingerprint, last) = [*refused.items()] or [("", {})]
-    return {"latches": last, "fingerprint": fingerprint} | ({"others": dict(others)} if others else {})
+    return {"latches": last, "fingerprint": fingerprint, "others": dict(others)}
 
 
 def read_refused(content: dict[str, Any]) -> Refused | None:
     """Read what `refused_content` has made; None when anything about it is unsound."""
-    fingerprint, last, others = content.get("fingerprint"), content.get("latches", {}), content.get("others", {})
+    fingerprint, last, others = content.get("fingerprint"), content.get("latches"), content.get("others", {})
     if (
         not isinstance(fingerprint, str)
         or not isinstance(others, dict)
@@ -197,7 +197,7 @@ def render(entries: Entries, wall: float) -> bytes:
     }
     newest = sorted(stored, key=lambda key: stored[key].written)[-_MOST_ENTRIES:]
     content = {"version": _VERSION, "entries": {key: stored[key].content() for key in newest}}
-    return json.dumps(content, separators=(",", ":")).encode()
+    return json.dumps(content).encode()
 
 
 def _is_number(value: object) -> TypeGuard[float]:

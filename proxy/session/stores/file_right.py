@@ -82,13 +82,11 @@ class LockFile:
             os.close(descriptor)
 
     def _is_in_place(self) -> bool:
-        if self._descriptor is None:
-            return False
         try:
             there = self._path.stat(follow_symlinks=False)
         except FileNotFoundError:
             return False
-        return os.path.samestat(there, os.fstat(self._descriptor))
+        return self._descriptor is not None and os.path.samestat(there, os.fstat(self._descriptor))
 
 
 class FileRight:

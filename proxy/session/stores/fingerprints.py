@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import os
@@ -15,21 +16,15 @@ def fingerprint_of(secrets: str, salt: bytes | None = None) -> str:
 
 
 class Fingerprints:
-    """Compares them with secrets. Not for two threads at a time, and not in the event loop: a comparison is a hash."""
+    """Compares them with secrets. Not in the event loop: a comparison is a hash."""
 
     def __init__(self) -> None:
-        #: The last verdicts, since they are asked for every second.
-        self._compared: dict[tuple[str, str], bool] = {}
+        # They are asked for every second.
+        self._is_of = functools.lru_cache(maxsize=8)(_is_hash_of)
 
     def find(self, fingerprints: Iterable[str], secrets: str) -> str | None:
         """Return the one that is of these secrets."""
         return next((one for one in fingerprints if self._is_of(one, secrets)), None)
-
-    def _is_of(self, fingerprint: str, secrets: str) -> bool:
-        if (fingerprint, secrets) not in self._compared:
-            self._compared = dict([*self._compared.items()][-7:])
-            self._compared[fingerprint, secrets] = _is_hash_of(fingerprint, secrets)
-        return self._compared[fingerprint, secrets]
 
 
 def _is_hash_of(fingerprint: str, secrets: str) -> bool:

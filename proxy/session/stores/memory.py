@@ -86,7 +86,7 @@ class MemoryStore:
 
     async def end_pause(self) -> None:
         """Forget the failures."""
-        self._memory.failures, self._memory.paused_until = 0, float("-inf")
+        self._memory.paused_until = float("-inf")
 
     async def close(self) -> None:
         """Let go of the rights."""

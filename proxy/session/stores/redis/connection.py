@@ -43,13 +43,12 @@ class RedisError(Exception):
     """Redis answered with an error. Its text may repeat a user or a key, so it is not shown."""
 
     def __init__(self, text: str, *, code: str = "") -> None:
-        super().__init__(code)
+        super().__init__()
         # The error that is meant where a script has failed over it: Redis 6 puts that in the middle of its own sentence.
         inner = re.search(r"@user_script: ?[0-9]+: -?([A-Z]{3,24}) ", text)
-        said = (inner or re.match(r"([A-Z]{3,24})\b", text) or [""] * 2)[1]
-        meant = next((word for part, word in _BY_TEXT.items() if part in text), said) if said in {"", "ERR"} else said
-        #: Its first word; ERR and nothing for those that have none of their own.
-        self.code = code or meant
+        word = inner or re.match(r"([A-Z]{3,24})\b", text)
+        #: Its first word, or the one that it should have; ERR and nothing for those that have none of their own.
+        self.code = code or next((meant for part, meant in _BY_TEXT.items() if part in text), word[1] if word else "")
         #: Where a cluster points to; the host is empty for the one that was asked.
         self.target: Address | None = None
         if (there := re.fullmatch(r"(?:MOVED|ASK) [0-9]+ (.*):([0-9]{1,5})", text)) is not None:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 from proxy.core.token import Moment, Token
 from proxy.session.stores.entries import Refused, aged, read_refused, read_token, refused_content, token_content
 from proxy.session.stores.redis.vault import Vault
-
-#: Bytes; the longest token that is taken from CardCash is 8 KiB.
-_LARGEST: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -60,11 +57,11 @@ def open_refusals(sealed: bytes, vault: Vault) -> Refused:
 
 
 def _sealed(what: str, content: dict[str, Any], vault: Vault) -> bytes:
-    return vault.seal(what, json.dumps(content, separators=(",", ":")).encode())
+    return vault.seal(what, json.dumps(content).encode())
 
 
 def _opened(what: str, sealed: bytes, vault: Vault) -> object:
-    plain = vault.unseal(what, sealed) if len(sealed) <= _LARGEST else None
+    plain = vault.unseal(what, sealed)
     try:
         return None if plain is None else json.loads(plain.decode())
     except (ValueError, RecursionError):

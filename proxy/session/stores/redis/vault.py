@@ -48,12 +48,11 @@ class Vault:
 
     def unseal(self, what: str, sealed: bytes) -> bytes | None:
         """Decrypt with any of the secrets; None for what is not ours, was changed, or is of another binding."""
-        nonce, content = sealed[1 : 1 + _NONCE], sealed[1 + _NONCE :]
-        if sealed[:1] != _FORMAT or len(nonce) < _NONCE or not content:
+        if not sealed.startswith(_FORMAT) or len(sealed) <= NAME:
             return None
         for cipher in self._ciphers:
             try:
-                return cipher.decrypt(nonce, content, self._about(what))
+                return cipher.decrypt(sealed[len(_FORMAT) : NAME], sealed[NAME:], self._about(what))
             except InvalidTag:
                 continue
         return None
@@ -63,11 +62,10 @@ class Vault:
 
 
 class Vaults:
-    """Makes vaults, and keeps the last one: a key takes 50 to 100 ms of a thread. For one event loop."""
+    """Makes vaults, and keeps the keys of the last one: each takes 50 to 100 ms of a thread. For one event loop."""
 
     def __init__(self) -> None:
-        self._made: tuple[Binding, tuple[Secret, ...], Vault] | None = None
-        #: The keys of the last vault. Tasks: whoever gives up waiting for one leaves it to the next who needs it.
+        #: Tasks: whoever gives up waiting for one leaves it to the next who needs it.
         self._keys: dict[bytes, list[tuple[Secret, asyncio.Task[bytes]]]] = {}
 
     async def vault(self, binding: Binding, secrets: tuple[Secret, ...]) -> Vault:
@@ -75,11 +73,9 @@ class Vaults:
 
         Names and tags depend on the application id alone, so that replicas meet while the secrets are being changed.
         """
-        if self._made is None or self._made[:2] != (binding, secrets):
-            (app_key,) = await self._derived((Secret(binding.app_id),), _SALT_OF_APP)
-            entry_keys = await self._derived(secrets, _SALT_OF_SECRET)
-            self._made = (binding, secrets, Vault(binding, app_key, entry_keys or [app_key]))
-        return self._made[2]
+        (app_key,) = await self._derived((Secret(binding.app_id),), _SALT_OF_APP)
+        entry_keys = await self._derived(secrets, _SALT_OF_SECRET)
+        return Vault(binding, app_key, entry_keys or [app_key])
 
     async def _derived(self, secrets: tuple[Secret, ...], salt: bytes) -> list[bytes]:
         known = self._keys.get(salt, [])
