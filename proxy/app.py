@@ -20,7 +20,6 @@ from proxy.drain import close_listeners, finish
 from proxy.handed_over import HandedOver
 from proxy.listening import Sockets, accepting, bound, budget_of
 from proxy.loops import Loops
-from proxy.notify import ServiceManager
 from proxy.server.accounts import Accounts
 from proxy.server.admin import Lifecycle, OwnProcess
 from proxy.server.admin_port import AdminPort, serving
@@ -61,7 +60,7 @@ AT_THE_END = 10.0
 
 
 class Inherited(Protocol):
-    """What a worker process has from its supervisor, which tells of its start and its stop, too."""
+    """What a worker process has from its supervisor."""
 
     worker: int
     sockets: Sockets
@@ -92,12 +91,10 @@ class Proxy:
         observer: Callable[[Metrics, Events], SessionWatch] = SessionWatch,
         inherited: Inherited | None = None,
         handed_over: HandedOver | None = None,
-        manager: ServiceManager | None = None,
     ) -> None:
         self._settings = settings
         self._inherited = inherited
         self._handed_over = handed_over
-        self._manager = manager or ServiceManager()
         self._clock = SystemClock()
         self._observer = observer
         self._stopping = asyncio.Event()
@@ -130,35 +127,33 @@ class Proxy:
         self._stopping.set()
 
     async def have_read_again(self) -> None:
-        """Read all files that may change, and return when that is done, or takes too long; tell of both."""
-        if self.life.draining or not self.life.started:
-            return
-        self._manager.reloading()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(READ_AGAIN_WITHIN):
-                await self.loops.look_now()
-        if not self.life.draining:
-            self._manager.ready(self.addresses)
+        """Read all files that may change while it serves, and return when that is done, or takes too long."""
+        if self.life.serving:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(READ_AGAIN_WITHIN):
+                    await self.loops.look_now()
+
+    async def told_to_stop(self) -> None:
+        """Serve until `request_stop`."""
+        await self._stopping.wait()
 
     async def run(self) -> None:
         """Serve until `request_stop`, then drain."""
-        await self._stopping.wait()
-        drain, alone = self._settings.drain, self._inherited is None
+        await self.told_to_stop()
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Finish what is in flight."""
         self.life.draining = True
-        if alone:
-            log.info("draining", delay=drain.delay, timeout=drain.timeout, in_flight=self.guard.in_flight)
-            self._manager.stopping(drain.delay + drain.timeout + AT_THE_END)
+        drain = self._settings.drain
         if drain.delay:
             await asyncio.sleep(drain.delay)
         nobody_else = self._inherited is None or self._inherited.all_end()
         await close_listeners(self._listeners, self._sockets.bound_here() if nobody_else else [])
         await finish(self.server, self.guard, self.keeper, self.upstream, self.metrics, timeout=drain.timeout)
-        if alone:
-            log.info("stopped")
 
     async def _start(self) -> None:
         settings = self._settings
-        began = time.perf_counter()
         self.metrics = Metrics(__version__)
         self.secrets = SecretsWatch(settings)
         if self._inherited is not None:
@@ -194,16 +189,6 @@ class Proxy:
         await self.keeper.start(eager=settings.session.eager)
         self._begin_loops()
         self.life.started = True
-        if self._inherited is None:
-            log.info(
-                "started",
-                version=__version__,
-                listen=self.addresses,
-                admin=self.admin_addresses,
-                origin=settings.upstream.origin,
-                start_ms=round((time.perf_counter() - began) * 1000, 1),
-            )
-            self._manager.ready(self.addresses)
 
     def _build_keeper(self, session_client: Upstream) -> SessionKeeper:
         settings, url = self._settings, self._settings.session.store
@@ -300,8 +285,6 @@ class Proxy:
         every(LOOK_EVERY, "callers", self.server.look)
         every(memory.GIVE_BACK_EVERY, "memory", memory.give_back)
         every(LOOK_EVERY, "traffic", lambda: self._traffic.look(time.monotonic()))
-        if self._manager.alive_every:
-            every(self._manager.alive_every, "watchdog", self._tell_alive)
         if self._inherited is not None:
             every(UNATTENDED_EVERY, "unattended", self._look_at_unattended)
 
@@ -314,11 +297,6 @@ class Proxy:
         # First, or a session that another process made with a new secret would be taken for one with the old.
         await self._look_at_secrets()
         await self.keeper.follow()
-
-    def _tell_alive(self) -> None:
-        """Tell that this process is alive, as long as `/healthz` says so."""
-        if not self.loops.not_alive():
-            self._manager.alive()
 
     async def _look_at_secrets(self) -> None:
         await self.secrets.look()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from typing import TYPE_CHECKING, Final
 
+from proxy import __version__
 from proxy.commands.flags import add_settings as add_flags
 from proxy.commands.flags import load
 from proxy.process import OK, BadUsage, Failed
@@ -53,20 +55,50 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _served(settings: Settings, handed_over: HandedOver, manager: ServiceManager) -> int:
-    from proxy.app import Proxy
+    """Be the one process of the proxy, and tell of its life."""
+    from proxy.app import AT_THE_END, Proxy
     from proxy.memory import settle
     from proxy.running import on_hangup, on_signals
     from proxy.telemetry import logs
+    from proxy.telemetry.logs import log
+
+    async def read_again() -> None:
+        if proxy.life.serving:
+            manager.reloading()
+            await proxy.have_read_again()
+        if proxy.life.serving:
+            manager.ready(proxy.addresses)
+
+    def tell_alive() -> None:
+        """Tell that this process is alive, as long as `/healthz` says so."""
+        if not proxy.loops.not_alive():
+            manager.alive()
 
     writer = logs.configure(settings.log.level, settings.log.format)
-    proxy = Proxy(settings, handed_over=handed_over, manager=manager)
+    began, drain = time.perf_counter(), settings.drain
+    proxy = Proxy(settings, handed_over=handed_over)
     on_signals(proxy.request_stop)
-    reading = on_hangup(proxy.have_read_again)
+    reading = on_hangup(read_again)
     handed_over.close_unused(settings)
     try:
         async with proxy:
             settle()
-            await proxy.run()
+            log.info(
+                "started",
+                version=__version__,
+                listen=proxy.addresses,
+                admin=proxy.admin_addresses,
+                origin=settings.upstream.origin,
+                start_ms=round((time.perf_counter() - began) * 1000, 1),
+            )
+            manager.ready(proxy.addresses)
+            if manager.alive_every:
+                proxy.loops.every(manager.alive_every, "watchdog", tell_alive)
+            await proxy.told_to_stop()
+            log.info("draining", delay=drain.delay, timeout=drain.timeout, in_flight=proxy.guard.in_flight)
+            manager.stopping(drain.delay + drain.timeout + AT_THE_END)
+            await proxy.drain()
+            log.info("stopped")
     finally:
         await reading.close()
         await writer.finish()

@@ -27,6 +27,11 @@ class Lifecycle:
     #: It has been ready, or one of its predecessors as this worker, when somebody asked.
     was_ready: bool = False
 
+    @property
+    def serving(self) -> bool:
+        """Say whether the start is over, and the stop has not begun."""
+        return self.started and not self.draining
+
 
 @dataclass(kw_only=True)
 class OwnProcess:
