@@ -1,6 +1,6 @@
 """The workers' reports: each writes its own into the private folder, and any of them answers for all at the admin port.
 
-Of itself a worker tells what is so now; of the others what they wrote last, which is at most a second old.
+Its own it makes anew; the others are at most a second old.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Reports:
     def __call__(self) -> Processes:
         """Read how it is with all.
 
-        The report of this process is written first: whoever asks another one next must not be told of less.
+        The report of this process is written first: whoever asks another one next must not get less.
         """
         report, workers = self.write(), read(self._folder.workers)
         known = {one["worker"]: one for one in workers.get("workers", ())}

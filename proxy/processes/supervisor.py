@@ -126,7 +126,7 @@ class Supervisor:
         self._started = False
         #: When workers that still run are killed: they drain. None: they go on.
         self._ends_at: float | None = None
-        self._looked = self._alive_told_at = time.monotonic()
+        self._looked = self._reported_alive = time.monotonic()
         #: When workers were told to read all files again, until they have.
         self._read_again_since: float | None = None
         self._code = OK
@@ -168,7 +168,7 @@ class Supervisor:
         """Seconds until something is to be done without a signal."""
         due = [one.due for one in self._workers if one.state == "down" and self._ends_at is None]
         if self._manager.alive_every:
-            due.append(self._alive_told_at + self._manager.alive_every)
+            due.append(self._reported_alive + self._manager.alive_every)
         return max(0.0, min([self._looked + LOOK_EVERY, *due]) - time.monotonic())
 
     def _handle(self, got: signal.struct_siginfo | None) -> None:
@@ -302,7 +302,7 @@ class Supervisor:
             one.signal(signal.SIGTERM)
 
     def _read_again(self) -> None:
-        """Let all workers read again what may have changed, and tell of it: until all that are up have."""
+        """Let all workers read again what may have changed; the reload is over when all that are up have."""
         if self._started and self._ends_at is None:
             self._manager.reloading()
             self._read_again_since = time.monotonic()
@@ -310,7 +310,7 @@ class Supervisor:
             one.signal(signal.SIGHUP)
 
     def _report_to_manager(self, now: float) -> None:
-        """Tell that a reload is over; and that this proxy is alive, which is for the workers to say."""
+        """Report the end of a reload; and that this proxy is alive, as long as a worker is."""
         if self._ends_at is not None:
             self._read_again_since = None
         if (since := self._read_again_since) is not None:
@@ -319,8 +319,8 @@ class Supervisor:
             if now >= since + READ_AGAIN_WITHIN or all(done):
                 self._read_again_since = None
                 self._manager.ready(self._sockets.names)
-        if self._manager.alive_every and now >= self._alive_told_at + self._manager.alive_every:
-            self._alive_told_at = now
+        if self._manager.alive_every and now >= self._reported_alive + self._manager.alive_every:
+            self._reported_alive = now
             if any(self._is_well(one) for one in self._workers):
                 self._manager.alive()
 
@@ -331,6 +331,6 @@ class Supervisor:
         return process_of(one.known(), read(self._folder.report_of(one.worker))).is_well
 
     def _write_state(self) -> None:
-        """Tell the workers of each other."""
+        """Write the state file, in which workers read of each other."""
         known = [one.known() for one in self._workers]
         write(self._folder.workers, {"since": self._since, "draining": self._ends_at is not None, "workers": known})

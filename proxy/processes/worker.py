@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from proxy.app import Proxy
@@ -25,7 +25,7 @@ from proxy.settings import Settings
 from proxy.telemetry import logs
 from proxy.telemetry.logs import describe, log
 
-#: What workers tell the supervisor: to look at what they have written, and that all are to drain and end.
+#: Signals to the supervisor: a report has news for it; all are to drain and end.
 LOOK: Final = signal.SIGUSR1
 END: Final = signal.SIGUSR2
 #: Seconds between two reports of a worker.
@@ -44,7 +44,8 @@ class WorkerProcess:
     admin_sockets: Sockets
     folder: Folder
     supervisor: int
-    _reports: Reports | None = None
+    _proxy: Proxy = field(init=False)
+    _reports: Reports = field(init=False)
 
     def run(self) -> int:
         """Be the worker, in the process that was forked for it, all signals blocked; returns the exit code."""
@@ -99,20 +100,19 @@ class WorkerProcess:
         """Write how it is with this process; and see whether there is somebody to read it."""
         if self._is_orphan():
             self._proxy.request_stop()
-        if self._reports is not None:
-            self._reports.write()
+        self._reports.write()
 
     async def _read_again(self) -> None:
-        """Read all files that may change again, and tell the supervisor when it is done."""
+        """Read all files that may change again, and report when it is done."""
         began = time.monotonic()
         await self._proxy.have_read_again()
-        if self._reports is not None and self._proxy.life.started:
+        if self._proxy.life.started:
             self._reports.read_again_at = began
             self._reports.write()
             self._signal(LOOK)
 
     def _report_failure(self, sentence: str) -> None:
-        """Tell the supervisor; what the processes before this one had counted stays."""
+        """Leave the sentence in the report; what the processes before this one had counted stays."""
         path = self.folder.report_of(self.worker)
         write(path, {**read(path), "pid": os.getpid(), "failed": sentence})
 
