@@ -96,7 +96,7 @@ def _names_in_form(text: str) -> list[str]:
 
 def _decoded(name: str) -> str:
     try:
-        *_, last = decodings(name.encode("utf-8", "surrogatepass"))
+        *_, last = decodings(name.encode())
     except CodedTooDeep:
         raise AmbiguousLogin from None
     return last.decode("utf-8", "replace")

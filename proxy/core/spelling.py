@@ -18,7 +18,7 @@ def unknown(name: str, known: Iterable[str], otherwise: str, *, prefix: str = ""
     name has a digit in it, and nearly every secret has. `prefix` stands before all of them, and would make them alike.
     """
     plain = {_plain(one): one for one in known}
-    near = difflib.get_close_matches(_plain(name), plain, n=1)
+    near = difflib.get_close_matches(_plain(name), plain)
     slip = difflib.get_close_matches(_plain(name), near, cutoff=0.8) and not any(c.isdigit() for c in name)
     # A line break in it would make two lines of the message.
     called = prefix + name if slip and name.isprintable() else otherwise

@@ -156,10 +156,10 @@ def _host(text: str, default_port: int, which: str) -> tuple[str, int]:
 
 
 def _path(path: str, *, by_sentinel: bool) -> tuple[str | None, int]:
-    parts = path.split("/") if path else []
+    parts = path.split("/")
     master = None
     if by_sentinel:
-        master = parts.pop(0) if parts else ""
+        master = parts.pop(0)
         if not _MASTER.fullmatch(master):
             raise Bad("has no valid name of the master after the Sentinels: write …/master or …/master/db")
     if len(parts) > 1:

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 #: Above this a duration is a slip of the pen (milliseconds taken for seconds), and timers start to overflow.
 LONGEST: Final = 366 * 86400.0
@@ -150,7 +150,7 @@ def port_number(text: str) -> int | None:
 
 def host_and_port(text: str, default_port: int | None = None) -> tuple[str | None, int | None]:
     """Read `host[:port]`, with an IPv6 address in brackets, into a canonical host and a port; None for each that is none."""
-    match = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", text, re.DOTALL)
+    match = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", text)
     if match is None:
         return None, None
     return host_name(match[1]), default_port if match[2] is None else port_number(match[2])
@@ -267,12 +267,11 @@ def each_part(value: object) -> list[object]:
         return [value]
     # "[::1]:8080" begins like JSON too: only a quote, a bracket or a brace inside makes it JSON.
     if re.match(r"\[\s*[\"\[\]{]", value.strip()):
-        found = json_value(value)
-        return found if isinstance(found, list) else [found]
+        return list(json_value(value))
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def json_value(text: str) -> object:
+def json_value(text: str) -> Any:
     """Parse JSON with numbers kept as text, as all values of settings are."""
     try:
         return json.loads(text, parse_int=str, parse_float=str, parse_constant=str)

@@ -21,6 +21,8 @@ GOOD = {
     "redis://[::1]": StoreUrl((("::1", 6379),)),
     "redis://[2001:DB8:0::1]:6380": StoreUrl((("2001:db8::1", 6380),)),
     "redis://a,b:1,[::1]:2": StoreUrl((("a", 6379), ("b", 1), ("::1", 2))),
+    "redis://" + ",".join("a" * 32): StoreUrl((("a", 6379),) * 32),
+    "redis://a/1000000": StoreUrl((("a", 6379),), db=1_000_000),
     "rediss://a": StoreUrl((("a", 6379),), tls=True),
     "redis://a?prefix=team:": StoreUrl((("a", 6379),), prefix="team:"),
     "redis://a/0?prefix=team": StoreUrl((("a", 6379),), prefix="team"),
@@ -29,7 +31,7 @@ GOOD = {
     "redis://me:pw@a": StoreUrl((("a", 6379),), user=Secret("me"), password=Secret("pw")),
     "redis://me:p:w@a": StoreUrl((("a", 6379),), user=Secret("me"), password=Secret("p:w")),
     "redis://me:p@w@a": StoreUrl((("a", 6379),), user=Secret("me"), password=Secret("p@w")),
-    "redis://m%65:p%2Fw%3F%23%C3%A9@a": StoreUrl((("a", 6379),), user=Secret("me"), password=Secret("p/w?#é")),
+    "redis://m%65:p%2fw%3F%23%c3%A9@a": StoreUrl((("a", 6379),), user=Secret("me"), password=Secret("p/w?#é")),
     "redis+sentinel://a,b:2/main": StoreUrl((("a", 26379), ("b", 2)), master="main"),
     "rediss+sentinel://:pw@a/main/4": StoreUrl((("a", 26379),), True, "main", password=Secret("pw"), db=4),
 }
@@ -58,6 +60,7 @@ BAD = {
     "redis://" + ",".join("a" * 33): "more than 32",
     "redis://hush:hu#sh@a": "%23",
     "redis://hush:hu/sh@a": "%2F",
+    "redis://hush:hu://sh@a": "%2F",
     "redis://hush:hu?sh@a": "%3F",
     "redis://hush:hu%sh@a": "password",
     "redis://hu%sh:hush@a": "user",
@@ -104,6 +107,10 @@ def test_it_is_written_without_user_and_password_as_it_can_be_read_again(text: s
     )
 
 
+def test_what_is_the_default_is_not_written() -> None:
+    assert str(parse_store_url("redis://a/0?prefix=cardcash:")) == "redis://a:6379"
+
+
 def test_user_and_password_show_nowhere() -> None:
     url = parse_store_url("rediss://hush:hush@a:1,b/2?prefix=p")
     assert "hush" not in f"{url} {url!r} {[url]}"
@@ -127,6 +134,9 @@ def test_whether_it_leaves_this_machine(text: str, local: bool) -> None:
     assert parse_store_url(text).is_local is local
 
 
-@pytest.mark.parametrize(("text", "yes"), [("redis://", True), ("rediss+sentinel://x", True), ("file:///x", False)])
+@pytest.mark.parametrize(
+    ("text", "yes"),
+    [("redis://", True), ("redis://a:b://c", True), ("rediss+sentinel://x", True), ("file:///x", False)],
+)
 def test_whether_a_store_is_a_redis(text: str, yes: bool) -> None:
     assert is_redis(text) is yes

@@ -179,7 +179,7 @@ def test_a_files_name_is_repeated_unless_it_is_none() -> None:
     assert values.shown_file("/run/credentials/cardcash-proxy@1.service/ca").endswith("proxy@1.service/ca")
     assert values.shown_file("a\nb") == r"a\nb"
     assert len(values.shown_file("x" * 5000)) == 200
-    for text in ("https://me:hunter2@host/ca", "-----BEGIN CERTIFICATE-----\nhunter2"):
+    for text in ("https://me:hunter2@host/ca", "https:/me:hun\nter2@host", "-----BEGIN CERTIFICATE-----\nhunter2"):
         assert values.shown_file(text) == "…"
 
 
@@ -214,7 +214,7 @@ def test_what_is_more_than_an_origin_is_refused(text: str) -> None:
 def test_the_kinds_of_addresses_and_what_they_name() -> None:
     assert values.listen_address("fd:http") == ListenAddress("fd", name="http")
     assert values.listen_address("unix:///run/x.sock") == ListenAddress("unix", path="/run/x.sock")
-    assert values.listen_address("unix://run/x.sock") == ListenAddress("unix", path="/run/x.sock")
+    assert values.listen_address("unix://X/x.sock") == ListenAddress("unix", path="/X/x.sock")
     assert values.listen_address("[::1]:0") == ListenAddress("tcp", "::1", 0)
     assert [values.listen_address(text).free for text in ("h:0", "h:1", "fd:x", "unix:/x")] == [
         True,
