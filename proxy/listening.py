@@ -18,9 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from proxy.core.values import ListenAddress
 from proxy.handed_over import HandedOver, place_of
 from proxy.server.listener import BACKLOG, Listener
-from proxy.settings import ListenAddress, Settings
+from proxy.settings import Settings
 from proxy.telemetry.logs import log
 
 #: Descriptors for the rest: standard streams, event loop, listeners, admin port, session calls, store, secret files.

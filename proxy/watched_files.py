@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
+from proxy.core.secret import Secret
 from proxy.session.cardcash_calls import Credentials
-from proxy.settings import Secret, Settings, files, secret_files, secrets
+from proxy.settings import Settings, files, secret_files, secrets
 from proxy.telemetry.logs import log
 from proxy.upstream import tls_context
 

@@ -6,26 +6,19 @@ environment, flags · loading: the way to Settings · describe: the way back to 
 but its core.
 """
 
-from proxy.core.secret import Secret
-from proxy.core.values import ListenAddress
 from proxy.settings.describe import describe
-from proxy.settings.files import SecretForm, read_secret_file
 from proxy.settings.loading import Loaded, SettingsError, load, load_settings, secret_files, secrets
 from proxy.settings.model import Settings
 from proxy.settings.proxy_variables import proxy_variables
 
 __all__ = [
-    "ListenAddress",
     "Loaded",
-    "Secret",
-    "SecretForm",
     "Settings",
     "SettingsError",
     "describe",
     "load",
     "load_settings",
     "proxy_variables",
-    "read_secret_file",
     "secret_files",
     "secrets",
 ]

@@ -10,7 +10,8 @@ import pytest
 import trustme
 
 from proxy import __version__
-from proxy.settings import Secret, Settings, SettingsError
+from proxy.core.secret import Secret
+from proxy.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from tests.settings.conftest import Faults, Load, Write

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from proxy.core.secret import Secret
 from proxy.core.values import Bad
-from proxy.settings import Secret, SecretForm, load_settings, read_secret_file
+from proxy.settings import load_settings
+from proxy.settings.files import SecretForm, read_secret_file
 
 if TYPE_CHECKING:
     from tests.settings.conftest import Write
