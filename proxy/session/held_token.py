@@ -49,26 +49,6 @@ def shown(token: Token) -> tuple[str, str | None, bool]:
     return token.value, token.identity, token.login_lost
 
 
-def gives_way(ours: Token | None, theirs: Token, now: Moment, *, is_new: bool) -> bool:
-    """Say whether another process's token is to be held in the place of ours.
-
-    A login beats none, then the younger wins; and if they have stored it since ours was adopted (`is_new`), any that
-    carries no less: whoever was first in the store has won, and ages may be wrong by as long as a store hung.
-    """
-    if is_over(theirs, now):
-        return False
-    if ours is None:
-        return True
-    if theirs.login_lost and ours.own_login:
-        # It is anonymous because that very login was found to be gone.
-        return theirs.born.wall > ours.born.wall
-    if (theirs.identity is None) != (ours.identity is None):
-        return theirs.identity is not None
-    if is_new:
-        return shown(theirs) != shown(ours)
-    return theirs.value != ours.value and theirs.born.wall > ours.born.wall
-
-
 class HeldToken:
     """Which token is held, if any. Compared by identity (`is`), save where CardCash gives the same value twice."""
 
@@ -150,8 +130,23 @@ class HeldToken:
         return Due.RENEWAL
 
     def yields_to(self, theirs: Token, ours: Token | None, now: Moment, *, is_new: bool) -> bool:
-        """Say whether another process's token is to be held in the place of `ours`, see `gives_way`."""
-        return theirs.value not in self._rejected and gives_way(ours, theirs, now, is_new=is_new)
+        """Say whether another process's token is to be held in the place of `ours`.
+
+        A login beats none, then the younger wins; and if they have stored it since ours was adopted (`is_new`), any that
+        carries no less: whoever was first in the store has won, and ages may be wrong by as long as a store hung.
+        """
+        if is_over(theirs, now) or theirs.value in self._rejected:
+            return False
+        if ours is None:
+            return True
+        if theirs.login_lost and ours.own_login:
+            # It is anonymous because that very login was found to be gone.
+            return theirs.born.wall > ours.born.wall
+        if (theirs.identity is None) != (ours.identity is None):
+            return theirs.identity is not None
+        if is_new:
+            return shown(theirs) != shown(ours)
+        return theirs.value != ours.value and theirs.born.wall > ours.born.wall
 
     def is_news(self, shared: Token, base: Token | None, now: Moment) -> bool:
         """Say whether another process has already renewed: usable, and newer than what was held."""

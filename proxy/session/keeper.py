@@ -69,10 +69,10 @@ from proxy.core.dialect import Candidate, Malformed
 from proxy.core.errors import SessionUnavailable
 from proxy.core.login_request import same_account
 from proxy.core.token import Freshness, Token
-from proxy.session.cardcash_calls import Credentials
+from proxy.session.cardcash_calls import Credentials, SessionCalls
 from proxy.session.held_token import Due, HeldToken
 from proxy.session.obstacles import LONGEST_PAUSE, STOPPING, UNASKED, Failure, Obstacles
-from proxy.session.ports import RENEWAL_DEADLINE, Calls, Observer, Policy
+from proxy.session.ports import Observer, Policy
 from proxy.session.probes import Probes
 from proxy.session.renewal import OPERATOR
 from proxy.session.renewals import Renewals
@@ -81,13 +81,15 @@ from proxy.session.status import describe
 from proxy.session.stores import SharedStore
 from proxy.tasks import Tasks
 
-__all__ = ["RENEWAL_DEADLINE", "Calls", "Observer", "Policy", "SessionKeeper"]
+__all__ = ["Policy", "SessionKeeper"]
 
 
 class SessionKeeper:
     """Holds the shared token for all callers. Lives in one event loop; every method must be called there."""
 
-    def __init__(self, calls: Calls, *, store: SharedStore, clock: Clock, observer: Observer, policy: Policy) -> None:
+    def __init__(
+        self, calls: SessionCalls, *, store: SharedStore, clock: Clock, observer: Observer, policy: Policy
+    ) -> None:
         self.calls = calls
         self._clock = clock
         self._observer = observer
@@ -356,14 +358,7 @@ class SessionKeeper:
 
     def status(self) -> dict[str, Any]:
         """Describe the session as it is now, under the names of `/status`."""
-        return describe(
-            self._held,
-            self._obstacles,
-            self._clock.now(),
-            renewals=self._renewals.succeeded,
-            harvests=self._harvests,
-            waiters=None if self._renewals.current is None else self.waiters,
-        )
+        return describe(self._held, self._obstacles, self._renewals, harvests=self._harvests, now=self._clock.now())
 
     async def _renewed(self, reason: str, rejected: Token | None = None) -> Token:
         """Join the renewal under way or begin one; `rejected` is what the caller cannot use."""

@@ -1,4 +1,4 @@
-"""What the keeper needs of others, what it is told, and what it tells: Protocols and frozen values, no behaviour."""
+"""What the keeper is told, and what it tells: a frozen value and a Protocol, no behaviour."""
 
 from __future__ import annotations
 
@@ -6,29 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from proxy.core.token import Token
-from proxy.session.cardcash_calls import Credentials
-
 #: A renewal, retries and login included, ends after this many seconds.
 RENEWAL_DEADLINE: Final = 10.0
-
-
-class Calls(Protocol):
-    """What the keeper needs of `cardcash_calls.SessionCalls`."""
-
-    credentials: Credentials
-
-    async def session(self, *, tries: int) -> Token:
-        """Make an anonymous session."""
-        ...
-
-    async def login(self, session: Token, *, tries: int) -> Token:
-        """Log a session in."""
-        ...
-
-    async def keep_alive(self, token: Token, path: str) -> Token | None:
-        """Call something harmless with the token, for a refresh in the answer."""
-        ...
 
 
 class Observer(Protocol):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from proxy.core.attempts import Verdict
 from proxy.core.token import Token
-from proxy.session.cardcash_calls import SessionOutage, SessionTokenRejected
-from proxy.session.ports import Calls, Policy
+from proxy.session.cardcash_calls import SessionCalls, SessionOutage, SessionTokenRejected
+from proxy.session.ports import Policy
 from proxy.tasks import Tasks
 
 
@@ -32,7 +32,7 @@ class Probes:
         self._tasks = Tasks()
         self._running: tuple[Token, asyncio.Task[ProbeOutcome]] | None = None
 
-    async def of(self, token: Token, calls: Calls) -> ProbeOutcome:
+    async def of(self, token: Token, calls: SessionCalls) -> ProbeOutcome:
         """Try the token, or wait for the try that runs; a caller that leaves cancels nothing."""
         if self._running is None or self._running[0] is not token or self._running[1].done():
             self._running = (token, self._tasks.spawn(self._try(token, calls), name="session-probe"))
@@ -49,7 +49,7 @@ class Probes:
         """Stop a probe that runs, and wait for its end."""
         await self._tasks.close()
 
-    async def _try(self, token: Token, calls: Calls) -> ProbeOutcome:
+    async def _try(self, token: Token, calls: SessionCalls) -> ProbeOutcome:
         try:
             async with asyncio.timeout(self._policy.deadline):
                 newer = await calls.keep_alive(token, self._policy.keepalive_path)

@@ -12,10 +12,10 @@ from typing import Final
 
 from proxy.clock import Clock
 from proxy.core.token import Source, Token
-from proxy.session.cardcash_calls import SessionOutage, SessionRefused, SessionTokenRejected
+from proxy.session.cardcash_calls import SessionCalls, SessionOutage, SessionRefused, SessionTokenRejected
 from proxy.session.held_token import HeldToken, Stays
 from proxy.session.obstacles import BUG, ELSEWHERE, LONGEST_PAUSE, STOPPING, Failure, Obstacles
-from proxy.session.ports import Calls, Observer
+from proxy.session.ports import Observer
 from proxy.session.renewal import Renewal
 from proxy.session.shared import Shared
 from proxy.session.stores import Turn
@@ -34,7 +34,7 @@ class Renewals:
         shared: Shared,
         held: HeldToken,
         obstacles: Obstacles,
-        calls: Calls,
+        calls: SessionCalls,
         *,
         clock: Clock,
         observer: Observer,

@@ -15,10 +15,10 @@ from typing import Final
 
 from proxy.clock import Clock
 from proxy.core.token import Source, Token
-from proxy.session.cardcash_calls import Credentials
+from proxy.session.cardcash_calls import Credentials, SessionCalls
 from proxy.session.held_token import HeldToken, shown
 from proxy.session.obstacles import Obstacles
-from proxy.session.ports import Calls, Observer
+from proxy.session.ports import Observer
 from proxy.session.rights import Rights
 from proxy.session.store_access import STORE_DEADLINE, StoreAccess
 from proxy.session.stores import Entered, SharedStore, Stored
@@ -47,7 +47,7 @@ class Shared:
         store: SharedStore,
         held: HeldToken,
         obstacles: Obstacles,
-        calls: Calls,
+        calls: SessionCalls,
         *,
         clock: Clock,
         observer: Observer,

@@ -9,21 +9,13 @@ from proxy.core.identity import shortened
 from proxy.core.token import Moment
 from proxy.session.held_token import HeldToken
 from proxy.session.obstacles import Obstacles
+from proxy.session.renewals import Renewals
 
 
 def describe(
-    held: HeldToken,
-    obstacles: Obstacles,
-    now: Moment,
-    *,
-    renewals: int,
-    harvests: int,
-    waiters: int | None,
+    held: HeldToken, obstacles: Obstacles, renewals: Renewals, *, harvests: int, now: Moment
 ) -> dict[str, Any]:
-    """Describe the session under the names of `/status`; durations in seconds, None where no token is held.
-
-    `waiters` wait for the renewal under way, None: there is none.
-    """
+    """Describe the session under the names of `/status`; durations in seconds, None where no token is held."""
     token, windows = held.token, held.windows
     latched, advice = next(iter(obstacles.refusals.items()), (None, None))
     expires = datetime.fromtimestamp(windows.expires_wall, UTC) if windows else None
@@ -44,8 +36,8 @@ def describe(
         "refused": sorted(obstacles.refusals),
         "paused_seconds": round(obstacles.pause.left(now.steady), 3),
         "failures_in_a_row": obstacles.pause.failures,
-        "renewing": waiters is not None,
-        "waiters": waiters or 0,
-        "renewals": renewals,
+        "renewing": renewals.current is not None,
+        "waiters": renewals.waiters,
+        "renewals": renewals.succeeded,
         "harvests": harvests,
     }

@@ -53,12 +53,8 @@ class StoreAccess:
 
     async def done(self, operation: str, work: Awaitable[None]) -> bool:
         """Wait for a use that answers nothing; say whether it was done."""
-
-        async def answering() -> bool:
-            await work
-            return True
-
-        return await self.do(operation, answering()) is not None
+        await self.do(operation, work)
+        return self._trouble is None
 
 
 def _why(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What happens to the session, as log lines and metrics. Stands behind `session.keeper.Observer` and
+"""What happens to the session, as log lines and metrics. Stands behind `session.ports.Observer` and
 `session.stores.StoreWatch`."""
 
 from __future__ import annotations

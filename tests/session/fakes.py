@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.core.token import Moment, Source, Token
-from proxy.session.cardcash_calls import Credentials, SessionOutage
+from proxy.session.cardcash_calls import Credentials, SessionCalls, SessionOutage
 from proxy.session.keeper import Policy, SessionKeeper
 from proxy.session.stores import Entered, Right, SharedStore, Stored
 from proxy.session.stores.memory import MemoryStore
@@ -43,7 +43,7 @@ class FakeClock:
         self.wall += seconds
 
 
-class FakeCalls:
+class FakeCalls(SessionCalls):
     """CardCash as the keeper sees it. `gate` holds every session call back until it is opened."""
 
     def __init__(self, clock: FakeClock, credentials: Credentials = ANONYMOUS) -> None:

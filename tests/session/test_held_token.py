@@ -13,7 +13,7 @@ from proxy.core.dialect import Candidate, Malformed
 from proxy.core.identity import refreshed
 from proxy.core.token import Moment, Source, Token, Windows
 from proxy.session.cardcash_calls import Credentials
-from proxy.session.held_token import LAST_MOMENT, Due, HeldToken, Stays, gives_way
+from proxy.session.held_token import LAST_MOMENT, Due, HeldToken, Stays
 from proxy.session.obstacles import Failure
 from proxy.session.renewal import Renewal
 
@@ -134,8 +134,8 @@ class TestWhichCounts:
     def test_a_login_beats_none_then_what_was_stored_in_its_place_then_the_younger(
         self, ours: Token | None, theirs: Token, new: bool, old: bool
     ) -> None:
-        assert gives_way(ours, theirs, NOW, is_new=True) is new
-        assert gives_way(ours, theirs, NOW, is_new=False) is old
+        assert holding(ours).yields_to(theirs, ours, NOW, is_new=True) is new
+        assert holding(ours).yields_to(theirs, ours, NOW, is_new=False) is old
 
     def test_what_was_rejected_is_no_news_until_cardcash_gives_it_again(self) -> None:
         holder = holding(token())

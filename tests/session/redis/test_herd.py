@@ -12,7 +12,7 @@ import pytest
 from proxy.clock import SystemClock
 from proxy.core.dialect import Candidate
 from proxy.core.token import Source, Token
-from proxy.session.cardcash_calls import Credentials
+from proxy.session.cardcash_calls import Credentials, SessionCalls
 from proxy.session.keeper import Policy, SessionKeeper
 from proxy.session.stores import Binding
 from proxy.session.stores.redis.place import Place
@@ -25,7 +25,7 @@ CLOCK = SystemClock()
 REPLICAS, CALLERS = 12, 10
 
 
-class CardCash:
+class CardCash(SessionCalls):
     """Gives a session after a while; counts."""
 
     credentials = Credentials("app-id")
