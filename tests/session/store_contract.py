@@ -327,6 +327,17 @@ class StoreContract:
         entered = await enter(make())
         assert (entered.turn, entered.stored.failures, entered.stored.paused_for) == (Turn.GRANTED, 1, 0)
 
+    async def test_whoever_fails_gives_the_right_back(self, make: Make) -> None:
+        store = make()
+        assert await take(store, Right.RENEWAL)
+        await store.failed(5)
+        assert await take(make(), Right.RENEWAL)
+
+    async def test_a_failure_counts_though_no_pause_follows(self, make: Make) -> None:
+        await make().failed(0)
+        stored = await make().look("secrets")
+        assert (stored.failures, stored.paused_for) == (1, 0)
+
     async def test_failures_in_a_row_are_counted(self, make: Make, clock: FakeClock) -> None:
         for failures in (1, 2, 3):
             await make().failed(2)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,7 @@ from proxy.clock import SystemClock
 from proxy.session.ports import RENEWAL_DEADLINE
 from proxy.session.stores import LEASE, Right, SharedStore
 from proxy.session.stores.file import FileStore
+from proxy.session.stores.file_right import LockFile
 from tests.server.harness import until
 from tests.session.fakes import FakeClock
 from tests.session.store_contract import MINE, RIGHTS, held, holder, load
@@ -147,3 +151,64 @@ async def test_a_stopped_holder_that_goes_on_neither_frees_nor_takes_what_others
         waiters.go.set()
         late.go.set()
         await asyncio.gather(*waiters.tasks, *late.tasks)
+
+
+@pytest.fixture
+def lock_file(tmp_path: Path) -> Iterator[Callable[[], LockFile]]:
+    """Build participants at one lock file."""
+    files: list[LockFile] = []
+
+    def one() -> LockFile:
+        files.append(LockFile(tmp_path / "lock"))
+        return files[-1]
+
+    yield one
+    for file in files:
+        file.close()
+
+
+def test_of_two_who_pass_a_holder_by_one_has_the_right(lock_file: Callable[[], LockFile]) -> None:
+    holder, first, second = (lock_file() for _ in range(3))
+    assert holder.take() is None
+    assert first.take() == second.take() is not None
+    assert first.pass_by()
+    assert not second.pass_by()
+    assert [file.touch() for file in (holder, first, second)] == [False, True, False]
+
+
+def test_who_cannot_pass_a_holder_by_leaves_nothing_open(
+    lock_file: Callable[[], LockFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, other = lock_file(), lock_file()
+    assert holder.take() is None
+    assert other.take() is not None
+    closed: list[int] = []
+    opened, close = os.open, os.close
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def counted(*how: Any) -> int:
+        closed.append(0)
+        return opened(*how)
+
+    def uncounted(descriptor: int) -> None:
+        closed.pop()
+        close(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        patch.setattr(os, "open", counted)
+        patch.setattr(os, "close", uncounted)
+        with pytest.raises(OSError, match="No space"):
+            other.pass_by()
+    assert closed == []
+    assert holder.touch()
+
+
+async def test_a_right_whose_file_was_removed_is_lost(make: Make, path: Path) -> None:
+    first, second = make(), make()
+    assert await first.take_login_turn()
+    path.with_name("session.json.login").unlink()
+    assert not await first.extend(Right.LOGIN)
+    assert await second.take_login_turn()

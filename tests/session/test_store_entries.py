@@ -42,7 +42,7 @@ def test_a_sound_file_is_read() -> None:
 def test_what_was_written_is_read_again() -> None:
     written = {
         "one": Entry(token(identity="é@example.com", own_login=True, marks={"a": [1, None]}), written=NOW),
-        "two": Entry(None, {"f": {"login": "Näh."}, "g": {"app_id": "Ach."}}, NOW),
+        "two": Entry(None, {"f": {"login": "Näh."}, "g": {"app_id": "Ach.", "login": "Oh."}}, NOW),
     }
     raw = render(written, NOW)
     read, is_sound = parse(raw)
@@ -110,6 +110,8 @@ def test_a_corrupt_file_has_no_entries(raw: bytes) -> None:
         ("identity", 1),
         ("own_login", 1),
         ("marks", []),
+        ("marks", {"x": "ab"}),
+        ("marks", {"x": [1]}),
         ("token", "a.b.c"),
         ("token", {}),
         ("token", {"value": "a.b.c"}),
@@ -126,6 +128,18 @@ def test_a_corrupt_file_has_no_entries(raw: bytes) -> None:
 )
 def test_an_entry_with_anything_unsound_is_not_there(name: str, value: object) -> None:
     assert parse(file(**{name: value})) == ({}, False)
+
+
+@pytest.mark.parametrize("lifetime", [1, 7 * 86400])
+def test_the_shortest_and_the_longest_life_are_read(lifetime: int) -> None:
+    assert parse(file(lifetime=lifetime))[1]
+
+
+def test_a_file_of_the_first_version_is_read() -> None:
+    content = json.loads(file(latches={"login": "x"}, fingerprint="f"))
+    del content["entries"]["key"]["others"]
+    entries, is_sound = parse(json.dumps(content).encode())
+    assert (is_sound, entries["key"].refused, entries["key"].pause) == (True, {"f": {"login": "x"}}, StoredPause())
 
 
 def test_an_unsound_entry_leaves_the_others_alone() -> None:
@@ -209,7 +223,12 @@ def test_a_pause_is_written_although_there_is_no_token() -> None:
 
 
 @pytest.mark.parametrize(
-    "pause", [None, [], [1, 2], [1, NOW, -1], [1, NOW, 1e9], [-1, NOW, 1], ["1", NOW, 1], [True, NOW, 1]]
+    "pause",
+    [None, [], [1, 2], [1, NOW, -1], [1, NOW, 1e9], [0, NOW, 1], [-1, NOW, 1], ["1", NOW, 1], [True, NOW, 1]],
 )
 def test_a_pause_that_is_unsound_is_none(pause: object) -> None:
     assert StoredPause.read(pause) == StoredPause()
+
+
+def test_a_pause_is_none_where_the_clock_was_set_to_before_it() -> None:
+    assert StoredPause(1, NOW, 5).left(NOW - 3600) == 0

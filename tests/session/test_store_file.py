@@ -25,6 +25,7 @@ from proxy.session.stores import Binding, SharedStore, StoreUnusable
 from proxy.session.stores import file as module
 from proxy.session.stores.factory import check_store, open_store
 from proxy.session.stores.file import FileStore
+from proxy.session.stores.fingerprints import Fingerprints
 from proxy.session.stores.memory import MemoryStore
 from proxy.settings import parsing
 from tests.session import store_contract
@@ -76,6 +77,11 @@ async def shop(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Shop]:
 
 
 class TestFileStore(store_contract.SharedStoreContract):
+    @pytest.fixture(autouse=True)
+    def unhurried(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Twenty who write at once share one disk: who of them wins is the rule, not how soon."""
+        monkeypatch.setattr(module, "_PATIENCE", 20.0)
+
     @pytest.fixture
     def place(self, shop: Shop) -> str:
         return f"file://{shop.path}"
@@ -211,6 +217,14 @@ async def test_a_fingerprint_that_is_none_opens_the_latch(shop: Shop, fingerprin
     content["entries"][MINE.key]["fingerprint"] = fingerprint
     shop.write(json.dumps(content))
     assert await refusals(store) == {}
+
+
+def test_a_refusal_that_an_earlier_version_stored_is_found() -> None:
+    stored = (
+        f"{'00' * 16}:8120c115464cdd25df7e40b914e2c21e2b2b76ac8a1941b35c95ea6956dfea03"
+        "4576259218909e009f912e967c0521f09d2a7269a68e6cd61bbf53f4e5a07c58"
+    )
+    assert Fingerprints().find(["00:00", stored], "secrets") == stored
 
 
 # Modes and owners

@@ -83,7 +83,7 @@ class LockFile:
 
     def _is_in_place(self) -> bool:
         try:
-            there = self._path.stat(follow_symlinks=False)
+            there = self._path.stat()
         except FileNotFoundError:
             return False
         return self._descriptor is not None and os.path.samestat(there, os.fstat(self._descriptor))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+
 import pytest
 
 from proxy.session.stores.redis.connection import NotRedis, RedisError
-from proxy.session.stores.redis.diagnosis import GRANTS, FailureKind, failure_of
+from proxy.session.stores.redis.diagnosis import GRANTS, FailureKind, RedisFailure, failure_of
+from proxy.session.stores.redis.scripts import NotOurScript
+from proxy.session.stores.redis.servers import NoMaster
 
 SCRIPT_6 = "ERR Error running script (call to f_0a): @user_script:7: @user_script: 7: -{} hush"
 SCRIPT_7 = "{} hush script: 0a, on @user_script:7."
@@ -69,6 +74,38 @@ def test_what_redis_has_no_word_for_is_known_by_its_text(text: str, says: str) -
 )
 def test_where_a_cluster_points_to(text: str, target: tuple[str, int] | None) -> None:
     assert RedisError(text).target == target
+
+
+def not_accepted() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "hush")
+    error.verify_message = "certificate has expired"
+    return error
+
+
+def of_tls(reason: str | None) -> ssl.SSLError:
+    error = ssl.SSLError(1, "hush")
+    error.reason = reason  # type: ignore[assignment]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (NoMaster("hush"), "no Sentinel knows a master of this name that is up"),
+        (NotOurScript("hush"), "Redis answers the scripts with something that is not theirs"),
+        (TimeoutError("hush"), "Redis did not answer in time"),
+        (not_accepted(), "the certificate of Redis is not accepted: certificate has expired"),
+        (of_tls("WRONG_VERSION_NUMBER"), "TLS with Redis fails (wrong version number)"),
+        (of_tls(None), "TLS with Redis fails (no reason given)"),
+        (socket.gaierror(-2, "hush"), "the name of Redis cannot be resolved"),
+        (OSError(113, "hush"), "Redis cannot be reached: No route to host"),
+        (ConnectionResetError(), "the connection to Redis was closed or cannot be made"),
+        (NotRedis("hush"), "what answers is no Redis, or one with TLS where session.store has none"),
+        (ValueError("hush"), "what answers is no Redis, or one with TLS where session.store has none"),
+    ],
+)
+def test_what_keeps_us_from_redis_is_told_in_our_words_and_may_pass(error: Exception, says: str) -> None:
+    assert failure_of(error) == RedisFailure(FailureKind.DOWN, says)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ async def test_a_token_is_encrypted_anew_each_time(replica: Build, server: Serve
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("blob", "x"), ("blob", ""), ("blob", "\x01" + "x" * 200)),
+        *(("blob", "x"), ("blob", ""), ("blob", "\x01x"), ("blob", "\x01" + "x" * 200)),
         *(("tag", "0" * 32), ("tag", "x" * 5000)),
     ],
 )

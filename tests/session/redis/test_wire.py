@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from proxy.session.stores.redis.connection import NotRedis, RedisError, connect
+from proxy.session.stores.redis.connection import NotRedis, RedisConnection, RedisError, connect
 from proxy.session.stores.redis.diagnosis import failure_of
+from tests.session.fakes import settle
 from tests.session.redis.conftest import Build
 from tests.session.redis.raw import read_command
 from tests.session.redis.replicas import place_of
@@ -58,6 +59,24 @@ async def asked(server: Raw, *words: str | bytes | int, credentials: str = "") -
         connection.abort()
 
 
+class Transport(asyncio.Transport):
+    """Takes what is written; says whether it was ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.is_over = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.is_over
+
+    def abort(self) -> None:
+        self.is_over = True
+
+
 @pytest.mark.parametrize(
     ("answer", "meant"),
     [
@@ -72,9 +91,42 @@ async def asked(server: Raw, *words: str | bytes | int, credentials: str = "") -
     ],
 )
 async def test_an_answer_is_read_in_whatever_pieces_it_comes(answer: bytes, meant: object) -> None:
-    for pieces in ([answer], [answer[:1], answer[1:]], [answer[:-1], answer[-1:]]):
-        async with raw(pieces) as server:
-            assert await asked(server) == meant
+    async with raw([answer]) as server:
+        assert await asked(server) == meant
+    connection, transport = RedisConnection(20), Transport()
+    connection.connection_made(transport)
+    for cut in range(1, len(answer)):
+        asking = asyncio.create_task(connection.ask("PING"))
+        await settle()
+        for piece in (answer[:cut], answer[cut:]):
+            assert not asking.done()
+            connection.data_received(piece)
+        assert await asking == meant
+    assert not transport.is_over
+
+
+async def test_an_error_is_read_whatever_its_bytes() -> None:
+    async with raw([b"-OOM \xff\xfe\r\n"]) as server:
+        with pytest.raises(RedisError) as caught:
+            await asked(server)
+    assert caught.value.code == "OOM"
+
+
+def test_a_connection_that_was_given_up_before_it_was_made_is_ended_when_it_is() -> None:
+    connection, transport = RedisConnection(1), Transport()
+    connection.abort()
+    connection.connection_made(transport)
+    assert transport.is_over
+
+
+async def test_connections_that_end_while_nobody_waits_are_no_news(
+    replica: Build, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = replica(server)
+    await one.save()
+    server.command("CLIENT", "KILL", "TYPE", "normal")
+    assert await one.stored() == "one.token."
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
@@ -167,7 +219,7 @@ async def test_two_answers_to_one_command_are_none(more: bytes) -> None:
 
 
 async def test_what_comes_unasked_ends_a_connection_and_is_no_answer_to_what_is_asked_next(
-    replica: Build, server: Server
+    replica: Build, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     go, gone, served = asyncio.Event(), asyncio.Event(), set[asyncio.StreamWriter]()
 
@@ -196,6 +248,6 @@ async def test_what_comes_unasked_ends_a_connection_and_is_no_answer_to_what_is_
     async with asyncio.timeout(20):
         await gone.wait()
     assert await one.stored() == "one.token."
-    assert one.seen.reconnects == 1
+    assert (one.seen.reconnects, caplog.records) == (1, [])
     await one.store.close()
     listener.close()
