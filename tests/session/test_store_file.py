@@ -530,6 +530,32 @@ async def test_a_disk_that_hangs_holds_up_neither_the_loop_nor_those_who_ask_for
         pass
 
 
+async def test_one_thing_at_a_time_is_done_with_the_disk(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = set()
+    opened = os.open
+
+    def seen(*how: Any) -> int:
+        threads.add(threading.current_thread())
+        return opened(*how)
+
+    monkeypatch.setattr(os, "open", seen)
+    store = shop.store()
+    await asyncio.gather(*(store.look("secrets") for _ in range(20)))
+    assert len(threads) == 1
+    assert threading.main_thread() not in threads
+
+
+async def test_a_lock_that_is_a_link_is_not_followed(shop: Shop) -> None:
+    target = shop.path.with_name("target")
+    for name in ("session.json.lock", "session.json.login"):
+        shop.path.with_name(name).symlink_to(target)
+    with pytest.raises(OSError, match="symbolic link"):
+        await shop.store().take_login_turn()
+    with pytest.raises(OSError, match="symbolic link"):
+        await shop.store().save(shop.token(), replaces=None)
+    assert not target.exists()
+
+
 async def test_a_lock_that_is_never_given_back_fails_the_save_and_not_the_loop(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

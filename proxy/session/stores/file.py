@@ -195,7 +195,7 @@ class FileStore:
         """Return the entries, and whether the file is sound; none when there is no file."""
         try:
             # O_NONBLOCK: a named pipe must not hold us up.
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return {}, True
         with os.fdopen(descriptor, "rb") as file:
@@ -230,7 +230,7 @@ class FileStore:
         new = self._path.with_name(f".{self._path.name}.new")
         with suppress(FileNotFoundError):
             new.unlink()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         try:
             with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
                 file.write(content)

@@ -93,8 +93,8 @@ class FileRight:
     """One right of one participant; `file.py` moves it between the event loop and a thread. Times are steady seconds."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._held: LockFile | None = None
+        # Open while the right is ours only.
+        self._lock = LockFile(path)
         # What was seen of a holder, and since when it has given no other sign of life.
         self._sign: Sign | None = None
         self._silent_since = 0.0
@@ -117,28 +117,27 @@ class FileRight:
         """Take it, keep it, or pass by a holder whose sign is still `silent`; None: it is ours, else its holder's sign."""
         if self.extend():
             return None
-        lock = LockFile(self._path)
+        is_ours = False
         try:
-            if (sign := lock.take()) is not None and (sign != silent or not lock.pass_by()):
-                return sign
-            self._held, lock = lock, LockFile(self._path)
-            return None
+            sign = self._lock.take()
+            is_ours = sign is None or (sign == silent and self._lock.pass_by())
+            return None if is_ours else sign
         finally:
-            lock.close()
+            if not is_ours:
+                self._lock.close()
 
     def extend(self) -> bool:
         """Give a sign of life; False: it is not ours, or no longer."""
-        if self._held is not None and self._held.touch():
+        if self._lock.touch():
             return True
-        self.leave()
+        self._lock.close()
         return False
 
     def leave(self) -> None:
         """Let go of it."""
-        if self._held is not None:
-            held, self._held = self._held, None
-            held.close()
+        self._lock.close()
 
 
 def _opened(path: Path, flags: int = 0) -> int:
-    return os.open(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    # To write to: on NFS nobody else may lock it.
+    return os.open(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)

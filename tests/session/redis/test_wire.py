@@ -183,6 +183,7 @@ async def test_it_logs_in_as_the_url_says_and_sends_nothing_else(credentials: st
     "answer",
     [
         b"-ERR invalid password\r\n",  # Redis 5
+        b"-invalid\r\n",
         b"-ERR Client sent AUTH, but no password is set\r\n",
         b"-ERR AUTH <password> called without any password configured for the default user.\r\n",
         b"-WRONGPASS invalid username-password pair or user is disabled.\r\n",

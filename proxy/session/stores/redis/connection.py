@@ -42,13 +42,13 @@ _BY_TEXT: Final = {
 class RedisError(Exception):
     """Redis answered with an error. Its text may repeat a user or a key, so it is not shown."""
 
-    def __init__(self, text: str, *, code: str = "") -> None:
+    def __init__(self, text: str) -> None:
         super().__init__()
         # The error that is meant where a script has failed over it: Redis 6 puts that in the middle of its own sentence.
         inner = re.search(r"@user_script: ?[0-9]+: -?([A-Z]{3,24}) ", text)
         word = inner or re.match(r"([A-Z]{3,24})\b", text)
         #: Its first word, or the one that it should have; ERR and nothing for those that have none of their own.
-        self.code = code or next((meant for part, meant in _BY_TEXT.items() if part in text), word[1] if word else "")
+        self.code = next((meant for part, meant in _BY_TEXT.items() if part in text), word[1] if word else "")
         #: Where a cluster points to; the host is empty for the one that was asked.
         self.target: Address | None = None
         if (there := re.fullmatch(r"(?:MOVED|ASK) [0-9]+ (.*):([0-9]{1,5})", text)) is not None:
@@ -179,7 +179,7 @@ async def connect(place: Place, address: Address, *, to_sentinel: bool = False) 
                 await connection.ask("AUTH", *given, password.reveal() if password is not None else "")
             except RedisError as error:
                 # Such as a password for a server that has none, or an older server's words for a wrong one.
-                raise RedisError("", code="WRONGPASS" if error.code in {"", "ERR"} else error.code) from None
+                raise RedisError("WRONGPASS" if error.code in {"", "ERR"} else error.code) from None
         if url.db and not to_sentinel:
             await connection.ask("SELECT", url.db)
     except BaseException:

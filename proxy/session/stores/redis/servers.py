@@ -77,7 +77,7 @@ class Servers:
             found = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)
             return None if found is None else (found[0].decode(), int(found[1]))
         except RedisError as error:
-            raise RedisError("", code="NOSENTINEL") if error.code == "ERR" else error from None
+            raise RedisError("NOSENTINEL") if error.code == "ERR" else error from None
         except (ValueError, TypeError, IndexError, AttributeError):
             raise NotRedis from None
         finally:
