@@ -41,9 +41,7 @@ async def finish(
 ) -> None:
     """End what was taken in: in peace for `timeout` seconds, then with a word to everybody."""
     # What was taken in is served, also the first request of who has just come; each answer is its connection's last.
-    server.draining = True
-    for connection in server.idle_connections():
-        connection.close_if_idle()
+    server.drain()
     if await _ended(server, guard, within=timeout):
         return
     in_flight, unknown = guard.in_flight + guard.receiving, metrics.outcomes_unknown

@@ -75,6 +75,8 @@ class RequestFields:
     overrides: tuple[str, ...] = ()
     #: What some servers take for the real target.
     other_targets: tuple[str, ...] = ()
+    #: The lines they were read from; None: too many to keep.
+    source: bytes | None = None
     #: Values of the header that `callers.require_header` names; it is never forwarded.
     required: tuple[bytes, ...] = ()
 
@@ -200,14 +202,14 @@ def names_of(connection: bytes) -> frozenset[bytes]:
 
 
 def for_upstream(
-    fields: RequestFields, start: bytes, host: bytes, request_id: bytes, user_agent: bytes
+    fields: RequestFields, start: bytes, host: bytes, id_line: bytes, user_agent: bytes
 ) -> tuple[bytes, ...]:
     """Write the request head up to, not including, `x-cc-app`, `Authorization` and the empty line; returns its parts.
 
     `start` is the request line, `host` the upstream's Host, `user_agent` what is sent when the caller sent none (CardCash
-    answers 401 without one): lines with their CRLF. A POST or PUT without a Content-Type goes up as JSON: CardCash requires
-    one, with or without a body; a caller's own is never touched.
+    answers 401 without one): lines with their CRLF; `id_line` is the request's X-Request-ID without it. A POST or PUT
+    without a Content-Type goes up as JSON: CardCash requires one, with or without a body; a caller's own is never touched.
     """
     agent = b"" if fields.user_agent else user_agent
     kind = _JSON if not fields.content_type and start.startswith(_TYPED) else b""
-    return start, host, b"X-Request-ID: ", request_id, b"\r\n", fields.block, agent, kind, fields.framing()
+    return start, host, id_line, b"\r\n", fields.block, agent, kind, fields.framing()

@@ -21,14 +21,15 @@ MAX_HEAD: Final = 64 * 1024
 #: Bytes of interim answers to one request: any number may come (RFC 9110, section 15.2), but not for ever.
 _MAX_INTERIM: Final = 256 * 1024
 _STATUSES: Final = {b"%d" % status: status for status in range(100, 1000)}
+_AFTER_STATUS: Final = frozenset({b" ", b""})
 _LATER_VERSION = re.compile(rb"\AHTTP/1\.[2-9] ")
 _LENGTH = re.compile(rb"\r\ncontent-length:([^\r\n]*)", re.IGNORECASE)
 
 
-class AnswerHead:
+class AnswerHead(AnswerFields):
     """One parsed head."""
 
-    __slots__ = ("fields", "keep_alive", "reason", "status")
+    __slots__ = ("keep_alive", "start", "status")
 
     def __init__(self, data: bytes) -> None:
         """Parse `data`, a head up to and with its first empty line.
@@ -45,19 +46,20 @@ class AnswerHead:
             if plainer == data:
                 raise
             lines = judged(HttpResponseParser, plainer)
-        version, _, rest = lines[0].partition(b" ")
-        code, _, self.reason = rest.partition(b" ")
-        http_11 = version == b"HTTP/1.1"
-        if code not in _STATUSES or not (http_11 or version == b"HTTP/1.0"):
+        line = lines[0]
+        status, http_11 = _STATUSES.get(line[9:12]), line.startswith(b"HTTP/1.1 ")
+        if status is None or line[12:13] not in _AFTER_STATUS or not (http_11 or line.startswith(b"HTTP/1.0 ")):
             raise InvalidMessage("malformed status line")
-        self.status = _STATUSES[code]
+        self.status = status
+        #: The status line as it goes down.
+        self.start = line if http_11 and line[12:] else b"HTTP/1.1 %b %b" % (line[9:12], line[13:])
         try:
-            self.fields = fields = AnswerFields(lines[1:-2])
+            AnswerFields.__init__(self, lines[1:-2])
         except ValueError as error:
             raise InvalidMessage(str(error)) from None
         # RFC 9112, section 9.3. A chunked answer of HTTP/1.0 is read but its connection is not trusted (6.1).
-        tokens = fields.nominated
-        self.keep_alive = b"close" not in tokens and (http_11 or (b"keep-alive" in tokens and not fields.chunked))
+        names = self.nominated
+        self.keep_alive = b"close" not in names and (http_11 or (b"keep-alive" in names and not self.chunked))
 
 
 def _plainer(data: bytes) -> bytes:
@@ -145,7 +147,7 @@ class AnswerReader:
     def _frame(self, head: AnswerHead) -> None:
         """Find out how the body is framed (RFC 9112, 6.3, rules 1 and 4 to 8)."""
         self.head, self.interim, self.keep_alive = head, 0, head.keep_alive
-        chunked, length = head.fields.chunked, head.fields.content_length
+        chunked, length = head.chunked, head.content_length
         self.has_body = not self.head_only and head.status not in {204, 304}
         if not self.has_body:
             # A body that is announced may come all the same, and later than the next request goes out.

@@ -6,7 +6,6 @@ Nothing here knows what the bytes mean, nor how long anybody may wait.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final, cast
 
 #: Bytes of a body that nobody has taken yet, above which reading of the socket stops; one segment may come on top.
@@ -81,7 +80,7 @@ class Flow(asyncio.BaseProtocol):
 class Inflow:
     """A body as it comes in: what was received and not read, and the one who waits for more."""
 
-    __slots__ = ("_loop", "_parts", "_sink", "_waiter", "buffered", "complete", "error")
+    __slots__ = ("_loop", "_parts", "_waiter", "buffered", "complete", "error")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -93,20 +92,11 @@ class Inflow:
         #: What ended it before it was complete; raised after what was received has been read.
         self.error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
-        #: Takes the pieces instead, as long as it says that it has room for more.
-        self._sink: Callable[[bytes], bool] | None = None
 
     def put(self, piece: bytes) -> bool:
-        """Take a piece, until it is read or at once; True when reading of the socket should stop."""
-        if self._sink is not None:
-            if self._sink(piece):
-                return False
-            self._sink = None
-            self.wake()
-            return True
+        """Take a piece, until it is read; `wake` is to follow. True when reading of the socket should stop."""
         self._parts.append(piece)
         self.buffered += len(piece)
-        self.wake()
         return self.buffered > HIGH
 
     def drop(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import count
 from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
@@ -23,17 +24,18 @@ class InvalidMessage(Exception):
     """The bytes are not HTTP/1.1; the text is a short reason without any byte of them."""
 
 
+#: Counts the heads that llhttp has seen the end of.
+_heads: Final = count()
+
+
 class _Sink:
     """What llhttp calls. It knows no connection, so a parser that holds it keeps nothing else alive."""
 
-    heads = 0
     # httptools 0.8 asks for each of these; what is not there costs it an AttributeError, all together 2 % of a request.
     on_message_begin = on_url = on_status = on_header = on_body = on_message_complete = None
     on_chunk_header = on_chunk_complete = None
-
-    def on_headers_complete(self) -> None:
-        """Count a head."""
-        self.heads += 1
+    # No method: a call out of C enters the interpreter anew, 0.5 %.
+    on_headers_complete = _heads.__next__
 
 
 def judged(parser: type[HttpRequestParser | HttpResponseParser], data: bytes) -> list[bytes]:
@@ -41,9 +43,9 @@ def judged(parser: type[HttpRequestParser | HttpResponseParser], data: bytes) ->
 
     It refuses lines that are folded (RFC 9112, 5.2), so each field is one line. Raises `InvalidMessage`.
     """
-    sink = _Sink()
+    before = next(_heads)
     try:
-        parser(sink).feed_data(data)
+        parser(_Sink).feed_data(data)
     except HttpParserUpgrade:
         pass  # 101, or a request for it: nobody here upgrades
     except HttpParserError as error:
@@ -51,7 +53,7 @@ def judged(parser: type[HttpRequestParser | HttpResponseParser], data: bytes) ->
     lines = data.split(b"\r\n")
     # llhttp's idea of a line must be the one used here, and the controls that it lets pass in places must not be there.
     _check(b"".join(lines))
-    if sink.heads != 1:
+    if next(_heads) - before != 2:
         raise InvalidMessage("control characters in the head")
     return lines
 

@@ -33,44 +33,31 @@ _TOKEN_START: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]")
 _INVALID: Final = "The request is not valid HTTP/1.1."
 
 
-class RequestHead:
-    """One parsed request head. Raises `BadRequest`, `HeadersTooLarge`, `TargetTooLong`."""
+def read_head(
+    data: bytes, required: bytes | None = None, before: RequestFields | None = None
+) -> tuple[str, str, RequestFields]:
+    """Read `data`, a head up to and with its first empty line; returns method, target and fields.
 
-    __slots__ = ("block", "fields", "http_10", "method", "target")
-
-    fields: RequestFields
-
-    def __init__(self, data: bytes, required: bytes | None = None, before: RequestHead | None = None) -> None:
-        """Parse `data`, a head up to and with its first empty line; `required` as `read_request` takes it.
-
-        `before` is the head before it on the connection: a client sends the same fields with most of its requests, and
-        reading them anew costs a tenth of a small request.
-        """
-        start, _, block = data.partition(b"\r\n")
-        #: The target is as it came; `core/target.py` judges it.
-        self.method, self.target, self.http_10 = _read_start(start)
-        #: The field lines; None: too many to keep.
-        self.block = block if len(block) <= _LONGEST_REMEMBERED else None
-        if before is not None and before.block == block and before.http_10 is self.http_10:
-            self.fields = before.fields
-        else:
-            self.fields = _read(block, self.http_10, required)
-
-
-def _read_start(start: bytes) -> tuple[str, str, bool]:
-    """Judge the request line; returns method, target, and whether it is HTTP/1.0."""
+    The target is as it came; `core/target.py` judges it. `required` as `read_request` takes it. `before` are the fields of
+    the head before it on the connection: a client sends the same with most of its requests, and reading them anew costs a
+    tenth of a small request. Raises `BadRequest`, `HeadersTooLarge`, `TargetTooLong`.
+    """
+    start, _, block = data.partition(b"\r\n")
     parts = start.split(b" ")
     if len(parts) != 3:
         raise BadRequest(_INVALID)
-    if len(parts[1]) > MAX_TARGET:
+    name, target, version = parts
+    if len(target) > MAX_TARGET:
         raise TargetTooLong(f"The request target is longer than {MAX_TARGET} bytes.")
-    method = _METHODS.get(parts[0])
-    http_10 = _VERSIONS.get(parts[2])
+    method, http_10 = _METHODS.get(name), _VERSIONS.get(version)
     if method is None:
         raise BadRequest("The request method is not one that is forwarded.")
     if http_10 is None:
         raise BadRequest("The HTTP version is not 1.0 or 1.1.")
-    return method, parts[1].decode("latin-1"), http_10
+    if before is None or before.source != block or before.http_10 is not http_10:
+        before = _read(block, http_10, required)
+        before.source = block if len(block) <= _LONGEST_REMEMBERED else None
+    return method, target.decode("latin-1"), before
 
 
 def _read(block: bytes, http_10: bool, required: bytes | None) -> RequestFields:
@@ -93,7 +80,7 @@ def _read(block: bytes, http_10: bool, required: bytes | None) -> RequestFields:
 def check_partial_request(data: bytes | bytearray, known: int) -> None:
     """Refuse the beginning of a head that cannot become a valid one, instead of waiting for more of it.
 
-    `known` bytes of it were checked before; so many segments cost no more than one. Raises as `RequestHead`.
+    `known` bytes of it were checked before; so many segments cost no more than one. Raises as `read_head`.
     """
     try:
         check_lines(data, known)

@@ -57,8 +57,14 @@ def date_line() -> bytes:
     return b"Date: %b" % formatdate(time.time(), usegmt=True).encode("ascii")
 
 
+def status_line(*, renewed: bool, login_refused: bool) -> bytes:
+    """Say what an answer of CardCash had to do with its session (RFC 9209), if anything."""
+    details = [b"session-renewed"] * renewed + [b"login-refused"] * login_refused
+    return b"Proxy-Status: " + b", ".join(b'%b; details="%b"' % (NAME, detail) for detail in details)
+
+
 def connection_lines(exchange: Exchange) -> tuple[bytes, ...]:
     """Say what becomes of the connection, where the version's default is the other (RFC 9112, 9.3)."""
-    if exchange.is_kept():
+    if exchange.keep_alive:
         return (b"Connection: keep-alive",) if exchange.http_10 else ()
     return (b"Connection: close",)

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from proxy.core.errors import BodyTooLarge
-from proxy.core.request_fields import RequestFields
-from proxy.server.exchange import Exchange
+from proxy.server.exchange import Exchange, IncomingBody
 
 
 class ReplayBudget:
@@ -107,57 +106,58 @@ class Bodies:
         self._budget = budget
         self._while_waiting = while_waiting
 
-    async def take(self, exchange: Exchange, fields: RequestFields) -> Body:
+    async def take(self, exchange: Exchange, incoming: IncomingBody) -> Body:
         """Read a small body whole; leave a large one to be streamed.
 
-        For requests that have one. Raises `BodyTooLarge`, before anything is read where the length is known, and what
-        `Exchange.read` raises.
+        Raises `BodyTooLarge`, before anything is read where the length is known, and what `IncomingBody.read` raises.
         """
+        fields = exchange.fields
         length = fields.content_length
         self._check(length or 0)
         if fields.expects_continue:
             exchange.go_on()
         body = Body(self._budget, chunked=fields.chunked)
-        if exchange.complete and length is not None and length <= self._buffer and body.reserve(length):
+        if incoming.complete and length is not None and length <= self._buffer and body.reserve(length):
             # Nearly always: it came together with its head.
-            body.data = exchange.read_received()
+            body.data = incoming.read_received()
             return body
         try:
             with self._while_waiting():
-                await self._begin(body, exchange)
+                await self._begin(body, incoming)
         except BaseException:
             body.release()
             raise
         return body
 
-    async def _begin(self, body: Body, exchange: Exchange) -> None:
+    async def _begin(self, body: Body, incoming: IncomingBody) -> None:
         """Read until there is more than is buffered: a slow caller has sent that much before it takes a connection."""
         pieces: list[bytes] = []
         size = 0
-        while piece := await exchange.read():
+        while piece := await incoming.read():
             pieces.append(piece)
             size += len(piece)
             self._check(size)
             if size > self._buffer or not body.reserve(len(piece)):
-                body.stream_rest(self._rest(exchange, size))
+                body.stream_rest(self._rest(incoming, size))
                 break
         body.data = b"".join(pieces)
 
-    async def discard(self, exchange: Exchange, fields: RequestFields) -> None:
+    async def discard(self, exchange: Exchange, incoming: IncomingBody) -> None:
         """Read a body that nobody needs, so that the connection can go on. Raises as `take`."""
+        fields = exchange.fields
         self._check(fields.content_length or 0)
         if fields.expects_continue:
             exchange.go_on()
         with self._while_waiting():
-            async for _ in self._rest(exchange, 0):
+            async for _ in self._rest(incoming, 0):
                 pass
 
     def _check(self, size: int) -> None:
         if size > self._most:
             raise BodyTooLarge(f"The request body is larger than limits.request_body, {self._most} bytes.")
 
-    async def _rest(self, exchange: Exchange, size: int) -> AsyncIterator[bytes]:
-        while piece := await exchange.read():
+    async def _rest(self, incoming: IncomingBody, size: int) -> AsyncIterator[bytes]:
+        while piece := await incoming.read():
             size += len(piece)
             self._check(size)
             yield piece

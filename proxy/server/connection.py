@@ -10,7 +10,7 @@
     CLOSING    –: what was written drains out
 
 Every phase but BODY and SERVING has a time of its own, and so has every wait in those two: for more of the body, and for the
-caller to take more of the answer. Each phase has its handler for bytes, given to `_enter`.
+caller to take more of the answer. Each phase has its handler for bytes, see `_RECEIVE`.
 
 Owns where a request begins and ends, back-pressure, time-outs, and how it ends without taking answers away that are still on
 their way. aiohttp's server is not used here: its parser takes trailers for headers of the next request, and its errors
@@ -21,17 +21,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 from functools import partial
 from math import inf
-from typing import Final, Protocol, cast
+from typing import ClassVar, Final, Protocol, cast
 
 from proxy.core.errors import BadRequest, CallerGone, ProxyError
 from proxy.core.request_fields import RequestFields
 from proxy.http.flow import Flow
 from proxy.http.heads import HeadReader
-from proxy.http.request_head import RequestHead, check_partial_request
+from proxy.http.request_head import check_partial_request, read_head
 from proxy.server import tcp
 from proxy.server.exchange import Exchange
 
@@ -51,12 +51,12 @@ CALLER_IDLE = 60.0
 _MOST_AHEAD: Final = 64 * 1024
 
 
-Phase = IntEnum("Phase", "HEAD BODY SERVING AWAY LINGERING BREAKING CLOSING")
+Phase = IntEnum("Phase", "HEAD BODY SERVING AWAY LINGERING BREAKING CLOSING", start=0)
 _HEAD, _BODY, _SERVING, _AWAY, _LINGERING, _BREAKING, _CLOSING = Phase
 
 
 class Port(Protocol):
-    """The proxy port as its connections know it; `required` is as `RequestHead` takes it."""
+    """The proxy port as its connections know it; `required` is as `read_head` takes it."""
 
     loop: asyncio.AbstractEventLoop
     time: Callable[[], float]
@@ -84,7 +84,6 @@ class CallerConnection(Flow, asyncio.Protocol):
         "_last",
         "_moved",
         "_phase",
-        "_receive",
         "_refusal",
         "_server",
         "_task",
@@ -115,22 +114,19 @@ class CallerConnection(Flow, asyncio.Protocol):
         self._body_due = self._drain_due = inf
         #: No request has come yet.
         self._fresh = True
-        #: The head of the last request.
-        self._last: RequestHead | None = None
+        #: The fields of the last request.
+        self._last: RequestFields | None = None
         #: When the last answer was out, or the first byte of a head came.
         self._idle_since = 0.0
         #: Why no request of this connection will be served (AWAY).
         self._refusal: ProxyError | None = None
         self._phase = _HEAD
-        self._receive: Callable[[bytes], None] = self._receive_head
         #: When the phase is over, whatever has come.
         self.deadline = inf
 
-    def _enter(self, phase: Phase, receive: Callable[[bytes], None], deadline: float = inf) -> None:
-        """Begin a phase, whose bytes `receive` takes."""
-        self._phase, self._receive, self.deadline = phase, receive, deadline
-        if receive is _discard:
-            self._unwritten = inf
+    def _discard_until(self, deadline: float, phase: Phase) -> None:
+        """Begin a phase in which nothing more is served."""
+        self._phase, self.deadline, self._unwritten = phase, deadline, inf
 
     @property
     def is_idle(self) -> bool:
@@ -145,10 +141,6 @@ class CallerConnection(Flow, asyncio.Protocol):
     def idle_for(self, now: float) -> float:
         """Seconds for which it could have brought a request and did not."""
         return now - self._idle_since if self.is_idle else 0.0
-
-    def is_draining(self) -> bool:
-        """Say whether the proxy is stopping. Part of `Link`."""
-        return self._server.draining
 
     # 1. Life.
 
@@ -165,7 +157,7 @@ class CallerConnection(Flow, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End what is left: the caller is gone."""
         super().connection_lost(exc)
-        self._enter(_CLOSING, _discard)  # a method here would be a cycle
+        self._discard_until(inf, _CLOSING)
         self._body_due = self._drain_due = inf
         self.head.begun.clear()
         self._ahead = b""
@@ -180,7 +172,7 @@ class CallerConnection(Flow, asyncio.Protocol):
     def close(self) -> None:
         """End the connection when what was written is out."""
         if self._transport is not None and not self._transport.is_closing():
-            self._enter(_CLOSING, _discard, self._server.time() + CALLER_IDLE)
+            self._discard_until(self._server.time() + CALLER_IDLE, _CLOSING)
             self._transport.close()
 
     def close_if_idle(self, *, patient: bool = True) -> None:
@@ -197,7 +189,7 @@ class CallerConnection(Flow, asyncio.Protocol):
         """Answer with `error`, whatever comes: at once, or with the first bytes of a request, which come at once as well, so
         that clients find the answer where they look for one."""
         self._refusal = error
-        self._enter(_AWAY, self.tell_away)
+        self._phase, self.deadline = _AWAY, inf
         if at_once or self.has_partial_head:
             self.tell_away()
         else:
@@ -220,7 +212,7 @@ class CallerConnection(Flow, asyncio.Protocol):
         """End the connection with a reset, after what was written has arrived. Part of `Link`."""
         if self.unread():
             if self._phase is not _BREAKING:
-                self._enter(_BREAKING, _discard, self._server.time() + LINGERING_TIME)
+                self._discard_until(self._server.time() + LINGERING_TIME, _BREAKING)
             self._server.loop.call_later(_LOOK_AGAIN, self.break_off)
         else:
             self.abort()
@@ -236,14 +228,14 @@ class CallerConnection(Flow, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes."""
-        self._receive(data)
+        self._RECEIVE[self._phase](self, data)
 
     def _wait_for_head(self, seconds: float) -> None:
         self._idle_since = now = self._server.time()
-        self._enter(_HEAD, self._receive_head, now + seconds)
+        self._phase, self.deadline = _HEAD, now + seconds
 
     def _receive_head(self, data: bytes) -> None:
-        raw, began = b"", bool(self.head.begun)
+        raw, began, server = b"", self.has_partial_head, self._server
         try:
             found = self.head.feed(data)
             if found is None:
@@ -251,19 +243,17 @@ class CallerConnection(Flow, asyncio.Protocol):
                     self._wait_for_head(HEAD_TIMEOUT)
                 return
             raw, rest = found
-            head = self._last = RequestHead(raw, self._server.required, self._last)
+            method, target, fields = read_head(raw, server.required, self._last)
         except ProxyError as error:
             self._refuse(error, raw or bytes(self.head.begun))
             return
-        server = self._server
-        exchange = self.exchange = Exchange(self, server.loop, head.method, head.target, head.fields)
-        if exchange.complete:
-            self._enter(_SERVING, self._receive_ahead)
-        else:
-            self._enter(_BODY, self._receive_body)
-        self._fresh = False
+        self._last, self._fresh = fields, False
+        exchange = self.exchange = Exchange(self, server.loop, method, target, fields)
+        self._phase, self.deadline = _SERVING if exchange.body is None else _BODY, inf
+        if server.draining:
+            exchange.close_after()
         if rest:
-            self._receive(rest)
+            self.data_received(rest)
         # The loop's own way to make one costs a name for each.
         self._task = asyncio.Task(self._serve(exchange), loop=server.loop, name="request")
 
@@ -271,8 +261,8 @@ class CallerConnection(Flow, asyncio.Protocol):
         exchange = self.exchange
         assert exchange is not None  # noqa: S101 — set with the phase
         rest = exchange.feed(data)
-        if exchange.complete:
-            self._enter(_SERVING, self._receive_ahead)
+        if exchange.body is not None and exchange.body.complete:
+            self._phase = _SERVING
             if rest:
                 self._receive_ahead(rest)
 
@@ -296,7 +286,7 @@ class CallerConnection(Flow, asyncio.Protocol):
         self.exchange = self._task = None
         if self._phase not in (_BODY, _SERVING) or not self.is_open():
             return
-        if not exchange.keep_alive or self._phase is _BODY or self._server.draining:
+        if not exchange.keep_alive or self._phase is _BODY:
             self._end()
             return
         self._wait_for_head(KEEPALIVE_TIMEOUT)
@@ -320,7 +310,7 @@ class CallerConnection(Flow, asyncio.Protocol):
         would take away what of the answer is still on its way."""
         if self._transport is None:
             return
-        self._enter(_LINGERING, _discard, self._server.time() + LINGERING_TIME)
+        self._discard_until(self._server.time() + LINGERING_TIME, _LINGERING)
         self._ahead = b""
         self.resume_reading()
         if self._transport.can_write_eof():
@@ -328,7 +318,7 @@ class CallerConnection(Flow, asyncio.Protocol):
 
     # 3. The exchange's side. Part of `Link`.
 
-    def write(self, *pieces: bytes) -> bool:
+    def write(self, pieces: Sequence[bytes]) -> bool:
         """Write bytes; False: the connection is gone."""
         transport = self._transport
         if transport is None or transport.is_closing():
@@ -390,9 +380,11 @@ class CallerConnection(Flow, asyncio.Protocol):
         else:
             self.close()
 
+    def _discard(self, _: bytes) -> None:
+        pass
 
-def _discard(_: bytes) -> None:
-    pass
+    #: What takes the bytes of each phase, in their order.
+    _RECEIVE: ClassVar = (_receive_head, _receive_body, _receive_ahead, tell_away, _discard, _discard, _discard)
 
 
 def _address(name: object) -> str | None:

@@ -6,6 +6,7 @@ Must not know how heads are parsed, nor what is answered; the connection is the 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from proxy.core.errors import BadRequest, BodyTooLarge, CallerGone
@@ -21,16 +22,14 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Link(Protocol):
     """The connection as its exchange knows it."""
 
+    #: The caller's IP address and the local one of its connection, None on a unix socket.
     peer: str | None
     local: str | None
-
-    def is_draining(self) -> bool:
-        """Say whether the proxy is stopping."""
 
     #: What was written is out, so more may be.
     can_write: bool
 
-    def write(self, *pieces: bytes) -> bool:
+    def write(self, pieces: Sequence[bytes]) -> bool:
         """Write bytes; False: the connection is gone."""
 
     async def drained(self) -> None:
@@ -55,51 +54,18 @@ class Link(Protocol):
         """End the connection with a reset, after what was written has arrived."""
 
 
-class Exchange(Inflow):
-    """One request and its answer. Everything after `send()` goes out in order. One reader of the body at a time."""
+class IncomingBody(Inflow):
+    """The body of a request, as it comes in. One reader at a time."""
 
-    __slots__ = ("_decoder", "_link", "fields", "head_sent", "http_10", "keep_alive", "local", "method", "peer",
-                 "target")  # fmt: skip
+    __slots__ = ("_decoder", "_link")
 
-    def __init__(
-        self,
-        link: Link,
-        loop: asyncio.AbstractEventLoop,
-        method: str,
-        target: str,
-        fields: RequestFields,
-    ) -> None:
+    def __init__(self, link: Link, loop: asyncio.AbstractEventLoop, fields: RequestFields) -> None:
         Inflow.__init__(self, loop)
         self._link = link
-        #: The caller's IP address and the local one of its connection, None on a unix socket.
-        self.peer = link.peer
-        self.local = link.local
-        self.method = method
-        self.target = target
-        self.http_10 = fields.http_10
-        self.fields = fields
-        #: Whether the connection can be kept after this answer.
-        self.keep_alive = fields.persistent
-        self.head_sent = False
-        self.complete = not fields.has_body
-        self._decoder: Decoder | None = None
-        if fields.has_body:
-            self._decoder = Chunks(bounded=True) if fields.chunked else Counted(fields.content_length or 0)
-
-    # The body
-
-    def body_at_end(self) -> bool:
-        """Say whether the whole body has been read."""
-        return self.complete and not self._parts
-
-    def drop_body(self) -> None:
-        """Drop what nobody will read; a rest that is still to come ends the connection after the answer."""
-        self.drop()
-        if not self.complete:
-            self.close_after()
+        self._decoder: Decoder = Chunks(bounded=True) if fields.chunked else Counted(fields.content_length or 0)
 
     async def read(self) -> bytes:
-        """Return the next piece of the body, b"" at its end.
+        """Return the next piece, b"" at the end.
 
         Raises `CallerGone` when the connection ends, `BadRequest` for broken framing or a body that stops coming.
         """
@@ -117,80 +83,113 @@ class Exchange(Inflow):
         return piece
 
     def read_received(self) -> bytes:
-        """Return what has come in of the body and was not read yet."""
+        """Return what has come in and was not read yet."""
         piece = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self.drop()
         return piece
 
-    def go_on(self) -> None:
-        """Answer `Expect: 100-continue` (RFC 9110, 10.1.1); not counted as the answer."""
-        if not self.head_sent and not self.complete:
-            self._link.write(_CONTINUE)
-
-    # For the connection
+    def at_end(self) -> bool:
+        """Say whether all of it has been read."""
+        return self.complete and not self._parts
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes of the body; returns what follows its end."""
-        if self.error is not None or self._decoder is None:
+        """Take bytes; returns what follows the end. Raises `InvalidMessage`."""
+        if self.error is not None:
             return b""
-        try:
-            content, rest = self._decoder.feed(data)
-        except InvalidMessage as error:
-            self.fail(_refusal(error))
-            return b""
+        content, rest = self._decoder.feed(data)
         self.complete = self._decoder.done
         if content and self.put(content) and not self.complete:
             self._link.pause_reading()
-        if self.complete:
-            self.wake()
+        self.wake()
         return rest
+
+    def fail(self, error: BaseException) -> None:
+        """Let whoever reads it hear that no more will come."""
+        if not self.complete:
+            self.error = self.error or error
+        self.wake()
+
+
+class Exchange:
+    """One request and its answer. Everything after `send()` goes out in order."""
+
+    __slots__ = ("body", "fields", "head_sent", "http_10", "keep_alive", "link", "method", "target")
+
+    def __init__(
+        self,
+        link: Link,
+        loop: asyncio.AbstractEventLoop,
+        method: str,
+        target: str,
+        fields: RequestFields,
+    ) -> None:
+        self.link = link
+        self.method = method
+        self.target = target
+        self.http_10 = fields.http_10
+        self.fields = fields
+        #: None: there is nothing in it to read.
+        self.body = IncomingBody(link, loop, fields) if fields.has_body else None
+        #: Whether the connection can be kept after this answer.
+        self.keep_alive = fields.persistent
+        self.head_sent = False
+
+    # The body
+
+    def drop_body(self) -> None:
+        """Drop what nobody will read; a rest that is still to come ends the connection after the answer."""
+        if self.body is not None:
+            self.body.drop()
+            if not self.body.complete:
+                self.close_after()
+
+    def go_on(self) -> None:
+        """Answer `Expect: 100-continue` (RFC 9110, 10.1.1); not counted as the answer."""
+        if not self.head_sent and self.body is not None and not self.body.complete:
+            self.link.write((_CONTINUE,))
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes of the body; returns what follows its end."""
+        if self.body is None:
+            return b""
+        try:
+            return self.body.feed(data)
+        except InvalidMessage as error:
+            self.fail(_refusal(error))
+            return b""
 
     def fail(self, error: BaseException) -> None:
         """Let whoever reads the body hear that no more of it will come."""
         self.close_after()
-        if not self.complete:
-            self.error = self.error or error
-        self.wake()
+        if self.body is not None:
+            self.body.fail(error)
 
     # The answer
 
     def send(self, *pieces: bytes) -> None:
         """Write bytes of the answer. Raises `CallerGone` when there is nobody to read them."""
-        if not self._link.write(*pieces):
+        if not self.link.write(pieces):
             raise CallerGone
         self.head_sent = True
 
     def pass_on(self, *pieces: bytes) -> bool:
-        """Write more of the answer; False: wait for `drained` before the next, which tells when nobody is there."""
-        return self._link.write(*pieces) and self._link.can_write
-
-    async def drained(self) -> None:
-        """Wait until the caller has read enough. Raises `CallerGone` when it does not, or is gone."""
-        await self._link.drained()
-
-    def unread(self) -> int:
-        """Bytes of answers that are written and not yet with the caller's system, as far as ours can tell."""
-        return self._link.unread()
+        """Write more of the answer; False: wait until the link is drained, which tells when nobody is there."""
+        return self.link.write(pieces) and self.link.can_write
 
     def close_after(self) -> None:
         """End the connection after this answer."""
         self.keep_alive = False
 
-    def is_kept(self) -> bool:
-        """Say whether the connection is kept after this answer; none is once the proxy stops."""
-        self.keep_alive = self.keep_alive and not self._link.is_draining()
-        return self.keep_alive
-
     def abort(self) -> None:
         """End the connection now: nobody is there to read."""
         self.keep_alive = False
-        self._link.abort()
+        self.link.abort()
 
     def break_off(self) -> None:
         """End an answer visibly broken: with a reset, so that no reader takes it for complete. What was written before
         it, answers to earlier requests too, arrives first."""
         self.keep_alive = False
-        self._link.break_off()
+        self.link.break_off()
 
 
 def _refusal(error: InvalidMessage) -> BadRequest | BodyTooLarge:

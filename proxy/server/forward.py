@@ -14,7 +14,7 @@ from proxy.core.token import Token
 from proxy.server.accounts import Accounts
 from proxy.server.answers import send_error
 from proxy.server.bodies import NO_BODY, Bodies
-from proxy.server.deliver import Answer, deliver
+from proxy.server.deliver import deliver
 from proxy.server.exchange import Exchange
 from proxy.server.guard import Guard
 from proxy.server.outgoing import OutgoingRequest, Sender
@@ -22,6 +22,7 @@ from proxy.server.record import Record, new_request_id
 from proxy.tasks import Tasks
 from proxy.telemetry.logs import describe, log
 from proxy.telemetry.metrics import Metrics
+from proxy.upstream import Response
 
 
 class Forwarder:
@@ -48,7 +49,7 @@ class Forwarder:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request and write its record, whatever happens."""
-        record = Record(exchange.method, exchange.peer)
+        record = Record(exchange.method, exchange.link.peer)
         self.guard.enter()
         try:
             await self._serve(exchange, record)
@@ -76,34 +77,33 @@ class Forwarder:
         admission = self.guard.admit(exchange, fields)
         record.route, record.query = admission.route.template, admission.query
         if exchange.method == "POST" and admission.route.is_session:
-            if fields.has_body:
-                await self._bodies.discard(exchange, fields)
+            if exchange.body is not None:
+                await self._bodies.discard(exchange, exchange.body)
             await self._accounts.answer_session(exchange, record)
             return
-        body = await self._bodies.take(exchange, fields) if fields.has_body else NO_BODY
+        body = NO_BODY if exchange.body is None else await self._bodies.take(exchange, exchange.body)
         try:
-            request = OutgoingRequest(self._sender, exchange.method, admission, fields, body, record)
+            request = OutgoingRequest(self._sender, exchange, admission, body, record)
             if exchange.method == "POST" and admission.route.is_login:
                 outcome = await self._login(request)
                 if isinstance(outcome, Token):
                     self._accounts.answer_login(exchange, record, outcome)
                     return
-                answer = outcome
-                if 200 <= answer.status < 300:
-                    answer.stand_in = self._accounts.stand_in(exchange)
+                if 200 <= outcome.status < 300:
+                    request.added += self._accounts.stand_in(exchange)
             else:
-                answer = await self._sender.answer(request)
+                await self._sender.answer(request)
         finally:
             body.release()
         try:
-            await deliver(exchange, answer, record, self._sender.origins, self._sender.private(answer))
+            await deliver(request)
         except UpstreamError as error:
             self._metrics.upstream_errors.labels(error.kind).inc()
             raise
 
-    async def _login(self, request: OutgoingRequest) -> Answer | Token:
+    async def _login(self, request: OutgoingRequest) -> Response | Token:
         """Handle a caller's own login; a caller that leaves meanwhile does not undo it."""
-        request.login_as = self._accounts.email(request.body, request.fields, request.admission.start)
+        request.login_as = self._accounts.email(request.body, request.exchange.fields, request.admission.start)
         login = self._logins.spawn(self._log_in(request, request.login_as), name="caller-login")
         try:
             return await asyncio.shield(login)
@@ -111,14 +111,13 @@ class Forwarder:
             login.add_done_callback(_discard)
             raise
 
-    async def _log_in(self, request: OutgoingRequest, email: str) -> Answer | Token:
+    async def _log_in(self, request: OutgoingRequest, email: str) -> Response | Token:
         async with self._accounts.turn(email) as token:
             outcome = token or await self._sender.answer(request)
         try:
             self._accounts.check_not_lost(email)
         except ProxyError:
-            if isinstance(outcome, Answer):
-                outcome.close()
+            request.let_go()
             raise
         return outcome
 
@@ -146,12 +145,12 @@ class Forwarder:
 
     def refuse_unparsed(self, exchange: Exchange, error: ProxyError) -> None:
         """Answer what never became a request."""
-        record = Record("", exchange.peer)
+        record = Record("", exchange.link.peer)
         self._refused(exchange, error, record)
         record.close(self._metrics)
 
 
-def _discard(login: asyncio.Task[Answer | Token]) -> None:
+def _discard(login: asyncio.Task[Response | Token]) -> None:
     """Close an answer that nobody is left to read."""
-    if not login.cancelled() and login.exception() is None and isinstance(answer := login.result(), Answer):
-        answer.close()
+    if not login.cancelled() and login.exception() is None and isinstance(response := login.result(), Response):
+        response.close()

@@ -159,8 +159,8 @@ class Guard:
         read = _read_known if len(exchange.target) <= _LONGEST_REMEMBERED else _read
         overridden = bool(fields.overrides or fields.other_targets)
         authority, admission = read(exchange.method, exchange.target, overridden, policy.base_path)
-        self.check_host(fields.host, exchange.local, http_10=exchange.http_10)
-        if authority is not None and not self._serves(authority, exchange.local):
+        self.check_host(fields.host, exchange.link.local, http_10=exchange.http_10)
+        if authority is not None and not self._serves(authority, exchange.link.local):
             raise HostNotAllowed("The authority of the request target is not in callers.allowed_hosts.")
         if fields.origins or fields.fetch_site is not None:
             self.check_origin(fields)

@@ -38,16 +38,17 @@ from proxy.core.rejections import (
     judge_answer_to_head,
     judge_rejection,
 )
-from proxy.core.request_fields import RequestFields, for_upstream
+from proxy.core.request_fields import for_upstream
 from proxy.core.token import Token
 from proxy.server.accounts import LOST_TO_ANOTHER, Accounts
+from proxy.server.answers import status_line
 from proxy.server.bodies import Body
-from proxy.server.deliver import Answer
+from proxy.server.exchange import Exchange
 from proxy.server.guard import Admission
 from proxy.server.record import Record
 from proxy.session.keeper import SessionKeeper
 from proxy.telemetry.metrics import Metrics
-from proxy.upstream import Upstream
+from proxy.upstream import Response, Upstream
 
 #: Seconds that an answer which is delivered anyway waits for the renewal it began, so that its caller's next request finds
 #: the new token.
@@ -69,32 +70,57 @@ class Injected:
     origins: tuple[bytes, ...] = ()
 
 
-@dataclass(slots=True)
 class OutgoingRequest:
     """One request on its way, and what has become of it."""
 
-    sender: Sender
-    method: str
-    admission: Admission
-    fields: RequestFields
-    body: Body
-    record: Record
-    #: The e-mail of a caller's own login, whose answer's token carries that account.
-    login_as: str | None = None
-    #: The token of the last attempt; None: it carried none.
-    token: Token | None = None
-    #: The last answer that came.
-    answer: Answer | None = None
+    __slots__ = (
+        "added",
+        "admission",
+        "body",
+        "exchange",
+        "id_line",
+        "login_as",
+        "record",
+        "response",
+        "sender",
+        "token",
+    )
 
-    def answered(self, answer: Answer | None) -> None:
-        """Keep this answer, if any, and let go of the one before it."""
-        before, self.answer = self.answer, answer
-        if before is not None:
-            before.close()
+    def __init__(self, sender: Sender, exchange: Exchange, admission: Admission, body: Body, record: Record) -> None:
+        self.sender = sender
+        self.exchange = exchange
+        self.admission = admission
+        self.body = body
+        self.record = record
+        #: Goes up and comes down.
+        self.id_line = b"X-Request-ID: " + record.request_id.encode()
+        #: The e-mail of a caller's own login, whose answer's token carries that account.
+        self.login_as: str | None = None
+        #: The token of the last attempt; None: it carried none.
+        self.token: Token | None = None
+        #: The last answer that came.
+        self.response: Response | None = None
+        #: Lines that go down with it besides its own.
+        self.added: list[bytes] = []
+
+    def let_go(self) -> None:
+        """Discard the last answer, if there is one: it may still hold the only connection."""
+        if self.response is not None:
+            self.response.close()
+            self.response = None
 
     def head(self, waited: bool) -> bytes:
-        """Write its head, when a connection is free, for which it `waited` or not. Raises `_TokenEnded`."""
-        return self.sender.head(self, waited)
+        """Write its head, at the last moment: a connection is free, for which it `waited` or not. Raises `_TokenEnded`."""
+        sender, token, fields = self.sender, self.token, self.exchange.fields
+        injected = sender.injected
+        parts = for_upstream(fields, self.admission.start, injected.host, self.id_line, injected.user_agent)
+        if token is None:
+            return b"".join((*parts, b"\r\n"))
+        if waited:
+            token = self.token = sender.token_at_send(self, token)
+        # The id goes with the token it made: while the id rotates, requests go on with the old pair.
+        app_id = (token.app_id or injected.app_id()).encode()
+        return b"".join((*parts, b"x-cc-app: ", app_id, b"\r\nAuthorization: ", token.bearer, b"\r\n\r\n"))
 
 
 class _TokenEnded(Exception):
@@ -117,7 +143,7 @@ class Sender:
     ) -> None:
         self._keeper = keeper
         self._upstream = upstream
-        self._injected = injected
+        self.injected = injected
         #: The upstream's own, as they stand in a `Location`; lower case.
         self.origins = injected.origins
         self._accounts = accounts
@@ -130,7 +156,7 @@ class Sender:
         self._last_app_id = ""
         self._private: Iterable[bytes] = ()
 
-    async def answer(self, request: OutgoingRequest) -> Answer:
+    async def answer(self, request: OutgoingRequest) -> Response:
         """Walk the request through its attempts. Raises `UpstreamError` or `Unavailable`, true of all of them together."""
         flow = attempts(request.admission.traits, self._history)
         try:
@@ -146,19 +172,19 @@ class Sender:
         except StopIteration as end:
             return self._annotated(request, end.value)
         except BaseException as error:
-            request.answered(None)
+            request.let_go()
             if isinstance(error, NotRepeatable):
                 self._metrics.retries.labels("not_repeatable").inc()
             raise
 
     async def _send(self, request: OutgoingRequest, new_connection: bool) -> Result:
-        if request.answer is not None:
-            request.answered(None)  # it may still hold the only connection
-        record, admission, body = request.record, request.admission, request.body
+        if request.response is not None:
+            request.let_go()
+        record, admission, body, method = request.record, request.admission, request.body, request.exchange.method
         response = None
         try:
             while response is None:
-                token = self._keeper.token_at_once(account=admission.account) if request.method != "TRACE" else None
+                token = self._keeper.token_at_once(account=admission.account) if method != "TRACE" else None
                 if token is None:
                     token = await self._token(request)
                 request.token = token
@@ -166,7 +192,7 @@ class Sender:
                 started = time.perf_counter()
                 try:
                     response = await self._upstream.send(
-                        method=request.method,
+                        method=method,
                         head=request.head,
                         body=body.content(),
                         chunked=body.chunked,
@@ -183,12 +209,11 @@ class Sender:
             if isinstance(error, UpstreamError):
                 self._metrics.upstream_errors.labels(error.kind).inc()
             return Failed(error, body.resendable)
-        token = request.token
-        if token is not None and (response.fields.private or request.login_as is not None):
+        request.response, token = response, request.token
+        if token is not None and (response.head.private or request.login_as is not None):
             self._harvest(response.headers, response.status, request, token)
-        answer = request.answer = Answer(response, token)
-        if token is not None and answer.status in REJECTION_STATUSES:
-            kind = await _rejection(request.method, answer)
+        if token is not None and response.status in REJECTION_STATUSES:
+            kind = await _rejection(method, response)
             if kind is not Rejection.NONE:
                 now, resendable = self._clock.now().steady, body.resendable
                 return Rejected(kind, token, now, self._keeper.is_replacing(token), resendable)
@@ -196,7 +221,7 @@ class Sender:
 
     async def _token(self, request: OutgoingRequest) -> Token | None:
         """Get the token to send with; None for a TRACE, whose answer repeats what was sent (RFC 9110, 9.3.8)."""
-        if request.method == "TRACE":
+        if request.exchange.method == "TRACE":
             return None
         patient = not request.body.buffered or request.admission.traits.may_buy
         token = await self._keeper.token(patient=patient, account=request.admission.account)
@@ -209,32 +234,20 @@ class Sender:
             )
         return token
 
-    def head(self, request: OutgoingRequest, waited: bool) -> bytes:
-        """Write the head of a request, at the last moment. Raises `_TokenEnded`."""
-        injected, token = self._injected, request.token
-        request_id = request.record.request_id.encode()
-        parts = for_upstream(request.fields, request.admission.start, injected.host, request_id, injected.user_agent)
-        if token is None:
-            return b"".join((*parts, b"\r\n"))
-        if waited:
-            token = request.token = self._token_at_send(request, token)
-        # The id goes with the token it made: while the id rotates, requests go on with the old pair.
-        app_id = (token.app_id or injected.app_id()).encode()
-        return b"".join((*parts, b"x-cc-app: ", app_id, b"\r\nAuthorization: ", token.bearer, b"\r\n\r\n"))
-
-    def _token_at_send(self, request: OutgoingRequest, token: Token) -> Token:
-        """Choose the token at the last moment: the request may have waited for a connection, and the token ended."""
+    def token_at_send(self, request: OutgoingRequest, token: Token) -> Token:
+        """Choose the token of a request that has waited for a connection: its own may have ended. Raises `_TokenEnded`."""
         current = self._keeper.current()
         if current is None or (current is not token and self._keeper.identity_lost and request.admission.account):
             raise _TokenEnded
         return current
 
-    def private(self, answer: Answer) -> Iterable[bytes]:
-        """List what CardCash knows us by, in lower case: nothing of it may come down in the answer's head.
+    def private(self, token: Token | None) -> Iterable[bytes]:
+        """List what CardCash knows us by, in lower case: nothing of it may come down in the head of an answer to a request
+        with `token`.
 
         Tokens that were held before are good for as long as they live, so the last few stay among it.
         """
-        token, held, app_id = answer.token, self._keeper.held, self._injected.app_id()
+        held, app_id = self._keeper.held, self.injected.app_id()
         if token is not held or held is not self._last or app_id != self._last_app_id:
             self._known.extend(each for each in (token, held) if each is not None and each not in self._known)
             self._last, self._last_app_id = held, app_id
@@ -243,7 +256,7 @@ class Sender:
 
     def _harvest(self, headers: dialect.RawHeaders, status: int, request: OutgoingRequest, token: Token) -> None:
         wall = self._clock.now().wall
-        found = dialect.harvest(headers, cookie=(token.app_id or self._injected.app_id()).encode("ascii"), wall=wall)
+        found = dialect.harvest(headers, cookie=(token.app_id or self.injected.app_id()).encode("ascii"), wall=wall)
         if request.login_as is not None and 200 <= status < 300:
             self._accounts.logged_in(found, request.login_as, token)
         elif found is not None:
@@ -268,25 +281,25 @@ class Sender:
         verdict = await self._keeper.probe(step.token)
         return Probed(verdict, self._keeper.is_replacing(step.token))
 
-    def _annotated(self, request: OutgoingRequest, delivery: Deliver) -> Answer:
-        answer = request.answer
-        assert answer is not None  # noqa: S101  # Deliver comes after an answer only
+    def _annotated(self, request: OutgoingRequest, delivery: Deliver) -> Response:
+        response = request.response
+        assert response is not None  # noqa: S101  # Deliver comes after an answer only
         if delivery.counted is not None:
             self._metrics.retries.labels(delivery.counted).inc()
         if delivery.retried:
-            answer.details.append(b"session-renewed")
             request.record.renewed = True
-        if self._keeper.login_refused(answer.token):
-            answer.details.append(b"login-refused")
-        return answer
+        login_refused = self._keeper.login_refused(request.token)
+        if delivery.retried or login_refused:
+            request.added.append(status_line(renewed=delivery.retried, login_refused=login_refused))
+        return response
 
 
-async def _rejection(method: str, answer: Answer) -> Rejection:
-    """Judge a 400 or 401 by its decoded body; what was read of it still goes down to the caller."""
+async def _rejection(method: str, response: Response) -> Rejection:
+    """Judge a 400 or 401 by its decoded body, which still goes down to the caller."""
     if method == "HEAD":
-        return judge_answer_to_head(answer.status)
-    raw = await answer.peek(LONGEST_REJECTION)
+        return judge_answer_to_head(response.status)
+    raw = await response.peek(LONGEST_REJECTION)
     if raw is None:
         return Rejection.NONE
-    body = decode_answer(raw, answer.response.headers, limit=LONGEST_REJECTION)
-    return Rejection.NONE if body is None else judge_rejection(answer.status, body)
+    body = decode_answer(raw, response.headers, limit=LONGEST_REJECTION)
+    return Rejection.NONE if body is None else judge_rejection(response.status, body)

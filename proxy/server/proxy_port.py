@@ -50,7 +50,7 @@ class ProxyServer:
         self._most_connections = most_connections
         self._most_turned_away = most_turned_away
         self._check = check
-        #: While the proxy stops, every answer ends its connection.
+        #: The proxy stops.
         self.draining = False
         # A dict for its order: the first idle one has been here longest.
         self._connections: dict[CallerConnection, None] = {}
@@ -69,10 +69,6 @@ class ProxyServer:
     def connections(self) -> list[CallerConnection]:
         """List all connections that are open."""
         return [*self._connections, *self._turned_away]
-
-    def idle_connections(self) -> list[CallerConnection]:
-        """List connections on which no request is being served."""
-        return [connection for connection in self._connections if connection.is_idle]
 
     def joined(self, connection: CallerConnection) -> None:
         """Count a connection in, or turn it away."""
@@ -130,6 +126,14 @@ class ProxyServer:
             advice = "raise limits.connections or the limit of open files, or have callers keep their connections"
             log.warning("too_many_callers", turned_away=self._unreported, limit=self._most_connections, advice=advice)
             self._warned, self._unreported = now, 0
+
+    def drain(self) -> None:
+        """Make every answer from now on its connection's last, and close those that wait for none."""
+        self.draining = True
+        for connection in [*self._connections]:
+            if connection.exchange is not None:
+                connection.exchange.close_after()
+            connection.close_if_idle()
 
     def look(self) -> None:
         """Look after all connections: time-outs, and callers whose end cannot be seen by reading."""

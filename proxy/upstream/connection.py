@@ -180,7 +180,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
     def eof_received(self) -> bool | None:
         """The upstream will send no more; the transport closes by itself after this."""
         if self._phase is _SENDING and self._response is not None:
-            self._reader.keep_alive, self._response.last = False, True
+            self._reader.keep_alive = self._response.head.keep_alive = False
             # It may read on; under TLS that cannot be told, and the loop ends the connection whatever is said here.
             return True if tls_of(self._transport) is None else None
         if self._response is None:
@@ -299,8 +299,8 @@ class Connection(Flow, asyncio.BufferedProtocol):
         if head is None:
             self._deadline = self._deadline if reader.interim == interim else self.clock() + self._timeout
             return
-        response.started(head, has_body=reader.has_body)
-        if (limit := head.fields.keep_alive_timeout) is not None:
+        response.head, response.status, response.has_body = head, head.status, reader.has_body
+        if (limit := head.keep_alive_timeout) is not None:
             self.idle_limit = min(self.idle_limit, limit - 1.0)
         content = reader.feed_body(rest) if rest else b""
         if not reader.body.done:
@@ -323,9 +323,12 @@ class Connection(Flow, asyncio.BufferedProtocol):
         full = content and response.put(content)
         if self._reader.body.done:
             self._complete(response)
-        elif full and not self.paused:
+            return
+        if full and not self.paused:
             self._still = None
             self.pause_reading()
+        if full or response.buffered:
+            response.wake()
 
     def go_on(self, response: Response) -> None:
         """Read again if the reader has caught up. Part of `Feeder`."""

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from proxy.core.answer_fields import AnswerFields
 from proxy.core.dialect import RawHeaders
 from proxy.http.answer_head import AnswerHead
 from proxy.http.flow import Inflow
@@ -35,21 +34,21 @@ class Response(Inflow):
     truncated body never looks complete.
     """
 
-    __slots__ = ("_feeder", "_unread", "fields", "has_body", "last", "reason", "status")
+    __slots__ = ("_feeder", "_sink", "_unread", "has_body", "head", "status")
 
-    reason: bytes
-    fields: AnswerFields
+    head: AnswerHead
+    #: There is one, though perhaps empty.
     has_body: bool
-    #: CardCash ends the connection after it.
-    last: bool
 
     def __init__(self, loop: asyncio.AbstractEventLoop, feeder: Feeder) -> None:
         Inflow.__init__(self, loop)
         #: None: the exchange is over.
         self._feeder: Feeder | None = feeder
+        #: Takes the pieces instead, as long as it says that it has room for more.
+        self._sink: Callable[[bytes], bool] | None = None
         #: Tells of what was poured and not taken.
         self._unread: Callable[[], int] = int
-        #: 0 until the head is in; the others come with it.
+        #: 0 until the head is in; `head` and `has_body` come with it.
         self.status = 0
 
     def __repr__(self) -> str:
@@ -59,12 +58,7 @@ class Response(Inflow):
     @property
     def headers(self) -> RawHeaders:
         """The header fields as they came."""
-        return self.fields.raw
-
-    @property
-    def content_length(self) -> int | None:
-        """What the head says of it."""
-        return self.fields.content_length
+        return self.head.raw
 
     def take(self) -> list[bytes]:
         """Return what is buffered now, without waiting; may be empty."""
@@ -88,6 +82,18 @@ class Response(Inflow):
         piece = self._next()
         self._go_on()
         return piece
+
+    async def peek(self, most: int) -> bytes | None:
+        """Wait for the whole body if it is at most `most` bytes; None when it is longer, or ends before its time.
+
+        All of it stays to be read. `most` is at most `HIGH`: beyond, nothing more comes before something was read.
+        """
+        length = self.head.content_length
+        if length is not None and length > most:
+            return None
+        while not (self.complete or self.error or self.buffered > most):
+            await self.wait()
+        return b"".join(self._parts) if self.complete and self.buffered <= most else None
 
     async def pour(
         self,
@@ -153,10 +159,15 @@ class Response(Inflow):
 
     # For the connection.
 
-    def started(self, head: AnswerHead, *, has_body: bool) -> None:
-        """Take over what the head says."""
-        self.last = not head.keep_alive
-        self.status, self.reason, self.fields, self.has_body = head.status, head.reason, head.fields, has_body
+    def put(self, piece: bytes) -> bool:
+        """Take a piece, at once or until it is read, and then `wake` is to follow. True when reading of the socket should
+        stop."""
+        if self._sink is None:
+            return Inflow.put(self, piece)
+        if self._sink(piece):
+            return False
+        self._sink = None
+        return True
 
     def completed(self) -> None:
         """Mark the answer complete; its request is not."""

@@ -21,7 +21,7 @@ def head(*headers: tuple[bytes, bytes], method: str = "GET", target: str = "/v3/
     fields = read_request(list(headers))
     start = f"{method} {target} HTTP/1.1\r\n".encode()
     host, agent = b"Host: api.example\r\n", b"User-Agent: proxy/1\r\n"
-    return b"".join(for_upstream(fields, start, host, b"id", agent))
+    return b"".join(for_upstream(fields, start, host, b"X-Request-ID: id", agent))
 
 
 # What never goes up

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import BadRequest, HeadersTooLarge, ProxyError, TargetTooLong
+from proxy.core.request_fields import RequestFields
 from proxy.core.target import METHODS
-from proxy.http.request_head import MAX_FIELD, MAX_FIELDS, MAX_TARGET, RequestHead, check_partial_request
+from proxy.http.request_head import MAX_FIELD, MAX_FIELDS, MAX_TARGET, check_partial_request, read_head
 
 
-def head(start: bytes = b"GET /a HTTP/1.1", *fields: bytes) -> RequestHead:
-    return RequestHead(b"\r\n".join([start, *(fields or (b"Host: localhost",))]) + b"\r\n\r\n")
+class Head(NamedTuple):
+    method: str
+    target: str
+    fields: RequestFields
+
+
+def read(data: bytes) -> Head:
+    return Head(*read_head(data))
+
+
+def head(start: bytes = b"GET /a HTTP/1.1", *fields: bytes) -> Head:
+    return read(b"\r\n".join([start, *(fields or (b"Host: localhost",))]) + b"\r\n\r\n")
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -35,7 +48,7 @@ def test_any_version_but_1_0_and_1_1_is_refused(version: str) -> None:
 
 def test_http_1_0_is_served_and_ends_its_connection() -> None:
     got = head(b"GET / HTTP/1.0", b"X-A: b")
-    assert got.http_10
+    assert got.fields.http_10
     assert not got.fields.persistent
 
 
@@ -161,7 +174,7 @@ def test_every_beginning_of_a_good_head_is_waited_for(cut: int, method: str) -> 
 @given(st.binary(max_size=200))
 def test_nothing_but_our_own_errors_comes_of_any_bytes(data: bytes) -> None:
     try:
-        got = RequestHead(data + b"\r\n\r\n")
+        got = read(data + b"\r\n\r\n")
     except ProxyError:
         return
     assert got.method in METHODS

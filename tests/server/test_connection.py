@@ -33,10 +33,10 @@ async def test_an_idle_connection_holds_no_request_and_a_busy_one_does(upstream:
     await busy.send(proxy.request("GET /a"))
     await until(lambda: upstream.requests)
     await until(lambda: len(proxy.proxy.server.connections) == 2)
-    assert len(proxy.proxy.server.idle_connections()) == 1
+    assert sum(each.is_idle for each in proxy.proxy.server.connections) == 1
     go.set()
     await busy.answer()
-    await until(lambda: len(proxy.proxy.server.idle_connections()) == 2)
+    await until(lambda: sum(each.is_idle for each in proxy.proxy.server.connections) == 2)
     await idle.close()
 
 

@@ -29,8 +29,9 @@ class BothWays:
         await asyncio.gather(self._read(exchange), self._write(exchange))
 
     async def _read(self, exchange: Exchange) -> None:
+        assert exchange.body is not None
         try:
-            while await exchange.read():
+            while await exchange.body.read():
                 pass
             self.ends["body"] = "whole"
         except (ProxyError, CallerGone) as error:
@@ -39,7 +40,7 @@ class BothWays:
     async def _write(self, exchange: Exchange) -> None:
         try:
             exchange.send(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(20_000_000))
-            await exchange.drained()
+            await exchange.link.drained()
             self.ends["answer"] = "taken"
         except (CallerGone, asyncio.CancelledError):
             self.ends["answer"] = "given up"

@@ -16,7 +16,7 @@ async def test_a_small_answer_is_complete_when_send_returns(connect: Connect) ->
     response = await up.send(method="GET", head=GET)
     assert response.complete
     assert up.idle_connections == 1
-    assert (response.status, response.reason) == (200, b"OK")
+    assert (response.status, response.head.start) == (200, b"HTTP/1.1 200 OK")
     assert response.headers == [(b"Content-Length", b"2")]
     assert response.take() == [b"ok"]
     assert await response.read() == b""
@@ -114,8 +114,8 @@ async def test_data_after_a_closing_answer_is_ignored(connect: Connect) -> None:
 async def test_without_framing_a_clean_end_is_the_end(connect: Connect) -> None:
     _, up = await connect(once(b"HTTP/1.1 200 OK\r\n\r\nall of it", close=True))
     response = await up.send(method="GET", head=GET)
-    assert response.content_length is None
-    assert not response.fields.chunked
+    assert response.head.content_length is None
+    assert not response.head.chunked
     assert await body_of(response) == b"all of it"
     assert response.complete
     assert up.active_connections == 0
