@@ -78,11 +78,7 @@ def _context(cert_file: Path | None, key_file: Path | None, contents: Contents) 
     context = ssl.create_default_context(cadata=None if authorities is None else files.bundle(authorities))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if cert_file and key_file:
-        try:
-            # The password: a key that has one must not be asked for at a terminal.
-            context.load_cert_chain(cert_file, key_file, password="")
-        except OSError:  # ssl.SSLError is one
-            raise files.Unreadable("is no certificate, or not with its own key, in PEM form") from None
+        files.use_certificate(context, cert_file, key_file)
     return context
 
 

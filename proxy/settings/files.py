@@ -14,10 +14,13 @@ import stat
 import threading
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proxy.core.secret import Secret
 from proxy.core.values import Bad
+
+if TYPE_CHECKING:
+    import ssl
 
 #: Seconds a file may take when nothing goes on without it, and when a value that was good is still there.
 AT_START: Final = 5.0
@@ -69,17 +72,22 @@ def bundle(content: bytes) -> str:
     return text
 
 
-def loads(cert: Path, key: Path) -> bool:
-    """Say whether a certificate and its key can be used, blocking for some seconds at most; a key must have no password."""
+def check_certificate(cert: Path, key: Path) -> None:
+    """Make sure that a certificate and its key can be used, blocking for some seconds at most. Raises `Unreadable`."""
     import ssl  # noqa: PLC0415 - likewise
 
+    for path in (cert, key):
+        read(path, most=LARGEST_BUNDLE)
+    use_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), cert, key)
+
+
+def use_certificate(context: ssl.SSLContext, cert: Path, key: Path) -> None:
+    """Load what a server is shown that wants a certificate. Raises `Unreadable`."""
     try:
-        for path in (cert, key):
-            read(path, most=LARGEST_BUNDLE)
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password="")
-    except (Unreadable, OSError):  # ssl.SSLError is one
-        return False
-    return True
+        # The password: a key that has one must not be asked for at a terminal.
+        context.load_cert_chain(cert, key, password="")
+    except OSError:  # ssl.SSLError is one
+        raise Unreadable("is no certificate, or not with its own key, in PEM form") from None
 
 
 class SecretForm(enum.Enum):

@@ -11,7 +11,7 @@ from typing import Any, Final
 from proxy.core.secret import Secret
 from proxy.core.store_url import StoreUrl
 from proxy.core.values import Bad, Origin, is_loopback
-from proxy.settings.files import SecretForm, loads, read_secret_file
+from proxy.settings.files import SecretForm, Unreadable, check_certificate, read_secret_file
 from proxy.settings.model import CONFIG_VARIABLE, ORIGINS, Session, Settings, built, leaves
 from proxy.settings.parsing import file_path
 from proxy.settings.proxy_variables import proxy_variables
@@ -218,8 +218,9 @@ def _store_checks(session: Session, named: Callable[[str], str]) -> Iterator[tup
                 f"{named(f'session.{name}')} is for TLS, and {named('session.store')} has none; use rediss://, or remove it",
             )
     cert, key = session.store_cert_file, session.store_cert_key_file
-    if cert and key and not loads(cert, key):
-        yield (
-            {"session.store_cert_file", "session.store_cert_key_file"},
-            f"{named('session.store_cert_file')} and its key cannot be used: no certificate and its own key in PEM form",
-        )
+    if cert and key:
+        try:
+            check_certificate(cert, key)
+        except Unreadable as error:
+            both = {"session.store_cert_file", "session.store_cert_key_file"}
+            yield both, f"{named('session.store_cert_file')} and its key cannot be used: one {error}"

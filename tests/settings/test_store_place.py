@@ -125,7 +125,11 @@ async def test_a_certificate_is_taken_with_its_own_key_only(tmp_path: Path, tls:
         ({"store": "rediss://h", "store_cert_key_file": "<client_key>"}, "store_cert_file is missing"),
         (
             {"store": "rediss://h", "store_cert_file": "<client_cert>", "store_cert_key_file": "<key>"},
-            "no certificate and its own key",
+            "no certificate, or not with its own key",
+        ),
+        (
+            {"store": "rediss://h", "store_cert_file": "<client_cert>", "store_cert_key_file": "/nowhere/key.pem"},
+            "cannot be read: No such file",
         ),
         ({"store": "redis://h", "store_secret": "\n"}, None),
     ],
