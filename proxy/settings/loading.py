@@ -122,25 +122,22 @@ def secret_files(settings: Settings) -> dict[str, tuple[Path, SecretForm]]:
 
 def _choose_secret(layers: Sequence[Layer], path: str, file_key: str, form: SecretForm) -> str | None:
     """Keep, of a secret and its `_file` form, the one of the highest layer; read the file. Return a fault, if any."""
-    for depth, layer in enumerate(layers):
-        value, file = layer.given.get(path), layer.given.get(file_key)
-        if value is None and file is None:
-            continue
-        for lower in layers[depth + 1 :]:
-            lower.given.pop(path, None)
-            lower.given.pop(file_key, None)
-        if file is None or file.value == "":
-            return None
-        if value is not None:
-            del layer.given[path], layer.given[file_key]
-            return f"{path} ({value.where}) and {file_key} ({file.where}) are both set; keep one of them"
-        try:
-            secret = read_secret_file(file_path(file.value), form)
-        except Bad as bad:
-            del layer.given[file_key]
-            return f"{file_key} ({file.where}): {bad} ({file_key} takes the name of a file, not what is in it)"
-        layer.given[path] = Given(secret, f"secret file, {file.where}")
+    holding = [layer.given for layer in layers if path in layer.given or file_key in layer.given]
+    for lower in holding[1:]:
+        lower.pop(path, None)
+        lower.pop(file_key, None)
+    given = holding[0] if holding else {}
+    value, file = given.get(path), given.get(file_key)
+    if file is None or file.value == "":
         return None
+    if value is not None:
+        del given[path], given[file_key]
+        return f"{path} ({value.where}) and {file_key} ({file.where}) are both set; keep one of them"
+    try:
+        given[path] = Given(read_secret_file(file_path(file.value), form), f"secret file, {file.where}")
+    except Bad as bad:
+        del given[file_key]
+        return f"{file_key} ({file.where}): {bad} ({file_key} takes the name of a file, not what is in it)"
     return None
 
 

@@ -169,7 +169,7 @@ def _unknown_key(name: str, prefix: str, where: str) -> str:
     called, hint = unknown(name, neighbours if prefix else [*neighbours, *leaves()], nameless, prefix=prefix)
     word = name.replace("-", "_")
     elsewhere = next((path for path in leaves() if path.rpartition(".")[2] == word), None)
-    if elsewhere or word in _WORDS:
+    if word in _WORDS:
         called = prefix + name
     if elsewhere:
         hint = f'; did you mean "{elsewhere}"?'
