@@ -72,10 +72,11 @@ def readable(value: object, parse: Callable[[object], object] | None = None) -> 
 
 def readable_duration(seconds: float) -> str:
     """Return the shortest exact text of a duration, one that parses to the same number."""
-    if whole := _in_units(seconds, (("h", 3600), ("m", 60), ("s", 1))):
-        return whole
-    text = f"{seconds * 1000:g}ms"
-    return text if seconds and duration(text) == seconds else f"{seconds:g}s" if not seconds else f"{seconds!r}s"
+    if not seconds:
+        return "0s"
+    thousandths = f"{seconds * 1000:g}ms"
+    exact = thousandths if duration(thousandths) == seconds else f"{seconds!r}s"
+    return _in_units(seconds, (("h", 3600), ("m", 60), ("s", 1))) or exact
 
 
 def readable_size(size: int) -> str:
