@@ -25,7 +25,7 @@ def describe(
         "expires_in_seconds": round(max(0.0, windows.expires_at - now.steady), 1) if windows else None,
         "renews_in_seconds": round(max(0.0, windows.renew_at - now.steady), 1) if windows else None,
         # From its making to its end, and of the renewal window before that.
-        "lifetime_seconds": round(windows.expires_at - token.born.steady, 1) if token and windows else None,
+        "lifetime_seconds": round(token.expires_at - token.born.steady, 1) if token else None,
         "window_seconds": round(windows.expires_at - windows.stale_at, 1) if windows else None,
         "source": token.source.value if token else None,
         "identity": shortened(token.identity) if token and not held.identity_lost else None,

@@ -235,9 +235,12 @@ async def test_a_redirect_is_no_login_whatever_it_brings(calls: Call) -> None:
             await calls(server.url).login(held("anonymous.session.token"), tries=1)
 
 
+@pytest.mark.parametrize("brings", [(), (f"authorization: {TOKEN}",)], ids=["no token", "the session's"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-async def test_a_web_page_with_200_is_no_login_with_a_byte_order_mark_or_without(calls: Call, mark: bytes) -> None:
-    async with serving(answer("200 OK", mark + PAGE)) as server:
+async def test_a_web_page_with_200_is_no_login_with_a_byte_order_mark_or_without(
+    calls: Call, mark: bytes, brings: tuple[str, ...]
+) -> None:
+    async with serving(answer("200 OK", mark + PAGE, *brings)) as server:
         with pytest.raises(SessionOutage):
             await calls(server.url).login(held(), tries=1)
 
@@ -258,7 +261,7 @@ async def test_the_life_of_a_token_counts_from_the_try_that_brought_it(calls: Ca
 
     async with serving(answer("503 Unavailable"), GOOD) as server:
         token = await calls(server.url, clock=clock, fraction=later).session(tries=2)
-    assert token.born == clock.now()
+    assert (token.born, token.lifetime) == (clock.now(), 900)
 
 
 async def test_the_keep_alive_brings_the_refresh_with_the_account_of_the_token(calls: Call) -> None:
@@ -372,6 +375,12 @@ RENEW = "then run `cardcash-proxy session renew`."
     ("call", "reply", "sentence"),
     [
         ("session", BAD["503"], f"CardCash answered POST /session with 503; {advice_for_answer(503, b'')}."),
+        (
+            "session",
+            BAD["huge"],
+            "POST /v3/session failed: CardCash's answer is too long to be one of a session, or in a coding that cannot be "
+            f"undone; {advice_for_kind('invalid')}.",
+        ),
         ("session", BAD["page"], f"CardCash answered POST /session with no token; {advice_for_answer(200, PAGE)}."),
         (
             "session",

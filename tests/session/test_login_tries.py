@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import email.utils
+import gc
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -146,6 +148,15 @@ async def test_tries_end_with_the_first_answer_that_stands(waits: list[float]) -
 async def test_waits_are_a_random_part_of_a_capped_doubling(waits: list[float], fraction: float) -> None:
     await outcome(CallClient(Reply(503)), tries=7, fraction=fraction)
     assert waits == pytest.approx([fraction * wait for wait in (0.5, 1.0, 2.0, 4.0, 4.0, 4.0)])
+
+
+async def test_the_library_that_sends_again_writes_no_log_lines(
+    waits: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    await outcome(CallClient(Reply(503)), tries=2)
+    gc.collect()  # it would warn at its end
+    assert [record for record in caplog.records if record.name != "asyncio"] == []
 
 
 @pytest.mark.parametrize("tries", [1, 2, 5])

@@ -69,6 +69,19 @@ async def test_of_one_that_is_on_its_way_to_the_end(build: Build) -> None:
     assert house.keeper.status() == made(state="expired", expires_in_seconds=0.0, renews_in_seconds=0.0)
 
 
+async def test_of_times_the_tenths_and_of_pauses_the_thousandths_of_a_second(build: Build) -> None:
+    house = build()
+    house.calls.lifetime = 100.46
+    await house.keeper.token()
+    times = {"expires_in_seconds": 95.5, "renews_in_seconds": 72.8, "lifetime_seconds": 95.5, "window_seconds": 45.2}
+    assert house.keeper.status() == made(**times, expires_at="2027-01-15T08:01:35+00:00")
+    house.outage()
+    with pytest.raises(SessionUnavailable):
+        await house.keeper.renew(rejected=house.held)
+    house.clock.advance(0.25012)
+    assert house.keeper.status()["paused_seconds"] == 0.75
+
+
 async def test_of_an_account_only_what_is_needed_to_know_it_by(build: Build) -> None:
     house = build(credentials=LOGIN)
     await house.keeper.token()
