@@ -272,9 +272,19 @@ def each_part(value: object) -> list[object]:
 
 
 def json_value(text: str) -> Any:
-    """Parse JSON with numbers kept as text, as all values of settings are."""
+    """Parse JSON with numbers kept as text, as all values of settings are; no key may stand twice in an object."""
     try:
-        return json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
+        return json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_each_key_once)
+    except Bad:
+        raise
     except (ValueError, RecursionError) as error:
         place = f" at line {error.lineno} column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise Bad(f"is not valid JSON{place}") from None
+
+
+def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make an object of its members. JSON lets the last of two with one name win: a guard would be gone without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Bad("has a key twice in one {…}, of which one would be lost; write it once")
+    return found

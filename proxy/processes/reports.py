@@ -10,6 +10,8 @@ import time
 from functools import partial
 from typing import Any, Final
 
+from prometheus_client import ProcessCollector
+
 from proxy.process import described
 from proxy.processes.folder import Folder, read, write
 from proxy.server.admin import OwnProcess
@@ -31,7 +33,7 @@ def process_of(known: dict[str, Any], report: dict[str, Any]) -> Process:
 class Reports:
     """The reports of all workers, as one of them reads them; `own` is that one."""
 
-    def __init__(self, own: OwnProcess, *, worker: int, folder: Folder) -> None:
+    def __init__(self, own: OwnProcess, *, worker: int, folder: Folder, supervisor: int) -> None:
         self._own = own
         self._worker = worker
         self._folder = folder
@@ -44,7 +46,10 @@ class Reports:
         own.life.was_ready = bool(before.report.get("was_ready"))
         #: What the processes before this one had counted: no counter goes backwards when a worker is started again.
         self._left: dict[str, Any] = {name: before.count(name) for name in COUNTS}
-        self._left["metrics"] = summed_metrics.written(summed_metrics.total([before.families()]))
+        #: And since when: they are as old as the supervisor, whatever has become of the workers.
+        start = ProcessCollector(pid=lambda: supervisor, registry=None).collect()
+        since = [family for family in start if family.name == summed_metrics.START_TIME]
+        self._left["metrics"] = summed_metrics.written(summed_metrics.total([before.families(), since]))
 
     def write(self) -> dict[str, Any]:
         """Write how it is with this process; returns the report."""

@@ -93,7 +93,7 @@ class WorkerProcess:
 
     def reports(self, own: OwnProcess) -> Reports:
         """Make what tells the admin port of all workers; `own` tells of this process."""
-        self._reports = Reports(own, worker=self.worker, folder=self.folder)
+        self._reports = Reports(own, worker=self.worker, folder=self.folder, supervisor=self.supervisor)
         return self._reports
 
     def _report(self) -> None:

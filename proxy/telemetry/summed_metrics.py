@@ -19,7 +19,9 @@ _HIGHEST: Final = frozenset(
         _PREFIX + "session_alone",
     )
 )
-_LOWEST: Final = frozenset(("process_start_time_seconds", "process_max_fds", _PREFIX + "store_up"))
+#: Alerts read the age of the counters from it.
+START_TIME: Final = "process_start_time_seconds"
+_LOWEST: Final = frozenset((START_TIME, "process_max_fds", _PREFIX + "store_up"))
 
 Families = list[Metric]
 

@@ -89,6 +89,19 @@ def test_rules_keep_their_order(load: Load) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('[{"deny": "/v3/wallets/**", "deny": "/orders"}]', '{"deny": "/a", "methods": ["GET"], "methods": ["PUT"]}'),
+        '[{"deny": {"path": "/a", "path": "/b"}}]',
+    ],
+)
+def test_a_key_twice_in_a_rule_of_the_environment_is_an_error(faults: Faults, text: str) -> None:
+    (fault,) = faults(RULES=text)
+    assert fault.startswith("rules (environment variable CARDCASH_RULES): has a key twice")
+    assert "/" not in fault.partition(": ")[2], "what a rule says is not repeated"
+
+
 def test_rules_from_the_environment_are_json(load: Load) -> None:
     assert load(RULES=json.dumps([{"deny": "/v3/wallets/**", "methods": ["GET", "POST"]}])).rules == (WALLETS,)
 

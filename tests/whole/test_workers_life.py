@@ -182,6 +182,16 @@ async def test_no_counter_goes_backwards_whichever_worker_is_asked(simulator: Si
         assert seen == sorted(seen)
 
 
+async def test_the_start_time_is_that_of_the_proxy_whatever_becomes_of_its_workers(simulator: Simulator) -> None:
+    async with workers(simulator.url) as proxy:
+        before = await counted(proxy, "process_start_time_seconds")
+        for worker in (1, 2):
+            await killed(proxy, worker)
+            assert await counted(proxy, "process_start_time_seconds") == before
+            await is_ready(proxy)
+        assert await counted(proxy, "process_start_time_seconds") == before
+
+
 async def test_a_worker_that_ends_in_order_takes_no_count_with_it(simulator: Simulator) -> None:
     async with workers(simulator.url) as proxy:
         async with a_caller_at_each(proxy):
