@@ -41,6 +41,9 @@ The cases. "It may buy": a request that can spend money (below `orders`, and no 
     a rejection when rejections on all routes
     together have begun too many renewals          delivered
 
+Whatever is sent once more goes as the account as which it went before: whoever carries the steps out answers a `Send` with
+the failure that another one holds the session by now.
+
 Before a token is replaced that may be good, it is probed: where the fault may be the route's (a HEAD, a variant, a route on
 which it was not yet accepted) and replacing it costs a caller's own login, or several routes began renewals lately.
 

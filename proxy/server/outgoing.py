@@ -30,6 +30,7 @@ from proxy.core.attempts import (
 )
 from proxy.core.content_coding import decode_answer
 from proxy.core.errors import NotRepeatable, SessionUnavailable, Unavailable, UpstreamError
+from proxy.core.login_request import same_account
 from proxy.core.rejection_history import RejectionHistory
 from proxy.core.rejections import (
     LONGEST_REJECTION,
@@ -187,6 +188,8 @@ class Sender:
                 token = self._keeper.token_at_once(account=admission.account) if method != "TRACE" else None
                 if token is None:
                     token = await self._token(request)
+                if request.token is not None and token is not request.token:
+                    _check_same_account(request, request.token, token)
                 request.token = token
                 record.attempts += 1
                 started = time.perf_counter()
@@ -237,8 +240,11 @@ class Sender:
     def token_at_send(self, request: OutgoingRequest, token: Token) -> Token:
         """Choose the token of a request that has waited for a connection: its own may have ended. Raises `_TokenEnded`."""
         current = self._keeper.current()
-        if current is None or (current is not token and self._keeper.identity_lost and request.admission.account):
+        if current is None:
             raise _TokenEnded
+        if current is not token and request.admission.account:
+            if self._keeper.identity_lost or current.identity != token.identity:
+                raise _TokenEnded  # another account's, perhaps
         return current
 
     def private(self, token: Token | None) -> Iterable[bytes]:
@@ -292,6 +298,18 @@ class Sender:
         if delivery.retried or login_refused:
             request.added.append(status_line(renewed=delivery.retried, login_refused=login_refused))
         return response
+
+
+def _check_same_account(request: OutgoingRequest, before: Token, now: Token | None) -> None:
+    """Refuse to go on as another account than the request began as: its order would be billed to somebody else, and its
+    caller handed somebody else's cards."""
+    if not request.admission.account or before.identity is None or now is None or now.identity is None:
+        return
+    if not same_account(before.identity, now.identity):
+        raise SessionUnavailable(
+            "The shared session went over to another account while this request was under way; see as whom it shall be made "
+            "before you send it again."
+        )
 
 
 async def _rejection(method: str, response: Response) -> Rejection:
