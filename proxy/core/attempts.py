@@ -39,7 +39,7 @@ The cases. "It may buy": a request that can spend money (below `orders`, and no 
       route, or rejected on another too
       … after that one too                         delivered, whatever became of the tokens
     a rejection when rejections on all routes
-    together have begun too many renewals          delivered
+    together have begun too many renewals          delivered (those that took over another process's do not count)
 
 Whatever is sent once more goes as the account as which it went before: whoever carries the steps out answers a `Send` with
 the failure that another one holds the session by now.
@@ -267,10 +267,13 @@ def _after_rejection(
     if not replaced and not history.may_begin_renewal(token, route, now):
         return Deliver(retried, "rejected")
 
-    if kind is not Rejection.DOCUMENTED and (traits.may_buy or not rejected.resendable):
-        yield Renew(token, needed=False)
+    delivered = kind is not Rejection.DOCUMENTED and (traits.may_buy or not rejected.resendable)
+    renewed = yield Renew(token, needed=not delivered)
+    found = isinstance(renewed, Renewed) and renewed.token.value != token.value and renewed.token.source is Source.STORE
+    if found and not replaced:
+        history.no_renewal(route)
+    if delivered:
         return Deliver(retried)
-    renewed = yield Renew(token, needed=True)
     if isinstance(renewed, Failed):
         if kind is Rejection.BARE or (kind is Rejection.VARIANT and not traits.safe):
             return Deliver(retried)

@@ -66,6 +66,11 @@ class RejectionHistory:
             self._began.popitem(last=False)
         return True
 
+    def no_renewal(self, route: str) -> None:
+        """Take back the last that a rejection on the route began: another process had made it, so it cost nothing."""
+        self._allowance = min(self._burst, self._allowance + 1.0)
+        self._began.pop(route, None)
+
     def just_renewed(self, token: Token, route: str, now: float) -> bool:
         """Say whether a rejection on the route has just begun the renewal after which `token` is held, and nothing was
         accepted there since: then another request is told already that a new token does not help."""

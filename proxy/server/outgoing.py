@@ -272,10 +272,9 @@ class Sender:
         if not step.needed:
             try:
                 async with asyncio.timeout(_RENEWAL_WAIT):
-                    await self._keeper.renew(rejected=step.rejected)
+                    return Renewed(await self._keeper.renew(rejected=step.rejected))
             except (Unavailable, TimeoutError):
-                pass  # its answer is delivered anyway
-            return Renewed(step.rejected)
+                return Renewed(step.rejected)  # its answer is delivered anyway
         try:
             token = await self._keeper.renew(rejected=step.rejected)
         except Unavailable as error:

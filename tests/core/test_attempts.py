@@ -337,6 +337,22 @@ def test_beyond_the_bound_over_all_routes_a_rejection_is_delivered() -> None:
     )
 
 
+@pytest.mark.parametrize(("request_", "kind"), [(SAFE, DOCUMENTED), (ORDER, DOCUMENTED), (ORDER, VARIANT)])
+def test_to_take_over_what_another_process_has_renewed_counts_for_no_bound(request_: Traits, kind: Rejection) -> None:
+    history = RejectionHistory()
+    for number in range(100):
+        walk = Walk(request_, history).rejected(kind, of=token(f"a{number}"))
+        assert isinstance(walk.step, Renew)
+        walk.told(Renewed(token(f"b{number}", source=Source.STORE)))
+
+
+def test_a_renewal_that_brings_nothing_counts_although_the_rejected_token_was_another_processs() -> None:
+    history, found = RejectionHistory(), token("a", source=Source.STORE)
+    for _ in range(20):
+        assert Walk(ORDER, history).rejected(VARIANT, of=found).told(Renewed(found)).end == Deliver()
+    assert Walk(ORDER, history).rejected(VARIANT, of=found).end == Deliver(counted="rejected")
+
+
 def test_who_goes_out_with_the_new_token_at_once_and_is_rejected_renews_nothing() -> None:
     first = Walk(SAFE)
     assert isinstance(first.rejected().told(Renewed(token("b"))).step, Send)

@@ -38,6 +38,15 @@ def test_the_allowance_does_not_grow_beyond_its_burst() -> None:
     assert sum(history.may_begin_renewal(TOKEN, "GET /a", 10_000.0) for _ in range(50)) == 20
 
 
+def test_what_another_process_had_renewed_already_costs_none_of_them() -> None:
+    history = RejectionHistory()
+    for _ in range(100):
+        assert history.may_begin_renewal(TOKEN, "GET /a", 5.0)
+        history.no_renewal("GET /a")
+    assert not history.just_renewed(Token("d.e.f", Moment(0.0, 0.0)), "GET /a", 5.1)
+    assert sum(history.may_begin_renewal(TOKEN, "GET /a", 5.0) for _ in range(50)) == 20
+
+
 def test_renewals_begun_by_two_other_routes_lately_are_many() -> None:
     history = RejectionHistory()
     history.may_begin_renewal(TOKEN, "GET /a", 0.0)
