@@ -242,9 +242,9 @@ class Sender:
         current = self._keeper.current()
         if current is None:
             raise _TokenEnded
-        if current is not token and request.admission.account:
-            if self._keeper.identity_lost or current.identity != token.identity:
-                raise _TokenEnded  # another account's, perhaps
+        is_anothers = current is not token and (self._keeper.identity_lost or current.identity != token.identity)
+        if is_anothers and request.admission.account:
+            raise _TokenEnded
         return current
 
     def private(self, token: Token | None) -> Iterable[bytes]:
