@@ -129,18 +129,19 @@ class HeldToken:
             return Due.NOTHING
         return Due.RENEWAL
 
-    def yields_to(self, theirs: Token, ours: Token | None, now: Moment, *, is_new: bool) -> bool:
+    def yields_to(self, theirs: Token, ours: Token | None, now: Moment, *, is_new: bool, was_shared: bool) -> bool:
         """Say whether another process's token is to be held in the place of `ours`.
 
         A login beats none, then the younger wins; and if they have stored it since ours was adopted (`is_new`), any that
         carries no less: whoever was first in the store has won, and ages may be wrong by as long as a store hung.
+        A caller's login is lost to one that says so, if it is the one that was found gone: `was_shared`, the store had ours.
         """
         if is_over(theirs, now) or theirs.value in self._rejected:
             return False
         if ours is None:
             return True
-        if theirs.login_lost and ours.own_login:
-            # It is anonymous because that very login was found to be gone.
+        if theirs.login_lost and ours.own_login and was_shared:
+            # One that nobody has seen yet is not what was gone: CardCash has refreshed it, and revoked the one before.
             return theirs.born.wall > ours.born.wall
         if (theirs.identity is None) != (ours.identity is None):
             return theirs.identity is not None
@@ -153,6 +154,16 @@ class HeldToken:
         if is_over(shared, now) or shared.value in self._rejected:
             return False
         return base is None or (shared.value != base.value and shared.born.wall > base.born.wall)
+
+    def may_be_refreshed(self, renewal: Renewal, now: Moment) -> bool:
+        """Say whether a rejected token may have been refreshed elsewhere, and others not know of it yet.
+
+        Always hoped for where it was a caller's login, which nobody can make again, else in the window of a refresh only.
+        """
+        base = renewal.base
+        if not renewal.rejected or base is None or base.identity is None:
+            return False
+        return base.own_login or Windows.of(base, self._renew_ahead).freshness(now) is Freshness.STALE
 
     def came_meanwhile(self, shared: Token, base: Token | None) -> Token | None:
         """Return the held token if it is this one, and was adopted after `base` was held."""

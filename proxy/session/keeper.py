@@ -37,7 +37,7 @@ What can happen, and what is then done and held:
     ... fails                        pause; who waits is told so, unless the token is usable and was not rejected to him
     another process's is better,     → held         → held         → held          → held
       or was stored in its place,
-      or before it could be stored
+      or before it could be stored     (one that says a login is lost: only in the place of that login, stored before)
     it expires                       -              → none         → none          → none
     the application id changes       renew          as rejected, but requests go with it; nothing is taken from answers
     an operator renews               renew          renew          renew           renew
@@ -47,6 +47,7 @@ once, goes with the anonymous tokens that follow, and ends with the next token t
 another account (two logged in while the store was away), only a login here ends it: nobody is moved silently.
 `refusals`, "app_id" (no renewal begins) and "login" (renewals stay anonymous, and do not take an account that is held), come
 from a renewal or from the store, and end when the secrets change, an operator renews, or another process forgets them.
+Who finds the token of an account gone looks for news for a moment before he makes a session, where there may be some.
 A renewal is begun by one of these and joined by all others; none begins while one runs, a pause lasts, or the application
 id is refused. A changed secret and an operator end pauses; an operator waits for a renewal that began before he asked.
 While a store on other machines cannot be asked, each goes on alone: renewals come after a while and all over the window,

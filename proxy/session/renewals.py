@@ -24,6 +24,10 @@ from proxy.tasks import Tasks
 #: Calls of one kind in the first renewal of an outage; later ones probe with a single session call each, so that the
 #: first minute of an outage costs at most 7 + 5 session calls however many callers there are (twelve are allowed).
 FIRST_TRIES: Final = 5
+#: Seconds within which a token that came by traffic elsewhere is in the store, one on other machines and one of this host;
+#: and between two looks for it.
+NEWS_TAKES: Final = (1.0, 0.2)
+_ASK_EVERY: Final = 0.2
 
 
 class Renewals:
@@ -144,6 +148,10 @@ class Renewals:
         """Wait for the right to renew; None: it is ours, or the store does not answer. Else there is no need to renew."""
         credentials, obstacles = renewal.credentials, self._obstacles
         known = renewal.base
+        time = asyncio.get_running_loop().time
+        news_until = time()
+        if self._held.may_be_refreshed(renewal, self._clock.now()) and self._shared.has_others:
+            news_until += NEWS_TAKES[0 if self._shared.access.is_distant else 1]
         while True:
             entered = await self._shared.enter(known=known, forced=renewal.is_forced)
             if entered is None:
@@ -163,7 +171,9 @@ class Renewals:
             elif (obstacle := obstacles.first(now.steady)) is not None:
                 return obstacle
             elif entered.turn is Turn.GRANTED:
-                return None
+                if time() >= news_until:
+                    return None
+                await asyncio.sleep(_ASK_EVERY)  # with the right, which is granted again
 
     async def _call(self, renewal: Renewal, *, tries: int) -> Token | Failure | None:
         """Make a session and log it in; a refused login leaves it anonymous, None: the application id was refused.

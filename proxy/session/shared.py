@@ -102,10 +102,13 @@ class Shared:
         if self._held.adopt(token, self._clock.now(), logged_in=logged_in):
             self._observer.identity_lost()
         token = self._held.token or token
-        if self._stored is None or shown(self._stored) != shown(token):
+        if self._stored is not None and shown(self._stored) == shown(token):
+            self._saved = token
+        else:
             self._replaced = self._stored
         self._obstacles.background_pause.end()
-        self.save(later=later and self.access.is_distant)
+        # A caller's login cannot be made again: who is told that the one before is gone must find it.
+        self.save(later=later and self.access.is_distant and not token.own_login)
 
     def take(self, theirs: Token) -> None:
         """Hold another process's token from now on."""
@@ -277,7 +280,7 @@ class Shared:
 
     def _gives_way(self, ours: Token | None, theirs: Token, *, is_new: bool) -> bool:
         return self._obstacles.will_do(theirs, self._calls.credentials) and self._held.yields_to(
-            theirs, ours, self._clock.now(), is_new=is_new
+            theirs, ours, self._clock.now(), is_new=is_new, was_shared=ours is self._saved
         )
 
     def _is_new(self, stored: Token) -> bool:

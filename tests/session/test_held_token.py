@@ -134,15 +134,19 @@ class TestWhichCounts:
     def test_a_login_beats_none_then_what_was_stored_in_its_place_then_the_younger(
         self, ours: Token | None, theirs: Token, new: bool, old: bool
     ) -> None:
-        assert holding(ours).yields_to(theirs, ours, NOW, is_new=True) is new
-        assert holding(ours).yields_to(theirs, ours, NOW, is_new=False) is old
+        assert holding(ours).yields_to(theirs, ours, NOW, is_new=True, was_shared=True) is new
+        assert holding(ours).yields_to(theirs, ours, NOW, is_new=False, was_shared=True) is old
+
+    @pytest.mark.parametrize("new", [False, True])
+    def test_a_login_that_nobody_has_seen_yet_is_not_the_one_that_was_lost(self, new: bool) -> None:
+        assert not holding(mine()).yields_to(lost(age=-9), mine(), NOW, is_new=new, was_shared=False)
 
     def test_what_was_rejected_is_no_news_until_cardcash_gives_it_again(self) -> None:
         holder = holding(token())
         holder.reject()
         holder.adopt(token("two."), NOW)
         again = token(age=-5)
-        assert not holder.yields_to(again, holder.token, NOW, is_new=True)
+        assert not holder.yields_to(again, holder.token, NOW, is_new=True, was_shared=True)
         assert not holder.is_news(again, None, NOW)
         holder.adopt(again, NOW)
         assert not holder.is_rejected

@@ -253,6 +253,106 @@ async def test_after_a_login_was_lost_another_elsewhere_holds_for_all(fleet: Fle
     assert (other.held.identity, other.keeper.identity_lost) == (YOU, False)
 
 
+# A caller's login whose token CardCash refreshes in an answer, and revokes the one before
+
+
+async def logged_in(fleet: Fleet, replicas: int = 2, credentials: Credentials = ANONYMOUS) -> list[House]:
+    """Replicas that hold one account's token: a caller's own login, unless one is configured."""
+    houses = [fleet.add(credentials) for _ in range(replicas)]
+    await houses[0].keeper.token()
+    if not credentials.logs_in:
+        await log_in(houses[0], ME, "mine.")
+        await settle()
+    for house in houses[1:]:
+        await house.keeper.start(eager=False)
+    assert len({house.held.value for house in houses}) == 1
+    return houses
+
+
+def refresh(house: House, value: str = "refreshed.") -> None:
+    """An answer brings a newer token."""
+    house.keeper.offer(Candidate(value, 900), sent_with=house.held)
+
+
+async def test_what_refreshes_a_callers_login_is_stored_at_once(fleet: Fleet) -> None:
+    one, other = await logged_in(fleet)
+    refresh(one)
+    await settle()
+    await other.keeper.catch_up()
+    assert other.held.value == "refreshed."
+
+
+async def test_a_login_that_nobody_else_has_seen_outlives_the_loss_of_the_one_before(
+    fleet: Fleet, clock: FakeClock
+) -> None:
+    one, other = await logged_in(fleet)
+    fleet.cut_off()
+    refresh(one)
+    await settle()
+    fleet.mend()
+    clock.advance(1)
+    await other.keeper.renew(rejected=other.held)
+    assert other.keeper.identity_lost
+    await fleet.all_look()
+    await fleet.all_look()
+    for house in (one, other):
+        assert (house.held.value, house.held.identity, house.keeper.identity_lost) == ("refreshed.", ME, False)
+    assert one.seen.losses == 0
+
+
+async def test_a_login_that_others_have_seen_is_lost_for_all_with_the_first_that_finds_it_gone(
+    fleet: Fleet, clock: FakeClock
+) -> None:
+    one, other = await logged_in(fleet)
+    refresh(one)
+    await settle()
+    await other.keeper.catch_up()
+    clock.advance(1)
+    await other.keeper.renew(rejected=other.held)
+    await fleet.all_look()
+    for house in (one, other):
+        assert (house.held.identity, house.keeper.identity_lost) == (None, True)
+
+
+@pytest.mark.parametrize("credentials", [ANONYMOUS, LOGIN])
+async def test_whoever_is_told_that_an_account_is_gone_waits_for_news_of_it_before_he_makes_a_session(
+    fleet: Fleet, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, credentials: Credentials
+) -> None:
+    monkeypatch.setattr("proxy.session.renewals.NEWS_TAKES", (60.0, 60.0))
+    one, other = await logged_in(fleet, credentials=credentials)
+    if credentials.logs_in:
+        one.to_the_window()
+    renewing = asyncio.create_task(other.keeper.renew(rejected=other.held))
+    while not other.seen.stores["enter", "granted"]:
+        await asyncio.sleep(0)
+    clock.advance(1)
+    refresh(one)
+    await one.keeper.close()
+    assert (await renewing).value == "refreshed."
+    assert (other.calls.sessions, other.seen.losses) == ([], 0)
+
+
+@pytest.mark.parametrize("who", ["nobody is logged in", "the proxy logs in, and its session was to last", "expired"])
+async def test_whoever_loses_nothing_or_can_hope_for_no_news_makes_a_session_at_once(
+    fleet: Fleet, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    monkeypatch.setattr("proxy.session.renewals.NEWS_TAKES", (60.0, 60.0))
+    if who == "nobody is logged in":
+        house = fleet.add()
+        await house.keeper.token()
+        house.to_the_window()
+    else:
+        (house,) = await logged_in(fleet, 1, LOGIN if who.startswith("the proxy") else ANONYMOUS)
+    made = len(house.calls.sessions)
+    async with asyncio.timeout(20):
+        if who == "expired":
+            clock.advance(house.held.lifetime)
+            await house.keeper.token()
+        else:
+            await house.keeper.renew(rejected=house.held)
+    assert len(house.calls.sessions) == made + 1
+
+
 # Whoever has the right to renew
 
 
