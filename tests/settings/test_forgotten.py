@@ -88,6 +88,12 @@ def test_a_forgotten_path_is_no_path_in_the_environment_either(faults: Faults) -
     assert len(faults(RULES='[{"allow": null}]')) == 1
 
 
+@pytest.mark.parametrize("name", ['" "', '"a\\0b"'])
+def test_a_file_whose_name_cannot_be_one_is_told(faults: Faults, name: str) -> None:
+    (fault,) = faults(f"upstream: {{ca_file: {name}}}")
+    assert "must be the name of a file" in fault
+
+
 # Numbers
 
 SCRIPTS = [

@@ -57,6 +57,7 @@ def test_without_methods_and_path_a_rule_matches_all(spelling: object) -> None:
         ({"deny": "/a", "methods": ["PSOT"]}, 'not an HTTP method; did you mean "POST"'),
         ({"deny": "/a", "method": ["GET"]}, 'did you mean "methods"'),
         ({"deny": {"pathe": "/a"}}, 'did you mean "path"'),
+        ({"deny": "/a\nb"}, r'the path "/a\\nb" has control characters'),
         ("forbid /a", "is not a rule; write {deny: "),
         ("deny GET /a", "is not a rule; write {deny: "),
         (7, "is not a rule"),
@@ -104,6 +105,11 @@ def test_a_key_twice_in_a_rule_of_the_environment_is_an_error(faults: Faults, te
 
 def test_rules_from_the_environment_are_json(load: Load) -> None:
     assert load(RULES=json.dumps([{"deny": "/v3/wallets/**", "methods": ["GET", "POST"]}])).rules == (WALLETS,)
+
+
+def test_a_rule_that_is_no_json_in_the_environment_is_told_how_to_write_it(faults: Faults) -> None:
+    (fault,) = faults(RULES="deny /v3/wallets/**")
+    assert "is not a rule; write {deny: " in fault
 
 
 def test_no_rules_from_an_empty_variable(load: Load) -> None:

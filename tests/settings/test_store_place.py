@@ -9,7 +9,7 @@ import pytest
 
 from proxy.core.secret import Secret
 from proxy.core.store_url import StoreUrl
-from proxy.settings import Settings, SettingsError, load_settings
+from proxy.settings import Settings, SettingsError, describe, load_settings
 from proxy.store_place import StorePlace
 from proxy.watched_files import SecretsWatch
 from tests.session.redis.servers import Tls
@@ -142,6 +142,11 @@ def test_what_does_not_go_together_is_a_fault(tls: Tls, session: dict[str, str],
         return
     with pytest.raises(SettingsError, match=sentence):
         loaded(**given)
+
+
+def test_check_shows_where_a_redis_is_and_not_as_whom_it_is_used() -> None:
+    assert "store: redis://********@h:6379/2\n" in describe(loaded(store="redis://me:hush@h/2"))
+    assert "store: redis://h:6379\n" in describe(loaded(store="redis://h"))
 
 
 def test_a_password_is_no_flag() -> None:
