@@ -246,6 +246,12 @@ class StoreContract:
             assert await make().save(self.token(clock), replaces=None)
             assert await load(make()) is not None
 
+    async def test_the_holder_saves_onto_what_it_knows(self, make: Make, clock: FakeClock) -> None:
+        base, store = self.token(clock), make()
+        await make().save(base, replaces=None)
+        assert (await enter(store, base)).turn is Turn.GRANTED
+        assert await store.save(self.token(clock, "two.token."), replaces=base)
+
     # News
 
     async def test_whoever_asks_to_renew_is_told_of_a_token_that_is_not_his(self, make: Make, clock: FakeClock) -> None:

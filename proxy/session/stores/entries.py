@@ -103,9 +103,14 @@ class StoredPause:
 Refused = dict[str, dict[str, str]]
 
 
-def with_refusals(refused: Refused, fingerprint: str, refusals: Mapping[str, str]) -> Refused:
-    """Add what was refused of the secrets with this fingerprint, the last of a few; nothing: all of it is forgotten."""
-    others = [(other, what) for other, what in refused.items() if other != fingerprint]
+def with_refusals(
+    refused: Refused, fingerprint: str, refusals: Mapping[str, str], *, instead_of: str | None = None
+) -> Refused:
+    """Add what was refused of the secrets with this fingerprint (`instead_of` another of the same), the last of a few.
+
+    Nothing was: all of it is forgotten.
+    """
+    others = [(other, what) for other, what in refused.items() if other not in {fingerprint, instead_of}]
     return dict([*others, (fingerprint, dict(refusals))][-_MOST_REFUSED:]) if refusals else {}
 
 

@@ -151,8 +151,7 @@ class FileStore:
         def change(entry: Entry) -> bool:
             had = entry.refused
             ours = self._fingerprints.find(had, secrets) if refusals else None
-            others = {one: what for one, what in had.items() if one != ours}
-            entry.refused = with_refusals(others, fingerprint, refusals)
+            entry.refused = with_refusals(had, fingerprint, refusals, instead_of=ours)
             return bool(had or refusals)
 
         await self._change(binding, change)

@@ -138,6 +138,18 @@ class TestCluster:
             with pytest.raises(RedisUnavailable, match="Connection refused"):
                 await replica(f"redis://127.0.0.1:{port}").stored()
 
+    async def test_a_node_to_which_a_slot_is_moving_is_told_so_before_each_command(self, replica: Build) -> None:
+        asked: list[bytes] = []
+        answers = {b"ASKING": b"+OK\r\n", b"EVALSHA": b"-NOSCRIPT No matching script.\r\n", b"EVAL": b":1\r\n"}
+
+        def answer(words: list[bytes]) -> bytes:
+            asked.append(words[0])
+            return answers[words[0]]
+
+        async with answering(answer) as target, answering(lambda _: b"-ASK 1 127.0.0.1:%d\r\n" % target) as port:
+            assert await replica(f"redis://127.0.0.1:{port}").store.extend(Right.LOGIN)
+        assert asked == [b"ASKING", b"EVALSHA", b"ASKING", b"EVAL"]
+
     async def test_any_node_leads_to_the_owner(self, replica: Build, cluster: Cluster) -> None:
         for node in cluster.nodes:
             one = replica(node, binding=replace(replica(node).binding, email=f"{node.port}@x.com"))

@@ -131,6 +131,8 @@ async def test_what_cannot_be_read_is_replaced_by_whoever_renews_only(replica: B
     await one.save()
     change(server, "blob", "x")
     assert not await other.save("two.token.")
+    assert await other.stored() is None
+    assert not await other.save("two.token.")
     assert await other.enters() is Turn.GRANTED
     assert await other.save("two.token.")
     assert await replica(server).stored() == "two.token."

@@ -135,6 +135,11 @@ class TestNobodyThere:
                 with contextlib.suppress(RedisUnavailable):
                     assert await ask() >= 0
 
+    async def test_news_that_it_never_shows_are_none(self, replica: Build) -> None:
+        news = b"*7\r\n$4\r\nnews\r\n:0\r\n:0\r\n:0\r\n$0\r\n\r\n$1\r\nx\r\n$1\r\ny\r\n"
+        async with answering(lambda _: news) as port:
+            assert await replica(f"redis://127.0.0.1:{port}").enters() is Turn.BUSY
+
 
 class TestSparing:
     """After a failure nobody waits; how long not even a try is made depends on who asks."""

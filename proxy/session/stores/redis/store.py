@@ -104,18 +104,14 @@ class RedisStore:
         """Ask to begin a renewal."""
         vault, _ = await self._vault()
         tag = "" if known is None else vault.tag(known.value)
-
-        async def ask() -> tuple[Turn, Stored]:
+        turn, stored = Turn.BUSY, Stored()
+        for _ in range(2):
+            # Redis does not know what does not count: the second time it is told.
             wanted = (tag, _flag(forced), self._in_place.tag)
             reply, stored = await self._asked(scripts.ENTER, secrets, Urgency.RENEWAL, self._me, *wanted)
-            return Turn(reply.verdict), stored
-
-        turn, stored = await ask()
-        if turn is Turn.NEWS and stored.token is None:
-            # Redis does not know what does not count: now it is told.
-            turn, stored = await ask()
-            if turn is Turn.NEWS and stored.token is None:
-                turn = Turn.BUSY
+            if reply.verdict != Turn.NEWS.value or stored.token is not None:
+                turn = Turn(reply.verdict)
+                break
         self._holds(Right.RENEWAL, turn is Turn.GRANTED)
         return Entered(turn, stored)
 
@@ -185,8 +181,7 @@ class RedisStore:
             before = (await self._run(scripts.LOOK, b"", vault=vault)).refused
             refused = open_refusals(before, vault)
             ours = await self._find(refused, secrets)
-            others = {one: what for one, what in refused.items() if one != ours}
-            sealed = seal_refusals(with_refusals(others, fingerprint, refusals), vault)
+            sealed = seal_refusals(with_refusals(refused, fingerprint, refusals, instead_of=ours), vault)
             written = await self._run(scripts.REFUSE, sealed, before, vault=vault) == 1
 
     async def end_pause(self) -> None:
