@@ -55,6 +55,7 @@ class TestNobodyThere:
     async def test_refused(self, replica: Build) -> None:
         caught = await trouble(replica(f"redis://127.0.0.1:{free_port()}"))
         assert (caught.failure.kind, str(caught)) == (FailureKind.DOWN, "Redis cannot be reached: Connection refused")
+        assert caught.passes
 
     async def test_a_name_that_cannot_be_resolved(self, replica: Build) -> None:
         assert "cannot be resolved" in str(await trouble(replica("redis://nobody.invalid")))
@@ -232,6 +233,7 @@ class TestItSaysNo:
     async def test_a_wrong_password(self, replica: Build, server: Server) -> None:
         caught = await trouble(replica(self.known(server, f"{HUSH}-not")))
         assert (caught.failure.kind, "refuses the user or password" in str(caught)) == (FailureKind.DENIED, True)
+        assert not caught.passes
 
     async def test_a_password_where_there_is_none(self, replica: Build, server: Server) -> None:
         assert "user or password" in str(await trouble(replica(f"redis://:{HUSH}@127.0.0.1:{server.port}")))

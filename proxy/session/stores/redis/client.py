@@ -74,9 +74,10 @@ class RedisClient:
         self._finding = asyncio.Lock()
         self._failures = 0
         self._failed_at = 0.0
-        self._not_before = dict.fromkeys(Urgency, 0.0)
-        #: The last operation reached Redis; None: none was tried yet.
-        self.up: bool | None = None
+        # Until when it is spared, as long as there is trouble.
+        self._not_before: dict[Urgency, float] = {}
+        #: The last operation reached Redis.
+        self.up = False
         #: What is wrong with it now.
         self.trouble: RedisFailure | None = None
 
@@ -110,7 +111,6 @@ class RedisClient:
             finally:
                 self._watch.took(script.name, time.monotonic() - began)
             self._failures, self.up, self.trouble = 0, True, None
-            self._not_before = dict.fromkeys(Urgency, 0.0)
             return answer
 
     async def close(self) -> None:

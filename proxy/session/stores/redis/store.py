@@ -79,7 +79,7 @@ class RedisStore:
     @property
     def is_up(self) -> bool:
         """Say whether the last operation reached Redis."""
-        return bool(self._client.up)
+        return self._client.up
 
     @property
     def address(self) -> str:
@@ -118,11 +118,9 @@ class RedisStore:
     async def save(self, token: Token, *, replaces: Token | None) -> bool:
         """Compare and set."""
         vault, binding = await self._vault(token.app_id)
-        is_holder = Right.RENEWAL in self._held
         expected: Word = vault.tag(replaces.value) if replaces is not None else ""
-        if replaces is None and (is_holder or self._in_place.is_outdated):
+        if replaces is None and (Right.RENEWAL in self._held or self._in_place.is_outdated):
             expected = self._in_place.tag
-        urgency = Urgency.RENEWAL if is_holder else Urgency.LOOK
         tag = vault.tag(token.value)
 
         async def put() -> tuple[str, _Seen]:
@@ -134,7 +132,7 @@ class RedisStore:
             sealed = SealedToken(replace(token, born=birth), max(self._newest.get(vault.id, 0) + 1, now))
             blob = sealed.seal(vault)
             arguments = now, expected, tag, born, _micro(token.lifetime), blob
-            verdict, then = await self._run(scripts.SAVE, *arguments, vault=vault, urgency=urgency)
+            verdict, then = await self._run(scripts.SAVE, *arguments, vault=vault)
             self._ahead = then - _micro(asked.steady)
             return verdict, _Seen(vault.id, blob[:NAME], sealed, replace(token, app_id=binding.app_id))
 
