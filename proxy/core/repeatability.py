@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote
 
 from proxy.core.path_readings import Route
 
@@ -15,14 +15,15 @@ from proxy.core.path_readings import Route
 METHOD_OVERRIDES: Final = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
 #: Fields by which some servers let a request be for another path (IIS, Symfony).
 TARGET_OVERRIDES: Final = frozenset({b"x-original-url", b"x-rewrite-url"})
-_OVERRIDING_KEYS: Final = re.compile(
-    rb"(?:\A|[&;?])\s*(?:_method|x-http-method(?:-override)?|x-method-override)\s*(?:[=&;]|\Z)", re.IGNORECASE
+_OVERRIDING: Final = re.compile(
+    r"(?:\A|[&;?])\s*(?:_method|x-http-method(?:-override)?|x-method-override)\s*(?:=([^&;]*)|(?=[&;])|\Z)",
+    re.IGNORECASE,
 )
 
 
-def overrides_method(query: str) -> bool:
-    """Say whether a query may make another method of the request's."""
-    return _OVERRIDING_KEYS.search(unquote_to_bytes(query)) is not None
+def overriding_methods(query: str) -> tuple[str, ...]:
+    """List the methods that a query may make of the request's, in upper case; one may be empty."""
+    return tuple(found.strip().upper() for found in _OVERRIDING.findall(unquote(query, "latin-1")))
 
 
 def may_repeat(method: str, path: str, *, overridden: bool = False) -> bool:

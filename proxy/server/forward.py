@@ -73,9 +73,13 @@ class Forwarder:
 
     async def _serve(self, exchange: Exchange, record: Record) -> None:
         fields = exchange.fields
-        record.request_id = fields.request_id or new_request_id()
-        admission = self.guard.admit(exchange, fields)
-        record.route, record.query = admission.route.template, admission.query
+        given, app_id = fields.request_id, self._sender.injected.app_id
+        record.request_id = given if given and given != app_id() else new_request_id()
+        admission = self.guard.read(exchange, fields)
+        record.route = admission.route.template
+        if admission.query:
+            record.query = tuple("?" if key == app_id() else key for key in admission.query)
+        self.guard.admit(exchange, fields, admission)
         if exchange.method == "POST" and admission.route.is_session:
             if exchange.body is not None:
                 await self._bodies.discard(exchange, exchange.body)

@@ -19,7 +19,7 @@ from proxy.core.attempts import Traits
 from proxy.core.errors import BadRequest, Denied, HostNotAllowed, Overloaded
 from proxy.core.own_calls import check_own_call
 from proxy.core.path_readings import Route, classify
-from proxy.core.repeatability import buys, may_repeat, overrides_method
+from proxy.core.repeatability import buys, may_repeat, overriding_methods
 from proxy.core.request_fields import RequestFields
 from proxy.core.rules import Rule, allowed
 from proxy.core.target import host_in, names_this_machine, parse_target, query_keys, upstream_target
@@ -64,6 +64,10 @@ class Admission:
     traits: Traits
     #: It is about somebody's account: never to be answered as somebody else, or as nobody when somebody is logged in.
     account: bool
+    #: Its method, and what some servers take for it because the query says so.
+    methods: tuple[str, ...]
+    #: The authority of its target, if that is an absolute one.
+    authority: str | None
 
 
 class Guard:
@@ -150,15 +154,15 @@ class Guard:
         if site is not None and not fields.origins and site.strip().lower() not in (b"none", b"same-origin"):
             raise Denied("origin_not_allowed", "Cross-site requests of browsers are not served.")
 
-    def admit(self, exchange: Exchange, fields: RequestFields) -> Admission:
-        """Make all checks of a request in order; returns its admission. Raises the refusal.
-
-        Its caller's address was checked when it connected.
-        """
-        policy = self.policy
+    def read(self, exchange: Exchange, fields: RequestFields) -> Admission:
+        """Read what a request is, which is known of it also when it is refused. Raises `BadRequest`."""
         read = _read_known if len(exchange.target) <= _LONGEST_REMEMBERED else _read
         overridden = bool(fields.overrides or fields.other_targets)
-        authority, admission = read(exchange.method, exchange.target, overridden, policy.base_path)
+        return read(exchange.method, exchange.target, overridden, self.policy.base_path)
+
+    def admit(self, exchange: Exchange, fields: RequestFields, admission: Admission) -> None:
+        """Make all checks of a request in order. Raises the refusal. Its caller's address was checked when it connected."""
+        policy, authority = self.policy, admission.authority
         self.check_host(fields.host, exchange.link.local, http_10=exchange.http_10)
         if authority is not None and not self._serves(authority, exchange.link.local):
             raise HostNotAllowed("The authority of the request target is not in callers.allowed_hosts.")
@@ -168,13 +172,12 @@ class Guard:
             self._check_required(fields.required)
         routes = [admission.route]
         if fields.other_targets:  # the session and the login call under another's path are refused while read
-            routes += (_read(exchange.method, each, True, policy.base_path)[1].route for each in fields.other_targets)
+            routes += (_read(exchange.method, each, True, policy.base_path).route for each in fields.other_targets)
         if policy.rules:
-            methods = (exchange.method, *fields.overrides)
+            methods = (*admission.methods, *fields.overrides)
             if not all(allowed(policy.rules, each, route) for each in methods for route in routes):
                 raise Denied("denied_by_rule", "A rule of this proxy does not allow this method and path.")
         self._check_in_flight()
-        return admission
 
     def _check_in_flight(self) -> None:
         if self.in_flight > self.policy.in_flight:
@@ -219,16 +222,17 @@ def _judge(method: str, path: str, overridden: bool, base_path: str) -> tuple[Ro
 _judge_known = lru_cache(maxsize=1024)(_judge)
 
 
-def _read(method: str, target: str, overridden: bool, base_path: str) -> tuple[str | None, Admission]:
-    """Read a request line: the authority of its target, if it is an absolute one, and its admission. Raises `BadRequest`."""
+def _read(method: str, target: str, overridden: bool, base_path: str) -> Admission:
+    """Read a request line. Raises `BadRequest`."""
     parsed = parse_target(method, target)
     text = upstream_target(parsed.text, base_path)
     path, _, query = text.partition("?")
     judge = _judge_known if len(path) <= _LONGEST_REMEMBERED else _judge
     start = f"{method} {text} HTTP/1.1\r\n".encode("ascii")
     keys = query_keys(query) if query else ()
-    overridden = overridden or (bool(query) and overrides_method(query))
-    return parsed.authority, Admission(start, keys, *judge(method, path, overridden, base_path))
+    others = overriding_methods(query) if query else ()
+    judged = judge(method, path, overridden or bool(others), base_path)
+    return Admission(start, keys, *judged, (method, *others), parsed.authority)
 
 
 #: The same: reading a line anew whose path is known costs 4 %.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.core.path_readings import classify
-from proxy.core.repeatability import buys, may_repeat, overrides_method
+from proxy.core.repeatability import buys, may_repeat, overriding_methods
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,16 @@ def test_nothing_but_orders_buys(path: str) -> None:
     ["_method=PUT", "a=1&_METHOD=PUT", "%5fmethod=PUT", "a;_method=PUT", "X-HTTP-Method-Override=PUT", "_method"],
 )
 def test_a_query_that_may_make_another_method_of_it_is_known(query: str) -> None:
-    assert overrides_method(query)
+    assert overriding_methods(query)
+
+
+def test_all_methods_that_a_query_names_are_known() -> None:
+    assert overriding_methods("_method&a=1&_method=delete&x-http-method=%50UT") == ("", "DELETE", "PUT")
 
 
 @pytest.mark.parametrize("query", ["", "a=_method", "x_method=PUT", "_methods=1", "payment_method=ACH"])
 def test_other_queries_override_nothing(query: str) -> None:
-    assert not overrides_method(query)
+    assert not overriding_methods(query)
 
 
 @pytest.mark.parametrize("path", ["/v3/carts", "/v3.1/carts", "/v3/carts/", "/V3/Carts", "/v3//carts"])

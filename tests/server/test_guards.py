@@ -158,6 +158,8 @@ RULES = (
         "POST /wallets",
         "PUT /orders/7",
         "PUT /v3/orders/7?x=y",
+        "POST /v3/orders/7?_method=delete",
+        "GET /orders/7?a=1&%5Fmethod=PUT",
     ],
 )
 async def test_a_denied_path_is_403_however_it_is_spelt(
@@ -175,6 +177,24 @@ async def test_a_denied_path_is_403_however_it_is_spelt(
 async def test_what_no_rule_denies_is_served(upstream: RawUpstream, start_proxy: StartProxy, line: str) -> None:
     proxy = await start_proxy(RULES=RULES)
     assert (await proxy.ask(line)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("line", "header", "status"),
+    [
+        ("PUT /orders/7", b"", 403),
+        ("GET /orders/7", b"Origin: https://evil.example", 403),
+        ("GET /orders/7", b"Sec-Fetch-Site: cross-site", 403),
+        ("GET http://evil.example/orders/7", b"", 421),
+    ],
+)
+async def test_a_refused_request_is_counted_under_its_route(
+    start_proxy: StartProxy, line: str, header: bytes, status: int
+) -> None:
+    proxy = await start_proxy(RULES=RULES)
+    assert (await proxy.ask(line, *filter(None, [header]))).status == status
+    method = line.split()[0]
+    assert proxy.sample("requests_total", method=method, route="/v3/orders/:orderId", status=str(status)) == 1
 
 
 async def test_session_and_login_fall_under_the_rules_too(upstream: RawUpstream, start_proxy: StartProxy) -> None:
@@ -258,7 +278,8 @@ async def test_many_long_targets_do_not_fill_the_memory() -> None:
     def ask(numbers: range) -> None:
         for number in numbers:
             target = f"/v3/{number}/{'a' * 4000}?{'b' * 4000}"
-            guard.admit(Exchange(link, loop, "GET", target, fields), fields)
+            exchange = Exchange(link, loop, "GET", target, fields)
+            guard.admit(exchange, fields, guard.read(exchange, fields))
 
     ask(range(20))  # whatever the first ones make once
     tracemalloc.start()

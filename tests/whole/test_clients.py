@@ -228,6 +228,7 @@ async def _provoke_failures(simulator: Simulator, proxy: ProxyProcess) -> None:
     url = proxy.url
     await fetch("GET", f"{url}/carts", headers={"X-Key": "wrong-zebra-4"})
     await fetch("GET", f"{url}/zebra/4111111111111111?card=4111111111111111&zebra-9&pin=zebra", headers=key)
+    await fetch("GET", f"{url}/carts?demo-app-id=1", headers={**key, "X-Request-ID": "demo-app-id"})
     card = {"card": {"number": "4111111111111111", "ccv": "999"}}
     for kind, order in (
         ("reset", {"path": "*payment-options", "when": "after_body"}),
