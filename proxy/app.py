@@ -299,8 +299,8 @@ class Proxy:
         await self.keeper.follow()
 
     async def _look_at_secrets(self) -> None:
-        await self.secrets.look()
-        self.keeper.use_credentials(self.secrets.credentials)
+        if await self.secrets.look():
+            self.keeper.use_credentials(self.secrets.credentials)
 
     async def _look_at_ca(self) -> None:
         if self._ca is not None and await self._ca.look():
