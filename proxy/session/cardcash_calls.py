@@ -14,7 +14,7 @@ from proxy.clock import Clock
 from proxy.core import dialect
 from proxy.core.errors import Unavailable, UpstreamError
 from proxy.core.failed_calls import FailedCall, advice_for_answer, advice_for_kind, is_web_page, judge_failure
-from proxy.core.identity import logged_in, refreshed
+from proxy.core.identity import contradicts, logged_in, refreshed
 from proxy.core.rejections import Rejection, judge_rejection
 from proxy.core.token import Token
 from proxy.session.call_sender import CallAnswer, CallClient, CallSender
@@ -34,6 +34,13 @@ class SessionRefused(Exception):
     def __init__(self, what: str, sentence: str) -> None:
         super().__init__(sentence)
         self.what = what
+
+
+class ForeignLogin(SessionRefused):
+    """CardCash answered the login with the token of another account; the session is nobody's to use."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__("login", sentence)
 
 
 class SessionTokenRejected(Exception):
@@ -110,7 +117,8 @@ class SessionCalls:
     async def login(self, session: Token, *, tries: int) -> Token:
         """Log the session in and return the token that carries the account.
 
-        Raises `SessionOutage` or `SessionRefused("login")`; `SessionTokenRejected` when the session itself was rejected.
+        Raises `SessionOutage`, `SessionRefused("login")` or `ForeignLogin`; `SessionTokenRejected` when the session itself
+        was rejected.
         """
         credentials = self.credentials
         email, password = credentials.email, credentials.password
@@ -134,7 +142,14 @@ class SessionCalls:
             if (found is None or found.repeats(session.value)) and is_web_page(answer.body):
                 # A page of the edge with 200 is no login.
                 raise _outage("the login", answer, "a web page")
-            return logged_in(session, found, account=email, own=False, now=answer.sent)
+            token = logged_in(session, found, account=email, own=False, now=answer.sent)
+            if contradicts(token.value, account=email):
+                raise ForeignLogin(
+                    "CardCash answered the login with the token of another account than login.email; it is not used, and "
+                    "the login is not tried again: check login.email, ask CardCash whose account it is, then run "
+                    "`cardcash-proxy session renew`."
+                )
+            return token
         verdict = judge_failure(answer.status, answer.body)
         if verdict is FailedCall.REJECTED:
             raise SessionTokenRejected(f"CardCash rejected a new session's token at login with {answer.status}.")

@@ -12,7 +12,7 @@ from typing import Final
 
 from proxy.clock import Clock
 from proxy.core.token import Source, Token
-from proxy.session.cardcash_calls import SessionCalls, SessionOutage, SessionRefused, SessionTokenRejected
+from proxy.session.cardcash_calls import ForeignLogin, SessionCalls, SessionOutage, SessionRefused, SessionTokenRejected
 from proxy.session.held_token import HeldToken, Stays
 from proxy.session.obstacles import BUG, ELSEWHERE, LONGEST_PAUSE, STOPPING, Failure, Obstacles
 from proxy.session.ports import Observer
@@ -25,9 +25,9 @@ from proxy.tasks import Tasks
 #: first minute of an outage costs at most 7 + 5 session calls however many callers there are (twelve are allowed).
 FIRST_TRIES: Final = 5
 #: Seconds within which a token that came by traffic elsewhere is in the store, one on other machines and one of this host;
-#: and between two looks for it.
+#: and before the first look for it; the next come after twice as long each.
 NEWS_TAKES: Final = (1.0, 0.2)
-_ASK_EVERY: Final = 0.2
+_FIRST_ASK: Final = 0.02
 
 
 class Renewals:
@@ -134,13 +134,15 @@ class Renewals:
                     refusals = {**self._obstacles.refusals, **renewal.refused}
                     told = await self._shared.refuse(refusals, renewal.credentials)
                     self._obstacles.refusals_unsaved = not told
+                    if token is None and "app_id" not in renewal.refused:
+                        token = await self._call(renewal, tries=tries)
                 if isinstance(token, Token) and not is_alone:
                     # Else it is stored when the store is back, and nobody waits for that.
                     token = await self._shared.put(token, yields=not renewal.is_forced) or token
         except SessionOutage as outage:
             return Failure("failed", f"No session with CardCash: {outage}", outage.retry_after)
         except TimeoutError:
-            if token is None and not renewal.refused:
+            if token is None and "app_id" not in renewal.refused:
                 return Failure("failed", f"No session with CardCash within {self._deadline:g} s.")
         return Failure("refused", renewal.refused["app_id"], LONGEST_PAUSE) if token is None else token
 
@@ -149,7 +151,7 @@ class Renewals:
         credentials, obstacles = renewal.credentials, self._obstacles
         known = renewal.base
         time = asyncio.get_running_loop().time
-        news_until = time()
+        news_until, wait = time(), _FIRST_ASK
         if self._held.may_be_refreshed(renewal, self._clock.now()) and self._shared.has_others:
             news_until += NEWS_TAKES[0 if self._shared.access.is_distant else 1]
         while True:
@@ -173,16 +175,18 @@ class Renewals:
             elif entered.turn is Turn.GRANTED:
                 if time() >= news_until:
                     return None
-                await asyncio.sleep(_ASK_EVERY)  # with the right, which is granted again
+                await asyncio.sleep(wait)  # with the right, which is granted again
+                wait *= 2
 
     async def _call(self, renewal: Renewal, *, tries: int) -> Token | Failure | None:
-        """Make a session and log it in; a refused login leaves it anonymous, None: the application id was refused.
+        """Make a session and log it in; a refused login leaves it anonymous.
 
+        None: the application id was refused, or the session is another account's since its login, and the next is not.
         A session whose token is rejected at login is made anew once, in the first renewal of an outage only: probes cost
         one session call each. Raises `SessionOutage`.
         """
         calls = self._calls
-        login = self._obstacles.logs_in(calls.credentials)
+        login = self._obstacles.logs_in(calls.credentials) and not renewal.refused
         if renewal.credentials is not calls.credentials:
             return ELSEWHERE  # they changed this very moment: the renewal is begun anew
         try:
@@ -200,6 +204,10 @@ class Renewals:
                     continue
                 try:
                     return await calls.login(session, tries=tries)
+                except ForeignLogin as refused:
+                    renewal.refused[refused.what] = str(refused)
+                    self._observer.harvest("foreign")
+                    return None
                 except SessionRefused as refused:
                     renewal.refused[refused.what] = str(refused)
                     return session

@@ -9,7 +9,7 @@ import pytest
 from proxy.core.dialect import Candidate
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Token
-from proxy.session.cardcash_calls import Credentials, SessionOutage, SessionRefused, SessionTokenRejected
+from proxy.session.cardcash_calls import Credentials, ForeignLogin, SessionOutage, SessionRefused, SessionTokenRejected
 from tests.session.conftest import Build
 from tests.session.fakes import APP, LOGIN, ME, House, settle
 from tests.session.test_held_token import jwt
@@ -46,6 +46,41 @@ async def test_a_refused_login_leaves_requests_anonymous_and_is_not_tried_again(
     await house.keeper.renew(rejected=token)
     assert len(house.calls.logins) == 1
     assert [result for _, result in house.seen.renewals] == ["login_refused", "login_refused"]
+
+
+async def test_a_login_as_another_account_is_refused_and_its_session_goes_to_nobody(build: Build) -> None:
+    house = build(credentials=LOGIN)
+    house.calls.on_session.extend(["first.", "second."])
+    house.calls.on_login.append(ForeignLogin("It is another account's."))
+    token = await house.keeper.token()
+    assert (token.value, token.identity, house.seen.harvests) == ("second.", None, {"foreign": 1})
+    assert house.keeper.refusals == {"login": "It is another account's."}
+    await house.keeper.renew(rejected=token)
+    assert (len(house.calls.logins), len(house.calls.sessions)) == (1, 3)
+    assert (await house.keeper.renew_now()).identity == ME
+
+
+async def test_a_login_as_another_account_is_remembered_though_no_other_session_can_be_made(build: Build) -> None:
+    house = build(credentials=LOGIN)
+    house.calls.on_session.extend([None, SessionOutage("down")])
+    house.calls.on_login.append(ForeignLogin("It is another account's."))
+    with pytest.raises(SessionUnavailable, match="down"):
+        await house.keeper.token()
+    sibling = build(credentials=LOGIN, store=house.store, clock=house.clock)
+    await sibling.keeper.start(eager=False)
+    assert sibling.keeper.refusals == house.keeper.refusals == {"login": "It is another account's."}
+
+
+@pytest.mark.parametrize("then", ["is refused", "hangs"])
+async def test_after_a_login_as_another_account_the_next_session_may_fail_in_every_way(build: Build, then: str) -> None:
+    house = build(credentials=LOGIN, deadline=0.2)
+    house.calls.on_login.append(ForeignLogin("It is another account's."))
+    house.calls.on_session.extend([None, REFUSED_APP] if then == "is refused" else [])
+    if then == "hangs":
+        house.calls.meanwhile = house.calls.gate.clear
+    with pytest.raises(SessionUnavailable, match="application id was refused" if then == "is refused" else "within"):
+        await house.keeper.token()
+    assert house.keeper.refusals["login"] == "It is another account's."
 
 
 async def test_a_login_refused_in_the_window_does_not_take_the_account_before_its_real_expiry(build: Build) -> None:

@@ -22,6 +22,7 @@ from proxy.core.token import Moment, Source, Token
 from proxy.session.call_sender import CallAnswer
 from proxy.session.cardcash_calls import (
     Credentials,
+    ForeignLogin,
     SessionCalls,
     SessionOutage,
     SessionRefused,
@@ -227,6 +228,25 @@ async def test_a_logins_own_token_begins_a_life_and_shows_whose_it_is_from_then_
     assert (token.value, token.born, token.lifetime) == (own, FakeClock().now(), 300)
     assert (token.identity, token.own_login, token.source, token.app_id) == (EMAIL, False, Source.LOGIN, APP)
     assert token.marks == {"customerId": [None, 5]}
+
+
+@pytest.mark.parametrize("brings", [jwt(sid=2, email="zz@example.com"), None], ids=["in its token", "in the session's"])
+async def test_a_login_that_shows_the_e_mail_of_another_account_is_refused(calls: Call, brings: str | None) -> None:
+    session = held(jwt(sid=1) if brings else jwt(sid=1, customer={"email": "zz@example.com"}))
+    reply = answer("200 OK", b"{}", *([] if brings is None else [f"authorization: {brings}"]))
+    async with serving(reply) as server:
+        with pytest.raises(ForeignLogin, match=r"another account than login\.email.*session renew") as refused:
+            await calls(server.url).login(session, tries=4)
+    assert (refused.value.what, "example.com" in str(refused.value), len(server.requests)) == ("login", False, 1)
+
+
+@pytest.mark.parametrize(
+    "shows", [{"email": EMAIL.upper()}, {"customerId": 77}, {"customer": {"email": EMAIL, "id": 5}}]
+)
+async def test_a_login_that_shows_its_own_e_mail_or_none_is_adopted(calls: Call, shows: dict[str, object]) -> None:
+    own = jwt(sid=2, **shows)
+    async with serving(answer("200 OK", b"{}", f"authorization: {own}")) as server:
+        assert (await calls(server.url).login(held(jwt(sid=1)), tries=1)).value == own
 
 
 async def test_a_redirect_is_no_login_whatever_it_brings(calls: Call) -> None:
