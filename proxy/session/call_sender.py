@@ -6,12 +6,13 @@ Owns when a call is sent again and how long is waited before; what its answer me
     no connection, a reset, a time-out, half an answer   yes
     an answer that is not HTTP, or too long              no: it would come again
     an answer that asks to wait for longer than 4 s      no: the pause after the renewal is as long
+    an answer, and the wait would end after `until`      no: nobody would hear of the next
     5xx                                                  yes
     what the call itself takes for passing               yes
     any other answer                                     no
 
 Waits are a random part (full jitter) of 0.5 s doubling to 4 s, and no shorter than a `Retry-After`. How often is said by
-the caller, who also sets the deadline of it all.
+the caller, who also sets the deadline of it all: `until`, of the loop's time.
 """
 
 from __future__ import annotations
@@ -113,14 +114,21 @@ class CallSender:
         self._retrying = RetryClient(cast("ClientSession", self), _SILENT_LOGGER)  # it uses `request` only
 
     async def send(
-        self, method: str, *, head: bytes, body: bytes | None, tries: int, passing: Callable[[CallAnswer], bool]
+        self,
+        method: str,
+        *,
+        head: bytes,
+        body: bytes | None,
+        tries: int,
+        passing: Callable[[CallAnswer], bool],
+        until: float,
     ) -> CallAnswer:
         """Send one call up to `tries` times; returns the answer that is left at the end of all tries.
 
         `passing` says of an answer below 500 whether another try may bring a better one. Raises `UpstreamError`, or
         `Unavailable` when nothing can be sent now.
         """
-        rules = _Rules(tries, passing, self._fraction)
+        rules = _Rules(tries, passing, self._fraction, until)
         return cast("CallAnswer", await self._retrying.request(method, "", rules, head=head, body=body))
 
     async def request(self, method: str, _url: str, *, head: bytes, body: bytes | None, **_: object) -> CallAnswer:
@@ -144,7 +152,9 @@ class CallSender:
 class _Rules(RetryOptionsBase):
     """The table above, in the shape that aiohttp-retry takes: it retries exceptions of every method."""
 
-    def __init__(self, tries: int, passing: Callable[[CallAnswer], bool], fraction: Callable[[], float]) -> None:
+    def __init__(
+        self, tries: int, passing: Callable[[CallAnswer], bool], fraction: Callable[[], float], until: float
+    ) -> None:
         super().__init__(
             tries,
             exceptions={UpstreamUnreachable, UpstreamReset, UpstreamTimeout},
@@ -153,16 +163,24 @@ class _Rules(RetryOptionsBase):
         )
         self._passing = passing
         self._fraction = fraction
+        self._until = until
+        self._waits = 0
+        self._wait = 0.0
 
     async def _stands(self, response: ClientResponse) -> bool:
         answer = cast("CallAnswer", response)
-        return (answer.retry_after or 0.0) > LONGEST_WAIT or not (answer.status >= 500 or self._passing(answer))
+        if not (answer.status >= 500 or self._passing(answer)):
+            return True
+        self._wait = max(self._jitter(self._waits + 1), answer.retry_after or 0.0)
+        return self._wait > min(LONGEST_WAIT, self._until - asyncio.get_running_loop().time())
 
     def get_timeout(self, attempt: int, response: ClientResponse | None = None) -> float:
         """Return the seconds to wait after so many tries."""
-        asked = None if response is None else cast("CallAnswer", response).retry_after
-        wait = full_jitter(attempt, first=FIRST_WAIT, cap=LONGEST_WAIT, fraction=self._fraction())
-        return max(wait, asked or 0.0)
+        self._waits = attempt
+        return self._jitter(attempt) if response is None else self._wait
+
+    def _jitter(self, attempt: int) -> float:
+        return full_jitter(attempt, first=FIRST_WAIT, cap=LONGEST_WAIT, fraction=self._fraction())
 
 
 async def _whole(response: ResponseLike) -> bytes:

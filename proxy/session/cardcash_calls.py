@@ -6,6 +6,7 @@ Owns how a session is made, once. How often a call is tried is `call_sender.py`'
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -97,14 +98,18 @@ class SessionCalls:
         self._user_agent = user_agent
         self._clock = clock
 
-    async def session(self, *, tries: int) -> Token:
-        """Make (or get back) an anonymous session. Raises `SessionOutage` or `SessionRefused("app_id")`."""
+    async def session(self, *, tries: int, until: float = math.inf) -> Token:
+        """Make (or get back) an anonymous session; no try is waited for beyond `until` (of the loop's time).
+
+        Raises `SessionOutage` or `SessionRefused("app_id")`.
+        """
         credentials = self.credentials
         answer = await self._call(
             "POST",
             f"{self._base}/session",
             credentials,
             tries=tries,
+            until=until,
             passing=lambda answer: (
                 isinstance(self._session(answer, credentials), SessionOutage) and not 300 <= answer.status < 400
             ),
@@ -114,7 +119,7 @@ class SessionCalls:
             raise session
         return session
 
-    async def login(self, session: Token, *, tries: int) -> Token:
+    async def login(self, session: Token, *, tries: int, until: float = math.inf) -> Token:
         """Log the session in and return the token that carries the account.
 
         Raises `SessionOutage`, `SessionRefused("login")` or `ForeignLogin`; `SessionTokenRejected` when the session itself
@@ -128,6 +133,7 @@ class SessionCalls:
             f"{self._base}/customers/login",
             credentials,
             tries=tries,
+            until=until,
             token=session,
             body=dialect.login_body(email, password),
             # A page of the edge never reached the login; a 429 may count against the account.
@@ -202,6 +208,7 @@ class SessionCalls:
         credentials: Credentials,
         *,
         tries: int,
+        until: float = math.inf,
         token: Token | None = None,
         body: bytes | None = None,
         passing: Callable[[CallAnswer], bool] = lambda _: False,
@@ -221,7 +228,7 @@ class SessionCalls:
             fields += ["Content-Type: application/json", f"Content-Length: {len(body or b'')}"]
         head = ("\r\n".join(fields) + "\r\n\r\n").encode("latin-1")
         try:
-            return await self._sender.send(method, head=head, body=body, tries=tries, passing=passing)
+            return await self._sender.send(method, head=head, body=body, tries=tries, passing=passing, until=until)
         except (UpstreamError, Unavailable) as error:
             # Without the advice for callers: a session call may be sent again.
             why = str(error).partition(";")[0].rstrip(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Final
 
 from proxy.core.token import Token
@@ -38,6 +39,11 @@ class Renewal:
         #: Its deadline, while it runs.
         self.scope: asyncio.Timeout | None = None
         self.began = asyncio.get_running_loop().time()
+
+    @property
+    def until(self) -> float:
+        """When its deadline is, of the loop's time."""
+        return (self.scope and self.scope.when()) or math.inf
 
     @property
     def is_forced(self) -> bool:

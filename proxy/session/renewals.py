@@ -190,7 +190,7 @@ class Renewals:
         if renewal.credentials is not calls.credentials:
             return ELSEWHERE  # they changed this very moment: the renewal is begun anew
         try:
-            session = await calls.session(tries=tries)
+            session = await calls.session(tries=tries, until=renewal.until)
             again = tries > 1
             while login:
                 if renewal.rejected and renewal.base is not None and session.value == renewal.base.value:
@@ -203,7 +203,7 @@ class Renewals:
                     login = self._obstacles.logs_in(calls.credentials)
                     continue
                 try:
-                    return await calls.login(session, tries=tries)
+                    return await calls.login(session, tries=tries, until=renewal.until)
                 except ForeignLogin as refused:
                     renewal.refused[refused.what] = str(refused)
                     self._observer.harvest("foreign")
@@ -217,7 +217,7 @@ class Renewals:
                     raise SessionOutage("CardCash rejects the tokens it has just given.")
                 again = False
                 # One that is lost is sent once more: the renewal must not fail over it.
-                session = await calls.session(tries=2)
+                session = await calls.session(tries=2, until=renewal.until)
                 if session.value == dead.value:
                     raise SessionOutage("CardCash rejects the token it has just given, and gives it again.")
         except SessionRefused as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -68,7 +69,7 @@ class FakeCalls(SessionCalls):
         #: Called while a session or keep-alive call is under way.
         self.meanwhile: Callable[[], Any] = lambda: None
 
-    async def session(self, *, tries: int) -> Token:
+    async def session(self, *, tries: int, until: float = math.inf) -> Token:
         credentials = self.credentials
         born = self.clock.now()
         self.busy += 1
@@ -85,7 +86,7 @@ class FakeCalls(SessionCalls):
         finally:
             self.busy -= 1
 
-    async def login(self, session: Token, *, tries: int) -> Token:
+    async def login(self, session: Token, *, tries: int, until: float = math.inf) -> Token:
         credentials = self.credentials
         fails = bool(self.on_login) and isinstance(self.on_login[0], SessionOutage)
         self.logins += [credentials] * (tries if fails else 1)

@@ -494,6 +494,21 @@ async def test_no_secret_shows_in_any_repr() -> None:
         assert secret not in shown
 
 
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Unavailable"])
+async def test_a_renewal_waits_for_no_retry_after_beyond_its_end_but_pauses_as_long_and_says_what_was_answered(
+    calls: Call, status: str
+) -> None:
+    async with serving(answer(status, b"", "Retry-After: 3")) as server:
+        clock = FakeClock()
+        keeper = SessionKeeper(
+            calls(server.url), store=MemoryStore(clock), clock=clock, observer=Recorder(), policy=Policy(deadline=2.5)
+        )
+        with pytest.raises(SessionUnavailable, match=rf"answered POST /session with {status[:3]}") as failed:
+            await keeper.token()
+        await keeper.close()
+    assert (failed.value.retry_after, len(server.requests)) == (3, 1)
+
+
 @pytest.mark.parametrize("where", ["before the head", "in the body"])
 async def test_a_hung_upstream_does_not_outlive_the_keepers_deadline(calls: Call, where: str) -> None:
     hung: bytes | str = HANG if where == "before the head" else b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"

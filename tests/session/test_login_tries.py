@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import gc
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -70,13 +72,18 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def outcome(
-    client: CallClient, *, tries: int = 3, passing: Iterable[int] = (), fraction: float = 1.0
+    client: CallClient,
+    *,
+    tries: int = 3,
+    passing: Iterable[int] = (),
+    fraction: float = 1.0,
+    until: float = math.inf,
 ) -> CallAnswer | ProxyError:
     failed: list[str] = []
     sender = CallSender(client, clock=FakeClock(), fraction=lambda: fraction, failed=failed.append)
     try:
         return await sender.send(
-            "POST", head=b"", body=None, tries=tries, passing=lambda answer: answer.status in passing
+            "POST", head=b"", body=None, tries=tries, passing=lambda answer: answer.status in passing, until=until
         )
     except ProxyError as error:
         assert failed == [getattr(error, "kind", None)] * client.sent or isinstance(error, Draining | Overloaded)
@@ -135,6 +142,19 @@ async def test_when_a_call_is_sent_again_and_after_how_long(waits: list[float], 
     assert client.sent == 1 + len(expected)
     assert waits == pytest.approx(expected)
     assert last is brings if isinstance(brings, Exception) else isinstance(last, CallAnswer)
+
+
+@pytest.mark.parametrize(("left", "sent"), [(2.9, 1), (60, 3)])
+async def test_what_would_be_waited_for_beyond_the_end_stands_at_once(
+    waits: list[float], left: float, sent: int
+) -> None:
+    client = CallClient(Reply(503, "3"))
+    last = await outcome(client, until=asyncio.get_running_loop().time() + left)
+    assert isinstance(last, CallAnswer)
+    assert (last.retry_after, client.sent) == (3, sent)
+    client = CallClient(Reply(503))
+    await outcome(client, until=asyncio.get_running_loop().time() - 1)
+    assert (client.sent, len(waits)) == (1, sent - 1)
 
 
 async def test_tries_end_with_the_first_answer_that_stands(waits: list[float]) -> None:

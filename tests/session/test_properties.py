@@ -6,6 +6,7 @@ The loop's clock is the fake one, so timers, deadlines and pauses happen when th
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
@@ -49,12 +50,12 @@ class Loop(asyncio.SelectorEventLoop):
 class Calls(FakeCalls):
     """Logins, too, wait at the gate and are counted as under way."""
 
-    async def login(self, session: Token, *, tries: int) -> Token:
+    async def login(self, session: Token, *, tries: int, until: float = math.inf) -> Token:
         self.busy += 1
         self.most_busy = max(self.most_busy, self.busy)
         try:
             await self.gate.wait()
-            return await super().login(session, tries=tries)
+            return await super().login(session, tries=tries, until=until)
         finally:
             self.busy -= 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -34,14 +35,14 @@ class CardCash(SessionCalls):
         self.sessions = 0
         self.began = asyncio.Event()
 
-    async def session(self, *, tries: int) -> Token:
+    async def session(self, *, tries: int, until: float = math.inf) -> Token:
         self.sessions += 1
         self.began.set()
         born = CLOCK.now()
         await asyncio.sleep(0.3)
         return Token(f"session.{self.sessions}.", born, 1200, Source.SESSION)
 
-    async def login(self, session: Token, *, tries: int) -> Token:
+    async def login(self, session: Token, *, tries: int, until: float = math.inf) -> Token:
         raise AssertionError("no login is configured")
 
     async def keep_alive(self, token: Token, path: str) -> Token | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 
 import pytest
@@ -30,7 +31,7 @@ class WrongPassword(CardCash):
         self.logins = 0
         self.is_right = False
 
-    async def login(self, session: Token, *, tries: int) -> Token:
+    async def login(self, session: Token, *, tries: int, until: float = math.inf) -> Token:
         self.logins += 1
         if not self.is_right:
             raise SessionRefused("login", "Check the login.")
