@@ -50,9 +50,11 @@ class AdminProtocol(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Make room for it."""
-        others = [one.transport for one in self._server.connections if one.transport is not None]
+        transports = (one.transport for one in self._server.connections)
+        # One that was ended a moment ago is still among them: many may come in one turn of the loop.
+        others = [one for one in transports if one is not None and not one.is_closing()]
         if len(others) >= self._most:
-            others[0].close()
+            others[0].abort()  # not closed: one that does not read its answer would stay
         super().connection_made(transport)
 
     def handle_error(
@@ -179,14 +181,18 @@ class AdminPort:
 
 @asynccontextmanager
 async def serving(port: AdminPort, sockets: Mapping[socket.socket, bool], *, most: int) -> AsyncIterator[None]:
-    """Serve it at these sockets, to `most` connections at a time; True: the socket goes on listening afterwards."""
+    """Serve it at these sockets; True: the socket goes on listening afterwards.
+
+    There are at most `most` connections: half of them open, the others being taken in or ended.
+    """
     runner = web.AppRunner(port.application(), access_log=None, handle_signals=False)
     await runner.setup()
     server = runner.server
     assert server is not None  # noqa: S101
     options = {"loop": asyncio.get_running_loop(), "access_log": None, "keepalive_timeout": 75.0}
-    connection = partial(AdminProtocol, server, port.refused, most, **options)
-    listeners = [Listener(connection, sock, at_a_time=most, stays=stays) for sock, stays in sockets.items()]
+    connection = partial(AdminProtocol, server, port.refused, max(1, most // 2), **options)
+    listener = partial(Listener, connection, at_a_time=most // (4 * len(sockets)))
+    listeners = [listener(sock, stays=stays) for sock, stays in sockets.items()]
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from proxy.listening import budget
+from proxy.simulator import Simulator
 from tests.server.harness import OK, Answer, Caller, Peer, RawUpstream, Truncated, until
-from tests.whole.processes import TERM, Process, ProxyProcess, fetch, serving
+from tests.whole.processes import TERM, Process, ProxyProcess, fetch, is_ready, serving
 
 REQUEST = b"GET /carts HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -113,6 +115,21 @@ def test_there_is_room_for_callers_for_cardcash_and_for_operators_whatever_the_l
                 # Callers, CardCash, the admin port, callers that are refused, and the rest: all at once.
                 assert shares.callers + shares.upstream + 2 * shares.spare + 24 <= descriptors
                 assert shares.spare >= 4
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_idle_connections_at_the_admin_port_take_nothing_from_callers(simulator: Simulator, workers: str) -> None:
+    limited = ("sh", "-c", 'ulimit -n 256; exec "$0" "$@"')
+    async with serving(simulator.url, through=limited, WORKERS=workers) as proxy, contextlib.AsyncExitStack() as idle:
+        await is_ready(proxy)
+        host, _, port = proxy.admin.rpartition(":")
+        for _, writer in await asyncio.gather(*(asyncio.open_connection(host, int(port)) for _ in range(600))):
+            idle.callback(writer.close)
+        # Answered after all of them were taken in.
+        assert (await fetch("GET", f"http://{proxy.admin}/healthz"))[0] == 200
+        answers = await asyncio.gather(*(fetch("GET", f"{proxy.url}/merchants/sell") for _ in range(20)))
+        assert {got for got, _ in answers} == {200}
+        assert not proxy.events("no_descriptors")
 
 
 @pytest.mark.parametrize("callers", [150, 400])
