@@ -53,8 +53,8 @@ def load(
     """Load the settings: YAML file (`config`, else $CARDCASH_CONFIG) < environment < flags (dotted path -> text).
 
     Raises SettingsError with all faults of all sources. A value that a higher source replaces is not looked at, but
-    unknown names always are. In the environment an empty variable counts as not set, except that it is the empty list
-    for lists and no path for upstream.base_path; in the file and in flags an empty text un-sets an optional setting.
+    unknown names always are. In the environment an empty variable counts as not set, except that it is no path for
+    upstream.base_path; in the file and in flags an empty text un-sets an optional setting.
     A secret and its `_file` form in the same source are a fault; in different sources the higher one wins. Reads secret
     files once, blocking for some seconds at most; `secret_files` tells which to follow.
     """

@@ -46,7 +46,7 @@ class Leaf:
     parse: Callable[[object], Any]
     default: Any
     meaning: str
-    #: An empty environment variable is a value (lists, a path that may be none); else nothing was set.
+    #: An empty environment variable is a value (a path that may be none); else nothing was set.
     empty_counts: bool = False
     #: Who forgot the value of a list or of a guard in the file meant to deny something.
     guards: bool = False
@@ -75,7 +75,7 @@ class Leaf:
         """Parse what was given for it. Raises `Bad`."""
         if isinstance(given, Secret):  # from its file
             return given if self.hidden else self.parse(given.reveal())
-        unset = given == "" and self.default is None and not self.empty_counts
+        unset = given == "" and self.default is None
         return None if unset else self.parse(given)
 
     def value_in(self, settings: Settings) -> Any:
@@ -98,7 +98,7 @@ def secret(form: SecretForm, default: Any, meaning: str) -> Any:
 
 def listed(parse: Callable[[object], tuple[Any, ...]], default: Any, meaning: str) -> Any:
     """Declare a list."""
-    return setting(parse, default, meaning, empty_counts=True, guards=True)
+    return setting(parse, default, meaning, guards=True)
 
 
 def file_with(what: str) -> Any:
@@ -193,7 +193,7 @@ class Callers:
     """Who may use the proxy."""
 
     allowed_hosts: tuple[str, ...] | None = listed(
-        unique(parsing.allowed_host),
+        parsing.served(parsing.allowed_host, "localhost, loopback and the listen addresses"),
         None,
         "Host values served, *.suffix too, no others; default: localhost, loopback, the listen addresses",
     )
@@ -201,7 +201,7 @@ class Callers:
         unique(parsing.browser_origin), (), "browser origins allowed, scheme://host[:port]"
     )
     allowed_networks: tuple[Network, ...] | None = listed(
-        unique(parsing.network), None, "client addresses served; default: loopback"
+        parsing.served(parsing.network, "loopback"), None, "client addresses served; default: loopback"
     )
     require_header: RequiredHeader | None = setting(
         parsing.required_header,

@@ -103,6 +103,17 @@ def unique(parse: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
     return lambda value: tuple(dict.fromkeys(each(parse, each_part(value))))
 
 
+def served(parse: Callable[[object], T], otherwise: str) -> Callable[[object], tuple[T, ...]]:
+    """Make a parser of such lists of who is served, and no others; `otherwise`: who is, without the setting."""
+
+    def parsed(value: object) -> tuple[T, ...]:
+        if found := unique(parse)(value):
+            return found
+        raise Bad(f"is an empty list, which would serve nobody; leave it out to serve {otherwise}")
+
+    return parsed
+
+
 def file_path(value: object) -> Path:
     """Parse the name of a file; relative names start at the working directory."""
     text = as_text(value)

@@ -62,8 +62,8 @@ class Layer:
 def from_environment(environ: Mapping[str, str]) -> Layer:
     """Read CARDCASH_* variables (upper-case exactly).
 
-    An empty variable counts as not set, since `${NAME:-}` in compose files and manifests makes empty ones; only where
-    empty is a value (lists, upstream.base_path) it is that value.
+    An empty variable counts as not set, since `${NAME:-}` in compose files and manifests makes empty ones; only
+    upstream.base_path is none then.
     """
     layer = Layer()
     known = {leaf.variable.removeprefix(PREFIX): leaf for leaf in leaves().values()}

@@ -112,8 +112,8 @@ def test_a_rule_that_is_no_json_in_the_environment_is_told_how_to_write_it(fault
     assert "is not a rule; write {deny: " in fault
 
 
-def test_no_rules_from_an_empty_variable(load: Load) -> None:
-    assert load("app_id: x\nrules: [deny]", RULES="").rules == ()
+def test_rules_of_the_file_stay_with_an_empty_variable(load: Load) -> None:
+    assert load("rules: [{deny: /a}]", RULES="").rules == (Rule.of(allow=False, methods=(), path="/a"),)
 
 
 def test_a_single_rule_needs_no_list() -> None:

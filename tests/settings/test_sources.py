@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.settings import SettingsError, load_settings
+from proxy.settings.model import leaves
 
 if TYPE_CHECKING:
     from tests.settings.conftest import Faults, Load, Write
@@ -63,8 +64,30 @@ def test_an_empty_application_id_is_called_empty(faults: Faults) -> None:
     assert "CARDCASH_APP_ID is there, but empty" in faults(APP_ID=" ")[0]
 
 
-def test_an_empty_variable_is_an_empty_list(load: Load) -> None:
-    assert load("callers: {allowed_hosts: [a]}", CALLERS__ALLOWED_HOSTS="").callers.allowed_hosts == ()
+@pytest.mark.parametrize("empty", ["", " "])
+@pytest.mark.parametrize("path", [path for path, leaf in leaves().items() if leaf.guards])
+def test_an_empty_variable_of_a_list_or_a_guard_counts_as_not_set_either(load: Load, path: str, empty: str) -> None:
+    text = (
+        "listen: [127.0.0.1:1]\nadmin: {listen: [127.0.0.1:2]}\nrules: [{deny: /a}]\n"
+        "callers: {allowed_hosts: [a], allowed_origins: [https://a], allowed_networks: [10.0.0.0/8], require_header: 'A: b'}"
+    )
+    variable = {path.upper().replace(".", "__"): empty}
+    assert load(text, **variable) == load(text)
+    assert load(**variable) == load()
+
+
+@pytest.mark.parametrize("path", ["callers.allowed_hosts", "callers.allowed_networks"])
+def test_a_list_that_would_serve_nobody_is_an_error_wherever_it_stands(faults: Faults, path: str) -> None:
+    group, _, name = path.partition(".")
+    variable = path.upper().replace(".", "__")
+    for found in (faults(f"{group}: {{{name}: []}}"), faults(None, {path: ","}), faults(**{variable: "[]"})):
+        (fault,) = found
+        assert fault.startswith(f"{path} (") and "would serve nobody" in fault and "leave it out" in fault
+
+
+def test_a_wide_listen_address_is_not_allowed_by_an_empty_variable(faults: Faults) -> None:
+    (fault,) = faults(LISTEN="0.0.0.0:8080", CALLERS__ALLOWED_NETWORKS="")
+    assert fault.startswith("listen (") and "set callers.allowed_networks" in fault
 
 
 def test_an_empty_base_path_is_none(load: Load) -> None:
