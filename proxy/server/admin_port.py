@@ -191,8 +191,8 @@ async def serving(port: AdminPort, sockets: Mapping[socket.socket, bool], *, mos
     assert server is not None  # noqa: S101
     options = {"loop": asyncio.get_running_loop(), "access_log": None, "keepalive_timeout": 75.0}
     connection = partial(AdminProtocol, server, port.refused, max(1, most // 2), **options)
-    listener = partial(Listener, connection, at_a_time=most // (4 * len(sockets)))
-    listeners = [listener(sock, stays=stays) for sock, stays in sockets.items()]
+    at_a_time = most // (4 * len(sockets))
+    listeners = [Listener(connection, sock, at_a_time=at_a_time, stays=stays) for sock, stays in sockets.items()]
     try:
         yield
     finally:
