@@ -1,7 +1,7 @@
 """A base image made of this machine's own Python, for building the Dockerfile where none can be pulled.
 
 It has what the Dockerfile uses of an official `python:*-slim` image: a shell and a few commands, Python below /usr/local
-with pip and without any compiled file, and certificates. What pip installs comes from a folder of wheels, mounted at
+with pip, without a compiled file of its library, and certificates. What pip installs comes from a folder of wheels, mounted at
 WHEELS. It is good for the steps of the Dockerfile and for what its processes cost; not for the size of the image.
 """
 
@@ -52,7 +52,8 @@ def _copy_python(root: Path) -> None:
     # Ours: Debian keeps pip elsewhere, and some Pythons have none.
     import pip  # noqa: PLC0415 - only here, and slow
 
-    shutil.copytree(Path(pip.__path__[0]), home / "site-packages/pip", ignore=shutil.ignore_patterns("__pycache__"))
+    # With its compiled files, which official images lack: it runs three times, and compiling all of it takes longest then.
+    shutil.copytree(Path(pip.__path__[0]), home / "site-packages/pip")
     script = root / "usr/local/bin/pip"
     script.write_text('#!/bin/sh\nexec python -m pip "$@"\n')
     script.chmod(0o755)
