@@ -60,6 +60,11 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
     def _split_scope(self, nodeid: str) -> str:
         return nodeid if nodeid.startswith(SINGLY) else file_of(nodeid)
 
+    def _reschedule(self, node: WorkerController) -> None:
+        """Let a worker that came in place of another collect first, when one more of them is ready before it."""
+        if node in self.registered_collections:
+            super()._reschedule(node)
+
     def remove_node(self, node: WorkerController) -> str | None:
         """Take what a worker that died had left; not the test that it died of, which the others would die of, too."""
         left = {scope: tests for scope, tests in self.assigned_work[node].items() if not all(tests.values())}

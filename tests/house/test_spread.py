@@ -14,8 +14,13 @@ from tests.spread import FIRST, SINGLY
 
 CONFTEST = """
 import os
+import time
 import pytest
 from tests.spread import ByFile
+
+def pytest_collection():
+    # Those who come in place of others are not ready at the same time.
+    time.sleep({"gw2": 0.5, "gw3": 1.5}.get(os.environ.get("PYTEST_XDIST_WORKER"), 0))
 
 def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
@@ -43,10 +48,13 @@ def test_after(number):
 """
 
 
-def test_a_test_that_hangs_fails_once_and_all_others_are_run_by_the_worker_of_their_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hanging", [["other"], ["one", "other"]], ids=["one", "two at once"])
+def test_a_test_that_hangs_fails_once_and_all_others_are_run_by_the_worker_of_their_file(
+    tmp_path: Path, hanging: list[str]
+) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     for name in ("one", "other", "third"):
-        (tmp_path / f"test_{name}.py").write_text(TESTS.replace("HANGS", str(name == "other")))
+        (tmp_path / f"test_{name}.py").write_text(TESTS.replace("HANGS", str(name in hanging)))
     told = tmp_path / "told"
     plugins = ["-p", "xdist", "-p", "pytest_timeout"]  # no others, which take longer to import than all this
     done = subprocess.run(
@@ -61,12 +69,13 @@ def test_a_test_that_hangs_fails_once_and_all_others_are_run_by_the_worker_of_th
         timeout=50,
         check=False,
     )
-    assert "1 failed, 26 passed" in done.stdout, done.stdout + done.stderr
-    assert "crashed while running 'test_other.py::test_that_hangs'" in done.stdout
+    assert f"{len(hanging)} failed, {27 - len(hanging)} passed" in done.stdout, done.stdout + done.stderr
+    for name in hanging:
+        assert f"crashed while running 'test_{name}.py::test_that_hangs'" in done.stdout
     ran = [line.split(" ", 1) for line in told.read_text().splitlines()]
     assert set(Counter(nodeid for _, nodeid in ran).values()) == {1}
-    for file in ("test_one.py", "test_third.py"):
-        assert len({worker for worker, nodeid in ran if nodeid.startswith(file)}) == 1
+    for name in {"one", "other", "third"}.difference(hanging):
+        assert len({worker for worker, nodeid in ran if nodeid.startswith(f"test_{name}.py")}) == 1
 
 
 @pytest.mark.parametrize("file", sorted({*FIRST, *SINGLY}))
