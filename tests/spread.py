@@ -23,7 +23,8 @@ FIRST = (
     "tests/session/redis/test_herd.py",
     "tests/server/test_fleet_logins.py",
     "tests/server/test_what_the_caller_is_told.py",
-    "tests/whole/test_output.py",
+    "tests/whole/test_cost.py",
+    "tests/whole/test_given_back.py",
     "tests/settings/test_every_setting.py",
     "tests/whole/",
 )

@@ -183,7 +183,7 @@ class Scene:
                     found = condition()
                     if await found if hasattr(found, "__await__") else found:
                         return True
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.03)
         return False
 
     @contextlib.asynccontextmanager

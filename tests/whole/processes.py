@@ -175,7 +175,7 @@ async def is_ready(proxy: ProxyProcess, *, seconds: float = 30.0) -> None:
     """Wait for /readyz."""
     async with asyncio.timeout(seconds):
         while (await fetch("GET", f"http://{proxy.admin}/readyz"))[0] != 200:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
 
 
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
