@@ -8,12 +8,14 @@ from typing import Final
 from proxy.session.stores.redis import scripts
 from tests.session.redis.raw import read_command
 
-_NOTHING: Final = b"*6\r\n$%d\r\n%b\r\n$1\r\n0\r\n:0\r\n$1\r\n0\r\n$1\r\n0\r\n$0\r\n\r\n"
+_NOTHING: Final = b"*5\r\n$%d\r\n%b\r\n$1\r\n0\r\n:0\r\n$1\r\n0\r\n$0\r\n\r\n"
 _VERDICTS: Final = {scripts.LOOK.sha: b"look", scripts.ENTER.sha: b"granted"}
 _ABOUT_ONE: Final = {
     scripts.SAVE.sha: b"*2\r\n$5\r\nsaved\r\n$1\r\n0\r\n",
-    scripts.TAKE.sha: b"$1\r\n0\r\n",
-    **{script.sha: b"$1\r\n1\r\n" for script in (scripts.FAILED, scripts.EXTEND, scripts.LEAVE, scripts.REFUSE)},
+    **{
+        script.sha: b"$1\r\n1\r\n"
+        for script in (scripts.TAKE, scripts.FAILED, scripts.EXTEND, scripts.LEAVE, scripts.REFUSE)
+    },
 }
 
 
