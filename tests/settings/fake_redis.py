@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Final
 
 from proxy.session.stores.redis import scripts
@@ -30,12 +31,11 @@ class FakeRedis:
         return [words[-1] for words in self.commands if words[1:2] == [scripts.SAVE.sha.encode()]]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        """Answer one connection, until it ends."""
+        with contextlib.suppress(asyncio.IncompleteReadError):
             while True:
                 self.commands.append(await read_command(reader))
                 writer.write(self._answer(self.commands[-1]))
-        except (asyncio.IncompleteReadError, OSError):
-            writer.close()
 
     def _answer(self, words: list[bytes]) -> bytes:
         if words[0] == b"AUTH":

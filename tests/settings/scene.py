@@ -9,7 +9,7 @@ import socket
 import ssl
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,24 +89,50 @@ async def around() -> AsyncIterator[Around]:
             here.handshakes.append(1)
             if certificate := writer.get_extra_info("peercert"):
                 here.shown.append(certificate)
-            writer.close()
 
-        async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def connect(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
             here.connects.append((await reader.readline()).decode())
-            writer.close()
 
-        tls = await stack.enter_async_context(await asyncio.start_server(shake, "localhost", 0, ssl=context))
-        web_proxy = await stack.enter_async_context(await asyncio.start_server(connect, "127.0.0.1", 0))
-        redis = await stack.enter_async_context(await asyncio.start_server(here.redis.serve, "127.0.0.1", 0))
-        here.redis_port = redis.sockets[0].getsockname()[1]
-        here.tls_port = tls.sockets[0].getsockname()[1]
-        here.web_proxy_port = web_proxy.sockets[0].getsockname()[1]
+        here.redis_port = await stack.enter_async_context(_listening(here.redis.serve))
+        here.tls_port = await stack.enter_async_context(_listening(shake, "localhost", ssl=context))
+        here.web_proxy_port = await stack.enter_async_context(_listening(connect))
         try:
             yield here
         finally:
-            for server in (tls, web_proxy, redis):
-                server.close()
             await upstream.stop()
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    host: str = "127.0.0.1",
+    **more: Any,
+) -> AsyncIterator[int]:
+    """Serve each connection and close it, all of them before this ends; yields the port."""
+    serving: set[asyncio.Task[None]] = set()
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        try:
+            await serve(reader, writer)
+        except (OSError, asyncio.CancelledError):
+            pass  # Python 3.11 complains of a callback that ends cancelled
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            serving.discard(task)
+
+    server = await asyncio.start_server(served, host, 0, **more)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 Address = tuple[str, int] | Path
