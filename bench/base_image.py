@@ -1,8 +1,8 @@
 """A base image made of this machine's own Python, for building the Dockerfile where none can be pulled.
 
 It has what the Dockerfile uses of an official `python:*-slim` image: a shell and a few commands, Python below /usr/local
-with pip, without a compiled file of its library, and certificates. What pip installs comes from a folder of wheels, mounted at
-WHEELS. It is good for the steps of the Dockerfile and for what its processes cost; not for the size of the image.
+with pip, without a compiled file of its library, and certificates. What pip installs comes from a folder of wheels, mounted
+at WHEELS. It is good for the steps of the Dockerfile and for what its processes cost; not for the size of the image.
 """
 
 from __future__ import annotations
