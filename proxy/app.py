@@ -81,7 +81,8 @@ class Inherited(Protocol):
 class Proxy:
     """One running proxy. `async with Proxy(settings) as proxy:` starts it; `await proxy.run()` serves until stopped.
 
-    With `inherited` it is one of several worker processes.
+    With `inherited` it is one of several worker processes. To start it raises `CannotListen`, `StoreUnusable`, or ValueError
+    for a setting.
     """
 
     def __init__(
@@ -106,18 +107,12 @@ class Proxy:
         self.admin_addresses: list[str] = []
 
     async def __aenter__(self) -> Proxy:
-        await self.start()
-        return self
-
-    async def start(self) -> None:
-        """Start, once; a second call is harmless. Raises `CannotListen`, `StoreUnusable`, or ValueError for a setting."""
-        if self.life.started:
-            return
         try:
             await self._start()
         except BaseException:
             await self._stack.aclose()
             raise
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()

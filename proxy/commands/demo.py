@@ -122,8 +122,8 @@ async def _demo(options: argparse.Namespace, story: Story) -> None:
         await simulator.start("127.0.0.1", 0)
     tasks = Tasks()
     try:
-        proxy = await _started(options, simulator, story)
-        async with proxy:
+        async with contextlib.AsyncExitStack() as stack:
+            proxy = await _started(options, simulator, story, stack)
             base, admin = f"http://{proxy.addresses[0]}", f"http://{proxy.admin_addresses[0]}"
             story.tell(_paste(base, admin, simulator.url))
             tasks.spawn(_little_app(base, story), name="demo-app")
@@ -134,7 +134,9 @@ async def _demo(options: argparse.Namespace, story: Story) -> None:
         await simulator.stop()
 
 
-async def _started(options: argparse.Namespace, simulator: Simulator, story: Story) -> Proxy:
+async def _started(
+    options: argparse.Namespace, simulator: Simulator, story: Story, stack: contextlib.AsyncExitStack
+) -> Proxy:
     """Start on the ports that were asked for; on free ones when those are taken."""
     ((email, password),) = simulator.settings.accounts.items()
     environ = {
@@ -147,11 +149,9 @@ async def _started(options: argparse.Namespace, simulator: Simulator, story: Sto
         settings = load_settings(environ={**environ, "CARDCASH_LISTEN": listen, "CARDCASH_ADMIN__LISTEN": admin})
         proxy = Proxy(settings, observer=lambda metrics, events: _Watch(metrics, events, story))
         try:
-            await proxy.start()
+            return await stack.enter_async_context(proxy)
         except CannotListen as taken:
             story.say("demo", f"{taken}; using a free port")
-            continue
-        return proxy
     raise Failed("no free port on 127.0.0.1")
 
 

@@ -101,7 +101,7 @@ def serve(settings: Settings, handed_over: HandedOver, manager: ServiceManager) 
     handed_over.close_unused(settings)
     try:
         check_store(settings.session.store)
-        return Supervisor(settings, writer, handed_over, manager).run()
+        return Supervisor(settings, writer, manager).run(handed_over)
     finally:
         for number in STOP_SIGNALS:
             signal.signal(number, exit_at_once)
@@ -112,16 +112,12 @@ def serve(settings: Settings, handed_over: HandedOver, manager: ServiceManager) 
 class Supervisor:
     """All workers of one `serve`. Raises `CannotListen`, or ValueError for a setting."""
 
-    def __init__(
-        self, settings: Settings, writer: SupervisorLog, handed_over: HandedOver, manager: ServiceManager
-    ) -> None:
+    def __init__(self, settings: Settings, writer: SupervisorLog, manager: ServiceManager) -> None:
         self._began = time.perf_counter()
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
         self._settings = settings
         self._writer = writer
-        self._handed_over = handed_over
         self._manager = manager
-        self._pid = os.getpid()
         self._workers = [Worker(number) for number in range(1, settings.workers + 1)]
         self._started = False
         #: When workers that still run are killed: they drain. None: they go on.
@@ -131,15 +127,14 @@ class Supervisor:
         self._read_again_since: float | None = None
         self._code = OK
 
-    def run(self) -> int:
+    def run(self, handed_over: HandedOver) -> int:
         """Serve until told to end, or until a worker cannot start the first time; returns the exit code."""
-        settings = self._settings
         with contextlib.ExitStack() as at_the_end:
             self._folder = Folder.make()
             at_the_end.callback(self._folder.remove)
             self._writer.share(self._folder.log_lock)
-            each = settings.workers
-            self._sockets, self._admin_sockets = bound(settings, self._handed_over, at_the_end, each=each)
+            each = len(self._workers)
+            self._sockets, self._admin_sockets = bound(self._settings, handed_over, at_the_end, each=each)
             gc.collect()
             gc.freeze()
             gc.enable()
@@ -187,6 +182,7 @@ class Supervisor:
         """Fork a process for this worker."""
         one.restarts += 1
         one.up_at, one.heartbeat, one.missed = None, None, 0
+        supervisor = os.getpid()
         try:
             one.pid = os.fork()
         except OSError as error:
@@ -195,7 +191,7 @@ class Supervisor:
         if one.pid == 0:
             code, settings, sockets = FAILED, self._settings_of(one), (self._sockets, self._admin_sockets)
             try:
-                code = WorkerProcess(one.worker, settings, *sockets, self._folder, self._pid).run()
+                code = WorkerProcess(one.worker, settings, *sockets, self._folder, supervisor).run()
             except BaseException as error:  # nothing of the supervisor's may go on in this process
                 log.error("bug", **describe(error))
             finally:
