@@ -30,7 +30,7 @@ from proxy.notify import ServiceManager
 from proxy.process import BAD_USAGE, BEFORE_THE_START, FAILED, OK, STOP_SIGNALS, complain, described, exit_at_once
 from proxy.processes.folder import Folder, read, write
 from proxy.processes.log import SupervisorLog
-from proxy.processes.reports import process_of
+from proxy.processes.report_files import process_of
 from proxy.processes.worker import END, LOOK, WorkerProcess
 from proxy.session.stores.factory import check_store
 from proxy.settings import Settings

@@ -17,7 +17,7 @@ from proxy.listening import CannotListen, Sockets
 from proxy.memory import settle
 from proxy.process import BAD_USAGE, FAILED, OK, STOP_SIGNALS
 from proxy.processes.folder import Folder, read, write
-from proxy.processes.reports import Reports
+from proxy.processes.report_files import ReportFiles
 from proxy.running import on_hangup, run_loop
 from proxy.server.admin import OwnProcess
 from proxy.session.stores import StoreUnusable
@@ -45,7 +45,7 @@ class WorkerProcess:
     folder: Folder
     supervisor: int
     _proxy: Proxy = field(init=False)
-    _reports: Reports = field(init=False)
+    _reports: ReportFiles = field(init=False)
 
     def run(self) -> int:
         """Be the worker, in the process that was forked for it, all signals blocked; returns the exit code."""
@@ -91,9 +91,9 @@ class WorkerProcess:
         await writer.finish()
         return code
 
-    def reports(self, own: OwnProcess) -> Reports:
+    def reports(self, own: OwnProcess) -> ReportFiles:
         """Make what tells the admin port of all workers; `own` tells of this process."""
-        self._reports = Reports(own, worker=self.worker, folder=self.folder, supervisor=self.supervisor)
+        self._reports = ReportFiles(own, worker=self.worker, folder=self.folder, supervisor=self.supervisor)
         return self._reports
 
     def _report(self) -> None:

@@ -30,7 +30,7 @@ def process_of(known: dict[str, Any], report: dict[str, Any]) -> Process:
     return Process(known, report, answers, partial(summed_metrics.read, report.get("metrics", ())))
 
 
-class Reports:
+class ReportFiles:
     """The reports of all workers, as one of them reads them; `own` is that one."""
 
     def __init__(self, own: OwnProcess, *, worker: int, folder: Folder, supervisor: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client import Metric
 
-from proxy.processes.reports import SILENT_AFTER, process_of
+from proxy.processes.report_files import SILENT_AFTER, process_of
 from proxy.server.reports import Process
 from proxy.telemetry.summed_metrics import written
 
