@@ -13,7 +13,8 @@ from proxy.session.stores import Right, Turn
 from proxy.session.stores.redis.client import RedisUnavailable
 from tests.session.redis.conftest import Build
 from tests.session.redis.raw import answering
-from tests.session.redis.replicas import MINE, SOON, again, place_of
+from tests.session.redis.relay import relay_to
+from tests.session.redis.replicas import MINE, SECRETS, SOON, again, place_of
 from tests.session.redis.servers import Cluster, Sentinels, Server, free_port, wait_for
 
 
@@ -115,6 +116,23 @@ class TestCluster:
             with pytest.raises(RedisUnavailable, match="from one node to the next"):
                 await replica(f"redis://127.0.0.1:{ports[0]}").stored()
         assert asked <= 10
+
+    async def test_a_way_from_node_to_node_that_takes_too_long_is_begun_anew(self, replica: Build) -> None:
+        asked = 0
+
+        def answer(_: list[bytes]) -> bytes:
+            nonlocal asked
+            asked += 1
+            return b"-MOVED 1 :%d\r\n" % relays[asked % 2].port
+
+        async with answering(answer) as port, relay_to(port) as one, relay_to(port) as other:
+            relays = one, other
+            one.delay = other.delay = 0.9
+            store = replica(f"redis://127.0.0.1:{one.port}").store
+            with pytest.raises(RedisUnavailable, match="did not answer in time"):
+                await store.look(SECRETS)
+            assert asked <= 3
+            assert store.address == f"redis://127.0.0.1:{one.port}"
 
     @pytest.mark.parametrize("where", [b"127.0.0.1:99999", b"%b:1" % (b"x" * 300), b"..:1", b"\xff:1"])
     async def test_a_node_that_cannot_be_is_not_tried_forever(

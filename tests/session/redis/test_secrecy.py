@@ -139,6 +139,19 @@ async def test_what_cannot_be_read_is_replaced_by_whoever_renews_only(replica: B
     assert await replica(server).stored() == "two.token."
 
 
+@pytest.mark.parametrize("how", ["left", "failed"])
+async def test_who_has_given_the_right_back_replaces_nothing_that_cannot_be_read(
+    replica: Build, server: Server, how: str
+) -> None:
+    one = replica(server)
+    await one.save()
+    assert await one.enters(forced=True) is Turn.GRANTED
+    await (one.store.leave(Right.RENEWAL) if how == "left" else one.store.failed(0))
+    change(server, "blob", "x")
+    assert await one.stored() is None
+    assert not await one.save("two.token.")
+
+
 @pytest.mark.parametrize("tag", ["é", b"\xff\x00zz"])
 async def test_a_tag_of_any_bytes_is_replaced_by_whoever_renews(
     replica: Build, server: Server, tag: str | bytes

@@ -9,6 +9,7 @@ import pytest
 
 from proxy.session.stores import Right, Turn
 from proxy.session.stores.redis.scripts import LEASE
+from tests.session.fakes import APP
 from tests.session.redis.conftest import Build
 from tests.session.redis.relay import relay_to
 from tests.session.redis.replicas import SECRETS, RedisClock
@@ -63,6 +64,16 @@ async def test_a_token_that_was_seen_is_not_sent_again(replica: Build, server: S
         first = await one.found()
         before = relay.received
         assert await one.found() is first
+        assert relay.received - before < 250
+
+
+async def test_a_token_that_was_saved_is_not_sent_back(replica: Build, server: Server) -> None:
+    async with relay_to(server.port) as relay:
+        one = replica(f"redis://127.0.0.1:{relay.port}")
+        assert await one.stored() is None
+        await one.save(marks={"x": ["y" * 1000, None]})
+        before = relay.received
+        assert (await one.found()).app_id == APP
         assert relay.received - before < 250
 
 

@@ -17,6 +17,7 @@ import redis
 from proxy.session.stores import Right, Turn
 from proxy.session.stores.redis.client import RedisUnavailable, Urgency
 from proxy.session.stores.redis.diagnosis import GRANTS, FailureKind
+from tests.server.harness import until
 from tests.session.redis.conftest import Build
 from tests.session.redis.raw import answering
 from tests.session.redis.relay import relay_to
@@ -168,6 +169,23 @@ class TestSparing:
             await asyncio.gather(*(trouble(one, Urgency.REQUEST) for _ in range(50)))
             assert (relay.connections, one.seen.operations["login"]) == (2, 2)
 
+    async def test_whoever_gives_up_waiting_has_found_out_for_all(
+        self, replica: Build, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 1000.0
+        clock = SimpleNamespace(monotonic=lambda: now)
+        monkeypatch.setattr("proxy.session.stores.redis.client.time", clock)
+        async with relay_to(server.port) as relay:
+            relay.hangs = True
+            one = replica(f"redis://127.0.0.1:{relay.port}")
+            looking = asyncio.create_task(one.store.look(SECRETS))
+            await until(lambda: relay.connections)
+            now += 0.5  # what a request waits for a look
+            looking.cancel()
+            await asyncio.wait({looking})
+            assert "did not answer" in str(await trouble(one, Urgency.REQUEST))
+            assert (one.store.is_up, one.seen.operations["login"]) == (False, 0)
+
     async def test_a_renewal_tries_again_within_half_a_second(self, replica: Build) -> None:
         one = replica(f"redis://127.0.0.1:{free_port()}")
         with pytest.raises(RedisUnavailable):
@@ -311,6 +329,7 @@ class TestItSaysNo:
         assert await one.stored() == "one.token."
         server.command("CONFIG", "SET", "maxmemory", "0")
         assert await one.save("two.token.", replaces=token)
+        assert (one.seen.reconnects, one.store.trouble) == (0, None)
 
     async def test_too_few_replicas_to_write_to(self, replica: Build, server: Server) -> None:
         server.command("CONFIG", "SET", "min-replicas-to-write", "1")
@@ -468,6 +487,7 @@ class TestTheWire:
         await one.stored()
         with server.client() as client:
             assert set(client.info("errorstats")) == {"errorstat_NOSCRIPT"}
+        assert 0 < one.seen.slowest < 30
 
     async def test_scripts_that_redis_has_forgotten_are_sent_again(self, replica: Build, server: Server) -> None:
         one = replica(server)

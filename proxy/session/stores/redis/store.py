@@ -168,10 +168,10 @@ class RedisStore:
 
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
         """Remember what CardCash refused; of `secrets` only a slow salted hash is stored, and that encrypted."""
-        vault, _ = await self._vault()
         if not refusals:
-            await self._run(scripts.REFUSE, b"", b"", vault=vault)
+            await self._run(scripts.REFUSE, b"")
             return
+        vault, _ = await self._vault()
         fingerprint = await asyncio.to_thread(fingerprint_of, secrets)
         written = False
         while not written:
