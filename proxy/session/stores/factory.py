@@ -47,11 +47,11 @@ def open_store(
 
 def check_store(place: str | StoreUrl) -> Path | None:
     """Raise `StoreUnusable` when the place cannot be used; returns the path of a file. Changes nothing, dials no Redis."""
-    match () if isinstance(place, StoreUrl) else place.partition("://"):
-        case () | ("memory", "://", ""):
-            return None
-        case ("file", "://", str() as path):
-            check_file(Path(path))
-            return Path(path)
+    if isinstance(place, StoreUrl) or place == "memory://":
+        return None
+    if place.startswith("file://"):
+        path = Path(place.removeprefix("file://"))
+        check_file(path)
+        return path
     # The text is not repeated: it may hold a password.
     raise StoreUnusable("session.store: no store of this kind; use memory://, file:///path or redis://host.")

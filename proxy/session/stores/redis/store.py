@@ -173,14 +173,14 @@ class RedisStore:
             return
         vault, _ = await self._vault()
         fingerprint = await asyncio.to_thread(fingerprint_of, secrets)
-        written = False
-        while not written:
+        while True:
             # Whoever goes on alone, or stood still, is refused without the right to renew: another may write meanwhile.
             before = (await self._run(scripts.LOOK, b"", vault=vault)).refused
             refused = open_refusals(before, vault)
             ours = await self._find(refused, secrets)
             sealed = seal_refusals(with_refusals(refused, fingerprint, refusals, instead_of=ours), vault)
-            written = await self._run(scripts.REFUSE, sealed, before, vault=vault) == 1
+            if await self._run(scripts.REFUSE, sealed, before, vault=vault) == 1:
+                return
 
     async def end_pause(self) -> None:
         """Forget the failures."""
