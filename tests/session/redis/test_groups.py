@@ -168,6 +168,12 @@ class TestCluster:
             assert await replica(f"redis://127.0.0.1:{port}").store.extend(Right.LOGIN)
         assert asked == [b"ASKING", b"EVALSHA", b"ASKING", b"EVAL"]
 
+    async def test_a_node_that_does_not_know_its_name_is_where_it_was_asked(self, replica: Build) -> None:
+        async with answering(lambda _: b":1\r\n") as target:
+            for pointer in (b"-MOVED 1 :%d\r\n", b"-ASK 1 ?:%d\r\n"):
+                async with answering(lambda _, pointer=pointer: pointer % target) as port:  # type: ignore[misc]
+                    assert await replica(f"redis://127.0.0.1:{port}").store.extend(Right.LOGIN)
+
     async def test_any_node_leads_to_the_owner(self, replica: Build, cluster: Cluster) -> None:
         for node in cluster.nodes:
             one = replica(node, binding=replace(replica(node).binding, email=f"{node.port}@x.com"))

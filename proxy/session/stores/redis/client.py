@@ -163,10 +163,12 @@ class RedisClient:
             try:
                 return await self._connections.run((servers.place, address), script, key, arguments)
             except RedisError as error:
-                if error.target is not None and error.code == "MOVED":
-                    servers.moved(error.target)
-                elif error.target is not None:
-                    return await self._aside((servers.place, servers.full(error.target)), script, key, arguments)
+                if error.target is not None:
+                    # A node that does not know its own name leaves it out.
+                    target = error.target[0] or address[0], error.target[1]
+                    if error.code == "ASK":
+                        return await self._aside((servers.place, target), script, key, arguments)
+                    servers.moved(target)
                 else:
                     if error.code in _ELSEWHERE:
                         self._give_up(servers, address)

@@ -48,12 +48,7 @@ class Servers:
 
     def moved(self, target: Address) -> None:
         """Go where a node of a cluster points to, until that cannot be reached."""
-        self.current = self.full(target)
-
-    def full(self, target: Address) -> Address:
-        """Return the address in a redirection; a node that does not know its own name leaves it out."""
-        here = self.current[0] if self.current is not None else self.place.url.hosts[self._seed][0]
-        return target[0] or here, target[1]
+        self.current = target
 
     async def _ask_sentinels(self, master: str) -> Address:
         """Ask one Sentinel after the other, the one that knew last first. One that is none any more shows in a write."""
