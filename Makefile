@@ -18,13 +18,17 @@ $(STAMP): requirements/dev.txt pyproject.toml proxy/__init__.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m pytest -qq --collect-only >/dev/null 2>&1 || true # compiled once, not by each worker of the first run
+	@touch $@
+
+# The tests are compiled once, not by each worker of the first run.
+$(VENV)/.compiled: $(STAMP)
+	@$(BIN)/python -m pytest -qq --collect-only >/dev/null 2>&1 || true
 	@touch $@
 
 demo: $(STAMP) ## simulator and proxy together, with curl lines to paste
 	$(BIN)/cardcash-proxy demo
 
-test: $(STAMP) ## the whole suite; TESTS="tests/core tests/http": less
+test: $(VENV)/.compiled ## the whole suite; TESTS="tests/core tests/http": less
 	$(BIN)/python -m pytest $(SPREAD) $(TESTS)
 
 check: $(STAMP) ## ruff, mypy --strict, import contracts
