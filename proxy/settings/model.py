@@ -48,8 +48,8 @@ class Leaf:
     meaning: str
     #: An empty environment variable is a value (a path that may be none); else nothing was set.
     empty_counts: bool = False
-    #: Who forgot the value of a list or of a guard in the file meant to deny something.
-    guards: bool = False
+    #: Its key stands in the file with a value or not at all: who forgot that of a list or a guard meant to deny something.
+    needs_value: bool = False
     #: What the secret that the value is, or may hold, is made of: no flag may tell it.
     secret: SecretForm | None = None
     #: The value as a whole is a secret: it has no flag at all, and is never shown.
@@ -98,7 +98,7 @@ def secret(form: SecretForm, default: Any, meaning: str) -> Any:
 
 def listed(parse: Callable[[object], tuple[Any, ...]], default: Any, meaning: str) -> Any:
     """Declare a list."""
-    return setting(parse, default, meaning, guards=True)
+    return setting(parse, default, meaning, needs_value=True)
 
 
 def file_with(what: str) -> Any:
@@ -207,7 +207,7 @@ class Callers:
         parsing.required_header,
         None,
         '"Name: value" or "Name: /file" that every caller must send',
-        guards=True,
+        needs_value=True,
         secret=SecretForm.HEADER_VALUE,
     )
 

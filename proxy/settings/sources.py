@@ -138,7 +138,7 @@ def from_file(path: Path, named_by: str) -> Layer:
         if value is not None:
             layer.given[name] = Given(value, where)
         # The word null is fine where it is the default.
-        elif leaf.guards and (leaf.default is not None or node.value == ""):
+        elif leaf.needs_value and (leaf.default is not None or node.value == ""):
             layer.refuse(name, where, "has no value; write one, or leave the setting out")
 
     values = yaml_file.Values(fault, _WORDS)

@@ -57,6 +57,15 @@ def test_a_rule_without_methods_is_for_all() -> None:
     assert not any(passes([deny("/orders")], "/v3/orders", method) for method in ("GET", "POST", "PROPFIND"))
 
 
+def test_a_glob_with_a_version_is_for_the_version_in_front_only() -> None:
+    assert passes([deny("/v3/orders")], "/v3/v3/orders")
+    assert not passes([deny("/orders")], "/v3/orders")
+
+
+def test_a_rule_tells_its_path_as_it_is_matched() -> None:
+    assert [deny(path).path for path in ("", "*", "Orders/*", "**/x")] == ["/**", "/**", "/Orders/*", "**/x"]
+
+
 @pytest.mark.parametrize("everything", ["", "*", "/**", "**"])
 def test_everything_can_be_denied(everything: str) -> None:
     for path in ("/", "*", "/v3", "/v3/a/b/c", "/v3/%2e%2e", "/x%0Ay"):
@@ -89,6 +98,8 @@ def test_everything_can_be_denied(everything: str) -> None:
         ("/**/secure-data", "/v3/wallets/1/secure-data"),
         ("**/secure-data", "/v3/wallets/1/secure-data"),
         ("/wallets/**/x", "/v3/wallets/1/2/x"),
+        ("/**/x/?/y", "/v3/1/2/x/3/y"),
+        ("/**/x/**/y", "/v3/1/2/x/3/4/y"),
         ("/v3/**", "/v3"),
         ("/v3*/wallets", "/v3.1/wallets"),
         ("/wallets**", "/v3/wallets/1/2"),

@@ -19,7 +19,7 @@ from tests.whole.processes import run
 if TYPE_CHECKING:
     from tests.settings.conftest import Faults, Load, Write
 
-LISTS = [path for path, leaf in leaves().items() if leaf.guards]
+LISTS = [path for path, leaf in leaves().items() if leaf.needs_value]
 
 
 def _yaml(path: str, value: str) -> str:

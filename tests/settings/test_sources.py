@@ -65,7 +65,7 @@ def test_an_empty_application_id_is_called_empty(faults: Faults) -> None:
 
 
 @pytest.mark.parametrize("empty", ["", " "])
-@pytest.mark.parametrize("path", [path for path, leaf in leaves().items() if leaf.guards])
+@pytest.mark.parametrize("path", [path for path, leaf in leaves().items() if leaf.needs_value])
 def test_an_empty_variable_of_a_list_or_a_guard_counts_as_not_set_either(load: Load, path: str, empty: str) -> None:
     text = (
         "listen: [127.0.0.1:1]\nadmin: {listen: [127.0.0.1:2]}\nrules: [{deny: /a}]\n"
