@@ -54,9 +54,11 @@ async def comes_back(one: Replica) -> None:
 
 class TestNobodyThere:
     async def test_refused(self, replica: Build) -> None:
-        caught = await trouble(replica(f"redis://127.0.0.1:{free_port()}"))
+        one = replica(f"redis://127.0.0.1:{free_port()}")
+        assert (one.store.is_up, one.store.trouble) == (False, None)
+        caught = await trouble(one)
         assert (caught.failure.kind, str(caught)) == (FailureKind.DOWN, "Redis cannot be reached: Connection refused")
-        assert caught.passes
+        assert (caught.passes, one.store.is_up, one.store.trouble) == (True, False, str(caught))
 
     async def test_a_name_that_cannot_be_resolved(self, replica: Build) -> None:
         assert "cannot be resolved" in str(await trouble(replica("redis://nobody.invalid")))
