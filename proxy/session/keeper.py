@@ -337,7 +337,6 @@ class SessionKeeper:
         """Stop all that runs, but give the last token a moment: a caller's login cannot be made again after a restart."""
         self.refuse()
         await self._probes.close()
-        await self._shared.saved()
         await self._tasks.close()
         await self._renewals.close()
         await self._shared.close()
