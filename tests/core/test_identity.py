@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from proxy.core.dialect import Candidate
 from proxy.core.identity import contradicts, has_lost_login, marks_of_login, refreshed, shortened, shows_another
-from proxy.core.token import Moment, Token
+from proxy.core.token import Moment, Source, Token
+
+ME, YOU = "me@x.example", "you@x.example"
+NOW = Moment(1_000.0, 5_000.0)
 
 
 def jwt(**claims: Any) -> str:
@@ -18,10 +22,17 @@ def jwt(**claims: Any) -> str:
     return ".".join(base64.urlsafe_b64encode(part.encode()).rstrip(b"=").decode() for part in parts)
 
 
-def found_with(held: Token, found: str) -> str:
-    """The value that is held after an answer to a request with `held` brought `found`, or why that is not taken."""
-    brought = refreshed(Candidate(found, 900), sent_with=held, now=Moment(1.0, 1.0))
-    return brought.value if isinstance(brought, Token) else brought
+def token(value: str = "one.", *, age: float = 0.0, **more: Any) -> Token:
+    return Token(value, Moment(NOW.steady - age, NOW.wall - age), 600, **more)
+
+
+def mine(value: str = "mine.", *, age: float = 0.0) -> Token:
+    return token(value, age=age, identity=ME, own_login=True)
+
+
+def refresh(value: str, sent_with: Token, login_as: str | None = None) -> Token | str:
+    """What comes of an answer to a request with `sent_with` that brought this one."""
+    return refreshed(Candidate(value, 900), sent_with=sent_with, login_as=login_as, now=NOW)
 
 
 #: (anonymous, logged in, refreshed with the login, refreshed without it)
@@ -62,9 +73,6 @@ def test_a_refresh_with_what_the_held_token_shows_is_not_anothers(shape: str) ->
     anonymous, logged_in, kept, _ = SHAPES[shape]
     assert not shows_another(jwt(iat=9, **kept), jwt(**logged_in), "me@x.example")
     assert not shows_another(jwt(iat=9, **anonymous), jwt(**anonymous), None)
-
-
-ME = "me@x.example"
 
 
 @pytest.mark.parametrize(
@@ -144,11 +152,71 @@ def test_what_the_login_brought_and_is_there_with_another_value_is_not_lost() ->
 def test_a_token_in_an_answer_takes_the_place_of_the_held_one_if_it_is_of_the_same(
     found: str, why_not: str | None
 ) -> None:
-    held = Token(jwt(customerId=5, n=1), Moment(0.0, 0.0), identity=ME, marks={"customerId": [None, 5]})
-    assert found_with(held, found) == (why_not or found)
+    brought = refresh(found, token(jwt(customerId=5, n=1), identity=ME, marks={"customerId": [None, 5]}))
+    assert (brought.value if isinstance(brought, Token) else brought) == (why_not or found)
 
 
 def test_a_token_with_the_email_of_the_account_takes_the_place_of_one_that_shows_nothing() -> None:
-    held = Token(jwt(n=1), Moment(0.0, 0.0), identity=ME)
-    assert found_with(held, jwt(email=ME)) == jwt(email=ME)
-    assert found_with(held, jwt(email="you@x.example")) == "foreign"
+    held = token(jwt(n=1), identity=ME)
+    assert isinstance(refresh(jwt(email=ME), held), Token)
+    assert refresh(jwt(email=YOU), held) == "foreign"
+
+
+def test_a_login_whose_token_shows_another_account_is_foreign() -> None:
+    assert refresh(jwt(email=YOU), token(), ME) == "foreign"
+    assert isinstance(refresh(jwt(email=ME), token(), ME), Token)
+
+
+def test_a_login_again_whose_token_shows_another_account_than_the_held_one_is_foreign() -> None:
+    held = replace(mine(), value=jwt(customerId=5))
+    assert refresh(jwt(customerId=6), held, ME) == "foreign"
+    assert isinstance(refresh(jwt(customerId=5), held, ME), Token)
+
+
+def test_a_login_is_remembered_with_what_it_shows_by() -> None:
+    brought = refresh(jwt(sid=1, customerId=5), token(jwt(sid=1), age=90, login_lost=True), ME)
+    assert isinstance(brought, Token)
+    assert (brought.identity, brought.own_login, brought.login_lost) == (ME, True, False)
+    assert (brought.marks, brought.source, brought.born, brought.lifetime) == (
+        {"customerId": [None, 5]},
+        Source.LOGIN,
+        NOW,
+        900,
+    )
+    again = refresh(jwt(sid=2, customerId=5), brought, ME)
+    assert isinstance(again, Token)
+    assert again.marks == brought.marks
+
+
+def test_the_e_mail_of_the_account_shows_nobody_else() -> None:
+    for login_as in (ME, None):
+        assert isinstance(refresh(jwt(email=ME), mine(jwt(sid=1)), login_as), Token)
+
+
+def test_a_refresh_that_has_lost_the_login_is_anonymous() -> None:
+    held = refresh(jwt(sid=1, customerId=5), replace(token(), value=jwt(sid=1)), ME)
+    assert isinstance(held, Token)
+    assert refresh(jwt(sid=3), held) == "anonymous"
+
+
+def test_a_refresh_is_as_the_held_one_but_for_its_value_and_its_life() -> None:
+    brought = refresh("two.", mine("one.", age=90))
+    assert isinstance(brought, Token)
+    assert (brought.value, brought.born, brought.lifetime, brought.source) == ("two.", NOW, 900, Source.HARVEST)
+    assert (brought.identity, brought.own_login) == (ME, True)
+
+
+def test_what_shows_somebody_else_is_foreign() -> None:
+    assert refresh(jwt(customerId=6), token()) == "foreign"
+
+
+def test_the_sent_token_again_is_unchanged_and_a_callers_login_that_brings_it_again_logs_it_in() -> None:
+    held = token(age=90)
+    assert refresh("one.", held) == "unchanged"
+    again = refreshed(Candidate("one.", 900, tells_lifetime=False), sent_with=held, login_as=ME, now=NOW)
+    assert isinstance(again, Token)
+    assert (again.value, again.born, again.lifetime) == ("one.", held.born, 600)
+    assert (again.identity, again.own_login, again.source) == (ME, True, Source.LOGIN)
+    longer = refresh("one.", held, ME)
+    assert isinstance(longer, Token)
+    assert (longer.born, longer.lifetime) == (NOW, 900)

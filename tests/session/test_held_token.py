@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from proxy.core.dialect import Candidate, Malformed
-from proxy.core.identity import refreshed
-from proxy.core.token import Moment, Source, Token, Windows
+from proxy.core.token import Moment, Token, Windows
 from proxy.session.cardcash_calls import Credentials
 from proxy.session.held_token import LAST_MOMENT, Due, HeldToken, Stays
 from proxy.session.obstacles import Failure
@@ -19,11 +16,6 @@ from proxy.session.renewal import Renewal
 
 ME, YOU = "me@example.com", "you@example.com"
 NOW = Moment(1_000.0, 5_000.0)
-
-
-def jwt(**claims: Any) -> str:
-    parts = (json.dumps({"alg": "HS256"}), json.dumps(claims), "signature")
-    return ".".join(base64.urlsafe_b64encode(part.encode()).rstrip(b"=").decode() for part in parts)
 
 
 def token(value: str = "one.", *, age: float = 0.0, **more: Any) -> Token:
@@ -46,50 +38,6 @@ def holding(held: Token | None) -> HeldToken:
 
 
 class TestWhatAnAnswerBrings:
-    def refresh(self, value: str, sent_with: Token, login_as: str | None = None) -> Token | str:
-        return refreshed(Candidate(value, 900), sent_with=sent_with, login_as=login_as, now=NOW)
-
-    def test_a_login_whose_token_shows_another_account_is_foreign(self) -> None:
-        assert self.refresh(jwt(email=YOU), token(), ME) == "foreign"
-        assert isinstance(self.refresh(jwt(email=ME), token(), ME), Token)
-
-    def test_a_login_again_whose_token_shows_another_account_than_the_held_one_is_foreign(self) -> None:
-        held = replace(mine(), value=jwt(customerId=5))
-        assert self.refresh(jwt(customerId=6), held, ME) == "foreign"
-        assert isinstance(self.refresh(jwt(customerId=5), held, ME), Token)
-
-    def test_a_login_is_remembered_with_what_it_shows_by(self) -> None:
-        brought = self.refresh(jwt(sid=1, customerId=5), token(jwt(sid=1), age=90, login_lost=True), ME)
-        assert isinstance(brought, Token)
-        assert (brought.identity, brought.own_login, brought.login_lost) == (ME, True, False)
-        assert (brought.marks, brought.source, brought.born, brought.lifetime) == (
-            {"customerId": [None, 5]},
-            Source.LOGIN,
-            NOW,
-            900,
-        )
-        again = self.refresh(jwt(sid=2, customerId=5), brought, ME)
-        assert isinstance(again, Token)
-        assert again.marks == brought.marks
-
-    def test_the_e_mail_of_the_account_shows_nobody_else(self) -> None:
-        for login_as in (ME, None):
-            assert isinstance(self.refresh(jwt(email=ME), mine(jwt(sid=1)), login_as), Token)
-
-    def test_a_refresh_that_has_lost_the_login_is_anonymous(self) -> None:
-        held = self.refresh(jwt(sid=1, customerId=5), replace(token(), value=jwt(sid=1)), ME)
-        assert isinstance(held, Token)
-        assert self.refresh(jwt(sid=3), held) == "anonymous"
-
-    def test_a_refresh_is_as_the_held_one_but_for_its_value_and_its_life(self) -> None:
-        brought = self.refresh("two.", mine("one.", age=90))
-        assert isinstance(brought, Token)
-        assert (brought.value, brought.born, brought.lifetime, brought.source) == ("two.", NOW, 900, Source.HARVEST)
-        assert (brought.identity, brought.own_login) == (ME, True)
-
-    def test_what_shows_somebody_else_is_foreign(self) -> None:
-        assert self.refresh(jwt(customerId=6), token()) == "foreign"
-
     def test_late_is_what_came_with_another_token_than_the_held_one(self) -> None:
         held, other = token(), token("other.")
 

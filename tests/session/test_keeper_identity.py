@@ -10,9 +10,9 @@ from proxy.core.dialect import Candidate
 from proxy.core.errors import SessionUnavailable
 from proxy.core.token import Token
 from proxy.session.cardcash_calls import Credentials, ForeignLogin, SessionOutage, SessionRefused, SessionTokenRejected
+from tests.core.test_identity import jwt
 from tests.session.conftest import Build
 from tests.session.fakes import APP, LOGIN, ME, House, settle
-from tests.session.test_held_token import jwt
 
 CALLER = "caller@example.com"
 REFUSED_APP = SessionRefused("app_id", "The application id was refused.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import gzip
 import json
 import socket
@@ -31,6 +30,7 @@ from proxy.session.cardcash_calls import (
 from proxy.session.keeper import Policy, SessionKeeper
 from proxy.session.stores.memory import MemoryStore
 from proxy.upstream import ProxyTunnel, tls_context
+from tests.core.test_identity import jwt
 from tests.session.calls import calls_to
 from tests.session.fakes import FakeClock, Recorder
 from tests.session.raw_server import CLOSE, HANG, RawServer, answer, serving
@@ -53,10 +53,6 @@ async def calls() -> AsyncIterator[Call]:
             return calls_to(origin, stack, Credentials(APP, EMAIL, PASSWORD), **more)
 
         yield make
-
-
-def jwt(**claims: object) -> str:
-    return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b'=').decode()}.x"
 
 
 def held(value: str = TOKEN) -> Token:
