@@ -41,7 +41,7 @@ from proxy.telemetry.logs import log
 from proxy.telemetry.metrics import BUCKETS, Metrics
 from proxy.telemetry.watch import SessionWatch
 from proxy.upstream import Upstream
-from proxy.watched_files import POLL_EVERY, CaWatch, SecretsWatch
+from proxy.watched_files import POLL_EVERY, STANDS_AFTER, CaWatch, SecretsWatch
 
 #: Seconds between two looks at the callers' connections: time-outs, and resets that nobody has seen.
 LOOK_EVERY = 1.0
@@ -99,6 +99,8 @@ class Proxy:
         self._clock = SystemClock()
         self._observer = observer
         self._stopping = asyncio.Event()
+        #: Seconds that a new secret has to stand in its file until it is taken.
+        self._to_stand = STANDS_AFTER
         self._stack = AsyncExitStack()
         self.life = Lifecycle()
         self.loops = Loops()
@@ -124,9 +126,11 @@ class Proxy:
     async def have_read_again(self) -> None:
         """Read all files that may change while it serves, and return when that is done, or takes too long."""
         if self.life.serving:
+            self._to_stand = 0.0  # who asks for it says that they are complete
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(READ_AGAIN_WITHIN):
                     await self.loops.look_now()
+            self._to_stand = STANDS_AFTER
 
     async def told_to_stop(self) -> None:
         """Serve until `request_stop`."""
@@ -151,8 +155,7 @@ class Proxy:
         settings = self._settings
         self.metrics = Metrics(__version__)
         self.secrets = SecretsWatch(settings)
-        if self._inherited is not None:
-            await self.secrets.look()  # the supervisor has read the files, perhaps long ago
+        await self.secrets.look()  # the settings were read before, of a worker perhaps long ago
         self._budget = budget_of(settings)
         self._ca = CaWatch(settings.upstream.ca_file) if settings.upstream.origin.startswith("https:") else None
         tls = None if self._ca is None else self._ca.context
@@ -272,8 +275,8 @@ class Proxy:
             every(POLL_EVERY, "secrets", self._look_at_secrets)
         if self._settings.upstream.ca_file is not None:
             every(POLL_EVERY, "ca", self._look_at_ca)
-        if self._place is not None:
-            every(POLL_EVERY, "store files", self._place.look)
+        if (place := self._place) is not None:
+            every(POLL_EVERY, "store files", lambda: place.look(stood=self._to_stand))
         if self._store.shared:
             every(FOLLOW_EVERY, "store", self._follow, spread=_FOLLOW_SPREAD)
         every(LOOK_AT_TOKEN_EVERY, "keeper", self.keeper.look)
@@ -291,10 +294,11 @@ class Proxy:
         """Look into a shared store for what other processes did."""
         # First, or a session that another process made with a new secret would be taken for one with the old.
         await self._look_at_secrets()
-        await self.keeper.follow()
+        if not self.secrets.is_settling:
+            await self.keeper.follow()
 
     async def _look_at_secrets(self) -> None:
-        if await self.secrets.look():
+        if await self.secrets.look(stood=self._to_stand):
             self.keeper.use_credentials(self.secrets.credentials)
 
     async def _look_at_ca(self) -> None:

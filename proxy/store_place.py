@@ -46,9 +46,9 @@ class StorePlace:
         """Return what holds now."""
         return self._place
 
-    async def look(self) -> None:
-        """Read the files again, and take over secrets that have changed."""
-        changed = self._url is not None and await self._url.look()
+    async def look(self, *, stood: float = 0.0) -> None:
+        """Read the files again, and take over secrets that have changed; `stood` as for `WatchedFiles.look`."""
+        changed = self._url is not None and await self._url.look(stood=stood)
         if changed:
             log.info("secret_changed", setting="session.store")
         if self._url_now.tls and await self._tls.look():

@@ -1,13 +1,15 @@
 """Secrets and certificates from files, read again when their content changes, which is noticed within 5 s.
 
-The content is compared, not the inode: Kubernetes swaps symbolic links. A file that is missing, empty or half written, or
-that could not have been started with, keeps the last good value, with one warning.
+The content is compared, not the inode: Kubernetes swaps symbolic links. A file that is missing, empty or that could not have
+been started with keeps the last good value, with one warning. One that is written in place may be read half written, and
+half a password would be a refused login, which counts towards a lock-out: a new secret has to stand for a moment.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,9 @@ T = TypeVar("T")
 Contents = Sequence[bytes | None]
 
 #: Seconds between two looks at the files.
-POLL_EVERY: Final = 2.0
+POLL_EVERY: Final = 1.5
+#: Seconds between two looks that have found the same new secret, until it is taken for complete.
+STANDS_AFTER: Final = 1.2
 
 
 class WatchedFiles(Generic[T]):
@@ -48,6 +52,11 @@ class WatchedFiles(Generic[T]):
         self._warn = warn
         self._complaint = ""
         self._contents: Contents | None = None
+        #: What the last look found, and since when looks have found it, on the monotonic clock.
+        self._seen: Contents | None = None
+        self._seen_at = 0.0
+        #: There are new contents that have not stood for long enough.
+        self.is_settling = False
         self.value = value
 
     def read(self) -> T:
@@ -56,11 +65,20 @@ class WatchedFiles(Generic[T]):
         self.value = value = self._make(self._contents)
         return value
 
-    async def look(self) -> bool:
-        """Read them again, with a deadline; say whether there is a new value."""
+    async def look(self, *, stood: float = 0.0) -> bool:
+        """Read them again, with a deadline; say whether there is a new value.
+
+        `stood`: seconds for which looks must have found the same until it is one; what is there may be written still.
+        """
+        self.is_settling = False
         try:
             contents = [await files.read_again(path, most=self._most) if path else None for path in self._paths]
-            new = contents != self._contents
+            now, new = time.monotonic(), contents != self._contents
+            if contents != self._seen:
+                self._seen, self._seen_at = contents, now
+            if new and now - self._seen_at < stood:
+                self.is_settling = True
+                return False
             value = await asyncio.to_thread(self._make, contents) if new else self.value
         except files.Unreadable as error:
             if self._complaint != str(error):
@@ -115,6 +133,11 @@ class SecretsWatch:
         """Say whether there is anything to look at."""
         return bool(self._files)
 
+    @property
+    def is_settling(self) -> bool:
+        """Say whether the last look found a new secret that may not be complete."""
+        return any(file.is_settling for file in self._files.values())
+
     def _secret(self, name: str) -> Secret | None:
         return self._files[name].value if name in self._files else self._given[name]
 
@@ -122,11 +145,11 @@ class SecretsWatch:
         secret = self._secret(name)
         return None if secret is None else secret.reveal()
 
-    async def look(self) -> list[str]:
-        """Read all files again, each with a deadline; returns the names of the secrets that changed."""
+    async def look(self, *, stood: float = 0.0) -> list[str]:
+        """Read all files again, as `WatchedFiles.look` does; returns the names of the secrets that changed."""
         # One after the other: what the slower of two readers has found would be taken for the newer.
         async with self._looking:
-            found = await asyncio.gather(*(file.look() for file in self._files.values()))
+            found = await asyncio.gather(*(file.look(stood=stood) for file in self._files.values()))
         changed = [name for name, is_new in zip(self._files, found, strict=True) if is_new]
         for name in changed:
             log.info("secret_changed", setting=name)
@@ -144,9 +167,9 @@ class CaWatch(WatchedFiles[ssl.SSLContext]):
         except files.Unreadable as error:
             raise ValueError(f"The CA file {path} {error}.") from None
 
-    async def look(self) -> bool:
+    async def look(self, *, stood: float = 0.0) -> bool:
         """Read the file again; say whether there is a new `context`."""
-        if changed := await super().look():
+        if changed := await super().look(stood=stood):
             self.context = self.value or self.context
             log.info("ca_changed")
         return changed

@@ -176,6 +176,31 @@ async def test_a_second_secret_is_noticed_while_the_disk_of_the_first_hangs(
         assert await watch.look() == ["login.password"]
 
 
+async def test_a_secret_that_is_being_written_is_taken_once_it_has_stood_for_a_while(secret: Path) -> None:
+    watch = SecretsWatch(load_settings(environ={"CARDCASH_APP_ID_FILE": str(secret)}))
+    await watch.look()
+    for half in ("second", "second-", "second-id"):
+        secret.write_text(half)
+        assert await watch.look(stood=60) == await watch.look(stood=60) == []
+        assert watch.app_id == "first-id"
+    began = time.monotonic()
+    secret.write_text("third-id")
+    while not (changed := await watch.look(stood=0.3)):
+        await asyncio.sleep(0.01)
+    assert (changed, watch.app_id) == (["app_id"], "third-id")
+    assert time.monotonic() - began >= 0.3
+
+
+async def test_a_secret_that_comes_back_has_to_stand_anew(secret: Path) -> None:
+    watch = SecretsWatch(load_settings(environ={"CARDCASH_APP_ID_FILE": str(secret)}))
+    await watch.look()
+    for text in ("sec", "first-id", "sec", "second-id"):
+        secret.write_text(text)
+        assert await watch.look(stood=60) == []
+    assert await watch.look() == ["app_id"], "at once, when it is asked for"
+    assert watch.app_id == "second-id"
+
+
 async def test_an_ended_look_leaves_no_thread_behind(secret: Path) -> None:
     watch = SecretsWatch(load_settings(environ={"CARDCASH_APP_ID_FILE": str(secret)}))
     for _ in range(5):

@@ -58,10 +58,10 @@ async def test_what_has_died_is_named_logged_and_started_again(
 
     works, broken = getattr(owner, method), False
 
-    def sometimes(*arguments: object) -> object:
+    def sometimes(*arguments: object, **named: object) -> object:
         if broken:
             raise ZeroDivisionError
-        return works(*arguments)
+        return works(*arguments, **named)
 
     monkeypatch.setattr(owner, method, sometimes)
     proxy = await start_proxy(
