@@ -40,7 +40,6 @@ _TURNS: Final = 16
 #: Bytes of a body that count as a move of the caller that sends or reads it.
 _MOVING: Final = 1024
 
-
 Phase = IntEnum("Phase", "IDLE HEAD BODY SENDING CLOSED", start=0)
 # Constants of their own: an attribute of an IntEnum costs two look-ups on the hot path.
 _IDLE, _HEAD, _BODY, _SENDING, _CLOSED = Phase
@@ -132,10 +131,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
 
     def usable(self) -> bool:
         """May carry a request now: nothing came since the last answer, not even into the kernel's buffer."""
-        transport = self._transport
-        if self._phase is not _IDLE or transport is None or transport.is_closing():
-            return False
-        return not self._poll.poll(0)
+        return self._phase is _IDLE and self.is_open() and not self._poll.poll(0)
 
     async def silent(self) -> bool:
         """Listen to a connection that was made, or has answered, just now; close it unless it may carry a request.
