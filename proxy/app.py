@@ -325,7 +325,8 @@ class Proxy:
 
     def _store_facts(self) -> dict[str, Any]:
         """What `/status` says of the store itself; never user or password."""
-        store, where = self._store, self._settings.session.store
+        store, trouble = self._store, self.keeper.store_trouble
+        kind, host = str(self._settings.session.store).partition(":")[0], None
         if isinstance(store, OnNetwork):
-            return {"kind": store.kind, "host": store.address, "up": store.is_up, "trouble": store.trouble}
-        return {"kind": str(where).partition(":")[0], "host": None, "up": True, "trouble": None}
+            kind, host = store.kind, store.address
+        return {"kind": kind, "host": host, "up": trouble is None, "trouble": trouble}

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -66,11 +67,15 @@ class StoreUrl:
         return self.password is not None and not self.tls and not self.is_local
 
     def __str__(self) -> str:
-        hosts = ",".join(f"{bracketed(host)}:{port}" for host, port in self.hosts)
         path = f"/{self.master}" if self.master is not None else ""
         path += f"/{self.db}" if self.db else ""
         query = f"?prefix={self.prefix}" if self.prefix != DEFAULT_PREFIX else ""
-        return f"{self.kind}://{hosts}{path}{query}"
+        return f"{self.kind}://{spelled(self.hosts)}{path}{query}"
+
+
+def spelled(hosts: Iterable[tuple[str, int]]) -> str:
+    """Write servers as the URL has them."""
+    return ",".join(f"{bracketed(host)}:{port}" for host, port in hosts)
 
 
 def is_redis(text: str) -> bool:

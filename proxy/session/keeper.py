@@ -47,13 +47,12 @@ once, goes with the anonymous tokens that follow, and ends with the next token t
 another account (two logged in while the store was away), only a login here ends it: nobody is moved silently.
 `refusals`, "app_id" (no renewal begins) and "login" (renewals stay anonymous, and do not take an account that is held), come
 from a renewal or from the store, and end when the secrets change, an operator renews, or another process forgets them.
-Who finds the token of an account gone looks for news for a moment before he makes a session, where there may be some.
-A renewal is begun by one of these and joined by all others; none begins while one runs, a pause lasts, or the application
-id is refused. A changed secret and an operator end pauses; an operator waits for a renewal that began before he asked.
-While a store on other machines cannot be asked, each goes on alone: renewals come after a while and all over the window,
-what they bring is stored later, and no caller logs in unless an account is held already.
-At most one renewal runs among all who share the store, and a caller that leaves cancels nothing. Tokens are compared by
-identity: the clock never decides whether a rejected token is replaced.
+Whoever finds the token of an account gone looks for news of it for a moment first. A renewal is begun by one of these and
+joined by all others; none begins while one runs, a pause lasts, or the application id is refused. A changed secret and an
+operator end pauses; an operator waits for a renewal that began before he asked. While a store on other machines cannot be
+asked, each goes on alone: renewals come after a while and all over the window, what they bring is stored later, and no
+caller logs in unless an account is held already. At most one renewal runs among all who share the store, and a caller that
+leaves cancels nothing. Tokens are compared by identity: the clock never decides whether a rejected token is replaced.
 """
 
 from __future__ import annotations
@@ -350,6 +349,11 @@ class SessionKeeper:
     def pending(self) -> bool:
         """Say whether something is still to be stored."""
         return self.alone or self._obstacles.refusals_unsaved
+
+    @property
+    def store_trouble(self) -> str | None:
+        """What is wrong with the store, in a sentence without a secret."""
+        return self._shared.access.trouble(is_pending=self.pending)
 
     @property
     def waiters(self) -> int:

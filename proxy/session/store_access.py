@@ -21,8 +21,9 @@ class StoreAccess:
     def __init__(self, store: SharedStore, observer: Observer) -> None:
         self.store = store
         self.observer = observer
-        #: What was wrong with the last use.
+        #: What was wrong with the last use, and with the last that wrote.
         self._trouble: Exception | None = None
+        self._unwritten: Exception | None = None
 
     @property
     def is_distant(self) -> bool:
@@ -39,22 +40,35 @@ class StoreAccess:
         """Say whether the last use failed for a reason that does not pass within seconds."""
         return isinstance(self._trouble, StoreUnreachable) and not self._trouble.passes
 
+    def trouble(self, *, is_pending: bool) -> str | None:
+        """Say what is wrong with the store, None: nothing is known. A store can be read that cannot be written.
+
+        `is_pending`: something is still to be written.
+        """
+        error = self._trouble or (self._unwritten if is_pending else None)
+        return None if error is None else _why(error)
+
     async def do(self, operation: str, work: Awaitable[T], *, seconds: float = STORE_DEADLINE) -> T | None:
         """Wait for one use; None when it failed, which the observer is told as `operation`. Raises nothing."""
         try:
             async with asyncio.timeout(seconds):
                 done = await work
         except Exception as error:
-            self._trouble = error
+            self._used(operation, error)
             self.observer.store(operation, "failed", _why(error))
             return None
-        self._trouble = None
+        self._used(operation, None)
         return done
 
     async def done(self, operation: str, work: Awaitable[None]) -> bool:
         """Wait for a use that answers nothing; say whether it was done."""
         await self.do(operation, work)
         return self._trouble is None
+
+    def _used(self, operation: str, trouble: Exception | None) -> None:
+        self._trouble = trouble
+        if operation in ("save", "latch"):
+            self._unwritten = trouble
 
 
 def _why(error: Exception) -> str:

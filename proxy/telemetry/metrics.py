@@ -110,7 +110,7 @@ class Metrics:
         for operation in labels.REDIS_OPERATIONS:
             self.store_seconds.labels(operation)
         self.store_reconnects = counter("store_reconnects_total", "Connections to a Redis after the first.")
-        self.store_up = gauge("store_up", "1 while the session store answers; always for memory:// and file://.")
+        self.store_up = gauge("store_up", "1 while the session store can be used.")
         self.alone = gauge("session_alone", "1 while the held token is not the one in the store.")
         self.identity_lost = counter("session_identity_lost_total", "Logins of callers that were lost.")
         self.refused = gauge("session_latched", "1 while CardCash's refusal of it is not tried again.", "what")

@@ -588,6 +588,51 @@ async def test_what_could_not_be_saved_is_saved_when_the_store_works_again(build
     assert await kept(house) == token.value
 
 
+async def test_what_is_wrong_with_the_store_is_told_while_it_is(build: Build, clock: FakeClock) -> None:
+    class Flaky(BrokenStore):
+        shared = True
+
+    store = Flaky(clock)
+    house = build(store=store, clock=clock)
+    await house.keeper.token()
+    assert house.keeper.store_trouble is None
+    store.broken = ("load",)
+    await house.keeper.catch_up()
+    assert house.keeper.store_trouble == "OSError in the store"
+    store.broken = ()
+    await house.keeper.catch_up()
+    assert house.keeper.store_trouble is None
+
+
+@pytest.mark.parametrize("operation", ["save", "latch"])
+async def test_what_cannot_be_written_is_told_though_the_store_can_be_read(
+    build: Build, clock: FakeClock, operation: str
+) -> None:
+    class Flaky(BrokenStore):
+        shared = True
+
+    store = Flaky(clock, operation)
+    house = build(store=store, clock=clock, credentials=LOGIN)
+    house.calls.on_login.append(SessionRefused("login", "Check it."))
+    token = await house.keeper.token()
+    for _ in range(3):
+        await house.keeper.catch_up()
+        assert house.keeper.store_trouble == "OSError in the store"
+    store.broken = ()
+    await house.keeper.catch_up()
+    await settle()
+    assert house.keeper.store_trouble is None
+    # Nor is what another process has written in its place.
+    store.broken = ("save",)
+    house.keeper.offer(Candidate("refreshed.", 900), sent_with=token)
+    await settle()
+    assert house.keeper.store_trouble is not None
+    clock.advance(1)
+    assert await MemoryStore.save(store, Token("theirs.", clock.now(), 900), replaces=token)
+    await house.keeper.catch_up()
+    assert (house.held.value, house.keeper.store_trouble) == ("theirs.", None)
+
+
 async def test_a_store_that_has_lost_the_token_is_given_it_again(build: Build, clock: FakeClock) -> None:
     class Forgetful(OthersStore):
         empty = False

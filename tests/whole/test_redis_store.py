@@ -204,6 +204,7 @@ async def test_status_log_and_metrics_tell_of_the_store_but_never_of_user_or_pas
         "pending": False,
         "alone": False,
     }
+    assert "hush" not in json.dumps(await status(proxy))
     server.command("ACL", "SETUSER", "hush-user", "resetpass", ">other")
     server.command("CLIENT", "KILL", "TYPE", "normal")
     await proxy.says(lambda out: b"refuses the user or password" in out)

@@ -181,6 +181,29 @@ async def test_a_file_that_others_may_read_is_told_of_once_and_costs_no_request(
     assert all("mode 0644" in event["why"] for event in events)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_file_that_cannot_be_used_is_told_of_as_a_store_that_is_down_until_it_can(
+    start: Start, file: Path, workers: str
+) -> None:
+    proxy = await start(WORKERS=workers)
+    await is_ready(proxy)
+    file.chmod(0o644)
+
+    async def told_at(path: str, words: str) -> str:
+        async with asyncio.timeout(30):
+            while words not in (told := (await fetch("GET", f"http://{proxy.admin}{path}"))[1]):
+                await asyncio.sleep(0.1)
+        return told
+
+    store = json.loads(await told_at("/status", "mode 0644"))["store"]
+    assert (store["kind"], store["host"], store["up"]) == ("file", None, False)
+    await told_at("/metrics", "\ncardcash_proxy_store_up 0.0")
+    await told_at("/", "The session store cannot be used")
+    file.chmod(0o600)
+    await told_at("/metrics", "\ncardcash_proxy_store_up 1.0")
+    await told_at("/", "All is well")
+
+
 async def test_a_corrupt_file_is_told_of_once_and_written_over(simulator: Simulator, start: Start, file: Path) -> None:
     file.write_text('{"version": 1, "entr')
     file.chmod(0o600)

@@ -195,10 +195,6 @@ class StoreWatch(Protocol):
 class OnNetwork(Protocol):
     """What a store on a network tells of itself; never user or password."""
 
-    #: The scheme of its URL, and the server in use.
+    #: The scheme of its URL, and host and port of the server in use, or of those of the URL while none is.
     kind: str
     address: str
-    #: The last use reached it.
-    is_up: bool
-    #: What is wrong with it now, in a sentence.
-    trouble: str | None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from proxy.core.backoff import backoff, full_jitter
+from proxy.core.store_url import spelled
 from proxy.session.stores import StoreUnreachable, StoreWatch
 from proxy.session.stores.redis.connection import Address, Connections, RedisError, Word
 from proxy.session.stores.redis.diagnosis import NO_ANSWER, FailureKind, RedisFailure, failure_of
@@ -76,16 +77,14 @@ class RedisClient:
         self._failed_at = 0.0
         # Until when it is spared, as long as there is trouble.
         self._not_before: dict[Urgency, float] = {}
-        #: The last operation reached Redis.
-        self.up = False
-        #: What is wrong with it now.
+        #: What is wrong with Redis now.
         self.trouble: RedisFailure | None = None
 
     @property
     def address(self) -> str:
-        """The server in use, or the URL's without user and password while none is."""
+        """The server in use, or those of the URL while none is: host and port."""
         current = self._servers.current
-        return str(self._servers.place.url) if current is None else f"{current[0]}:{current[1]}"
+        return spelled(self._servers.place.url.hosts if current is None else (current,))
 
     async def run(self, script: Script[Answer], key: str, arguments: Sequence[Word], urgency: Urgency) -> Answer:
         """Run a script; returns its answer. Raises `RedisUnavailable`."""
@@ -110,7 +109,7 @@ class RedisClient:
                 raise RedisUnavailable(failure) from None
             finally:
                 self._watch.took(script.name, time.monotonic() - began)
-            self._failures, self.up, self.trouble = 0, True, None
+            self._failures, self.trouble = 0, None
             return answer
 
     async def close(self) -> None:
@@ -127,11 +126,9 @@ class RedisClient:
 
     def _failed(self, failure: RedisFailure, began: float) -> None:
         if failure.kind is FailureKind.REFUSED:
-            # Redis is there, and other operations may work.
-            self.up = True
-            return
+            return  # Redis is there, and other operations may work
         now = time.monotonic()
-        self.up, self.trouble = False, failure
+        self.trouble = failure
         if began >= self._failed_at:  # one of two that failed together counts
             self._failures += 1
         self._failed_at = now

@@ -77,24 +77,14 @@ class RedisStore:
         self._has_warned = False
 
     @property
-    def is_up(self) -> bool:
-        """Say whether the last operation reached Redis."""
-        return self._client.up
-
-    @property
     def address(self) -> str:
-        """The server in use, without user and password; the URL's hosts while none is."""
+        """The server in use, by host and port; the URL's while none is."""
         return self._client.address
 
     @property
     def kind(self) -> str:
         """The scheme of the URL."""
         return self._place().url.kind
-
-    @property
-    def trouble(self) -> str | None:
-        """What is wrong with Redis now, in a sentence."""
-        return None if self._client.trouble is None else self._client.trouble.sentence
 
     async def look(self, secrets: str) -> Stored:
         """Read all that is shared."""
