@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.secret import Secret
-from proxy.core.store_url import StoreUrl, is_redis, parse_store_url
+from proxy.core.store_url import StoreUrl, is_redis, parse_store_url, spelled
 from proxy.core.values import Bad
 
 GOOD = {
@@ -140,3 +140,8 @@ def test_whether_it_leaves_this_machine(text: str, local: bool) -> None:
 )
 def test_whether_a_store_is_a_redis(text: str, yes: bool) -> None:
     assert is_redis(text) is yes
+
+
+def test_where_a_redis_is_is_told_by_host_and_port_alone() -> None:
+    url = parse_store_url("rediss+sentinel://user:hush@r.example,[::1]:2/master/3?prefix=x:")
+    assert spelled(url.hosts) == "r.example:26379,[::1]:2"

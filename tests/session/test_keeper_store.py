@@ -588,6 +588,10 @@ async def test_what_could_not_be_saved_is_saved_when_the_store_works_again(build
     assert await kept(house) == token.value
 
 
+def trouble_of(house: House) -> str | None:
+    return house.keeper.store_trouble
+
+
 async def test_what_is_wrong_with_the_store_is_told_while_it_is(build: Build, clock: FakeClock) -> None:
     class Flaky(BrokenStore):
         shared = True
@@ -595,13 +599,13 @@ async def test_what_is_wrong_with_the_store_is_told_while_it_is(build: Build, cl
     store = Flaky(clock)
     house = build(store=store, clock=clock)
     await house.keeper.token()
-    assert house.keeper.store_trouble is None
+    assert trouble_of(house) is None
     store.broken = ("load",)
     await house.keeper.catch_up()
-    assert house.keeper.store_trouble == "OSError in the store"
+    assert trouble_of(house) == "OSError in the store"
     store.broken = ()
     await house.keeper.catch_up()
-    assert house.keeper.store_trouble is None
+    assert trouble_of(house) is None
 
 
 @pytest.mark.parametrize("operation", ["save", "latch"])
@@ -617,20 +621,20 @@ async def test_what_cannot_be_written_is_told_though_the_store_can_be_read(
     token = await house.keeper.token()
     for _ in range(3):
         await house.keeper.catch_up()
-        assert house.keeper.store_trouble == "OSError in the store"
+        assert trouble_of(house) == "OSError in the store"
     store.broken = ()
     await house.keeper.catch_up()
     await settle()
-    assert house.keeper.store_trouble is None
+    assert trouble_of(house) is None
     # Nor is what another process has written in its place.
     store.broken = ("save",)
     house.keeper.offer(Candidate("refreshed.", 900), sent_with=token)
     await settle()
-    assert house.keeper.store_trouble is not None
+    assert trouble_of(house) is not None
     clock.advance(1)
     assert await MemoryStore.save(store, Token("theirs.", clock.now(), 900), replaces=token)
     await house.keeper.catch_up()
-    assert (house.held.value, house.keeper.store_trouble) == ("theirs.", None)
+    assert (house.held.value, trouble_of(house)) == ("theirs.", None)
 
 
 async def test_a_store_that_has_lost_the_token_is_given_it_again(build: Build, clock: FakeClock) -> None:

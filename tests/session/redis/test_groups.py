@@ -128,11 +128,12 @@ class TestCluster:
         async with answering(answer) as port, relay_to(port) as one, relay_to(port) as other:
             relays = one, other
             one.delay = other.delay = 0.9
-            store = replica(f"redis://127.0.0.1:{one.port}").store
+            seeds = f"127.0.0.1:{one.port},localhost:{one.port}"
+            store = replica(f"redis://{seeds}").store
             with pytest.raises(RedisUnavailable, match="did not answer in time"):
                 await store.look(SECRETS)
             assert asked <= 3
-            assert store.address == f"redis://127.0.0.1:{one.port}"
+            assert store.address == seeds
 
     @pytest.mark.parametrize("where", [b"127.0.0.1:99999", b"%b:1" % (b"x" * 300), b"..:1", b"\xff:1"])
     async def test_a_node_that_cannot_be_is_not_tried_forever(

@@ -55,10 +55,9 @@ async def comes_back(one: Replica) -> None:
 class TestNobodyThere:
     async def test_refused(self, replica: Build) -> None:
         one = replica(f"redis://127.0.0.1:{free_port()}")
-        assert (one.store.is_up, one.store.trouble) == (False, None)
         caught = await trouble(one)
         assert (caught.failure.kind, str(caught)) == (FailureKind.DOWN, "Redis cannot be reached: Connection refused")
-        assert (caught.passes, one.store.is_up, one.store.trouble) == (True, False, str(caught))
+        assert caught.passes
 
     async def test_a_name_that_cannot_be_resolved(self, replica: Build) -> None:
         assert "cannot be resolved" in str(await trouble(replica("redis://nobody.invalid")))
@@ -186,7 +185,7 @@ class TestSparing:
             looking.cancel()
             await asyncio.wait({looking})
             assert "did not answer" in str(await trouble(one, Urgency.REQUEST))
-            assert (one.store.is_up, one.seen.operations["login"]) == (False, 0)
+            assert one.seen.operations["login"] == 0
 
     async def test_a_renewal_tries_again_within_half_a_second(self, replica: Build) -> None:
         one = replica(f"redis://127.0.0.1:{free_port()}")
@@ -331,7 +330,7 @@ class TestItSaysNo:
         assert await one.stored() == "one.token."
         server.command("CONFIG", "SET", "maxmemory", "0")
         assert await one.save("two.token.", replaces=token)
-        assert (one.seen.reconnects, one.store.trouble) == (0, None)
+        assert one.seen.reconnects == 0
 
     async def test_too_few_replicas_to_write_to(self, replica: Build, server: Server) -> None:
         server.command("CONFIG", "SET", "min-replicas-to-write", "1")
