@@ -27,8 +27,8 @@ def describe(tls: ssl.SSLObject, now: float) -> tuple[str, str]:
     return detail, f"whoever runs that server has to renew the certificate of {first} soon"
 
 
-def advice(error: ssl.SSLError) -> str:
-    """Say what to do about a handshake that failed."""
+def advice(error: BaseException | None) -> str:
+    """Say what to do about a handshake that failed of this."""
     code = getattr(error, "verify_code", None)
     if code in (_EXPIRED, _NOT_YET):
         return "look at this machine's clock; if it is right, whoever runs that server has to renew its certificate"

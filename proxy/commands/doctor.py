@@ -217,8 +217,7 @@ class _Patient:
                 proxy=self._tunnel,
             )
         except UpstreamUnreachable as error:
-            reason = error.__cause__
-            to_do = certificate.advice(reason) if isinstance(reason, ssl.SSLError) else advice_for_kind(error.kind)
+            to_do = advice_for_kind(error.kind) if error.kind == "proxy" else certificate.advice(error.__cause__)
             return _failed(str(error).partition(";")[0].rstrip("."), to_do)
         self._secured = True
         detail, to_do = certificate.describe(handshake.tls, time.time())

@@ -38,29 +38,29 @@ async def dial(
     Raises:
         UpstreamUnreachable: with kind dns, refused, connect_timeout, tls, unreachable or proxy.
     """
-    # Who is at the other end while it fails: the proxy until the tunnel is open, then CardCash.
-    tunnel: asyncio.Transport | None = None
+    host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
+    failed = partial(error_kinds.connecting, host=host, is_proxy=proxy is not None)
+    reached = partial(error_kinds.connecting if ssl_context is None else error_kinds.securing, host=origin.host)
     try:
         async with asyncio.timeout(timeout):
+            sock = await _socket(host, port)
             if proxy is None:
-                await _direct(connection, origin, ssl_context)
+                failed = reached
+                await _direct(sock, connection, origin, ssl_context)
             else:
-                tunnel = await open_tunnel(await _socket(proxy.host, proxy.port), proxy, origin)
+                failed = partial(error_kinds.tunnelling, proxy=host)
+                tunnel = await open_tunnel(sock, proxy, origin)
+                failed = reached
                 await _through(tunnel, connection, origin, ssl_context)
     except UpstreamUnreachable:
         raise
     except (OSError, UnicodeError) as error:  # TimeoutError, gaierror and SSLError are among them
-        if proxy is not None and tunnel is None:
-            failure = error_kinds.connecting(error, proxy.host, is_proxy=True)
-        else:
-            failure = error_kinds.connecting(error, origin.host)
-            if ssl_context is not None and failure.kind == "unreachable" and isinstance(error, ConnectionError):
-                failure.kind, failure.proxy_status = "tls", "tls_protocol_error"
-        raise failure from error
+        raise failed(error) from error
 
 
-async def _direct(connection: asyncio.BaseProtocol, origin: Origin, ssl_context: ssl.SSLContext | None) -> None:
-    sock = await _socket(origin.host, origin.port)
+async def _direct(
+    sock: socket.socket, connection: asyncio.BaseProtocol, origin: Origin, ssl_context: ssl.SSLContext | None
+) -> None:
     # From here the transport owns the socket, also when this is cancelled.
     await asyncio.get_running_loop().create_connection(
         lambda: connection,

@@ -27,14 +27,22 @@ def unreachable(kind: str, why: str, proxy_status: str) -> UpstreamUnreachable:
 
 
 def connecting(error: BaseException, host: str, *, is_proxy: bool = False) -> UpstreamUnreachable:
-    """Map what DNS, TCP and TLS raise; types of RFC 9209, section 2.3. `is_proxy`: `host` is a proxy on the way."""
+    """Map what DNS and TCP raise; types of RFC 9209, section 2.3. `is_proxy`: `host` is a proxy on the way."""
     failure = _connecting(error, f"the proxy {host}" if is_proxy else host)
     if is_proxy and failure.kind != "connect_timeout":
         failure.kind = "proxy"
     return failure
 
 
-def _connecting(error: BaseException, host: str) -> UpstreamUnreachable:
+def tunnelling(error: BaseException, proxy: str) -> UpstreamUnreachable:
+    """Map what goes wrong after the proxy was reached, but for what it answers."""
+    if isinstance(error, TimeoutError):
+        return unreachable("proxy", f"The proxy {proxy} did not open a tunnel in time", "connection_timeout")
+    return connecting(error, proxy, is_proxy=True)
+
+
+def securing(error: BaseException, host: str) -> UpstreamUnreachable:
+    """Map what goes wrong after the host was reached: TLS."""
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = (error.verify_message or "verification failed").rstrip(".")
         return unreachable("tls", f"The TLS certificate of {host} was not accepted ({reason})", "tls_certificate_error")
@@ -43,6 +51,14 @@ def _connecting(error: BaseException, host: str) -> UpstreamUnreachable:
         return unreachable("tls", f"The TLS handshake with {host} failed ({reason})", "tls_protocol_error")
     if isinstance(error, ssl.CertificateError):
         return unreachable("tls", f"The TLS certificate of {host} was not accepted", "tls_certificate_error")
+    if isinstance(error, TimeoutError):
+        return unreachable("connect_timeout", f"The TLS handshake with {host} took too long", "connection_timeout")
+    if isinstance(error, ConnectionError):
+        return unreachable("tls", f"The TLS handshake with {host} was broken off", "tls_protocol_error")
+    return connecting(error, host)
+
+
+def _connecting(error: BaseException, host: str) -> UpstreamUnreachable:
     if isinstance(error, socket.gaierror | UnicodeError):
         return unreachable("dns", f"The name of {host} could not be resolved", "dns_error")
     if isinstance(error, ConnectionRefusedError):

@@ -74,6 +74,7 @@ async def test_a_connect_that_takes_too_long(connect: Connect, authority: trustm
     up = Upstream(Origin("https", "127.0.0.1", wire.port), ssl_context=client_tls(authority), connect_timeout=0.1)
     error = await refused(up)
     assert (error.kind, error.proxy_status) == ("connect_timeout", "connection_timeout")
+    assert str(error) == "The TLS handshake with 127.0.0.1 took too long; nothing was sent."
     await wire.ended.wait()
     await wire.stop()
 
@@ -350,8 +351,8 @@ async def test_a_proxy_that_does_not_answer_connect_is_named(authority: trustme.
     )
     error = await refused(up)
     await wire.stop()
-    assert error.kind == "connect_timeout"
-    assert str(error) == "No connection to the proxy 127.0.0.1 could be made in time; nothing was sent."
+    assert (error.kind, error.sent) == ("proxy", False)
+    assert str(error) == "The proxy 127.0.0.1 did not open a tunnel in time; nothing was sent."
 
 
 def attempts_at(address: tuple[str, int]) -> int:

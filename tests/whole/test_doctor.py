@@ -182,6 +182,40 @@ async def test_who_speaks_no_tls_is_told(simulator: Simulator) -> None:
     assert "may not speak TLS" in steps["tls"]["advice"]
 
 
+@pytest.mark.parametrize("ends", ["hangs", "closes"])
+async def test_who_is_reached_and_does_not_answer_in_tls_is_no_firewall(ends: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while ends == "hangs" and await reader.read(65536):
+            pass
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        origin = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        steps = await doctor(origin, code=1, CARDCASH_UPSTREAM__CONNECT_TIMEOUT="1s")
+    assert (steps["tcp"]["outcome"], steps["tls"]["outcome"]) == ("ok", "failed")
+    assert "TLS handshake" in steps["tls"]["detail"]
+    assert "may not speak TLS" in steps["tls"]["advice"]
+
+
+async def test_a_proxy_on_the_way_that_does_not_answer_is_told() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            pass
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        proxy = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        environ = {
+            "CARDCASH_UPSTREAM__TRUST_ENV": "true",
+            "HTTPS_PROXY": proxy,
+            "CARDCASH_UPSTREAM__CONNECT_TIMEOUT": "1s",
+        }
+        steps = await doctor("https://cardcash.example", code=1, **environ)
+    assert (steps["tcp"]["outcome"], steps["tls"]["outcome"]) == ("ok", "failed")
+    assert steps["tls"]["detail"] == "The proxy 127.0.0.1 did not open a tunnel in time"
+    assert "HTTPS_PROXY" in steps["tls"]["advice"]
+
+
 SESSION, LOGIN = "/v3/session", "/v3/customers/login"
 
 
