@@ -175,7 +175,7 @@ class Proxy:
         self._bind_gauges(buffered)
         forwarder = self._build_forwarder(buffered)
         self.server = ProxyServer(
-            forwarder,
+            forwarder.serve,
             forwarder.refuse_unparsed,
             most_connections=self._budget.callers,
             most_turned_away=self._budget.spare,

@@ -1,7 +1,7 @@
-"""What one request does, from its first attempt to what its caller is told: one pure generator.
+"""What one request does, from the end of its first attempt to what its caller is told: one pure generator.
 
-`attempts()` yields what is to be done and is told how it went, so every rule about money is tried with `next()` and
-`.send()`, without a loop or a network::
+Nearly always that attempt was `answered()`, and nothing is to be decided. Else `attempts()` yields what is to be done and is
+told how it went, so every rule about money is tried with `next()` and `.send()`, without a loop or a network::
 
     step                 may be answered with
     Send(new_connection) Answered | Rejected | Failed
@@ -120,9 +120,6 @@ class Renew:
 
 Step = Send | Probe | Renew
 
-_FIRST: Final = Send(new_connection=False)
-_ON_A_NEW_CONNECTION: Final = Send(new_connection=True)
-
 
 # How they went
 
@@ -191,40 +188,42 @@ class Deliver:
     counted: str | None = None
 
 
-_AT_ONCE: Final = Deliver()
-_AFTER_A_RENEWAL: Final = Deliver(retried=True, counted="accepted")
+def answered(result: Result, traits: Traits, history: RejectionHistory) -> bool:
+    """Note an answer that is no rejection, which is delivered; False: the attempt ended in another way."""
+    if not isinstance(result, Answered):
+        return False
+    if result.token is not None:
+        history.accepted(result.token, traits.route)
+    return True
 
 
-def attempts(traits: Traits, history: RejectionHistory) -> Generator[Step, Result, Deliver]:
-    """Walk one request through its attempts; see the table above.
+def attempts(first: Result, traits: Traits, history: RejectionHistory) -> Generator[Step, Result, Deliver]:
+    """Walk one request on, whose `first` attempt, on any connection, was not `answered`; see the table above.
 
     Raises `UpstreamError` or `Unavailable`, whose sentences tell the truth about all attempts.
     """
     earlier = Earlier.NONE
-    step = _FIRST
+    result, step = first, Send(new_connection=False)
     failed = False
     rejections = 0
-    while True:
-        result = yield step
-        if isinstance(result, Answered):
-            if result.token is not None:
-                history.accepted(result.token, traits.route)
-            return _AFTER_A_RENEWAL if rejections else _AT_ONCE
+    while not answered(result, traits, history):
         if isinstance(result, Failed):
             if failed or not _is_worth_another(result, traits):
                 raise result.error.after(earlier)
-            failed, step = True, _ON_A_NEW_CONNECTION
+            failed, step = True, Send(new_connection=True)
             if result.error.sent:
                 earlier = Earlier.DOUBT
-            continue
-        assert isinstance(result, Rejected)  # noqa: S101
-        rejections += 1
-        if earlier is not Earlier.DOUBT:
-            # Only the documented wording proves that nothing was processed.
-            earlier = Earlier.REFUSED if result.kind is Rejection.DOCUMENTED else Earlier.DOUBT
-        delivery = yield from _after_rejection(traits, history, result, rejections, earlier)
-        if delivery is not None:
-            return delivery
+        else:
+            assert isinstance(result, Rejected)  # noqa: S101
+            rejections += 1
+            if earlier is not Earlier.DOUBT:
+                # Only the documented wording proves that nothing was processed.
+                earlier = Earlier.REFUSED if result.kind is Rejection.DOCUMENTED else Earlier.DOUBT
+            delivery = yield from _after_rejection(traits, history, result, rejections, earlier)
+            if delivery is not None:
+                return delivery
+        result = yield step
+    return Deliver(retried=True, counted="accepted") if rejections else Deliver()
 
 
 def _after_rejection(

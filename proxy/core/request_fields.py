@@ -61,6 +61,8 @@ class RequestFields:
     user_agent: bool = False
     content_length: int | None = None
     chunked: bool = False
+    #: The line for the upstream that says how the body is framed, with its CRLF.
+    framing: bytes = b""
     #: There is a body with anything in it to read.
     has_body: bool = False
     expects_continue: bool = False
@@ -79,12 +81,6 @@ class RequestFields:
     source: bytes | None = None
     #: Values of the header that `callers.require_header` names; it is never forwarded.
     required: tuple[bytes, ...] = ()
-
-    def framing(self) -> bytes:
-        """The line for the upstream that says how the body is framed, with its CRLF."""
-        if self.chunked:
-            return b"Transfer-Encoding: chunked\r\n"
-        return b"" if self.content_length is None else b"Content-Length: %d\r\n" % self.content_length
 
 
 def is_ours(name: bytes) -> bool:
@@ -163,6 +159,10 @@ def read_request(raw: RawHeaders, *, http_10: bool = False, required: bytes | No
             fields.user_agent = fields.user_agent and b"user-agent" not in names
             fields.content_type = b"" if b"content-type" in names else fields.content_type
     fields.has_body = fields.chunked or bool(fields.content_length)
+    if fields.chunked:
+        fields.framing = b"Transfer-Encoding: chunked\r\n"
+    elif fields.content_length is not None:
+        fields.framing = b"Content-Length: %d\r\n" % fields.content_length
     fields.block = b"".join(lines)
     return fields
 
@@ -212,4 +212,4 @@ def for_upstream(
     """
     agent = b"" if fields.user_agent else user_agent
     kind = _JSON if not fields.content_type and start.startswith(_TYPED) else b""
-    return start, host, id_line, b"\r\n", fields.block, agent, kind, fields.framing()
+    return start, host, id_line, b"\r\n", fields.block, agent, kind, fields.framing

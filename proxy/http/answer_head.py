@@ -13,7 +13,7 @@ from httptools import HttpResponseParser
 
 from proxy.core.answer_fields import AnswerFields
 from proxy.http.chunks import Chunks
-from proxy.http.framing import Counted, Decoder, UntilEnd
+from proxy.http.framing import OVER, Counted, Decoder, UntilEnd
 from proxy.http.heads import HeadReader, InvalidMessage, check_lines, judged
 
 #: Bytes of a head.
@@ -120,13 +120,12 @@ class AnswerReader:
         return self.head is not None and isinstance(self.body, UntilEnd)
 
     def feed_head(self, data: bytes) -> bytes:
-        """Take bytes until `head` is there, return what follows it. Raises `InvalidMessage`."""
+        """Take bytes until `head` is there, return what of them is content. Raises `InvalidMessage`."""
         while data and (found := self._heads.feed(data)) is not None:
             raw, data = found
             head = AnswerHead(raw)
             if head.status >= 200:
-                self._frame(head)
-                return data
+                return self._begin(head, data)
             # We asked for none of them.
             if head.status == 101:
                 raise InvalidMessage("101 without a request for it")
@@ -136,7 +135,7 @@ class AnswerReader:
         return b""
 
     def feed_body(self, data: bytes) -> bytes:
-        """Take what follows the head, return what is content of it. Raises `InvalidMessage`."""
+        """Take more after that, return what is content of it. Raises `InvalidMessage`."""
         content = b""
         if not self.body.done:
             content, data = self.body.feed(data)
@@ -144,15 +143,18 @@ class AnswerReader:
             self.keep_alive = False  # more than an answer
         return content
 
-    def _frame(self, head: AnswerHead) -> None:
-        """Find out how the body is framed (RFC 9112, 6.3, rules 1 and 4 to 8)."""
+    def _begin(self, head: AnswerHead, data: bytes) -> bytes:
+        """Find out how the body is framed (RFC 9112, 6.3, rules 1 and 4 to 8), return what `data` has of it."""
         self.head, self.interim, self.keep_alive = head, 0, head.keep_alive
         chunked, length = head.chunked, head.content_length
         self.has_body = not self.head_only and head.status not in {204, 304}
         if not self.has_body:
             # A body that is announced may come all the same, and later than the next request goes out.
             self.keep_alive = self.keep_alive and not chunked and not length
-            self.body = Counted(0)
+            self.body = OVER
+        elif length == len(data):  # nearly always
+            self.body = OVER
+            return data
         elif length is not None:
             self.body = Counted(length)
         elif chunked:
@@ -160,3 +162,4 @@ class AnswerReader:
         else:
             self.body = UntilEnd()
             self.keep_alive = False
+        return self.feed_body(data) if data else b""

@@ -47,7 +47,19 @@ class UntilEnd:
         return data, b""
 
 
-Decoder = Counted | UntilEnd | Chunks
+class Over:
+    """A body of which all is here."""
+
+    __slots__ = ()
+    done = True
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return what follows its end: all of it."""
+        return b"", data
+
+
+OVER: Final = Over()
+Decoder = Counted | UntilEnd | Chunks | Over
 
 
 def chunk(content: _Content) -> tuple[bytes, _Content, bytes]:

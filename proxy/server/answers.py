@@ -29,7 +29,7 @@ def send_json(exchange: Exchange, status: int, body: object, lines: Sequence[byt
         *connection_lines(exchange),
         b"\r\n",
     ]
-    exchange.send(b"\r\n".join(head) + (b"" if exchange.method == "HEAD" else content))
+    exchange.send((b"\r\n".join(head), b"" if exchange.method == "HEAD" else content))
 
 
 def send_error(exchange: Exchange, error: ProxyError, *, request_id: str) -> None:

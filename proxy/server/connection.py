@@ -235,7 +235,7 @@ class CallerConnection(Flow, asyncio.Protocol):
         self._phase, self.deadline = _HEAD, now + seconds
 
     def _receive_head(self, data: bytes) -> None:
-        raw, began, server = b"", self.has_partial_head, self._server
+        raw, began, server = b"", bool(self.head.begun), self._server
         try:
             found = self.head.feed(data)
             if found is None:

@@ -47,7 +47,7 @@ async def deliver(request: OutgoingRequest) -> None:
             lines.append(b"Content-Length: %d" % length)
         lines += connection_lines(exchange)
         lines.append(b"\r\n")
-        exchange.send(b"\r\n".join(lines), *pieces)
+        exchange.send([b"\r\n".join(lines), *pieces])
         request.record.status = response.status
         del pieces  # or they would be kept until the end of a body that is read slowly
         if has_body and not complete:
@@ -73,5 +73,5 @@ async def _stream(exchange: Exchange, response: Response, *, chunked: bool) -> N
     link = exchange.link
     await response.pour(pass_on_chunk if chunked else exchange.pass_on, link.drained, link.unread)
     if chunked:
-        exchange.send(LAST_CHUNK)
+        exchange.send((LAST_CHUNK,))
     await link.drained()

@@ -166,7 +166,7 @@ class Exchange:
 
     # The answer
 
-    def send(self, *pieces: bytes) -> None:
+    def send(self, pieces: Sequence[bytes]) -> None:
         """Write bytes of the answer. Raises `CallerGone` when there is nobody to read them."""
         if not self.link.write(pieces):
             raise CallerGone

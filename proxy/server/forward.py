@@ -47,7 +47,7 @@ class Forwarder:
         self._failed = failed
         self._logins = Tasks(on_failure=lambda _, __: None)  # whoever waits for it hears of its failure
 
-    async def __call__(self, exchange: Exchange) -> None:
+    async def serve(self, exchange: Exchange) -> None:
         """Serve one request and write its record, whatever happens."""
         record = Record(exchange.method, exchange.link.peer)
         self.guard.enter()
@@ -94,7 +94,7 @@ class Forwarder:
                     self._accounts.answer_login(exchange, record, outcome)
                     return
                 if 200 <= outcome.status < 300:
-                    request.added += self._accounts.stand_in(exchange)
+                    request.added += (*self._accounts.stand_in(exchange),)
             else:
                 await self._sender.answer(request)
         finally:

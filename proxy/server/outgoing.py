@@ -26,6 +26,7 @@ from proxy.core.attempts import (
     Renewed,
     Result,
     Send,
+    answered,
     attempts,
 )
 from proxy.core.content_coding import decode_answer
@@ -102,7 +103,7 @@ class OutgoingRequest:
         #: The last answer that came.
         self.response: Response | None = None
         #: Lines that go down with it besides its own.
-        self.added: list[bytes] = []
+        self.added: tuple[bytes, ...] = ()
 
     def let_go(self) -> None:
         """Discard the last answer, if there is one: it may still hold the only connection."""
@@ -116,12 +117,12 @@ class OutgoingRequest:
         injected = sender.injected
         parts = for_upstream(fields, self.admission.start, injected.host, self.id_line, injected.user_agent)
         if token is None:
-            return b"".join((*parts, b"\r\n"))
+            return b"".join([*parts, b"\r\n"])
         if waited:
             token = self.token = sender.token_at_send(self, token)
         # The id goes with the token it made: while the id rotates, requests go on with the old pair.
         app_id = (token.app_id or injected.app_id()).encode()
-        return b"".join((*parts, b"x-cc-app: ", app_id, b"\r\nAuthorization: ", token.bearer, b"\r\n\r\n"))
+        return b"".join([*parts, b"x-cc-app: ", app_id, b"\r\nAuthorization: ", token.bearer, b"\r\n\r\n"])
 
 
 class _TokenEnded(Exception):
@@ -159,7 +160,25 @@ class Sender:
 
     async def answer(self, request: OutgoingRequest) -> Response:
         """Walk the request through its attempts. Raises `UpstreamError` or `Unavailable`, true of all of them together."""
-        flow = attempts(request.admission.traits, self._history)
+        try:
+            result = await self._send(request, new_connection=False)
+            delivered = answered(result, request.admission.traits, self._history)
+            retried = not delivered and await self._go_on(request, result)
+            response = request.response
+            assert response is not None  # noqa: S101 — it was answered, or there is something to deliver
+            login_refused = self._keeper.login_refused(request.token)
+            if retried or login_refused:
+                request.added += (status_line(renewed=retried, login_refused=login_refused),)
+            return response
+        except BaseException as error:
+            request.let_go()
+            if isinstance(error, NotRepeatable):
+                self._metrics.retries.labels("not_repeatable").inc()
+            raise
+
+    async def _go_on(self, request: OutgoingRequest, first: Result) -> bool:
+        """Do what `attempts` says after the first; returns whether the answer that is delivered needed a renewal."""
+        flow = attempts(first, request.admission.traits, self._history)
         try:
             step = next(flow)
             while True:
@@ -171,12 +190,12 @@ class Sender:
                     result = await self._probe(step)
                 step = flow.send(result)
         except StopIteration as end:
-            return self._annotated(request, end.value)
-        except BaseException as error:
-            request.let_go()
-            if isinstance(error, NotRepeatable):
-                self._metrics.retries.labels("not_repeatable").inc()
-            raise
+            delivery: Deliver = end.value
+            if delivery.counted is not None:
+                self._metrics.retries.labels(delivery.counted).inc()
+            if delivery.retried:
+                request.record.renewed = True
+            return delivery.retried
 
     async def _send(self, request: OutgoingRequest, new_connection: bool) -> Result:
         if request.response is not None:
@@ -285,18 +304,6 @@ class Sender:
     async def _probe(self, step: Probe) -> Probed:
         verdict = await self._keeper.probe(step.token)
         return Probed(verdict, self._keeper.is_replacing(step.token))
-
-    def _annotated(self, request: OutgoingRequest, delivery: Deliver) -> Response:
-        response = request.response
-        assert response is not None  # noqa: S101  # Deliver comes after an answer only
-        if delivery.counted is not None:
-            self._metrics.retries.labels(delivery.counted).inc()
-        if delivery.retried:
-            request.record.renewed = True
-        login_refused = self._keeper.login_refused(request.token)
-        if delivery.retried or login_refused:
-            request.added.append(status_line(renewed=delivery.retried, login_refused=login_refused))
-        return response
 
 
 def _check_same_account(request: OutgoingRequest, before: Token, now: Token | None) -> None:

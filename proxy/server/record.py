@@ -69,8 +69,8 @@ class Record:
             "method": self.method,
             "route": self.route,
             "status": status,
-            "duration_ms": seconds * 100_000 // 1 / 100,
-            "upstream_ms": None if upstream is None else upstream * 100_000 // 1 / 100,
+            "duration_ms": seconds * 100_000.0 // 1.0 / 100.0,
+            "upstream_ms": None if upstream is None else upstream * 100_000.0 // 1.0 / 100.0,
             "attempts": self.attempts,
             "client": self.client or "unix",
         }

@@ -290,7 +290,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
     def _receive_head(self, data: bytes) -> None:
         response, reader, interim = self._response, self._reader, self._reader.interim
         assert response is not None  # noqa: S101 — as there is in every phase that reads an answer
-        rest = reader.feed_head(data)
+        content = reader.feed_head(data)
         head = reader.head
         if head is None:
             self._deadline = self._deadline if reader.interim == interim else self.clock() + self._timeout
@@ -298,7 +298,6 @@ class Connection(Flow, asyncio.BufferedProtocol):
         response.head, response.status, response.has_body = head, head.status, reader.has_body
         if (limit := head.keep_alive_timeout) is not None:
             self.idle_limit = min(self.idle_limit, limit - 1.0)
-        content = reader.feed_body(rest) if rest else b""
         if not reader.body.done:
             if self._upload is not None and response.status >= 300:
                 # The answer is a refusal: the rest of the upload is of no use to anybody.
@@ -316,7 +315,9 @@ class Connection(Flow, asyncio.BufferedProtocol):
         self._take(self._response, self._reader.feed_body(data))
 
     def _take(self, response: Response, content: bytes) -> None:
-        full = content and response.put(content)
+        full = False
+        if content:
+            full = response.put(content) if response.sink is None else not response.sink(content)
         if self._reader.body.done:
             self._complete(response)
             return
@@ -324,6 +325,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
             self._still = None
             self.pause_reading()
         if full or response.buffered:
+            response.sink = None
             response.wake()
 
     def go_on(self, response: Response) -> None:

@@ -34,7 +34,7 @@ class Response(Inflow):
     truncated body never looks complete.
     """
 
-    __slots__ = ("_feeder", "_sink", "_unread", "has_body", "head", "status")
+    __slots__ = ("_feeder", "_unread", "has_body", "head", "sink", "status")
 
     head: AnswerHead
     #: There is one, though perhaps empty.
@@ -45,7 +45,7 @@ class Response(Inflow):
         #: None: the exchange is over.
         self._feeder: Feeder | None = feeder
         #: Takes the pieces instead, as long as it says that it has room for more.
-        self._sink: Callable[[bytes], bool] | None = None
+        self.sink: Callable[[bytes], bool] | None = None
         #: Tells of what was poured and not taken.
         self._unread: Callable[[], int] = int
         #: 0 until the head is in; `head` and `has_body` come with it.
@@ -113,11 +113,11 @@ class Response(Inflow):
             if self._parts:
                 write(self._next())
             else:
-                self._sink = write
+                self.sink = write
                 try:
                     await self._more()
                 finally:
-                    self._sink = None
+                    self.sink = None
             await drained()
 
     def untaken(self) -> int:
@@ -158,16 +158,6 @@ class Response(Inflow):
             self._feeder.go_on(self)
 
     # For the connection.
-
-    def put(self, piece: bytes) -> bool:
-        """Take a piece, at once or until it is read, and then `wake` is to follow. True when reading of the socket should
-        stop."""
-        if self._sink is None:
-            return Inflow.put(self, piece)
-        if self._sink(piece):
-            return False
-        self._sink = None
-        return True
 
     def completed(self) -> None:
         """Mark the answer complete; its request is not."""

@@ -24,6 +24,7 @@ from proxy.core.attempts import (
     Step,
     Traits,
     Verdict,
+    answered,
     attempts,
 )
 from proxy.core.errors import (
@@ -61,13 +62,20 @@ class Walk:
     end: Deliver | ProxyError | None = None
 
     def __post_init__(self) -> None:
-        self._flow: Generator[Step, Result, Deliver] = attempts(self.request, self.history)
-        self.step: Step | None = next(self._flow)
+        self._flow: Generator[Step, Result, Deliver] | None = None
+        self.step: Step | None = Send(new_connection=False)
         self.sends = 1
 
     def told(self, result: Result) -> Walk:
         try:
-            self.step = self._flow.send(result)
+            if self._flow is not None:
+                self.step = self._flow.send(result)
+            elif answered(result, self.request, self.history):
+                self.step, self.end = None, Deliver()
+                return self
+            else:
+                self._flow = attempts(result, self.request, self.history)
+                self.step = next(self._flow)
             self.sends += isinstance(self.step, Send)
         except StopIteration as end:
             self.step, self.end = None, end.value

@@ -32,10 +32,9 @@ def test_every_kind_of_failure_has_its_row_and_no_other() -> None:
 
 
 def _is_sent_again(error: UpstreamError, *, safe: bool) -> bool:
-    flow = attempts(Traits("GET /a", safe=safe, may_buy=False), RejectionHistory())
-    next(flow)
+    flow = attempts(Failed(error), Traits("GET /a", safe=safe, may_buy=False), RejectionHistory())
     try:
-        return isinstance(flow.send(Failed(error)), Send)
+        return isinstance(next(flow), Send)
     except UpstreamError:
         return False
 

@@ -222,9 +222,7 @@ def read(*segments: bytes, head_only: bool = False) -> tuple[int, bytes, bool, b
     reader, content = AnswerReader(), b""
     reader.head_only = head_only
     for segment in segments:
-        rest = reader.feed_head(segment) if reader.head is None else segment
-        if reader.head is not None and rest:
-            content += reader.feed_body(rest)
+        content += reader.feed_head(segment) if reader.head is None else reader.feed_body(segment)
     assert reader.head is not None
     return reader.head.status, content, reader.body.done, reader.keep_alive
 

@@ -39,7 +39,7 @@ class BothWays:
 
     async def _write(self, exchange: Exchange) -> None:
         try:
-            exchange.send(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(20_000_000))
+            exchange.send((b"HTTP/1.1 200 OK\r\n\r\n", bytes(20_000_000)))
             await exchange.link.drained()
             self.ends["answer"] = "taken"
         except (CallerGone, asyncio.CancelledError):
