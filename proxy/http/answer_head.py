@@ -120,7 +120,8 @@ class AnswerReader:
         return self.head is not None and isinstance(self.body, UntilEnd)
 
     def feed_head(self, data: bytes) -> bytes:
-        """Take bytes until `head` is there, return what of them is content. Raises `InvalidMessage`."""
+        """Take bytes until `head` is there, return what of its body came with it: content if `body` is OVER, else it is to
+        be fed to `feed_body` when the status is told: a body may be broken from its beginning. Raises `InvalidMessage`."""
         while data and (found := self._heads.feed(data)) is not None:
             raw, data = found
             head = AnswerHead(raw)
@@ -144,17 +145,17 @@ class AnswerReader:
         return content
 
     def _begin(self, head: AnswerHead, data: bytes) -> bytes:
-        """Find out how the body is framed (RFC 9112, 6.3, rules 1 and 4 to 8), return what `data` has of it."""
+        """Find out how the body is framed (RFC 9112, 6.3, rules 1 and 4 to 8); returns as `feed_head`."""
         self.head, self.interim, self.keep_alive = head, 0, head.keep_alive
         chunked, length = head.chunked, head.content_length
         self.has_body = not self.head_only and head.status not in {204, 304}
         if not self.has_body:
             # A body that is announced may come all the same, and later than the next request goes out.
-            self.keep_alive = self.keep_alive and not chunked and not length
+            self.keep_alive = self.keep_alive and not (chunked or length or data)
             self.body = OVER
-        elif length == len(data):  # nearly always
-            self.body = OVER
-            return data
+            return b""
+        if length == len(data):
+            self.body = OVER  # nearly always
         elif length is not None:
             self.body = Counted(length)
         elif chunked:
@@ -162,4 +163,4 @@ class AnswerReader:
         else:
             self.body = UntilEnd()
             self.keep_alive = False
-        return self.feed_body(data) if data else b""
+        return data

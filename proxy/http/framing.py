@@ -48,7 +48,7 @@ class UntilEnd:
 
 
 class Over:
-    """A body of which all is here."""
+    """A body of which all came with its head, or that there is not. Nothing more is to be fed."""
 
     __slots__ = ()
     done = True

@@ -27,6 +27,7 @@ from typing import ClassVar, Final, Protocol, cast
 from proxy.core.errors import CallerGone
 from proxy.http.answer_head import AnswerReader
 from proxy.http.flow import HIGH, Flow
+from proxy.http.framing import OVER
 from proxy.http.heads import InvalidMessage
 from proxy.upstream import error_kinds
 from proxy.upstream.response import Response
@@ -290,7 +291,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
     def _receive_head(self, data: bytes) -> None:
         response, reader, interim = self._response, self._reader, self._reader.interim
         assert response is not None  # noqa: S101 — as there is in every phase that reads an answer
-        content = reader.feed_head(data)
+        rest = reader.feed_head(data)
         head = reader.head
         if head is None:
             self._deadline = self._deadline if reader.interim == interim else self.clock() + self._timeout
@@ -298,6 +299,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
         response.head, response.status, response.has_body = head, head.status, reader.has_body
         if (limit := head.keep_alive_timeout) is not None:
             self.idle_limit = min(self.idle_limit, limit - 1.0)
+        content = reader.feed_body(rest) if rest and reader.body is not OVER else rest
         if not reader.body.done:
             if self._upload is not None and response.status >= 300:
                 # The answer is a refusal: the rest of the upload is of no use to anybody.

@@ -12,6 +12,7 @@ from httptools import HttpResponseParser
 
 from proxy.http.answer_head import AnswerHead, AnswerReader, check_partial_answer
 from proxy.http.chunks import Chunks
+from proxy.http.framing import OVER
 from proxy.http.heads import InvalidMessage
 
 ODD = Path(__file__).parents[3] / "shared" / "data" / "odd-responses.json"
@@ -222,7 +223,10 @@ def read(*segments: bytes, head_only: bool = False) -> tuple[int, bytes, bool, b
     reader, content = AnswerReader(), b""
     reader.head_only = head_only
     for segment in segments:
-        content += reader.feed_head(segment) if reader.head is None else reader.feed_body(segment)
+        if reader.head is not None:
+            content += reader.feed_body(segment)
+        elif rest := reader.feed_head(segment):
+            content += rest if reader.body is OVER else reader.feed_body(rest)
     assert reader.head is not None
     return reader.head.status, content, reader.body.done, reader.keep_alive
 
