@@ -131,6 +131,18 @@ def test_the_example_uncommented_loads_and_is_the_default(load: Load, write: Wri
     assert replace(settings, app_id_file=None) == load()
 
 
+def test_any_line_of_the_example_uncommented_with_its_group_is_a_valid_file(load: Load, write: Write) -> None:
+    path = write("an-app-id")
+    lines = EXAMPLE.read_text().replace("/run/secrets/cardcash-app-id", str(path)).splitlines()
+    group = 0
+    for number, line in enumerate(lines):
+        if number < 8 or not re.match(r"# (?! *#)", line):
+            continue
+        group = group if line.startswith("#  ") else number
+        shown = [text.removeprefix("# ") if n in (group, number) else text for n, text in enumerate(lines)]
+        load("\n".join(shown), APP_ID="" if "app_id_file" in line else "an-app-id")
+
+
 def test_the_example_has_every_setting_and_no_other() -> None:
     paths = list(leaf_paths(yaml.safe_load(uncommented())))
     assert [path for path in leaves() if path not in IN_NOTES] == paths
