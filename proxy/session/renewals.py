@@ -175,7 +175,7 @@ class Renewals:
             elif entered.turn is Turn.GRANTED:
                 if time() >= news_until:
                     return None
-                await asyncio.sleep(wait)  # with the right, which is granted again
+                await asyncio.sleep(min(wait, news_until - time()))  # with the right, which is granted again
                 wait *= 2
 
     async def _call(self, renewal: Renewal, *, tries: int) -> Token | Failure | None:
