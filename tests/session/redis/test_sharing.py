@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -145,6 +146,11 @@ async def test_a_wire_that_is_cut_leaves_no_right_behind(replica: Build, server:
         assert await one.enters() is Turn.GRANTED
         relay.cut_after = 0
         await one.store.leave(Right.RENEWAL)
+    assert server.command("KEYS", "*") == []
+
+
+async def test_a_probe_tells_the_time_of_redis_and_leaves_nothing_there(replica: Build, server: Server) -> None:
+    assert await replica(server).store.probe() == pytest.approx(time.time(), abs=60)
     assert server.command("KEYS", "*") == []
 
 
