@@ -13,7 +13,7 @@ from proxy.core.dialect import Candidate
 from proxy.session.keeper import SessionKeeper
 from proxy.session.stores import Turn
 from tests.session.redis.conftest import Build
-from tests.session.redis.replicas import RedisClock, place_of
+from tests.session.redis.replicas import SECRETS, RedisClock, place_of
 from tests.session.redis.servers import Server
 from tests.session.redis.test_herd import CardCash, keeper_on
 
@@ -104,6 +104,7 @@ async def test_what_is_older_than_what_was_seen_is_not_there_and_whoever_has_a_n
         assert await other.stored() == "two.token."
         put_back()
         assert [await one.stored(), await other.stored()] == [None, None]
+        assert not (await one.store.look(SECRETS)).is_foreign
         assert (one.seen.warnings, other.seen.warnings) == ([], [])
         assert await other.store.save(second, replaces=None)
         assert await one.stored() == "two.token."

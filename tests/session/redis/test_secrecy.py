@@ -96,6 +96,7 @@ async def test_what_was_changed_is_not_there_and_is_told_of_once(
     assert [await other.stored() for _ in range(3)] == [None] * 3
     assert len(other.seen.warnings) == 1
     assert "session.store_secret" in other.seen.warnings[0]
+    assert (await other.store.look(SECRETS)).is_foreign
     assert await other.enters() is Turn.GRANTED
 
 
@@ -125,6 +126,8 @@ async def test_a_token_of_another_binding_cannot_be_put_in_its_place(replica: Bu
     (theirs,) = set(server.command("KEYS", "*")) - {mine}
     server.command("COPY", theirs, mine, "REPLACE")
     assert await replica(server).stored() is None
+    other.binding = one.binding  # not even in front of who has seen it in its own
+    assert await other.stored() is None
 
 
 async def test_what_cannot_be_read_is_replaced_by_whoever_renews_only(replica: Build, server: Server) -> None:

@@ -149,6 +149,13 @@ async def test_a_wire_that_is_cut_leaves_no_right_behind(replica: Build, server:
     assert server.command("KEYS", "*") == []
 
 
+async def test_a_token_and_no_token_are_nothing_foreign(replica: Build, server: Server) -> None:
+    one = replica(server)
+    assert not (await one.store.look(SECRETS)).is_foreign
+    await one.save()
+    assert not (await one.store.look(SECRETS)).is_foreign
+
+
 async def test_a_probe_tells_the_time_of_redis_and_leaves_nothing_there(replica: Build, server: Server) -> None:
     assert await replica(server).store.probe() == pytest.approx(time.time(), abs=60)
     assert server.command("KEYS", "*") == []

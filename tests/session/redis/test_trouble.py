@@ -216,13 +216,29 @@ class TestSparing:
             pauses.append(now - began)
         assert pauses == [1, 2, 4, 8, 10, 10]
 
-    async def test_an_answer_ends_it_for_all(self, replica: Build, own_server: Server) -> None:
+    async def test_an_answer_ends_it_for_all(
+        self, replica: Build, own_server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 1000.0
+        clock = SimpleNamespace(monotonic=lambda: now)
+        monkeypatch.setattr("proxy.session.stores.redis.client.time", clock)
         one = replica(own_server)
         own_server.kill()
+        for _ in range(3):
+            await trouble(one)
+            now += 60
         await trouble(one)
         own_server.start()
-        await comes_back(one)
+        now += 2  # longer than a look is spared, not than a request is
+        assert "Connection refused" in str(await trouble(one, Urgency.REQUEST))
+        await one.store.look(SECRETS)
+        assert (one.store.is_up, one.store.trouble) == (True, None)
         assert await one.store.take_login_turn()
+        own_server.kill()
+        for tried in (2, 3):  # the pause is the first one again
+            await trouble(one, Urgency.REQUEST)
+            assert one.seen.operations["login"] == tried
+            now += 1
 
 
 class TestItSaysNo:
@@ -328,7 +344,7 @@ class TestItSaysNo:
         server.command("CONFIG", "SET", "maxmemory", "1")
         with pytest.raises(RedisUnavailable, match="out of memory") as caught:
             await one.save("two.token.", replaces=token)
-        assert caught.value.failure.kind is FailureKind.REFUSED
+        assert (caught.value.failure.kind, one.store.is_up) == (FailureKind.REFUSED, True)
         assert await one.stored() == "one.token."
         server.command("CONFIG", "SET", "maxmemory", "0")
         assert await one.save("two.token.", replaces=token)

@@ -132,9 +132,7 @@ class RedisStore:
         if verdict != "saved":
             return False
         self._newest[vault.id] = seen.sealed.stored
-        self._in_place = _Nothing()
-        if binding == self._binding():
-            self._last = seen
+        self._in_place, self._last = _Nothing(), seen
         return True
 
     async def failed(self, seconds: float) -> None:
