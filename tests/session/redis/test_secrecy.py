@@ -111,6 +111,17 @@ async def test_other_nonsense_does_no_harm(replica: Build, server: Server, name:
     assert await one.stored() == "two.token."
 
 
+async def test_what_cannot_be_read_again_is_told_of_again(replica: Build, server: Server) -> None:
+    one, other = replica(server), replica(server)
+    for value in ("one.token.", "two.token."):
+        assert await one.enters(forced=True) is Turn.GRANTED
+        assert await one.save(value)
+        assert await other.stored() == value
+        change(server, "blob", "x")
+        assert [await other.stored(), await one.stored()] == [None, None]
+    assert len(other.seen.warnings) == 2
+
+
 async def test_a_birth_in_the_future_makes_no_life_longer(replica: Build, server: Server) -> None:
     one, other = replica(server), replica(server)
     await one.save()
@@ -142,14 +153,20 @@ async def test_what_cannot_be_read_is_replaced_by_whoever_renews_only(replica: B
     assert await replica(server).stored() == "two.token."
 
 
-@pytest.mark.parametrize("how", ["left", "failed"])
-async def test_who_has_given_the_right_back_replaces_nothing_that_cannot_be_read(
+@pytest.mark.parametrize("how", ["left", "failed", "lost"])
+async def test_who_has_the_right_no_longer_replaces_nothing_that_cannot_be_read(
     replica: Build, server: Server, how: str
 ) -> None:
     one = replica(server)
     await one.save()
     assert await one.enters(forced=True) is Turn.GRANTED
-    await (one.store.leave(Right.RENEWAL) if how == "left" else one.store.failed(0))
+    if how == "left":
+        await one.store.leave(Right.RENEWAL)
+    elif how == "failed":
+        await one.store.failed(0)
+    else:
+        server.command("HDEL", the_key(server), "renewal")
+        assert not await one.store.extend(Right.RENEWAL)
     change(server, "blob", "x")
     assert await one.stored() is None
     assert not await one.save("two.token.")
