@@ -308,8 +308,6 @@ class Connection(Flow, asyncio.BufferedProtocol):
                 self._upload = None
             self._phase, self._deadline = _BODY, self.clock() + self._timeout
         self._take(response, content)
-        if not response.complete:
-            response.wake()
 
     def _receive_body(self, data: bytes) -> None:
         assert self._response is not None  # noqa: S101 — there is one in every phase that reads an answer
@@ -317,16 +315,14 @@ class Connection(Flow, asyncio.BufferedProtocol):
         self._take(self._response, self._reader.feed_body(data))
 
     def _take(self, response: Response, content: bytes) -> None:
-        full = False
-        if content:
-            full = response.put(content) if response.sink is None else not response.sink(content)
+        full = bool(content) and (response.put(content) if response.sink is None else not response.sink(content))
         if self._reader.body.done:
             self._complete(response)
             return
         if full and not self.paused:
             self._still = None
             self.pause_reading()
-        if full or response.buffered:
+        if full or response.sink is None:
             response.sink = None
             response.wake()
 
