@@ -373,6 +373,18 @@ async def test_a_login_that_met_the_edge_is_tried_again_but_not_after_429(calls:
     assert len(server.requests) == tries
 
 
+@pytest.mark.parametrize("call", ["session", "login"])
+async def test_nothing_is_tried_again_of_which_nobody_would_hear(calls: Call, call: str) -> None:
+    until = asyncio.get_running_loop().time()
+    async with serving(BAD["503"]) as server:
+        made = calls(server.url, fraction=lambda: 1.0)
+        with pytest.raises(SessionOutage, match="with 503"):
+            await (
+                made.session(tries=3, until=until) if call == "session" else made.login(held(), tries=3, until=until)
+            )
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize(
     "first", [CLOSE, answer("502 Bad Gateway"), b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nBREAK"]
 )
