@@ -21,7 +21,7 @@ _OF_KINDS: Final = {
     "unreachable": "see that this machine may connect there (firewall, egress policy, route)",
     "connect_timeout": "see that this machine may connect there (firewall, egress policy, route)",
     "tls": "check upstream.origin and upstream.ca_file",
-    "proxy": "check HTTPS_PROXY, and that this proxy lets us through to CardCash; or upstream.trust_env",
+    "proxy": "check HTTPS_PROXY and upstream.trust_env, and that this proxy lets us through to CardCash",
     "invalid": _OTHER,
     "head_timeout": "CardCash is slow or down",
     "body_timeout": "CardCash is slow or down",
