@@ -264,6 +264,11 @@ class StoreContract:
             assert entered.stored.token.value == "two.token."
         assert (await enter(make(), theirs)).turn is Turn.GRANTED
 
+    async def test_whoever_asks_to_renew_is_told_what_was_refused_of_his_secrets(self, make: Make) -> None:
+        await make().refuse({"login": "Check it."}, "secrets")
+        stored = (await enter(make())).stored
+        assert (stored.refusals, stored.refuses_others) == ({"login": "Check it."}, False)
+
     async def test_news_comes_before_the_right_and_without_it(self, make: Make, clock: FakeClock) -> None:
         async with held(make()):
             await make().save(self.token(clock), replaces=None)

@@ -60,12 +60,9 @@ class RedisUnavailable(StoreUnreachable):
 class RedisClient:
     """Runs scripts, for one process and event loop. `place` is asked each time: files change. `close` must be called."""
 
-    def __init__(
-        self, place: Callable[[], Place], *, watch: StoreWatch, fraction: Callable[[], float] = random.random
-    ) -> None:
+    def __init__(self, place: Callable[[], Place], *, watch: StoreWatch) -> None:
         self._place = place
         self._watch = watch
-        self._fraction = fraction
         self._servers = Servers(place())
         self._connections = Connections(self._connected)
         self._has_connected = False
@@ -135,11 +132,11 @@ class RedisClient:
         if failure.kind is FailureKind.DENIED:
             self._not_before = dict.fromkeys(Urgency, now + _DENIED_FOR)
             return
-        look = full_jitter(self._failures, first=0.1, cap=1.5, fraction=self._fraction())
+        part = random.random()  # noqa: S311 - spreads, guards nothing
         self._not_before = {
             Urgency.REQUEST: now + backoff(self._failures, first=1.0, cap=10.0),
-            Urgency.LOOK: now + look,
-            Urgency.RENEWAL: now + 0.1 + 0.4 * self._fraction(),
+            Urgency.LOOK: now + full_jitter(self._failures, first=0.1, cap=1.5, fraction=part),
+            Urgency.RENEWAL: now + 0.1 + 0.4 * part,
         }
 
     def _follow_place(self) -> None:
