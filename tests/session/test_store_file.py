@@ -395,6 +395,7 @@ async def test_a_corrupt_file_is_empty_warned_of_once_and_overwritten(shop: Shop
     assert await store.save(shop.token(), replaces=None)
     assert await value(store) == "one.token."
     assert len(shop.warnings) == 1
+    assert "session.store is corrupt" in shop.warnings[0]
 
 
 async def test_a_file_that_is_corrupt_again_is_warned_of_again(shop: Shop) -> None:
@@ -528,6 +529,25 @@ async def test_a_disk_that_hangs_holds_up_neither_the_loop_nor_those_who_ask_for
     assert await looking is None
     async with held(store):
         pass
+
+
+async def test_closing_does_not_wait_for_a_disk_that_hangs(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, hangs, ended = threading.Event(), threading.Event(), []
+    opened = os.open
+
+    def hang(*how: Any) -> int:
+        hangs.set()
+        ended.append(go.wait(20))
+        return opened(*how)
+
+    monkeypatch.setattr(os, "open", hang)
+    store = shop.store()
+    looking = asyncio.create_task(load(store))
+    await asyncio.to_thread(hangs.wait, 20)
+    await store.close()
+    assert ended == []
+    go.set()
+    await looking
 
 
 async def test_one_thing_at_a_time_is_done_with_the_disk(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

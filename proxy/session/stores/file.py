@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, TypeVar, TypeVarTuple
 
 from proxy.clock import Clock
 from proxy.core.token import Moment, Token
@@ -37,7 +37,7 @@ from proxy.session.stores.entries import (
 from proxy.session.stores.file_right import FileRight, LockFile, Sign
 from proxy.session.stores.fingerprints import Fingerprints, fingerprint_of
 
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 
 #: The files beside the one with the entries.
@@ -172,13 +172,12 @@ class FileStore:
                 self._worker.submit(right.leave)
         self._worker.shutdown(wait=False)
 
-    async def _in_thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, lambda: work(*arguments, **named))
+    async def _in_thread(self, work: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work, *arguments)
 
-    async def _run(self, work: Callable[P, tuple[T, bool]], *arguments: P.args, **named: P.kwargs) -> T:
+    async def _run(self, work: Callable[[*Ts], tuple[T, bool]], *arguments: *Ts) -> T:
         """Do some work on the file; warn of one that is unsound, once, until it was sound again."""
-        result, is_sound = await self._in_thread(work, *arguments, **named)
+        result, is_sound = await self._in_thread(work, *arguments)
         if self._is_sound and not is_sound:
             self._warn("the file of session.store is corrupt; what cannot be read of it counts as not there")
         self._is_sound = is_sound

@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 
 from proxy.core.secret import Secret
+from proxy.session.stores.redis.client import RedisUnavailable
 from proxy.session.stores.redis.connection import RedisError
 from proxy.session.stores.redis.servers import NoMaster, Servers
+from tests.session.redis.conftest import Build
 from tests.session.redis.raw import answering
 from tests.session.redis.replicas import place_of
 from tests.session.redis.servers import free_port
@@ -118,6 +120,17 @@ async def test_what_a_sentinel_refuses_is_told(sentinels: Sentinels, said: bytes
     with pytest.raises(RedisError) as caught:
         await (await sentinels.say(said)).find()
     assert caught.value.code == code
+
+
+async def test_a_master_that_is_gone_is_not_tried_again_because_the_next_sentinel_names_it_too(
+    replica: Build, sentinels: Sentinels
+) -> None:
+    port = b"%d" % free_port()
+    names = b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%b\r\n" % (len(port), port)
+    servers = await sentinels.say(names, names, names)
+    with pytest.raises(RedisUnavailable, match="Connection refused"):
+        await replica(servers.place).stored()
+    assert sentinels.turns() == [0, 1]
 
 
 async def test_a_sentinel_learns_its_own_password_and_nothing_of_redis(sentinels: Sentinels) -> None:
