@@ -38,6 +38,8 @@ SINGLY = (
     "tests/settings/test_every_setting.py",
     "tests/whole/",
 )
+#: Of those, files whose tests do start something together.
+TOGETHER = ("tests/whole/test_completion.py",)
 
 
 def file_of(nodeid: str) -> str:
@@ -59,7 +61,8 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
         super().__init__(config, log)
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid if nodeid.startswith(SINGLY) else file_of(nodeid)
+        alone = nodeid.startswith(SINGLY) and not nodeid.startswith(TOGETHER)
+        return nodeid if alone else file_of(nodeid)
 
     def _reschedule(self, node: WorkerController) -> None:
         """Let a worker that came in place of another collect first, when one more of them is ready before it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.house.pages import ROOT
-from tests.spread import FIRST, SINGLY
+from tests.spread import FIRST, SINGLY, TOGETHER
 
 CONFTEST = """
 import os
@@ -78,6 +78,6 @@ def test_a_test_that_hangs_fails_once_and_all_others_are_run_by_the_worker_of_th
         assert len({worker for worker, nodeid in ran if nodeid.startswith(f"test_{name}.py")}) == 1
 
 
-@pytest.mark.parametrize("file", sorted({*FIRST, *SINGLY}))
+@pytest.mark.parametrize("file", sorted({*FIRST, *SINGLY, *TOGETHER}))
 def test_what_is_begun_first_or_spread_is_there(file: str) -> None:
     assert (ROOT / file).exists()
