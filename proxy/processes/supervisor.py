@@ -251,6 +251,7 @@ class Supervisor:
         """Let a worker that has died be started again; one that could not start the first time is the end of all."""
         now = time.monotonic()
         pid, one.pid = one.pid, None
+        self._write_state()  # first: who reads the log and asks is told the same
         by = signal.Signals(-status).name if status is not None and status < 0 else None
         if self._ends_at is None and one.up_at is None and not one.restarts:
             self._code = status if status == BAD_USAGE else FAILED
@@ -264,7 +265,6 @@ class Supervisor:
             log.warning(
                 "worker_died", worker=one.worker, pid=pid, restart_in=pause, status=status, advice=advice, **more
             )
-        self._write_state()
 
     def _look(self) -> None:
         """Kill a worker that is stuck, or that has not ended in time.

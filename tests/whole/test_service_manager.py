@@ -295,7 +295,10 @@ fork = os.fork
 def early():
     os.kill(os.getpid(), signal.SIGTERM)
     os.fork = fork
-    return fork()
+    pid = fork()
+    if not pid:  # this worker is not up before the supervisor has heard of the stop, and told it
+        os.kill(os.getpid(), signal.sigwait({signal.SIGTERM}))
+    return pid
 os.fork = early
 from proxy.cli import main
 sys.exit(main(["serve"]))
