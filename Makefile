@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # More workers than two cores: much of the suite waits. See tests/spread.py.
-SPREAD := -n 7 --dist loadfile
+SPREAD := -n 6 --dist loadfile
 ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
 
 .DEFAULT_GOAL := help

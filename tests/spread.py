@@ -1,4 +1,4 @@
-"""How pytest-xdist spreads the tests over its workers: `pytest -n 7 --dist loadfile`.
+"""How pytest-xdist spreads the tests over its workers: `pytest -n 6 --dist loadfile`.
 
 A file is one piece of work, so that what its fixtures start (a browser, a Prometheus, an image, namespaces) is started once.
 The tests of long files that start nothing in common are pieces of their own. What takes longest is begun first.

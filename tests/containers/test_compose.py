@@ -280,5 +280,6 @@ def test_a_proxy_that_is_started_again_goes_on_with_its_session(compose: Compose
     until(lambda: not compose.healthy("proxy"), compose.sandboxes["proxy"].log)
     compose.start_again("proxy")
     until(lambda: compose.healthy("proxy"), compose.sandboxes["proxy"].log)
-    assert '"reason":"start","result":"ok"' in compose.sandboxes["proxy"].log()
-    assert '"source":"store"' in compose.sandboxes["proxy"].log()
+    # It says so a moment after its admin port answers.
+    until(lambda: '"source":"store"' in compose.sandboxes["proxy"].log(), compose.sandboxes["proxy"].log)
+    assert compose.sandboxes["proxy"].log().count('"reason":"start","result":"ok"') == 1
