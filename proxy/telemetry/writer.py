@@ -26,6 +26,8 @@ _WRITE_AFTER: Final = 0.02
 LAST_SECONDS: Final = 5.0
 _LAST_WORD: Final = 1.0
 _LOOK_AGAIN: Final = 0.005
+#: Between two turns: a lock that is given up and taken again at once goes past those who wait for it (flock has no queue).
+_BETWEEN_TURNS: Final = 0.0002
 
 
 class LogWriter:
@@ -128,6 +130,7 @@ class LogWriter:
         finally:
             if self._turn is not None:
                 fcntl.flock(self._turn, fcntl.LOCK_UN)
+                time.sleep(_BETWEEN_TURNS)
 
 
 def _batches(lines: list[bytes]) -> Iterator[list[bytes]]:
