@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import Final
 
 from proxy.core.path_readings import Reading, Route
+
+_FORMAT: Final = re.compile(r"\.[a-z][a-z0-9]*\Z")
 
 
 class _Glob:
@@ -81,15 +85,25 @@ class Rule:
         return cls(allow, frozenset(m.upper() for m in methods), path, _Glob(glob), not re.match(r"/v[0-9]", glob))
 
     def matches(self, method: str, route: Route) -> bool:
-        """Match the way that is safe: a deny if any reading of the path matches, an allow only if all do."""
+        """Match the way that is safe: a deny if any reading of the path matches, an allow only if all do.
+
+        For a deny `/orders.json` may be `/orders` as well, as some servers read it.
+        """
         if self.methods and method not in self.methods:
             return False
         if route.unreadable:
             return not self.allow
-        return (all if self.allow else any)(map(self._matches_reading, route.readings))
+        if self.allow:
+            return all(map(self._matches_reading, route.readings))
+        formats = (_without_format(reading) for reading in route.readings if "." in reading.view)
+        return any(map(self._matches_reading, chain(route.readings, formats)))
 
     def _matches_reading(self, reading: Reading) -> bool:
         return self._glob.matches(reading.view) or (self._any_version and self._glob.matches(reading.plain))
+
+
+def _without_format(reading: Reading) -> Reading:
+    return Reading(*(_FORMAT.sub("", each) for each in reading))
 
 
 def allowed(rules: Sequence[Rule], method: str, route: Route) -> bool:

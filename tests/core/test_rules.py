@@ -321,6 +321,18 @@ def test_a_deny_sees_through_dots_and_spaces_around_segments(path: str) -> None:
     assert not passes([deny("/v3/wallets/*/secure-data")], path)
 
 
+@pytest.mark.parametrize("end", [".json", ".JSON", "%2ejson", ".json%20", ".json;x", ".html?x=1"])
+def test_a_deny_sees_through_a_format_at_the_end(end: str) -> None:
+    path = (SECURE + end).partition("?")[0]
+    assert not passes([deny("/v3/wallets/*/secure-data")], path)
+    assert not passes([deny("/wallets/*/secure-data")], path)
+
+
+def test_a_format_at_the_end_is_no_reason_against_an_allow() -> None:
+    assert passes([allow("/lists/*.json"), deny("/**")], "/v3/lists/a.json")
+    assert not passes([allow("/lists"), deny("/**")], "/v3/lists.json")
+
+
 @pytest.mark.parametrize("end", ["%3f", "%3fx", "%3Fx/y", "%23", "%23a/../b", "%253fx", "%2523", ".%3fx", ";a%3fx"])
 def test_a_deny_sees_through_a_coded_end_of_the_path(end: str) -> None:
     assert not passes([deny("/v3/wallets/*/secure-data")], SECURE + end)
