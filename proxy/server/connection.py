@@ -79,7 +79,6 @@ class CallerConnection(Flow, asyncio.Protocol):
         "_ahead",
         "_body_due",
         "_drain_due",
-        "_fresh",
         "_idle_since",
         "_last",
         "_moved",
@@ -90,6 +89,7 @@ class CallerConnection(Flow, asyncio.Protocol):
         "_unwritten",
         "deadline",
         "exchange",
+        "fresh",
         "head",
         "local",
         "peer",
@@ -113,7 +113,7 @@ class CallerConnection(Flow, asyncio.Protocol):
         #: When more of a body must have come, and when the caller must have taken more of an answer.
         self._body_due = self._drain_due = inf
         #: No request has come yet.
-        self._fresh = True
+        self.fresh = True
         #: The fields of the last request.
         self._last: RequestFields | None = None
         #: When the last answer was out, or the first byte of a head came.
@@ -180,7 +180,7 @@ class CallerConnection(Flow, asyncio.Protocol):
         has brought half a head has its usual time for the rest."""
         if not self.is_idle or self.has_partial_head:
             return
-        if self._fresh and patient:
+        if self.fresh and patient:
             self._server.loop.call_later(_FIRST_REQUEST, partial(self.close_if_idle, patient=False))
         else:
             self.close()
@@ -247,7 +247,7 @@ class CallerConnection(Flow, asyncio.Protocol):
         except ProxyError as error:
             self._refuse(error, raw or bytes(self.head.begun))
             return
-        self._last, self._fresh = fields, False
+        self._last, self.fresh = fields, False
         exchange = self.exchange = Exchange(self, server.loop, method, target, fields)
         self._phase, self.deadline = _SERVING if exchange.body is None else _BODY, inf
         if server.draining:

@@ -97,7 +97,7 @@ class ProxyServer:
             return False
         for other in self._connections:
             if other.idle_for(now) >= IDLE_ENOUGH:
-                if other.has_partial_head:
+                if other.fresh or other.has_partial_head:
                     del self._connections[other]
                     self._turn_away(other, _too_many())
                 else:

@@ -212,6 +212,20 @@ async def test_a_caller_between_two_requests_keeps_its_place_and_one_that_is_idl
     assert await idle.ended() == b""
 
 
+async def test_who_makes_room_before_its_first_request_is_told_so(
+    upstream: RawUpstream, start_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy_port, "IDLE_ENOUGH", 0.0)
+    proxy = await start_proxy(LIMITS__CONNECTIONS="1")
+    slow_starter = await proxy.caller()
+    await until(lambda: proxy.proxy.server.connections)
+    caller = await proxy.caller()
+    assert (await caller.ask(proxy.request("GET /a"))).status == 200
+    got = await slow_starter.answer()
+    assert (got.status, got.code) == (503, "overloaded")
+    assert await slow_starter.ended() == b""
+
+
 async def test_who_has_half_a_head_in_when_the_proxy_stops_is_served(upstream: RawUpstream, proxy: Running) -> None:
     caller = await proxy.caller()
     assert (await caller.ask(proxy.request("GET /a"))).status == 200
