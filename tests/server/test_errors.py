@@ -342,7 +342,7 @@ async def test_more_in_flight_than_allowed_is_503_overloaded(upstream: RawUpstre
 
 
 async def test_no_free_connection_in_time_is_503_overloaded(upstream: RawUpstream, start_proxy: StartProxy) -> None:
-    proxy = await start_proxy(UPSTREAM__MAX_CONNECTIONS="1", UPSTREAM__CONNECT_TIMEOUT="0.2")
+    proxy = await start_proxy(UPSTREAM__MAX_CONNECTIONS="1", UPSTREAM__CONNECT_TIMEOUT="0.6")
     go = asyncio.Event()
 
     async def slow(peer: Peer) -> None:

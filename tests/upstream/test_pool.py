@@ -173,7 +173,7 @@ async def test_no_free_connection_in_time_is_overloaded(connect: Connect) -> Non
         await peer.send(OK)
         await peer.gone()
 
-    wire, up = await connect(script, max_connections=1, connect_timeout=0.05)
+    wire, up = await connect(script, max_connections=1, connect_timeout=0.4)
     first = asyncio.create_task(up.send(method="GET", head=GET))
     await until(lambda: wire.requests)
     with pytest.raises(Overloaded):
