@@ -52,6 +52,12 @@ async def comes_back(one: Replica) -> None:
                 await asyncio.sleep(0.05)
 
 
+@pytest.fixture
+def a_moment_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing takes long and pauses do not end by themselves, however slow the machine is."""
+    monkeypatch.setattr("proxy.session.stores.redis.client.time", SimpleNamespace(monotonic=lambda: 1000.0))
+
+
 class TestNobodyThere:
     async def test_refused(self, replica: Build) -> None:
         one = replica(f"redis://127.0.0.1:{free_port()}")
@@ -146,11 +152,6 @@ class TestNobodyThere:
 
 class TestSparing:
     """After a failure nobody waits; how long not even a try is made depends on who asks."""
-
-    @pytest.fixture
-    def a_moment_lasts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Pauses do not end by themselves, however slow the machine is."""
-        monkeypatch.setattr("proxy.session.stores.redis.client.time", SimpleNamespace(monotonic=lambda: 1000.0))
 
     @pytest.mark.usefixtures("a_moment_lasts")
     async def test_a_request_does_not_wait_for_what_failed_a_moment_ago(self, replica: Build, server: Server) -> None:
@@ -467,6 +468,7 @@ class TestTheWire:
             assert relay.connections == 2
             assert await one.stored() == "two.token."
 
+    @pytest.mark.usefixtures("unhurried", "a_moment_lasts")
     async def test_no_answer_is_taken_for_anothers_however_calls_are_cancelled(
         self, replica: Build, server: Server
     ) -> None:
