@@ -308,7 +308,8 @@ async def test_a_signal_drains_all_workers_and_exits_0(cardcash: CardCash, place
 
 @pytest.mark.parametrize("number", ["1", "2"])
 async def test_who_connects_just_before_the_stop_is_answered_and_never_reset(simulator: Simulator, number: str) -> None:
-    async with workers(simulator.url, WORKERS=number) as proxy:
+    # However slow the upstream of all of them is, which is in this process.
+    async with workers(simulator.url, WORKERS=number, UPSTREAM__CONNECT_TIMEOUT="60") as proxy:
         host, _, port = proxy.host.rpartition(":")
         connected = [socket.create_connection((host, int(port))) for _ in range(200)]
         proxy.signal(TERM)
