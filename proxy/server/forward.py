@@ -85,9 +85,12 @@ class Forwarder:
                 await self._bodies.discard(exchange, exchange.body)
             await self._accounts.answer_session(exchange, record)
             return
-        body = NO_BODY if exchange.body is None else await self._bodies.take(exchange, exchange.body)
+        body, token = NO_BODY, None
+        if exchange.body is not None:
+            token = self._sender.token_now()  # a slow caller may send for a minute: the account may be another's by then
+            body = await self._bodies.take(exchange, exchange.body)
         try:
-            request = OutgoingRequest(self._sender, exchange, admission, body, record)
+            request = OutgoingRequest(self._sender, exchange, admission, body, record, token)
             if exchange.method == "POST" and admission.route.is_login:
                 outcome = await self._login(request)
                 if isinstance(outcome, Token):

@@ -88,7 +88,15 @@ class OutgoingRequest:
         "token",
     )
 
-    def __init__(self, sender: Sender, exchange: Exchange, admission: Admission, body: Body, record: Record) -> None:
+    def __init__(
+        self,
+        sender: Sender,
+        exchange: Exchange,
+        admission: Admission,
+        body: Body,
+        record: Record,
+        token: Token | None = None,
+    ) -> None:
         self.sender = sender
         self.exchange = exchange
         self.admission = admission
@@ -98,8 +106,8 @@ class OutgoingRequest:
         self.id_line = b"X-Request-ID: " + record.request_id.encode()
         #: The e-mail of a caller's own login, whose answer's token carries that account.
         self.login_as: str | None = None
-        #: The token of the last attempt; None: it carried none.
-        self.token: Token | None = None
+        #: The token of the last attempt, and before the first the one that was held when it came; None: it carried none.
+        self.token = token
         #: The last answer that came.
         self.response: Response | None = None
         #: Lines that go down with it besides its own.
@@ -157,6 +165,10 @@ class Sender:
         self._last: Token | None = None
         self._last_app_id = ""
         self._private: Iterable[bytes] = ()
+
+    def token_now(self) -> Token | None:
+        """Return the token that a request would go with which is here at this moment, if one is held."""
+        return self._keeper.current()
 
     async def answer(self, request: OutgoingRequest) -> Response:
         """Walk the request through its attempts. Raises `UpstreamError` or `Unavailable`, true of all of them together."""

@@ -49,6 +49,23 @@ async def test_what_went_up_as_one_account_is_not_sent_again_as_another(
         assert ("nothing was processed" in answer.json["message"][0]) is (ending == "rejected")
 
 
+async def test_what_comes_in_slowly_does_not_go_up_as_another_account_than_it_began_to_come_to(
+    upstream: CardCash, proxy: Running
+) -> None:
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("a@x.example"))).status == 200
+    caller = await proxy.caller()
+    request = proxy.request("POST /orders", JSON, body=b"{" + b" " * 1000 + b"}")
+    await caller.send(request[:-500])
+    await until(lambda: any(each.exchange for each in proxy.proxy.server.connections))
+    assert (await proxy.admin.ask("POST /session/renew")).status == 200
+    assert (await proxy.ask("POST /customers/login", JSON, body=login("b@x.example"))).status == 200
+    answer = await caller.ask(request[-500:])
+    assert (answer.status, answer.code) == (503, "session_unavailable")
+    assert "another account" in answer.json["message"][0]
+    assert "POST /v3/orders" not in [each.line for each in upstream.requests]
+    assert (await proxy.ask("POST /orders", JSON, body=b"{}")).status == 200
+
+
 async def test_what_waits_for_a_connection_does_not_go_up_as_another_account_than_it_came_to(
     upstream: CardCash, start_proxy: StartProxy
 ) -> None:
