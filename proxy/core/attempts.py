@@ -39,7 +39,8 @@ The cases. "It may buy": a request that can spend money (below `orders`, and no 
       route, or rejected on another too
       … after that one too                         delivered, whatever became of the tokens
     a rejection when rejections on all routes
-    together have begun too many renewals          delivered (those that took over another process's do not count)
+    together have begun too many renewals          delivered (those that took over another process's do not count, nor
+                                                   what failed at once, since a pause lasts)
 
 Whatever is sent once more goes as the account as which it went before: whoever carries the steps out answers a `Send` with
 the failure that another one holds the session by now.
@@ -268,8 +269,7 @@ def _after_rejection(
 
     delivered = kind is not Rejection.DOCUMENTED and (traits.may_buy or not rejected.resendable)
     renewed = yield Renew(token, needed=not delivered)
-    found = isinstance(renewed, Renewed) and renewed.token.value != token.value and renewed.token.source is Source.STORE
-    if found and not replaced:
+    if not replaced and _was_none(renewed, token):
         history.no_renewal(route)
     if delivered:
         return Deliver(retried)
@@ -287,6 +287,14 @@ def _after_rejection(
             "request again."
         ).after(earlier)
     return None
+
+
+def _was_none(renewed: Result, rejected: Token) -> bool:
+    """Say whether no renewal was made here: a pause lasts, or another process had made it."""
+    if isinstance(renewed, Failed):
+        return isinstance(renewed.error, Unavailable) and renewed.error.at_once
+    assert isinstance(renewed, Renewed)  # noqa: S101
+    return renewed.token.value != rejected.value and renewed.token.source is Source.STORE
 
 
 def _is_worth_another(failed: Failed, traits: Traits) -> bool:

@@ -122,6 +122,8 @@ class Unavailable(ProxyError, status=503):
     def __init__(self, sentence: str, *, retry_after: float = 1.0) -> None:
         super().__init__(sentence)
         self.retry_after = retry_after
+        #: Nothing was tried: a pause lasts, or what CardCash refused stands.
+        self.at_once = False
 
 
 class SessionUnavailable(Unavailable, code="session_unavailable", proxy_status="destination_unavailable"):

@@ -67,7 +67,7 @@ class RejectionHistory:
         return True
 
     def no_renewal(self, route: str) -> None:
-        """Take back the last that a rejection on the route began: another process had made it, so it cost nothing."""
+        """Take back the last that a rejection on the route began: none was made, so it cost nothing."""
         self._allowance = min(self._burst, self._allowance + 1.0)
         self._began.pop(route, None)
 

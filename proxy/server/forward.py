@@ -87,10 +87,13 @@ class Forwarder:
             return
         body, token = NO_BODY, None
         if exchange.body is not None:
-            token = self._sender.token_now()  # a slow caller may send for a minute: the account may be another's by then
+            token = (
+                self._sender.token_now()
+            )  # a slow caller may send for a minute: the account may be another's by then
             body = await self._bodies.take(exchange, exchange.body)
         try:
-            request = OutgoingRequest(self._sender, exchange, admission, body, record, token)
+            request = OutgoingRequest(self._sender, exchange, admission, body, record)
+            request.token = token
             if exchange.method == "POST" and admission.route.is_login:
                 outcome = await self._login(request)
                 if isinstance(outcome, Token):

@@ -88,15 +88,7 @@ class OutgoingRequest:
         "token",
     )
 
-    def __init__(
-        self,
-        sender: Sender,
-        exchange: Exchange,
-        admission: Admission,
-        body: Body,
-        record: Record,
-        token: Token | None = None,
-    ) -> None:
+    def __init__(self, sender: Sender, exchange: Exchange, admission: Admission, body: Body, record: Record) -> None:
         self.sender = sender
         self.exchange = exchange
         self.admission = admission
@@ -106,8 +98,8 @@ class OutgoingRequest:
         self.id_line = b"X-Request-ID: " + record.request_id.encode()
         #: The e-mail of a caller's own login, whose answer's token carries that account.
         self.login_as: str | None = None
-        #: The token of the last attempt, and before the first the one that was held when it came; None: it carried none.
-        self.token = token
+        #: The token of the last attempt, or before the first one that was held when it began to come; None: it carried none.
+        self.token: Token | None = None
         #: The last answer that came.
         self.response: Response | None = None
         #: Lines that go down with it besides its own.
@@ -304,7 +296,9 @@ class Sender:
             try:
                 async with asyncio.timeout(_RENEWAL_WAIT):
                     return Renewed(await self._keeper.renew(rejected=step.rejected))
-            except (Unavailable, TimeoutError):
+            except Unavailable as error:
+                return Failed(error)
+            except TimeoutError:
                 return Renewed(step.rejected)  # its answer is delivered anyway
         try:
             token = await self._keeper.renew(rejected=step.rejected)

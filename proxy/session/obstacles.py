@@ -36,7 +36,9 @@ class Failure:
         """Make the exception of one waiter."""
         if self is STOPPING:
             return Draining(self.sentence)
-        return SessionUnavailable(self.sentence, retry_after=self.retry_after or 1.0)
+        error = SessionUnavailable(self.sentence, retry_after=self.retry_after or 1.0)
+        error.at_once = self.already_reported
+        return error
 
 
 #: What is known of an outage of which another process has told.

@@ -354,6 +354,16 @@ def test_to_take_over_what_another_process_has_renewed_counts_for_no_bound(reque
         walk.told(Renewed(token(f"b{number}", source=Source.STORE)))
 
 
+@pytest.mark.parametrize(("request_", "kind"), [(SAFE, DOCUMENTED), (ORDER, DOCUMENTED), (ORDER, VARIANT)])
+def test_what_fails_at_once_because_a_pause_lasts_counts_for_no_bound(request_: Traits, kind: Rejection) -> None:
+    history = RejectionHistory()
+    paused = SessionUnavailable("The last tries failed.", retry_after=7)
+    paused.at_once = True
+    for _ in range(100):
+        walk = Walk(request_, history).rejected(kind).told(Failed(paused))
+        assert walk.end == Deliver() if kind is VARIANT else isinstance(walk.end, SessionUnavailable)
+
+
 def test_a_renewal_that_brings_nothing_counts_although_the_rejected_token_was_another_processs() -> None:
     history, found = RejectionHistory(), token("a", source=Source.STORE)
     for _ in range(20):
