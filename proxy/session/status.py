@@ -17,7 +17,8 @@ def describe(
 ) -> dict[str, Any]:
     """Describe the session under the names of `/status`; durations in seconds, None where no token is held."""
     token, windows = held.token, held.windows
-    latched, advice = next(iter(obstacles.refusals.items()), (None, None))
+    # Of both the application id, without which there is no session to log in.
+    latched, advice = min(obstacles.refusals.items(), default=(None, None))
     expires = datetime.fromtimestamp(windows.expires_wall, UTC) if windows else None
     return {
         "state": windows.freshness(now).value if windows else "none",

@@ -110,7 +110,8 @@ async def test_of_what_cardcash_refused(build: Build) -> None:
     with pytest.raises(SessionUnavailable):
         await house.keeper.renew(rejected=house.held)
     both = house.keeper.status()
-    assert (both["latched"], both["advice"], both["refused"]) == ("login", "Check the login.", ["app_id", "login"])
+    assert (both["latched"], both["advice"]) == ("app_id", "Check the application id.")
+    assert both["refused"] == ["app_id", "login"]
 
 
 async def test_of_an_outage_and_the_renewal_that_may_end_it(build: Build) -> None:
