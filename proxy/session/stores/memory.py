@@ -17,7 +17,7 @@ class _Memory:
 
     token: Token | None = None
     #: By the secrets that it is about.
-    refused: Refused = field(default_factory=dict)
+    refused: Refused | None = None
     failures: int = 0
     paused_until: float = float("-inf")
     #: Who has a right, and until when (steady seconds).
@@ -82,7 +82,7 @@ class MemoryStore:
 
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
         """Remember what was refused, as long as the process lives."""
-        self._memory.refused = with_refusals(self._memory.refused, secrets, refusals)
+        self._memory.refused = with_refusals(self._memory.refused or {}, secrets, refusals)
 
     async def end_pause(self) -> None:
         """Forget the failures."""
@@ -95,16 +95,17 @@ class MemoryStore:
 
     def _stored(self, secrets: str) -> Stored:
         memory, now = self._memory, self._clock.now()
-        token = memory.token
+        token, refused = memory.token, memory.refused or {}
         if token is not None and now.steady - token.born.steady >= token.lifetime:
             token = None
         left = memory.paused_until - now.steady
         return Stored(
             token,
-            memory.refused.get(secrets, {}),
+            refused.get(secrets, {}),
             memory.failures if left > -FAILURES_LAST else 0,
             max(0.0, left),
-            bool(memory.refused) and secrets not in memory.refused,
+            refuses_others=bool(refused) and secrets not in refused,
+            knows_refusals=memory.refused is not None,
         )
 
     def _holds(self, right: Right) -> bool:
