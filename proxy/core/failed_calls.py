@@ -5,13 +5,14 @@ What is tried again, and when, is `session/`'s affair.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from enum import Enum
 from typing import Final
 
-from proxy.core.rejections import LONGEST_REJECTION, Rejection, json_or, judge_rejection
+from proxy.core.rejections import Rejection, judge_rejection, read_error
 
-#: Characters of a plain text that may be a refusal; a longer one is somebody's page.
-_LONGEST_SENTENCE: Final = 256
+#: What a 401 of CardCash's says, in lower case.
+_UNAUTHORIZED: Final = "unauthorized"
 _DOWN: Final = "CardCash, or something on the way, has trouble of its own: wait, or ask CardCash"
 _OTHER: Final = "check upstream.origin and upstream.base_path, what answers may not be CardCash"
 #: By the kind of an exchange that failed, see `UpstreamError.kind`.
@@ -46,34 +47,25 @@ class FailedCall(Enum):
 def judge_failure(status: int, body: bytes) -> FailedCall:
     """Tell a refusal from an outage, for an answer to a session or login call that brought no token.
 
-    A refusal is a 4xx other than 408 and 429 in CardCash's own envelope and not a token rejection. Nobody documents
-    whether 401's body is an array, a string or plain text (open question 4), so short plain text that is not a page
-    counts as well: hammering a login locks the account. "error code: 1020" is the page of Cloudflare's edge as text.
+    A refusal is a 4xx other than 408 and 429 in CardCash's own envelope and not a token rejection: trying again could lock
+    the account. Nobody documents whether the body of its 401 "Unauthorized" is that envelope, a string or plain text (open
+    question 4), so a 401 that says this word and no more counts as well. What else a 4xx says comes from a router or an
+    edge on the way ("404 page not found"): nothing was refused, and it may be over the next moment.
     """
     if not 400 <= status < 500 or status in (408, 429):
         return FailedCall.OUTAGE
     if judge_rejection(status, body) is not Rejection.NONE:
         return FailedCall.REJECTED
-    text = _text(body)
-    if not text or is_web_page(body) or "<html" in text[:1024].lower() or text.lower().startswith("error code:"):
+    error = read_error(body)
+    if error is None:
         return FailedCall.OUTAGE
-    content = json_or(text, ...)
-    if content is ...:
-        refused = len(text) <= _LONGEST_SENTENCE and "\n" not in text
-    elif isinstance(content, dict):
-        refused = "message" in content or "error" in content
-    else:
-        refused = isinstance(content, (str, list))
+    refused = error.envelope or (status == 401 and error.message.lower() == _UNAUTHORIZED)
     return FailedCall.REFUSED if refused else FailedCall.OUTAGE
 
 
 def is_web_page(body: bytes) -> bool:
     """Say whether somebody answers people here: an edge, a portal, a proxy, never CardCash's API."""
-    return _text(body).startswith("<")
-
-
-def _text(body: bytes) -> str:
-    return body[: LONGEST_REJECTION + 1].decode("utf-8", "replace").lstrip("\ufeff").strip()
+    return body.removeprefix(BOM_UTF8).lstrip().startswith(b"<")
 
 
 def advice_for_kind(kind: str) -> str:

@@ -23,6 +23,8 @@ _MAX_INTERIM: Final = 256 * 1024
 _STATUSES: Final = {b"%d" % status: status for status in range(100, 1000)}
 _AFTER_STATUS: Final = frozenset({b" ", b""})
 _LATER_VERSION = re.compile(rb"\AHTTP/1\.[2-9] ")
+#: A whole name at the beginning of a line, and the white space before its colon.
+_BLANK_BEFORE_COLON = re.compile(rb"(\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]+:")
 _LENGTH = re.compile(rb"\r\ncontent-length:([^\r\n]*)", re.IGNORECASE)
 
 
@@ -65,10 +67,12 @@ class AnswerHead(AnswerFields):
 def _plainer(data: bytes) -> bytes:
     """Rewrite what RFC 9112 tells a recipient how to read, and llhttp refuses: off the usual way, so once refused.
 
-    A later HTTP/1 is read as 1.1 (RFC 9110, 2.5); a length that is given several times, each time the same, is that length
-    (RFC 9112, 6.3, rule 5).
+    A later HTTP/1 is read as 1.1 (RFC 9110, 2.5). White space between a name and its colon is removed (RFC 9112, 5.1) before
+    the framing is looked at, so that it hides no field. A length that is given several times, each time the same, is that
+    length (RFC 9112, 6.3, rule 5).
     """
     data = _LATER_VERSION.sub(b"HTTP/1.1 ", data)
+    data = _BLANK_BEFORE_COLON.sub(rb"\1:", data)
     lengths = [length.strip(b" \t") for found in _LENGTH.finditer(data) for length in found[1].split(b",")]
     if len(lengths) > 1 and len(set(lengths)) == 1:
         data = _LENGTH.sub(b"", data)[:-2] + b"Content-Length: %b\r\n\r\n" % lengths[0]

@@ -136,7 +136,7 @@ class SessionCalls:
             until=until,
             token=session,
             body=dialect.login_body(email, password),
-            # A page of the edge never reached the login; a 429 may count against the account.
+            # What is answered on the way (an edge, a router) never reached the login; a 429 may count against the account.
             passing=lambda answer: (
                 answer.status >= 400
                 and answer.status != 429

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,17 +23,41 @@ PAGE = b"\n<!doctype html><title>Attention Required!</title>"
         envelope("Invalid credentials"),
         envelope(["locked"], error=True),
         b'{"error": true, "message": "OVER_THE_LIMIT", "remainingSubmitAttempts": 4}',
-        b'{"error": "Unauthorized"}',
         b'\xef\xbb\xbf {"message": ["Invalid login"]}\n',
+        b'{"message": ["Contrase\xf1a"]}',
+        b'{"message": ["line one\\nline two <html>"]}',
+        envelope(["x" * 300, None]),
     ],
 )
 def test_a_4xx_in_the_envelope_is_a_refusal(status: int, body: bytes) -> None:
     assert judge_failure(status, body) is FailedCall.REFUSED
 
 
-@pytest.mark.parametrize("body", [b"Unauthorized", b'"Unauthorized"', b'["Unauthorized"]', b"Invalid login\n"])
-def test_a_short_text_that_is_no_page_is_a_refusal(body: bytes) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"Unauthorized", b"unauthorized\n", b"\xef\xbb\xbf UNAUTHORIZED\r\n"),
+        *(b'"Unauthorized"', b' " Unauthorized " ', b'["Unauthorized"]'),
+    ],
+)
+def test_a_401_that_says_unauthorized_and_no_more_is_a_refusal_whatever_it_is_wrapped_in(body: bytes) -> None:
     assert judge_failure(401, body) is FailedCall.REFUSED
+    for status in (400, 403, 404):
+        assert judge_failure(status, body) is FailedCall.OUTAGE
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 421, 422, 431])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("404 page not found\n", "Not Found", "no healthy upstream", "Forbidden", "RBAC: access denied"),
+        *("Method Not Allowed", "Bad Request", "Misdirected Request", "Request Header Fields Too Large"),
+        *("Unauthorized.", "401 Unauthorized", "Unauthorized: no route", "Invalid login", "no"),
+    ],
+)
+def test_a_word_of_a_router_on_the_way_is_an_outage_and_no_refusal(status: int, text: str) -> None:
+    assert judge_failure(status, text.encode()) is FailedCall.OUTAGE
+    assert judge_failure(status, json.dumps(text).encode()) is FailedCall.OUTAGE
 
 
 @pytest.mark.parametrize("status", [301, 302, 304, 408, 429, 500, 502, 503, 504, 520, 530])
@@ -58,6 +84,15 @@ def test_a_status_that_may_pass_is_an_outage(status: int) -> None:
         b'{"type": "about:blank", "title": "Access denied", "status": 403, "cloudflare_error": true}',
         b"17",
         b"null",
+        b"[]",
+        b'["no"]',
+        b'{"error": "Unauthorized"}',
+        b'{"errors": ["no"]}',
+        *(envelope(message) for message in ([], [None, "no"], [["no"]], {"0": "no"}, None, True, 17)),
+        b'[{"message": ["no"]}]',
+        b'{"Message": ["no"]}',
+        envelope(["no"])[:-1],
+        envelope(["no"]) * 2,
         b"\xff\xfe\n\x00",
     ],
 )
@@ -87,8 +122,10 @@ def test_no_answer_makes_judging_fail(status: int, body: bytes) -> None:
     assert judge_failure(status, body) in (FailedCall.REFUSED, FailedCall.OUTAGE)
 
 
-def test_a_plain_text_of_256_characters_may_be_a_refusal() -> None:
-    assert judge_failure(401, b"x" * 256) is FailedCall.REFUSED
+def test_an_envelope_over_64_kibibytes_is_none() -> None:
+    body = envelope(["Invalid login"])
+    assert judge_failure(401, body.ljust(64 * 1024)) is FailedCall.REFUSED
+    assert judge_failure(401, body.ljust(64 * 1024 + 1)) is FailedCall.OUTAGE
 
 
 def test_a_page_with_a_byte_order_mark_is_a_page() -> None:

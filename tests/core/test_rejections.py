@@ -79,8 +79,9 @@ def test_an_undocumented_wording_is_a_variant(status: int, wording: str) -> None
         envelope([DOCUMENTED], error=True, statusCode=400, stack=[1, {"a": None}]),
         json.dumps({"message": [DOCUMENTED]}, indent=4).encode(),
         b'{"message":["no Authorizatio\\u006e token was found"]}',
+        b'{"message":["no Authorization token was found"],"path":"caf\xe9"}',
     ],
-    ids=["BOM", "white space", "NUL", "longer array", "more fields", "indented", "escapes"],
+    ids=["BOM", "white space", "NUL", "longer array", "more fields", "indented", "escapes", "Latin-1 beside it"],
 )
 def test_packaging_does_not_hide_a_rejection(body: bytes) -> None:
     assert judge_rejection(400, body) is Rejection.DOCUMENTED

@@ -3,7 +3,8 @@
 Shares no code with the product and none with the parsers under it; where the RFC lets a recipient be lenient, it is not.
 What a caller sends is read as llhttp and nginx do in two harmless points: CR and LF before a request line are skipped (2.2
 has it for whole empty lines), and several spaces part the words of that line (3). Of answers a later HTTP/1 is read as 1.1
-(RFC 9110, 2.5) and a length that is repeated unchanged as one (6.3, rule 5): an order that was answered must not be lost.
+(RFC 9110, 2.5) and a length that is repeated unchanged as one (6.3, rule 5); of those of the upstream the white space before
+a colon is taken out, as a proxy must (5.1): an order that was answered must not be lost.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) (HTTP/1\.[01])\Z")
 _CALLERS_LINE = re.compile(rb"(" + _TOKEN + rb") +([!-~]+) +(HTTP/1\.[01])\Z")
 _STATUS_LINE = re.compile(rb"(HTTP/1\.[0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\Z")
 _FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*((?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?)[ \t]*\Z")
+_BLANK_BEFORE_COLON = re.compile(rb"\A(" + _TOKEN + rb")[ \t]+:")
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _CHUNK = re.compile(
     rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*"
@@ -74,7 +76,9 @@ def _fields(lines: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     return fields
 
 
-def _head(data: bytes, first_line: re.Pattern[bytes]) -> tuple[re.Match[bytes], list[tuple[bytes, bytes]], int]:
+def _head(
+    data: bytes, first_line: re.Pattern[bytes], *, of_upstream: bool = False
+) -> tuple[re.Match[bytes], list[tuple[bytes, bytes]], int]:
     end = data.find(b"\r\n\r\n")
     if end < 0:
         raise Unfinished
@@ -82,6 +86,8 @@ def _head(data: bytes, first_line: re.Pattern[bytes]) -> tuple[re.Match[bytes], 
     found = first_line.match(lines[0])
     if found is None:
         raise Malformed("first line")
+    if of_upstream:
+        lines[1:] = [_BLANK_BEFORE_COLON.sub(rb"\1:", line) for line in lines[1:]]
     return found, _fields(lines[1:]), end + 4
 
 
@@ -179,9 +185,10 @@ def requests_in(data: bytes) -> Iterator[Message]:
         data = data[message.size :]
 
 
-def read_answer(data: bytes, *, closed: bool, head: bool = False) -> Message:
-    """Read the first answer in `data`; `closed`: no more will come; `head`: it answers HEAD."""
-    line, fields, start = _head(data, _STATUS_LINE)
+def read_answer(data: bytes, *, closed: bool, head: bool = False, of_upstream: bool = False) -> Message:
+    """Read the first answer in `data`; `closed`: no more will come; `head`: it answers HEAD; `of_upstream`: it is
+    what the proxy reads, not what it sends."""
+    line, fields, start = _head(data, _STATUS_LINE, of_upstream=of_upstream)
     framing = _framing(_once(fields))
     status = int(line[2])
     if head or status < 200 or status in (204, 304):
@@ -197,10 +204,10 @@ def read_answer(data: bytes, *, closed: bool, head: bool = False) -> Message:
     return Message((line[1], line[2], line[3] or b""), fields, body, end)
 
 
-def final_answer(data: bytes, *, closed: bool, head: bool = False) -> tuple[Message, bytes]:
+def final_answer(data: bytes, *, closed: bool, head: bool = False, of_upstream: bool = False) -> tuple[Message, bytes]:
     """Read interim answers and the final one; also what stands behind it."""
     while True:
-        message = read_answer(data, closed=closed, head=head)
+        message = read_answer(data, closed=closed, head=head, of_upstream=of_upstream)
         data = data[message.size :]
         if message.status == 101:
             raise Malformed("an upgrade nobody asked for")

@@ -68,6 +68,10 @@ _FIELDS = [
         b"Transfer-Encoding: 'chunked'",
         b" X: y",
         b"X",
+        b"X : y",
+        b" : y",
+        b"X y : z",
+        b"Authorization : Bearer mine",
     ),
     *(b"Connection: close", b"Connection: Host, Content-Length", b"Connection: Authorization, x-cc-app", b": empty"),
     *(

@@ -7,10 +7,11 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+import pytest
 from hypothesis import strategies as st
 
 from tests.fuzz.corpus import ALL, timeout
-from tests.fuzz.grammar import Message, Unfinished, final_answer, requests_in
+from tests.fuzz.grammar import Malformed, Message, Unfinished, final_answer, requests_in
 from tests.fuzz.lane import Connection, Outcome, ProxyLane, ordinary, proxy_lane
 from tests.fuzz.mutation import explore, mutated, pieces
 from tests.fuzz.test_odd_responses import difference, reading
@@ -197,3 +198,10 @@ def test_the_strict_reading_takes_the_templates_and_refuses_what_is_ambiguous() 
         b"a: \x00\r\n",
     ):
         assert reading(ANSWERS[0].replace(b"X-Kept", bad + b"X-Kept"), closed=True)[0] is None
+    # White space before a colon is no fault of an answer (RFC 9112, 5.1), unless it comes from the proxy.
+    blank = ANSWERS[0].replace(b"X-Kept", b"X-Blank \t: 1\r\nX-Kept")
+    read = reading(blank, closed=True)[0]
+    assert read is not None and read.values(b"x-blank") == [b"1"]
+    with pytest.raises(Malformed):
+        final_answer(blank, closed=True)
+    assert next(requests_in(_POST.replace(b"Content-Type", b"X-Blank : 1\r\nContent-Type")), None) is None

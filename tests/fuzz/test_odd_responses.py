@@ -29,9 +29,9 @@ def mended(raw: bytes) -> bytes:
 
 
 def reading(raw: bytes, *, closed: bool, head: bool = False) -> tuple[Message | None, bytes]:
-    """Read an answer strictly: the message or None where there is none, and what stands behind it."""
+    """Read an upstream's answer strictly: the message or None where there is none, and what stands behind it."""
     try:
-        return final_answer(raw, closed=closed, head=head)
+        return final_answer(raw, closed=closed, head=head, of_upstream=True)
     except (Malformed, Unfinished):
         return None, b""
 

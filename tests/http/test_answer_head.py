@@ -66,7 +66,8 @@ def test_a_malformed_status_line_is_refused(line: bytes) -> None:
     "lines",
     [
         b"A: b\r\n c", b"A: b\r\n\tc", b"A: b\r\n c: d", b"A: b\r\n\tc: d", b"A:\r\n b", b"A:\r\n :", b" A: b",
-        b"A : b", b"A", b": b", b"A(: b", b"A\xe9: b", b"A: b\nC: d",
+        b"A", b": b", b" : b", b"A b: c", b"A b : c", b"A(: b",
+        b"A( : b", b"A : b\r\n c : d", b"A\x0b: b", b"A : b\nC: d", b"A\xe9: b", b"A: b\nC: d",
         b"A: b\rc", b"A: \x00", b"A: \x01", b"A: \x0b", b"A: \x7f",
         b"Content-Length: 5\r\nContent-Length: 6", b"Content-Length: 5\r\nContent-Length: 05", b"Content-Length: 5, 6",
         b"Content-Length: -5", b"Content-Length: +5", b"Content-Length: 0x5", b"Content-Length:",
@@ -82,6 +83,39 @@ def test_a_malformed_status_line_is_refused(line: bytes) -> None:
 def test_a_malformed_header_is_refused(lines: bytes) -> None:
     with pytest.raises(InvalidMessage):
         AnswerHead(START + lines + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("blank", [b" ", b"\t", b" \t  "])
+def test_white_space_before_a_colon_is_taken_out_and_nothing_else_is_touched(blank: bytes) -> None:
+    head = AnswerHead(
+        b"HTTP/1.1 201 So : it is\r\nX-Edge%b: 1\r\nA:b : c \r\nEmpty%b:\r\nconnection%b:X-Gone\r\nX-Gone%b: y\r\n"
+        b"authorization%b: secret\r\nSet-Cookie%b: a=b\r\nContent-Length%b: 2\r\n\r\n" % ((blank,) * 7)
+    )
+    assert (head.start, head.content_length, head.private) == (b"HTTP/1.1 201 So : it is", 2, True)
+    assert head.down == [b"X-Edge: 1", b"A:b : c ", b"Empty:"]
+    assert (b"authorization", b"secret") in head.raw
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Content-Length : 5\r\nContent-Length: 6", b"Content-Length: 5\r\nContent-Length\t: 6",
+        b"Content-Length : 5\r\nContent-Length : 6", b"Content-Length : 5, 6", b"Content-Length :", b"Content-Length : x",
+        b"Content-Length : 5\r\nTransfer-Encoding: chunked", b"Content-Length: 5\r\nTransfer-Encoding : chunked",
+        b"Transfer-Encoding : chunked\r\nContent-Length : 5", b"Transfer-Encoding : gzip",
+        b"Transfer-Encoding : chunked\r\nTransfer-Encoding: chunked", b"Transfer-Encoding : xchunked",
+        b"Content-Length : 5\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
+    ],
+)  # fmt: skip
+def test_framing_with_white_space_before_its_colon_is_judged_as_without(lines: bytes) -> None:
+    with pytest.raises(InvalidMessage):
+        AnswerHead(START + lines + b"\r\n\r\n")
+
+
+def test_lengths_that_differ_by_white_space_before_their_colons_alone_are_one() -> None:
+    assert AnswerHead(START + b"Content-Length : 5\r\nContent-Length: 5\r\n\r\n").content_length == 5
+    head = AnswerHead(b"HTTP/1.4 200 OK\r\nTransfer-Encoding \t: chunked\r\n\r\n")
+    assert (head.chunked, head.content_length) == (True, None)
 
 
 def test_chunked_is_recognised_without_case() -> None:

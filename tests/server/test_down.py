@@ -30,6 +30,21 @@ async def test_an_answer_comes_down_byte_for_byte(upstream: RawUpstream, proxy: 
     assert got.body == b"{ }"
 
 
+async def test_an_answered_order_comes_down_without_the_white_space_before_its_colons(
+    upstream: RawUpstream, proxy: Running
+) -> None:
+    upstream.answers.append(
+        b"HTTP/1.1 201 Made : yes\r\nX-Edge : 1\r\nX-B\t:2 : 3\r\nDate: yesterday\r\nSet-Cookie : a=b\r\n"
+        b"Content-Length : 2\r\n\r\n{}"
+    )
+    got = await proxy.ask("POST /orders", b"X-Request-ID: id-1", body=b"{}")
+    assert got.head == (
+        b"HTTP/1.1 201 Made : yes\r\nX-Edge: 1\r\nX-B:2 : 3\r\nDate: yesterday\r\n"
+        b"X-Request-ID: id-1\r\nContent-Length: 2\r\n\r\n"
+    )
+    assert got.body == b"{}"
+
+
 async def test_an_answer_without_reason_and_content_type_gets_none(upstream: RawUpstream, proxy: Running) -> None:
     upstream.answers.append(b"HTTP/1.1 500 \r\nContent-Length: 0\r\n\r\n")
     got = await proxy.ask("GET /a")

@@ -282,6 +282,18 @@ async def test_a_refused_application_id_is_not_tried_again(upstream: RawUpstream
     assert (await proxy.admin.ask("GET /readyz")).status == 503
 
 
+async def test_a_404_of_a_router_on_the_way_refuses_neither_application_id_nor_login(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    router = answer(404, b"404 page not found\n", b"Content-Type: text/plain; charset=utf-8")
+    upstream.session_answers.append(router)
+    upstream.login_answers.append(router)
+    proxy = await start_proxy(LOGIN__EMAIL="a@example.com", LOGIN__PASSWORD="p")
+    got = await proxy.ask("GET /merchants/buy")
+    assert (got.status, got.value("proxy-status")) == (200, None)
+    assert (len(upstream.sessions), len(upstream.logins)) == (2, 2)
+
+
 async def test_a_refused_login_lets_requests_go_on_anonymously_and_says_so(
     upstream: RawUpstream, start_proxy: StartProxy
 ) -> None:

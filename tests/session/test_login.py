@@ -374,6 +374,27 @@ async def test_a_login_that_met_the_edge_is_tried_again_but_not_after_429(calls:
 
 
 @pytest.mark.parametrize("call", ["session", "login"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        answer("404 Not Found", b"404 page not found\n", "Content-Type: text/plain; charset=utf-8"),
+        answer("403 Forbidden", b"RBAC: access denied", "Content-Type: text/plain"),
+        answer("403 Forbidden", b"[]", "Content-Type: application/json"),
+        answer("421 Misdirected Request", b'"no"', "Content-Type: application/json"),
+    ],
+    ids=["router", "mesh", "array", "string"],
+)
+async def test_a_word_of_a_router_on_the_way_refuses_nothing_and_is_tried_again(
+    calls: Call, reply: bytes, call: str
+) -> None:
+    async with serving(reply) as server:
+        made = calls(server.url)
+        with pytest.raises(SessionOutage, match=r"upstream\.origin"):
+            await (made.session(tries=3) if call == "session" else made.login(held(), tries=3))
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("call", ["session", "login"])
 async def test_nothing_is_tried_again_of_which_nobody_would_hear(calls: Call, call: str) -> None:
     until = asyncio.get_running_loop().time()
     async with serving(BAD["503"]) as server:
