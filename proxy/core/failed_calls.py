@@ -63,6 +63,14 @@ def judge_failure(status: int, body: bytes) -> FailedCall:
     return FailedCall.REFUSED if refused else FailedCall.OUTAGE
 
 
+def may_count(status: int, body: bytes) -> bool:
+    """Say whether a login that was answered so may count towards a lock-out, though it is no refusal as CardCash writes one.
+
+    How a failed login looks is not documented (open question 3): any 4xx with words that are no web page may be one.
+    """
+    return status == 429 or (400 <= status < 500 and status != 408 and bool(body.strip()) and not is_web_page(body))
+
+
 def is_web_page(body: bytes) -> bool:
     """Say whether somebody answers people here: an edge, a portal, a proxy, never CardCash's API."""
     return body.removeprefix(BOM_UTF8).lstrip().startswith(b"<")

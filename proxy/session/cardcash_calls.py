@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 from proxy.clock import Clock
 from proxy.core import dialect
 from proxy.core.errors import Unavailable, UpstreamError
-from proxy.core.failed_calls import FailedCall, advice_for_answer, advice_for_kind, is_web_page, judge_failure
+from proxy.core.failed_calls import (
+    FailedCall,
+    advice_for_answer,
+    advice_for_kind,
+    is_web_page,
+    judge_failure,
+    may_count,
+)
 from proxy.core.identity import contradicts, logged_in, refreshed
 from proxy.core.rejections import Rejection, judge_rejection
 from proxy.core.token import Token
@@ -136,10 +143,11 @@ class SessionCalls:
             until=until,
             token=session,
             body=dialect.login_body(email, password),
-            # What is answered on the way (an edge, a router) never reached the login; a 429 may count against the account.
+            # A page of an edge on the way never reached the login; what may count against the account is tried again only
+            # after the pause of the renewal.
             passing=lambda answer: (
                 answer.status >= 400
-                and answer.status != 429
+                and not may_count(answer.status, answer.body)
                 and judge_failure(answer.status, answer.body) is FailedCall.OUTAGE
             ),
         )
