@@ -14,11 +14,12 @@ from typing import Final
 
 from proxy import __version__
 from proxy.commands import COMMANDS, parser_of
-from proxy.commands.flags import Parser, spelt
+from proxy.commands.flags import Parser
 from proxy.process import (
     BAD_USAGE,
     FAILED,
     OK,
+    BadUsage,
     Failed,
     begin_with_signals,
     complain,
@@ -78,9 +79,12 @@ def _run(before: Sequence[str], wanted: str, flags: Sequence[str]) -> int:
         epilog="commands (each has --help):\n" + "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items()),
     )
     top.add_argument("--version", action="version", version=f"cardcash-proxy {__version__}")
-    if wanted and top.parse_known_args(spelt(before))[1]:
-        top.error("flags stand after the command")
-    top.parse(before)
+    try:
+        top.parse(before)
+    except BadUsage:
+        if wanted:
+            top.error("flags stand after the command")
+        raise
     if not wanted:
         top.print_help()
         return BAD_USAGE

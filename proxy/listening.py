@@ -157,9 +157,12 @@ _ADVICE: Final = {
 }
 
 
-def _cannot_listen(error: OSError, address: ListenAddress, setting: str) -> CannotListen:
+def cannot_listen(error: OSError, address: ListenAddress, setting: str) -> CannotListen:
+    """Say why an address cannot be listened at, and what to do with the setting, or the flag, that names it."""
     number = error.errno or 0
-    advice = os.strerror(number) if number > 0 else "the address is not one of this machine"
+    advice = os.strerror(number) if number > 0 else error.strerror or str(error)
+    if isinstance(error, socket.gaierror):
+        advice += "; see that this machine can resolve the name, or write an address"
     return CannotListen(f"{setting}: cannot listen on {address}: {_ADVICE.get(number, advice).format(setting=setting)}")
 
 
@@ -191,7 +194,7 @@ class Sockets:
                 try:
                     found = list(_bind(address, self._at_the_end))
                 except OSError as error:
-                    raise _cannot_listen(error, address, setting) from None
+                    raise cannot_listen(error, address, setting) from None
                 for first in found:
                     self.names.append(place_of(first))
                     more = (_sibling(first) for _ in range(each - 1))

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeGuard
 
+from proxy.commands.flags import Parser, add_config
 from proxy.core.values import ADMIN_LISTEN, Bad, ListenAddress, bracketed, each_part, ip_address, listen_address, shown
 from proxy.process import BadUsage, Failed
 
@@ -32,16 +33,27 @@ class Reply(NamedTuple):
     body: Mapping[str, Any]
 
 
+def add_admin(parser: Parser) -> None:
+    """Add the flags that say where the admin port of the running proxy is."""
+    add_config(parser)
+    parser.add_argument("--admin-listen", metavar="ADDRESS", help=f"its admin port, as set there ({ADMIN_LISTEN})")
+    parser.check = address_in
+
+
 def asked(options: argparse.Namespace, method: str, path: str, *, timeout: float, want: int | None = None) -> Reply:
     """Ask the running proxy. Raises `BadUsage`, `NoAnswer`, and `Failed` where the answer has not the status `want`."""
-    try:
-        address = admin_address(options.config, options.admin_listen)
-    except Bad as bad:
-        raise BadUsage(*(fault for _, fault in bad.problems)) from None
-    reply = ask(address, method, path, timeout=timeout)
+    reply = ask(address_in(options), method, path, timeout=timeout)
     if reply.status != (want or reply.status):
         raise Failed(" ".join(map(str, reply.body.get("message", [f"the proxy answered {reply.status}"]))))
     return reply
+
+
+def address_in(options: argparse.Namespace) -> ListenAddress:
+    """Find the address to ask at. Raises `BadUsage`."""
+    try:
+        return admin_address(options.config, options.admin_listen)
+    except Bad as bad:
+        raise BadUsage(*(fault for _, fault in bad.problems)) from None
 
 
 def admin_address(config: Path | None, flag: str | None) -> ListenAddress:

@@ -12,8 +12,9 @@ from typing import Final
 import aiohttp
 
 from proxy.app import Proxy
-from proxy.commands.flags import host_port
-from proxy.listening import CannotListen
+from proxy.commands.flags import host_port, value_of
+from proxy.core.values import Bad, ListenAddress, shown
+from proxy.listening import CannotListen, cannot_listen
 from proxy.process import BadUsage, Failed
 from proxy.running import run_loop, until_signal
 from proxy.settings import SettingsError, load_settings
@@ -42,10 +43,24 @@ _SEEN: Final = {
 }
 
 
+@value_of
+def _loopback_port(text: str) -> ListenAddress:
+    """Take HOST:PORT of this machine alone: whoever reaches the demo uses its session."""
+    address = host_port(text)
+    if not address.loopback:
+        raise Bad(f"{shown(text)} can be reached from other machines, the demo is for this one; write 127.0.0.1:PORT")
+    return address
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `demo` takes: where it listens; port 0 for any free one."""
-    for flag, port in (("--listen", 8080), ("--admin-listen", 8081), ("--simulator-listen", 8090)):
-        parser.add_argument(flag, metavar="HOST:PORT", type=host_port, default=f"127.0.0.1:{port}")
+    places = (
+        ("--listen", 8080, _loopback_port),
+        ("--admin-listen", 8081, host_port),
+        ("--simulator-listen", 8090, _loopback_port),
+    )
+    for flag, port, place in places:
+        parser.add_argument(flag, metavar="HOST:PORT", type=place, default=f"127.0.0.1:{port}")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -116,9 +131,11 @@ async def _demo(options: argparse.Namespace, story: Story) -> None:
     """Run until cancelled."""
     simulator = Simulator(SimulatorSettings(token_ttl=TOKEN_TTL, refresh_window=REFRESH_WINDOW))
     simulator.on_event = story.cardcash
+    place = options.simulator_listen
     try:
-        await simulator.start(options.simulator_listen.host, options.simulator_listen.port)
-    except OSError:
+        await simulator.start(place.host, place.port)
+    except OSError as error:
+        story.say("demo", f"{cannot_listen(error, place, '--simulator-listen')}; using a free port")
         await simulator.start("127.0.0.1", 0)
     tasks = Tasks()
     try:
@@ -146,7 +163,7 @@ async def _started(
         "CARDCASH_UPSTREAM__ORIGIN": simulator.url,
     }
     for listen, admin in ((str(options.listen), str(options.admin_listen)), ("127.0.0.1:0", "127.0.0.1:0")):
-        settings = load_settings(environ={**environ, "CARDCASH_LISTEN": listen, "CARDCASH_ADMIN__LISTEN": admin})
+        settings = load_settings(environ=environ, flags={"listen": listen, "admin.listen": admin})
         proxy = Proxy(settings, observer=lambda metrics, events: _Watch(metrics, events, story))
         try:
             return await stack.enter_async_context(proxy)

@@ -24,7 +24,7 @@ from typing import Final, cast
 from proxy import parts
 from proxy.clock import SystemClock
 from proxy.commands import certificate
-from proxy.commands.flags import add_settings, load
+from proxy.commands.flags import Parser, add_settings, load
 from proxy.core.dialect import RawHeaders, header_value
 from proxy.core.errors import UpstreamUnreachable
 from proxy.core.failed_calls import advice_for_kind
@@ -48,7 +48,7 @@ _MEND_REDIS: Final = (
 _PERMIT_REDIS: Final = "see what it needs under “One session for many machines” in config/README.md"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: Parser) -> None:
     """Add the flags of this command."""
     parser.add_argument(
         "--no-login", dest="login", action="store_false", help="leave the login out: a refused one counts"

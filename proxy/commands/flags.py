@@ -8,10 +8,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from proxy.core.values import ADMIN_LISTEN, Bad, ListenAddress, duration, listen_address, shown
+from proxy.core.values import Bad, ListenAddress, duration, listen_address, shown
 from proxy.process import BadUsage
 
 if TYPE_CHECKING:
@@ -35,21 +36,28 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_formatter, **about)
         #: What its one word may be, if it takes one.
         self.words: tuple[str, ...] = ()
+        #: Raises `BadUsage` with what else is wrong, where words are: of the options only those that can be used are set.
+        self.check: Callable[[argparse.Namespace], object] = lambda _: None
+        self._faults: list[str] = []
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse the words, flags in any of their spellings. Raises `BadUsage` with all that are unknown.
-
-        Of values that cannot be used argparse tells the first one.
-        """
-        words = spelt(words)
+        """Parse the words, flags in any of their spellings. Raises `BadUsage` with all faults, those of `check` too."""
+        options = argparse.Namespace()
+        words = self._without_needless_values(spelt(words))
         try:
-            options, rest = self.parse_known_args(words)
+            _, rest = self.parse_known_args(words, options)
         except BadUsage as bad:
+            self._faults += bad.args
             known = {flag for action in self._actions for flag in action.option_strings}
-            strange = [word for word in words if _is_flag(word) and word.partition("=")[0] not in known]
-            raise BadUsage(*bad.args, *self._unknown(strange)) from None
+            rest = [word for word in words if _is_flag(word) and word.partition("=")[0] not in known]
         if rest:
-            raise BadUsage(*self._unknown(rest))
+            self._faults += self._unknown(rest)
+        if self._faults:
+            try:
+                self.check(options)
+            except BadUsage as bad:
+                self._faults += bad.args
+            raise BadUsage(*self._faults)
         return options
 
     def add_word(self, name: str, known: Iterable[str], text: str) -> None:
@@ -83,6 +91,40 @@ class Parser(argparse.ArgumentParser):
             file.write(message)
         else:
             super()._print_message(message, file)
+
+    def _match_argument(self, action: argparse.Action, arg_strings_pattern: str) -> int:
+        """As argparse does, but a flag that lacks its value does not hide what else is wrong."""
+        try:
+            return super()._match_argument(action, arg_strings_pattern)
+        except argparse.ArgumentError as error:
+            self._note(str(error))
+            return 0
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """As argparse does, but what cannot be used is left out, and does not hide what else is wrong."""
+        if not arg_strings and action.nargs is None:
+            return argparse.SUPPRESS
+        try:
+            return super()._get_values(action, arg_strings)
+        except argparse.ArgumentError as error:
+            self._note(str(error))
+        except BadUsage as bad:
+            self._faults += bad.args
+        return argparse.SUPPRESS
+
+    def _note(self, fault: str) -> None:
+        self._faults.append(f"{fault}; see {self.prog} --help")
+
+    def _without_needless_values(self, words: Sequence[str]) -> list[str]:
+        """Leave out `--json=…`, as a fault: argparse would stop there, and repeat what may be a secret."""
+        left = list(words)
+        for flag in [flag for action in self._actions if action.nargs == 0 for flag in action.option_strings]:
+            valued = f"{flag}=" if flag.startswith("--") else flag
+            for word in words:
+                if word.startswith(valued) and word != flag:
+                    left.remove(word)
+                    self._note(f"argument {flag}: takes no value")
+        return left
 
     def _unknown(self, words: Sequence[str]) -> list[str]:
         """Name the flags that are slips of the pen; what is like no flag, and any value, may be a secret."""
@@ -141,13 +183,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file (default: $CARDCASH_CONFIG)")
 
 
-def add_admin(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say where the admin port of the running proxy is."""
-    add_config(parser)
-    parser.add_argument("--admin-listen", metavar="ADDRESS", help=f"its admin port, as set there ({ADMIN_LISTEN})")
-
-
-def add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: Parser) -> None:
     """Add a flag for each setting; those of secrets are there to be refused, with the other faults."""
     from proxy.settings.describe import help_of
     from proxy.settings.model import leaves
@@ -157,15 +193,16 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     for leaf in leaves().values():
         text = argparse.SUPPRESS if leaf.hidden else help_of(leaf).replace("%", "%%")
         group.add_argument(leaf.flag, metavar="VALUE", dest=leaf.path, help=text)
+    parser.check = partial(load, whole=False)
 
 
-def load(options: argparse.Namespace) -> Loaded:
-    """Load the settings. Raises `BadUsage` with all faults."""
+def load(options: argparse.Namespace, *, whole: bool = True) -> Loaded:
+    """Load the settings. Raises `BadUsage` with all faults. `whole`: the options are all that was meant to be given."""
     from proxy.settings import SettingsError, load
     from proxy.settings.model import leaves
 
     given = {name: text for name, text in vars(options).items() if name in leaves() and text is not None}
     try:
-        return load(config=options.config, flags=given)
+        return load(config=options.config, flags=given, whole=whole)
     except SettingsError as error:
         raise BadUsage(*error.faults) from None

@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from proxy.commands.admin_client import asked
-from proxy.commands.flags import Parser, add_admin, seconds
+from proxy.commands.admin_client import add_admin, address_in, asked
+from proxy.commands.flags import Parser, seconds
 from proxy.process import OK, BadUsage, Failed, tell
 
 #: Each action, with how it is asked for. A renewal ends within 10 s; another may have to end before it.
@@ -37,15 +37,26 @@ def add_flags(parser: Parser) -> None:
         const=2.0,
         help="with status: look again every so many seconds (2s), until Ctrl-C; with --json one line for each look",
     )
+    parser.check = _check
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise `BadUsage` with all that is wrong between the words, and with the admin address."""
+    faults = ["--watch goes with status only"] if options.watch is not None and options.action == "renew" else []
+    try:
+        address_in(options)
+    except BadUsage as bad:
+        faults += bad.args
+    if faults:
+        raise BadUsage(*faults)
 
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and print the session of the answer."""
+    _check(options)
     if options.watch is None:
         _once(options)
         return OK
-    if options.action != "status":
-        raise BadUsage("--watch goes with status only")
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             try:

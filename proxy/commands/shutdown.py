@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from proxy.commands.admin_client import add_admin as add_flags
 from proxy.commands.admin_client import asked
-from proxy.commands.flags import add_admin as add_flags
 from proxy.process import OK
 
 __all__ = ["add_flags", "run"]

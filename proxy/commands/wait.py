@@ -6,8 +6,8 @@ import argparse
 import time
 from typing import Final
 
-from proxy.commands.admin_client import NoAnswer, asked
-from proxy.commands.flags import add_admin, seconds
+from proxy.commands.admin_client import NoAnswer, add_admin, asked
+from proxy.commands.flags import Parser, seconds
 from proxy.process import OK, Failed
 
 #: Seconds between two looks, and the least that one may take.
@@ -18,7 +18,7 @@ _LONGEST_LOOK: Final = 3.0
 _FIRST_LOOK: Final = 0.5
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: Parser) -> None:
     """Add what `wait` takes."""
     add_admin(parser)
     parser.add_argument("--timeout", metavar="S", type=seconds, default=60.0, help="give up after this (60s)")

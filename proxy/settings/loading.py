@@ -48,7 +48,11 @@ def load_settings(**sources: Any) -> Settings:
 
 
 def load(
-    *, config: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, str] | None = None
+    *,
+    config: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
+    whole: bool = True,
 ) -> Loaded:
     """Load the settings: YAML file (`config`, else $CARDCASH_CONFIG) < environment < flags (dotted path -> text).
 
@@ -56,7 +60,8 @@ def load(
     unknown names always are. In the environment an empty variable counts as not set, except that it is no path for
     upstream.base_path; in the file and in flags an empty text un-sets an optional setting.
     A secret and its `_file` form in the same source are a fault; in different sources the higher one wins. Reads secret
-    files once, blocking for some seconds at most; `secret_files` tells which to follow.
+    files once, blocking for some seconds at most; `secret_files` tells which to follow. `whole`: these sources are all
+    that was meant to be given; if not, it is only for the faults, and nothing is called missing, or at odds with another.
     """
     environ = os.environ if environ is None else environ
     layers = [from_flags(flags or {}), from_environment(environ)]
@@ -72,7 +77,7 @@ def load(
             faults.append(problem)
             faulty |= {leaf.path, leaf.file.path}
     # What an unreadable file would have held is unknown: nothing is called missing, or at odds with another, then.
-    whole = not any(layer.unusable for layer in layers)
+    whole = whole and not any(layer.unusable for layer in layers)
     if whole and not faulty & {"app_id", "app_id_file"} and not any("app_id" in layer.given for layer in layers):
         empty = " (CARDCASH_APP_ID is there, but empty)" if "CARDCASH_APP_ID" in environ else ""
         faults.append(_MISSING_APP_ID + empty)

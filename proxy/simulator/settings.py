@@ -175,17 +175,29 @@ class SimulatorSettings:
         return replace(self, **clean)
 
     def told(self, assignments: Iterable[str]) -> SimulatorSettings:
-        """Return a copy changed by texts like `name=value`, the value in JSON or as it stands. Raises ValueError."""
-        changes: dict[str, Any] = {}
+        """Return a copy changed by texts like `name=value`, the value in JSON or as it stands.
+
+        Raises ValueError with a sentence for each text that is wrong as its `args`.
+        """
+        told, faults = self, []
         for text in assignments:
             name, sign, value = text.partition("=")
             if not sign:
-                raise ValueError(f"{text}: must be NAME=VALUE")
+                # What names no setting may be a secret gone astray.
+                called = name if hasattr(self, name) else "a text that names no setting"
+                faults.append(f"{called}: must be NAME=VALUE")
+                continue
             try:
-                changes[name] = json.loads(value)
+                read = json.loads(value)
             except ValueError:
-                changes[name] = value
-        return self.changed(changes)
+                read = value
+            try:
+                told = told.changed({name: read})
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError(*faults)
+        return told
 
 
 def _check(name: str, kind: str, value: object) -> None:

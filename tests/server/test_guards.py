@@ -238,7 +238,12 @@ async def test_a_listen_path_that_is_no_socket_is_told_and_left_alone(
 
 
 @pytest.mark.parametrize(
-    ("place", "advice"), [("192.0.2.1:0", "no interface of this machine"), ("unix:/nowhere/a.sock", "no such folder")]
+    ("place", "advice"),
+    [
+        ("192.0.2.1:0", "no interface of this machine"),
+        ("unix:/nowhere/a.sock", "no such folder"),
+        ("nobody.invalid:0", "can resolve the name"),
+    ],
 )
 async def test_a_place_where_nobody_can_listen_is_told_with_what_to_do(
     upstream: RawUpstream, place: str, advice: str

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import re
-import shutil
 import socket
 from pathlib import Path
 
@@ -75,23 +74,6 @@ async def test_each_misspelt_flag_gets_its_line_with_a_did_you_mean() -> None:
     assert len(lines) == 2
     assert '--upstream-orgin is unknown; did you mean "--upstream-origin"?' in lines[0]
     assert '--drain-dely is unknown; did you mean "--drain-delay"?' in lines[1]
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        ("check --upstream-orign=x --listen y --workers z extra", ['did you mean "--upstream-origin"?', "too many"]),
-        ("wait --timeout x --nope", ["is not a duration", "a flag is unknown"]),
-        ("check --upstream-orign x", ['did you mean "--upstream-origin"?']),
-        ("check a b c", ["too many"]),
-    ],
-)
-async def test_all_faults_of_a_command_line_are_told_at_once(words: str, parts: list[str]) -> None:
-    done = await run(*words.split())
-    assert await done.ended() == 2
-    lines = done.err.decode().splitlines()
-    assert len(lines) == len(parts)
-    assert all(part in line for part, line in zip(parts, lines, strict=True)), lines
 
 
 @pytest.mark.parametrize("words", [["--config", "proxy.yaml", "check"], ["--config=proxy.yaml", "check"]])
@@ -303,47 +285,6 @@ async def test_simulate_on_a_taken_address_is_one_line_and_exit_code_1(simulator
     done = await run("simulate", "--listen", f"127.0.0.1:{simulator.port}")
     assert await done.ended() == 1
     assert len(done.err.splitlines()) == 1
-
-
-@pytest.mark.skipif(shutil.which("bash") is None or shutil.which("curl") is None, reason="curl is not installed")
-async def test_demo_tells_its_story_and_its_curl_lines_work() -> None:
-    free = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--simulator-listen", "127.0.0.1:0")
-    demo = await Process.start("demo", *free)
-    try:
-        await demo.says(lambda out: b"Ctrl-C" in out)
-        lines = [line.strip() for line in demo.out.decode().splitlines() if line.strip().startswith("curl ")]
-        assert len(lines) >= 7
-        seen = []
-        for line in lines:
-            shell = await asyncio.create_subprocess_exec(
-                *("bash", "-c", "set -o pipefail; " + line.split("   #")[0].split(" | head")[0]),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            out, _ = await asyncio.wait_for(shell.communicate(), 10)
-            assert shell.returncode == 0, line
-            assert b'"error"' not in out, line
-            seen.append(out.decode(errors="replace"))
-        assert "buyMerchants" in seen[0]
-        assert "orderId" in seen[2] + seen[3]
-        assert any("session-renewed" in text for text in seen)
-        await demo.says(lambda out: b"was placed, once" in out and b"rejected the token" in out)
-        demo.signal(TERM)
-        assert await demo.ended() == 0
-        assert demo.err == b""
-    finally:
-        await demo.close()
-
-
-async def test_demo_finds_free_ports_when_its_own_are_taken(simulator: Simulator) -> None:
-    taken = f"127.0.0.1:{simulator.port}"
-    demo = await Process.start("demo", "--listen", taken, "--admin-listen", "127.0.0.1:0", "--simulator-listen", taken)
-    try:
-        await demo.says(lambda out: b"Ctrl-C" in out)
-        demo.signal(TERM)
-        assert await demo.ended() == 0
-    finally:
-        await demo.close()
 
 
 @pytest.mark.parametrize("number", [TERM, INT])
