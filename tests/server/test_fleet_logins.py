@@ -125,6 +125,7 @@ async def test_after_an_operator_renews_a_login_anywhere_holds_also_where_an_acc
 ) -> None:
     winner, loser = await two_log_in_at_once(pair, upstream, server)
     assert (await winner.admin.ask("POST /session/renew")).status == 200
+    await until(lambda: account(loser) == "")  # within the 2 s that a login waits, unless the machine is very busy
     assert (await log_in(winner, YOU)).status == 200
     assert (await loser.ask("GET /carts")).status == 200
     assert (account(loser), loser.proxy.keeper.identity_lost) == (YOU, False)
