@@ -59,7 +59,7 @@ def banner(status: Status) -> Banner:  # a list of checks, the worst first
         return Banner(
             "red",
             f"There is no session with CardCash, and none can be made{cause}.",
-            f"{to_do}It is tried again by itself; `cardcash-proxy doctor --no-login` shows where the way is barred.",
+            f"{to_do}{_tried_again(session)}; `cardcash-proxy doctor --no-login` shows where the way is barred.",
         )
     if "login" in refused:
         return Banner(colour, f"CardCash refuses the login; requests go on without an account.{many}", advice)
@@ -74,7 +74,7 @@ def banner(status: Status) -> Banner:  # a list of checks, the worst first
         return Banner(
             colour,
             f"The session could not be renewed{cause}; the one that is held ends in {ends}.{many}",
-            f"{to_do}It is tried again by itself; if it lasts, `cardcash-proxy doctor --no-login` shows where the way is "
+            f"{to_do}{_tried_again(session)}; if it lasts, `cardcash-proxy doctor --no-login` shows where the way is "
             "barred.",
         )
     if not store["up"]:
@@ -90,10 +90,21 @@ def banner(status: Status) -> Banner:  # a list of checks, the worst first
         return Banner(colour, many.strip(), look if ours else theirs)
     if not status["ready"]:
         return Banner("yellow", f"Not ready: {', '.join(status['not_ready_because'])}.", "")
+    by_itself = session["renews_by_itself"]
     if not usable:
-        return Banner("green", "All is well; the session is made with the next request.", "")
-    ends = span(session["expires_in_seconds"])
-    return Banner("green", f"All is well; the session ends in {ends} and is renewed by itself.", "")
+        how = "by itself" if by_itself else "with the next request"
+        return Banner("green", f"All is well; the session is made {how}.", "")
+    how = "by itself" if by_itself else "when somebody calls again"
+    return Banner(
+        "green", f"All is well; the session ends in {span(session['expires_in_seconds'])} and is renewed {how}.", ""
+    )
+
+
+def _tried_again(session: Status) -> str:
+    """Say when what failed is tried again."""
+    if session["renews_by_itself"]:
+        return "It is tried again by itself"
+    return f"It is tried again with the next request{' after the pause' if session['paused_seconds'] else ''}"
 
 
 def _last_of_renewals(status: Status) -> tuple[str, str]:

@@ -160,7 +160,7 @@ class Processes:
             **{name: refused[name] for name in ("latched", "advice")},
             "refused": sorted({what for one in sessions for what in one["refused"]}),
             **{name: max(one[name] for one in sessions) for name in ("paused_seconds", "failures_in_a_row")},
-            "renewing": any(one["renewing"] for one in sessions),
+            **{name: any(one[name] for one in sessions) for name in ("renews_by_itself", "renewing")},
             "waiters": sum(one["waiters"] for one in sessions),
             **{name: sum(one.count(name) for one in self.each) for name in COUNTS},
         }

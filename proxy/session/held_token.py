@@ -22,7 +22,7 @@ LAST_MOMENT: Final = 30.0
 
 
 class Due(Enum):
-    """What should be done for the held token in the background."""
+    """What should be done for the held token, or for want of a first one, in the background."""
 
     NOTHING = "nothing"
     RENEWAL = "renewal"
@@ -52,8 +52,13 @@ def shown(token: Token) -> tuple[str, str | None, bool]:
 class HeldToken:
     """Which token is held, if any. Compared by identity (`is`), save where CardCash gives the same value twice."""
 
-    def __init__(self, renew_ahead: float) -> None:
+    def __init__(self, renew_ahead: float, idle_after: float) -> None:
         self._renew_ahead = renew_ahead
+        self._idle_after = idle_after
+        #: Steady seconds of the last request, or of the start.
+        self.last_used = float("-inf")
+        #: The first one is made without a request.
+        self.eager = False
         self.token: Token | None = None
         self.windows: Windows | None = None
         #: CardCash rejected it.
@@ -107,20 +112,29 @@ class HeldToken:
         """Return the held token if it has not expired."""
         return None if self.windows is None or self.windows.freshness(now) is Freshness.EXPIRED else self.token
 
-    def due(self, now: Moment, *, is_used: bool, not_before: float, login_refused: bool, later: float) -> Due:
-        """Say what is due while requests go on; `is_used`: there was traffic lately, `not_before`: a pause's end (steady).
+    def renews_by_itself(self, now: Moment) -> bool:
+        """Say whether the next renewal needs no request: there was traffic lately, and a token is held that has not expired.
+
+        Or there was none yet and the first is made eagerly: what failed at the start is tried again.
+        """
+        if now.steady - self.last_used >= self._idle_after:
+            return False
+        return self.eager if self.windows is None else self.windows.freshness(now) is not Freshness.EXPIRED
+
+    def due(self, now: Moment, *, not_before: float, login_refused: bool, later: float) -> Due:
+        """Say what is due in the background; `not_before`: a pause's end (steady).
 
         While the store is down, all who share it must renew, each for itself: `later`, a fraction (0…1) of its own,
         spreads them over what is left of the window. 10,000 in 150 s make 67 calls a second. Else it is 0.
         """
         token, windows = self.token, self.windows
         if token is None or windows is None:
-            return Due.NOTHING
+            return Due.RENEWAL if self.renews_by_itself(now) and now.steady >= not_before else Due.NOTHING
         if windows.freshness(now) is Freshness.EXPIRED:
             return Due.LOSS if token.own_login else Due.NOTHING
         latest = max(windows.renew_at, windows.expires_at - LAST_MOMENT)
         renew_at = windows.renew_at + (latest - windows.renew_at) * later
-        if not is_used or now.steady < max(renew_at, not_before):
+        if not self.renews_by_itself(now) or now.steady < max(renew_at, not_before):
             return Due.NOTHING
         if token.own_login:
             return Due.KEEP_ALIVE

@@ -26,6 +26,9 @@ What can happen, and what is then done and held:
                                                                    middle: renew   waits
     a request's token was rejected   renew, wait    renew, wait    renew, wait     join, wait
       (that very one; an older: nothing)            → rejected     → rejected
+    a second goes by, in use         renew, if      -              from the        as stale
+                                     `eager` and it                middle: renew
+                                     is the first
     an answer brings a newer one     -              → held         → held          → held
       (to a request with that very one, and of its account; else it is left)
     a caller's login brings one      → held         → held         → held          → held
@@ -93,9 +96,8 @@ class SessionKeeper:
         self.calls = calls
         self._clock = clock
         self._observer = observer
-        self._policy = policy
         # The state, and who works on it, each told of those before it.
-        self._held = held = HeldToken(policy.renew_ahead)
+        self._held = held = HeldToken(policy.renew_ahead, policy.idle_after)
         self._obstacles = obstacles = Obstacles()
         self._shared = shared = Shared(store, held, obstacles, calls, clock=clock, observer=observer)
         self._renewals = Renewals(
@@ -106,8 +108,6 @@ class SessionKeeper:
         self._keeping_alive: asyncio.Task[None] | None = None
         # Where in the window this process renews while the store is down.
         self._fraction = random.random()  # noqa: S311 - spreads, guards nothing
-        #: Steady seconds of the last request.
-        self._last_used = float("-inf")
         self._harvests = 0
 
     # What the request path asks
@@ -135,12 +135,12 @@ class SessionKeeper:
         now = self._clock.now()
         if now.steady >= windows.stale_at or now.wall >= windows.expires_wall:
             return None
-        self._last_used = now.steady
+        self._held.last_used = now.steady
         return held
 
     async def _token(self, *, patient: bool) -> Token:
         now = self._clock.now()
-        self._last_used = now.steady
+        self._held.last_used = now.steady
         held, windows = self._held.token, self._held.windows
         if held is None or windows is None:
             return await self._renewed("first")
@@ -253,8 +253,8 @@ class SessionKeeper:
         return self._renewals.first_is_over
 
     async def start(self, *, eager: bool) -> None:
-        """Take over what the store holds, unless a caller's renewal does so; with `eager` begin one in the background."""
-        self._last_used = self._clock.now().steady
+        """Take over what the store holds, unless a caller's renewal does so; with `eager` make one in the background."""
+        self._held.last_used, self._held.eager = self._clock.now().steady, eager
         await self._shared.look()
         if self.held is not None:
             self.first_renewal_over.set()
@@ -308,13 +308,12 @@ class SessionKeeper:
         return not self._shared.has_others or await self._shared.catch_up()
 
     def look(self) -> None:
-        """Do what is due for the held token: for every second, and for requests in the second half of the window."""
+        """Do what is due for the token: for every second, and for requests in the second half of the window."""
         held, now = self._held.token, self._clock.now()
-        if held is None or self._renewals.current is not None:
+        if self._renewals.current is not None:
             return
         due = self._held.due(
             now,
-            is_used=now.steady - self._last_used < self._policy.idle_after,
             not_before=max(self._obstacles.pause.until, self._obstacles.background_pause.until),
             login_refused="login" in self.refusals,
             later=self._fraction if self._shared.access.is_cut_off else 0.0,
@@ -322,8 +321,8 @@ class SessionKeeper:
         if due is Due.LOSS:
             self._lose_identity()
         elif due is not Due.NOTHING and self._renewals.may_begin():
-            if due is Due.RENEWAL:
-                self._renewals.begin("window")
+            if held is None or due is Due.RENEWAL:
+                self._renewals.begin("start" if held is None else "window")
             elif self._keeping_alive is None or self._keeping_alive.done():
                 self._keeping_alive = self._tasks.spawn(self._keep_alive(held), name="session-keep-alive")
 
@@ -348,7 +347,7 @@ class SessionKeeper:
     @property
     def pending(self) -> bool:
         """Say whether something is still to be stored."""
-        return self.alone or self._obstacles.refusals_unsaved
+        return self._shared.pending
 
     @property
     def store_trouble(self) -> str | None:

@@ -46,6 +46,10 @@ class Observer(Protocol):
         """
         ...
 
+    def store_works(self) -> None:
+        """The store does its work, also where it failed before and has not been used in that way since."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:

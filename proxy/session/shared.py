@@ -136,6 +136,11 @@ class Shared:
         # One of another application id is in the store for whoever has that one, and is to be replaced here.
         return None if held is None or self.has(held) or self.holds_foreign else held
 
+    @property
+    def pending(self) -> bool:
+        """Say whether something is still to be stored."""
+        return self.unsaved() is not None or self._obstacles.refusals_unsaved
+
     def has(self, token: Token) -> bool:
         """Say whether the store has, or had, this token, and holds any."""
         stored = self._stored
@@ -194,7 +199,7 @@ class Shared:
         before = self._obstacles.refusals
         entered = await self.rights.enter(self._calls.credentials.secrets, known=known, forced=forced)
         if entered is not None:
-            self._stored = entered.stored.token
+            self._saw(entered.stored.token)
             if not forced:
                 self.learn(entered.stored, before)
         return entered
@@ -215,6 +220,7 @@ class Shared:
                 if saved:
                     self._replaced = self._stored
                     self._stored = self._saved = token
+                    self.access.has_written()
                     return token
                 theirs = await self._look()
                 if theirs is None:
@@ -229,6 +235,8 @@ class Shared:
         done = await self.access.done("latch", self._store.refuse(refusals, secrets))
         if done:
             self._observer.store("latch", "ok" if refusals else "empty")
+            if refusals:
+                self.access.has_written()
         return done
 
     async def end_pause(self) -> None:
@@ -259,12 +267,20 @@ class Shared:
         stored = await self.access.do("load", self._store.look(self._calls.credentials.secrets))
         if stored is not None:
             self._observer.store("load", "ok" if stored.token else "foreign" if stored.is_foreign else "empty")
-            self._stored = stored.token
+            self._saw(stored.token)
+            if not self.pending:
+                self.access.works()
         # One that failed is spared by the store itself, for 1.5 s at most: 3 s after it is back all shall have one token.
         is_slow = stored is not None and self.access.is_distant and time() - began > _SLOW
         self._look_every = min(self._look_every * 2, _LONGEST_INTERVAL) if is_slow else _LOOK_EVERY
         self._look_at = time() + (self._look_every - _LOOK_EVERY) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads
         return stored
+
+    def _saw(self, token: Token | None) -> None:
+        """Note what the store holds now."""
+        if token is not None and (self._stored is None or shown(token) != shown(self._stored)):
+            self.access.has_written()
+        self._stored = token
 
     def _take_over(self, stored: Stored | None, before: Mapping[str, str]) -> None:
         """Learn, and hold their token if it is better; during a renewal only a login in place of an anonymous one."""

@@ -25,6 +25,8 @@ def describe(
         "expires_at": expires.isoformat(timespec="seconds") if expires else None,
         "expires_in_seconds": round(max(0.0, windows.expires_at - now.steady), 1) if windows else None,
         "renews_in_seconds": round(max(0.0, windows.renew_at - now.steady), 1) if windows else None,
+        # Else it is renewed, or made, with the next request.
+        "renews_by_itself": held.renews_by_itself(now) and "app_id" not in obstacles.refusals,
         # From its making to its end, and of the renewal window before that.
         "lifetime_seconds": round(token.expires_at - token.born.steady, 1) if token else None,
         "window_seconds": round(windows.expires_at - windows.stale_at, 1) if windows else None,

@@ -24,6 +24,8 @@ class StoreAccess:
         #: What was wrong with the last use, and with the last that wrote.
         self._trouble: Exception | None = None
         self._unwritten: Exception | None = None
+        #: It has refused to write, and has written nothing since, as far as is known: that it can be read proves little.
+        self._refuses = False
 
     @property
     def is_distant(self) -> bool:
@@ -65,10 +67,27 @@ class StoreAccess:
         await self.do(operation, work)
         return self._trouble is None
 
+    def has_written(self) -> None:
+        """Note that something was written, here or by another process."""
+        self._refuses = False
+
+    def works(self) -> None:
+        """Tell the observer that all works again, whatever failed: it was just read, and nothing waits to be written."""
+        if not self._refuses:
+            self.observer.store_works()
+
     def _used(self, operation: str, trouble: Exception | None) -> None:
         self._trouble = trouble
+        self._refuses = self._refuses or _is_refusal(trouble)
         if operation in ("save", "latch"):
             self._unwritten = trouble
+
+
+def _is_refusal(error: Exception | None) -> bool:
+    """Say whether what failed to be written leaves the store readable: Redis, or the disk of a file, is full."""
+    if isinstance(error, StoreUnreachable):
+        return error.refuses
+    return isinstance(error, OSError) and not isinstance(error, TimeoutError)
 
 
 def _why(error: Exception) -> str:

@@ -21,7 +21,7 @@ class SessionWatch:
     def __init__(self, metrics: Metrics, events: Events) -> None:
         self._metrics = metrics
         self._events = events
-        # Operations of the store that failed the last time: each is told of once, not once per request.
+        # Operations of the store that failed and do not work again yet: each is told of once, not once per request.
         self._failing: set[str] = set()
 
     def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
@@ -73,8 +73,12 @@ class SessionWatch:
                 )
                 log.warning("session_store_failed", operation=operation, why=why, advice=advice)
         elif operation in self._failing:
-            self._failing.discard(operation)
-            log.info("session_store_recovered", operation=operation)
+            self._recovered(operation)
+
+    def store_works(self) -> None:
+        """Tell of every operation that failed that it works again, though it was not used since: the outage is one."""
+        for operation in sorted(self._failing):
+            self._recovered(operation)
 
     def took(self, operation: str, seconds: float) -> None:
         """Measure a use of a Redis that was tried, well or not."""
@@ -83,3 +87,7 @@ class SessionWatch:
     def reconnected(self) -> None:
         """Count a connection to a Redis that is not the first."""
         self._metrics.store_reconnects.inc()
+
+    def _recovered(self, operation: str) -> None:
+        self._failing.discard(operation)
+        log.info("session_store_recovered", operation=operation)

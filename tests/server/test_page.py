@@ -17,7 +17,7 @@ def status(session: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]
         "state": "fresh", "expires_at": "2026-01-01T00:19:00+00:00", "expires_in_seconds": 1140.0, "window_seconds": 300.0,
         "lifetime_seconds": 1199.0, "source": "login", "identity": "p…@example.com", "identity_lost": False,
         "refused": [], "advice": None, "paused_seconds": 0.0, "failures_in_a_row": 0, "waiters": 0, "renewals": 1,
-        "harvests": 0, "identity_from_caller": False,
+        "harvests": 0, "identity_from_caller": False, "renews_by_itself": True,
     }  # fmt: skip
     return {
         "not_alive": [],
@@ -53,7 +53,13 @@ FAILING = {"step_seconds": 15.0, "bounds_seconds": [1.0], "requests": [50], "err
     ("told", "colour", "words"),
     [
         (status(), "green", "ends in 19 min"),
-        (status({"state": "none", "expires_in_seconds": None}), "green", "made with the next request"),
+        (status({"renews_by_itself": False}), "green", "renewed when somebody calls again"),
+        (status({"state": "none", "expires_in_seconds": None}), "green", "made by itself"),
+        (
+            status({"state": "none", "expires_in_seconds": None, "renews_by_itself": False}),
+            "green",
+            "made with the next request",
+        ),
         (status(OUTAGE, recent_failures=[FAILURE]), "red", "it answered 503"),
         (status({"identity_lost": True}, traffic=FAILING), "red", "is lost; requests go on without an account. 80%"),
         (
@@ -137,6 +143,14 @@ def test_the_cause_is_in_the_sentence_and_what_to_do_below_it(session: dict[str,
     assert "It was refused" in told.sentence
     assert "check upstream.origin" not in told.sentence
     assert told.advice.startswith("Check upstream.origin. It is tried again by itself")
+
+
+@pytest.mark.parametrize("session", [OUTAGE, {"failures_in_a_row": 3}])
+def test_what_is_not_tried_again_by_itself_is_said_to_wait_for_a_request(session: dict[str, Any]) -> None:
+    told = banner(status({**session, "renews_by_itself": False}))
+    assert told.advice.startswith("It is tried again with the next request;")
+    told = banner(status({**session, "renews_by_itself": False, "paused_seconds": 7.0}))
+    assert told.advice.startswith("It is tried again with the next request after the pause;")
 
 
 def test_what_was_not_written_here_is_never_markup() -> None:

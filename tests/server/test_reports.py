@@ -17,6 +17,7 @@ def report(session: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]
     told = {
         "state": "fresh", "expires_in_seconds": 100.0, "latched": None, "advice": None, "refused": [], "renewing": False,
         "paused_seconds": 0.0, "failures_in_a_row": 0, "waiters": 0, "renewals": 1, "harvests": 0,
+        "renews_by_itself": False,
     }  # fmt: skip
     return {
         "starting": [],
@@ -82,6 +83,11 @@ def test_what_one_worker_is_refused_is_told() -> None:
 def test_the_longest_pause_is_told() -> None:
     told = processes(report({"paused_seconds": 2.5, "failures_in_a_row": 2}), report({"renewing": True})).session()
     assert (told["paused_seconds"], told["failures_in_a_row"], told["renewing"]) == (2.5, 2, True)
+
+
+def test_a_session_is_renewed_by_itself_if_one_worker_does() -> None:
+    assert processes(report(), report({"renews_by_itself": True})).session()["renews_by_itself"]
+    assert not processes(report(), report()).session()["renews_by_itself"]
 
 
 def test_connections_are_summed_and_the_origin_is_not() -> None:

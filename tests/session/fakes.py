@@ -121,8 +121,9 @@ class Recorder:
         self.losses = 0
         self.failed_calls: list[str] = []
         self.stores: Counter[tuple[str, str]] = Counter()
-        #: What was told of a store that failed.
+        #: What was told of a store that failed, and of what of it still does.
         self.whys: list[str] = []
+        self.failing: set[str] = set()
         self.unknown: list[object] = []
 
     def renewal(self, reason: str, result: str, fields: Mapping[str, object]) -> None:
@@ -152,7 +153,11 @@ class Recorder:
     def store(self, operation: str, result: str, why: str = "") -> None:
         self.stores[operation, result] += 1
         self.whys += [why] * (result == "failed")
+        (self.failing.add if result == "failed" else self.failing.discard)(operation)
         self._check((operation, result) in STORE_OPERATIONS, operation, result)
+
+    def store_works(self) -> None:
+        self.failing.clear()
 
     def _check(self, is_known: bool, *what: object) -> None:
         if not is_known:

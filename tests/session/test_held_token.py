@@ -16,6 +16,7 @@ from proxy.session.renewal import Renewal
 
 ME, YOU = "me@example.com", "you@example.com"
 NOW = Moment(1_000.0, 5_000.0)
+IDLE_AFTER = 3600.0
 
 
 def token(value: str = "one.", *, age: float = 0.0, **more: Any) -> Token:
@@ -31,7 +32,7 @@ def lost(value: str = "lost.", *, age: float = 0.0) -> Token:
 
 
 def holding(held: Token | None) -> HeldToken:
-    holder = HeldToken(300)
+    holder = HeldToken(300, IDLE_AFTER)
     if held is not None:
         holder.adopt(held, NOW)
     return holder
@@ -248,12 +249,13 @@ class TestWhatARenewalIsWorth:
 
 
 class TestWhatIsDue:
-    def due(self, held: Token, at: float, **more: Any) -> Due:
+    def due(self, held: Token, at: float, *, unused_for: float = 0.0, **more: Any) -> Due:
         """Ask some seconds after its birth; it lives 600 s, so its window begins after 300 and is ours from the middle."""
         now = Moment(held.born.steady + at, held.born.wall + at)
-        options: dict[str, Any] = {"is_used": True, "not_before": 0.0, "login_refused": False, "later": 0.0, **more}
-        holding = HeldToken(300)
+        options: dict[str, Any] = {"not_before": 0.0, "login_refused": False, "later": 0.0, **more}
+        holding = HeldToken(300, IDLE_AFTER)
         holding.adopt(held, held.born)
+        holding.last_used = now.steady - unused_for
         return holding.due(now, **options)
 
     @pytest.mark.parametrize(
@@ -270,7 +272,8 @@ class TestWhatIsDue:
         renew_at = Windows.of(held, 300).renew_at - held.born.steady
         assert self.due(held, renew_at - 1, login_refused=refused) is Due.NOTHING
         assert self.due(held, renew_at, login_refused=refused) is what
-        assert self.due(held, renew_at, login_refused=refused, is_used=False) is Due.NOTHING
+        assert self.due(held, renew_at, login_refused=refused, unused_for=IDLE_AFTER - 1) is what
+        assert self.due(held, renew_at, login_refused=refused, unused_for=IDLE_AFTER) is Due.NOTHING
         pause = held.born.steady + renew_at + 5
         assert self.due(held, renew_at + 4, login_refused=refused, not_before=pause) is Due.NOTHING
         assert self.due(held, renew_at + 5, login_refused=refused, not_before=pause) is what
@@ -291,3 +294,16 @@ class TestWhatIsDue:
         short = replace(token(), lifetime=40)
         renew_at = Windows.of(short, 300).renew_at - short.born.steady
         assert self.due(short, renew_at, later=1.0) is Due.RENEWAL
+
+    @pytest.mark.parametrize(("eager", "what"), [(True, Due.RENEWAL), (False, Due.NOTHING)])
+    def test_a_first_one_is_due_after_a_pause_where_it_is_made_eagerly(self, eager: bool, what: Due) -> None:
+        nothing = HeldToken(300, IDLE_AFTER)
+        nothing.last_used, nothing.eager = NOW.steady, eager
+
+        def due(not_before: float, *, after: float = 0.0) -> Due:
+            now = Moment(NOW.steady + after, NOW.wall + after)
+            return nothing.due(now, not_before=not_before, login_refused=False, later=0.0)
+
+        assert due(NOW.steady) is what
+        assert due(NOW.steady + 1) is Due.NOTHING
+        assert due(NOW.steady, after=IDLE_AFTER) is Due.NOTHING

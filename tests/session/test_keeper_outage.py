@@ -7,10 +7,12 @@ import asyncio
 import pytest
 
 from proxy.core.errors import SessionUnavailable
-from proxy.session.cardcash_calls import SessionOutage, SessionTokenRejected
+from proxy.session.cardcash_calls import SessionOutage, SessionRefused, SessionTokenRejected
 from proxy.session.renewals import FIRST_TRIES
+from proxy.session.stores.memory import MemoryStore
+from tests.server.harness import until
 from tests.session.conftest import Build
-from tests.session.fakes import LOGIN, House, settle
+from tests.session.fakes import LOGIN, FakeClock, House, settle
 
 
 async def refused(house: House) -> float:
@@ -199,3 +201,90 @@ async def test_a_token_rejected_while_it_is_given_again_is_asked_for_once_more_a
     assert len(house.calls.sessions) == 3
     assert house.seen.renewals[-2:] == [("window", "superseded"), ("rejected", "same_token")]
     assert house.keeper.status()["paused_seconds"] > 0
+
+
+async def seconds_of(house: House, seconds: int) -> None:
+    """Let so many seconds go by in which nobody calls."""
+    for _ in range(seconds):
+        house.tick()
+        await settle()
+        house.clock.advance(1)
+
+
+async def test_a_first_session_that_failed_is_made_without_a_request_when_cardcash_is_back(house: House) -> None:
+    house.outage()
+    await house.keeper.start(eager=True)
+    await seconds_of(house, 120)
+    house.calls.down = None
+    await seconds_of(house, 31)
+    assert house.keeper.status()["state"] == "fresh"
+    assert house.seen.renewals[-1] == ("start", "ok")
+
+
+async def test_a_first_session_that_fails_costs_at_most_12_calls_in_a_minute_and_one_a_pause(house: House) -> None:
+    house.outage()
+    await house.keeper.start(eager=True)
+    await seconds_of(house, 61)
+    assert len(house.calls.sessions) <= 12
+    assert house.calls.tries == [FIRST_TRIES, 1, 1, 1, 1, 1]
+    began = house.calls.sessions[0]
+    assert [sent - began for sent in house.calls.sessions[FIRST_TRIES:]] == [1, 3, 7, 15, 31]
+
+
+async def test_without_eager_a_failed_session_is_tried_again_for_a_request_only(house: House) -> None:
+    await house.keeper.start(eager=False)
+    house.outage()
+    await refused(house)
+    calls = len(house.calls.sessions)
+    await seconds_of(house, 120)
+    assert len(house.calls.sessions) == calls
+
+
+async def test_a_first_session_is_not_tried_for_ever_where_nobody_calls(build: Build) -> None:
+    house = build(idle_after=600)
+    house.outage()
+    await house.keeper.start(eager=True)
+    await seconds_of(house, 600)
+    calls = len(house.calls.sessions)
+    await seconds_of(house, 120)
+    assert len(house.calls.sessions) == calls
+    await refused(house)  # a request asks: it counts as used again
+    await seconds_of(house, 31)
+    assert len(house.calls.sessions) > calls + 1
+
+
+async def test_a_first_session_is_not_tried_again_while_the_application_id_is_refused(house: House) -> None:
+    house.calls.on_session.append(SessionRefused("app_id", "Check the application id."))
+    await house.keeper.start(eager=True)
+    await seconds_of(house, 120)
+    assert len(house.calls.sessions) == 1
+
+
+async def test_a_session_that_ended_in_an_outage_is_made_again_for_a_request_only(house: House) -> None:
+    await house.keeper.start(eager=True)
+    await settle()
+    house.outage()
+    house.clock.advance(house.held.lifetime)
+    calls = len(house.calls.sessions)
+    await seconds_of(house, 120)
+    assert len(house.calls.sessions) == calls
+
+
+async def test_of_many_processes_without_a_first_session_one_tries_it_each_pause(build: Build) -> None:
+    class Store(MemoryStore):
+        shared = True
+
+    clock = FakeClock()
+    store = Store(clock)
+    houses = [build(clock=clock, store=store.another()) for _ in range(5)]
+    for house in houses:
+        house.outage()
+        await house.keeper.start(eager=True)
+    for _ in range(45):
+        await until(lambda: not any(house.keeper.status()["renewing"] for house in houses))
+        for house in houses:
+            await house.keeper.follow()
+            house.tick()
+        clock.advance(1)
+    await until(lambda: not any(house.keeper.status()["renewing"] for house in houses))
+    assert sorted(tries for house in houses for tries in house.calls.tries) == [1, 1, 1, 1, 1, FIRST_TRIES]

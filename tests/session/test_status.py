@@ -20,6 +20,7 @@ HELD = {
     "expires_at": "2027-01-15T08:19:55+00:00",
     "expires_in_seconds": 1195.0,
     "renews_in_seconds": 1047.5,
+    "renews_by_itself": True,
     "lifetime_seconds": 1195.0,
     "window_seconds": 295.0,
     "source": "session",
@@ -41,6 +42,7 @@ NONE = HELD | {
     "expires_at": None,
     "expires_in_seconds": None,
     "renews_in_seconds": None,
+    "renews_by_itself": False,
     "lifetime_seconds": None,
     "window_seconds": None,
     "source": None,
@@ -66,7 +68,8 @@ async def test_of_one_that_is_on_its_way_to_the_end(build: Build) -> None:
     house.clock.advance(1000.04)
     assert house.keeper.status() == made(state="stale", expires_in_seconds=195.0, renews_in_seconds=47.5)
     house.clock.advance(1000)
-    assert house.keeper.status() == made(state="expired", expires_in_seconds=0.0, renews_in_seconds=0.0)
+    ended = {"state": "expired", "expires_in_seconds": 0.0, "renews_in_seconds": 0.0, "renews_by_itself": False}
+    assert house.keeper.status() == made(**ended)
 
 
 async def test_of_times_the_tenths_and_of_pauses_the_thousandths_of_a_second(build: Build) -> None:
@@ -97,8 +100,9 @@ async def test_of_a_callers_login_and_its_loss(build: Build) -> None:
     )
     house.clock.advance(1200)
     house.tick()
-    gone = {"state": "expired", "expires_in_seconds": 0.0, "renews_in_seconds": 0.0, "source": "login", "harvests": 1}
-    assert house.keeper.status() == made(**gone, identity_from_caller=True, identity_lost=True)
+    gone = {"state": "expired", "expires_in_seconds": 0.0, "renews_in_seconds": 0.0, "renews_by_itself": False}
+    lost = {"source": "login", "harvests": 1, "identity_from_caller": True, "identity_lost": True}
+    assert house.keeper.status() == made(**gone, **lost)
 
 
 async def test_of_what_cardcash_refused(build: Build) -> None:
@@ -130,3 +134,26 @@ async def test_of_an_outage_and_the_renewal_that_may_end_it(build: Build) -> Non
     house.calls.gate.set()
     await asyncio.gather(*waiting)
     assert house.keeper.status() == made(expires_at="2027-01-15T08:19:56+00:00")
+
+
+async def test_of_what_comes_without_a_request(build: Build) -> None:
+    house = build(idle_after=600)
+    house.outage()
+    await house.keeper.start(eager=True)
+    await settle()
+    assert house.keeper.status()["renews_by_itself"]
+    house.clock.advance(600)
+    assert not house.keeper.status()["renews_by_itself"]
+    house.calls.down = None
+    await house.keeper.token()
+    assert house.keeper.status()["renews_by_itself"]
+    house.clock.advance(600)
+    assert not house.keeper.status()["renews_by_itself"]
+
+
+async def test_of_a_refused_application_id_that_nothing_comes_by_itself(build: Build) -> None:
+    house = build()
+    house.calls.on_session.append(SessionRefused("app_id", "Check the application id."))
+    await house.keeper.start(eager=True)
+    await settle()
+    assert not house.keeper.status()["renews_by_itself"]

@@ -62,6 +62,27 @@ def test_an_operation_that_works_again_is_told_of_once(watch: SessionWatch, line
     assert [line["event"] for line in lines] == ["session_store_failed", "session_store_recovered"] * 2
 
 
+def test_a_store_that_works_again_ends_the_outage_of_all_that_failed(
+    watch: SessionWatch, lines: list[EventDict]
+) -> None:
+    for operation in ("enter", "save", "load", "lease"):
+        watch.store(operation, "failed")
+    watch.store("load", "ok")
+    watch.store_works()
+    watch.store_works()
+    told = [(line["event"].removeprefix("session_store_"), line["operation"]) for line in lines]
+    failed = [("failed", "enter"), ("failed", "save"), ("failed", "load"), ("failed", "lease")]
+    assert told == [
+        *failed,
+        ("recovered", "load"),
+        ("recovered", "enter"),
+        ("recovered", "lease"),
+        ("recovered", "save"),
+    ]
+    watch.store("save", "failed")
+    assert (lines[-1]["event"], lines[-1]["operation"]) == ("session_store_failed", "save")
+
+
 def test_every_use_of_the_store_is_counted(watch: SessionWatch, metrics: Metrics, lines: list[EventDict]) -> None:
     for _ in range(3):
         watch.store("load", "failed")

@@ -18,6 +18,8 @@ class StoreUnreachable(Exception):
 
     #: It may do so in a few seconds.
     passes = True
+    #: It answers and can be read, but writes nothing.
+    refuses = False
 
 
 class StoreUnusable(Exception):

@@ -344,6 +344,7 @@ class TestItSaysNo:
         with pytest.raises(RedisUnavailable, match="out of memory") as caught:
             await one.save("two.token.", replaces=token)
         assert caught.value.failure.kind is FailureKind.REFUSED
+        assert caught.value.refuses
         assert await one.stored() == "one.token."
         server.command("CONFIG", "SET", "maxmemory", "0")
         assert await one.save("two.token.", replaces=token)

@@ -55,6 +55,7 @@ class RedisUnavailable(StoreUnreachable):
         super().__init__(failure.sentence)
         self.failure = failure
         self.passes = failure.kind is FailureKind.DOWN
+        self.refuses = failure.kind is FailureKind.REFUSED
 
 
 class RedisClient:
