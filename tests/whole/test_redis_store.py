@@ -188,11 +188,11 @@ async def test_without_a_redis_at_start_the_proxy_serves_alone_and_stores_when_i
     await until(lambda: server.holds("tag"), seconds=30)
     assert simulator.calls[SESSION] == 1
 
-    def told(event: str) -> set[str]:
+    def operations(event: str) -> set[str]:
         return {str(line["operation"]) for line in proxy.events(f"session_store_{event}")}
 
     # Also of what is not used again: there is nothing to renew.
-    await until(lambda: told("recovered") == told("failed") >= {"load", "enter", "save"}, seconds=30)
+    await until(lambda: operations("recovered") == operations("failed") >= {"load", "enter", "save"}, seconds=30)
 
 
 async def test_status_log_and_metrics_tell_of_the_store_but_never_of_user_or_password(
