@@ -35,7 +35,7 @@ from proxy.session.keeper import SessionKeeper
 from proxy.session.stores import Binding, OnNetwork
 from proxy.session.stores.factory import open_store
 from proxy.settings import Settings
-from proxy.store_place import StorePlace
+from proxy.store_place import StorePlace, store_file
 from proxy.telemetry.history import Events, Traffic
 from proxy.telemetry.logs import log
 from proxy.telemetry.metrics import BUCKETS, Metrics
@@ -277,6 +277,9 @@ class Proxy:
             every(POLL_EVERY, "ca", self._look_at_ca)
         if (place := self._place) is not None:
             every(POLL_EVERY, "store files", lambda: place.look(stood=self._to_stand))
+        elif (path := self._settings.session.store_file) is not None:
+            file = store_file(path, self._settings.session.store)
+            every(POLL_EVERY, "store files", lambda: file.look(stood=self._to_stand))
         if self._store.shared:
             every(FOLLOW_EVERY, "store", self._follow, spread=_FOLLOW_SPREAD)
         every(LOOK_AT_TOKEN_EVERY, "keeper", self.keeper.look)

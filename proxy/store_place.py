@@ -1,7 +1,8 @@
 """Where the Redis of `session.store` is and who we are there: from settings and files, which are read again.
 
 Whatever cannot be used (a URL that is none, a bundle without a certificate, a key that is not the certificate's) leaves
-the last good value in use, with one warning.
+the last good value in use, with one warning. So does a URL of another kind of store, or of another file: the store is opened
+once, at the start.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 import ssl
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from proxy.core.store_url import StoreUrl, parse_store_url
+from proxy.core.store_url import StoreUrl
 from proxy.core.values import Bad
 from proxy.session.stores.redis.place import Place
-from proxy.settings import Settings, files
+from proxy.settings import Settings, files, parsing
 from proxy.telemetry.logs import log
 from proxy.watched_files import Contents, SecretsWatch, WatchedFiles, secret_file
+
+#: A kind of store: a Redis, or a text that names `memory://` or a file.
+Store = TypeVar("Store", bound=str | StoreUrl)
 
 
 class StorePlace:
@@ -27,7 +32,7 @@ class StorePlace:
         self._secrets = secrets
         self._given = url
         path = session.store_file
-        self._url = None if path is None else secret_file("session.store", path, _url_in, url)
+        self._url = None if path is None else store_file(path, url)
         #: Whom we believe to be Redis, and the certificate that it is shown.
         self._tls = WatchedFiles(
             (session.store_ca_file, session.store_cert_file, session.store_cert_key_file),
@@ -73,6 +78,11 @@ class StorePlace:
         )
 
 
+def store_file(path: Path, held: Store) -> WatchedFiles[Store]:
+    """Watch `session.store_file`, which held that at the start. What it cannot be followed to is warned of: see above."""
+    return secret_file("session.store", path, partial(_store_in, held), held)
+
+
 def _context(cert_file: Path | None, key_file: Path | None, contents: Contents) -> ssl.SSLContext:
     authorities = contents[0]
     context = ssl.create_default_context(cadata=None if authorities is None else files.bundle(authorities))
@@ -87,11 +97,15 @@ def _warn_of_certificates(reason: str) -> None:
     log.warning("store_certificates_unreadable", reason=f"one {reason}", advice=advice)
 
 
-def _url_in(content: bytes) -> StoreUrl:
+def _store_in(held: Store, content: bytes) -> Store:
     text = files.secret(content, files.SecretForm.ANY).reveal()
     try:
-        return parse_store_url(text)
+        found = parsing.store(text)
     except Bad as error:
         problem = str(error)
+    else:
+        if isinstance(found, type(held)) and (isinstance(found, StoreUrl) or found == held):
+            return found
+        problem = "names another kind of store, or another file; that needs a restart of the proxy"
     # Out of the except block: nothing of the URL is to be found in what is raised.
     raise files.Unreadable(problem)

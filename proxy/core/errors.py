@@ -3,7 +3,8 @@
 ::
 
     ProxyError
-    ├── RequestRefused                 nothing was sent upstream, the caller must change something
+    ├── RequestRefused                 the caller must change something; nothing was sent upstream, or the sentence says that
+    │   │                              a part of the body was, without its end
     │   ├── BadRequest                 400 bad_request
     │   ├── Denied                     403 denied_by_rule | origin_not_allowed | client_not_allowed | header_required
     │   ├── OtherAccount               409 other_account
@@ -81,7 +82,7 @@ class ProxyError(Exception):
 
 
 class RequestRefused(ProxyError, proxy_status="http_request_error"):
-    """The request was refused before anything was sent upstream."""
+    """The request was refused before all of it was sent upstream; the sentence says so where a part of its body was."""
 
 
 class BadRequest(RequestRefused, status=400, code="bad_request"):

@@ -6,7 +6,6 @@ import ipaddress
 import re
 from typing import Final, NamedTuple
 
-from proxy.core import values
 from proxy.core.errors import BadRequest
 from proxy.core.route_names import VERSION
 
@@ -78,11 +77,6 @@ def _canonical(host: str) -> str | None:
         return str(ipaddress.IPv6Address(host[1:-1]))
     except ValueError:
         return None
-
-
-def names_this_machine(host: str) -> bool:
-    """Say whether the host of a request is this machine; a browser resolves names below `localhost` by itself."""
-    return host.endswith(".localhost") or values.is_loopback(host)
 
 
 def query_keys(query: str) -> tuple[str, ...]:

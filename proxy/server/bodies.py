@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, nullcontext
 
-from proxy.core.errors import BodyTooLarge
+from proxy.core.errors import BadRequest, BodyTooLarge
 from proxy.server.exchange import Exchange, IncomingBody
 
 
@@ -64,8 +64,12 @@ class Body:
             yield self.data
             self.data = b""
             self.release()
-        async for piece in rest:
-            yield piece
+        try:
+            async for piece in rest:
+                yield piece
+        except (BadRequest, BodyTooLarge) as error:
+            # What was yielded before is on its way to CardCash; the connection ends there, so that nobody takes it for all.
+            raise type(error)(f"{error} A part of it was sent to CardCash, without its end.") from error
 
     def stream_rest(self, rest: AsyncIterator[bytes]) -> None:
         """Leave what follows to be streamed."""
@@ -109,7 +113,8 @@ class Bodies:
     async def take(self, exchange: Exchange, incoming: IncomingBody) -> Body:
         """Read a small body whole; leave a large one to be streamed.
 
-        Raises `BodyTooLarge`, before anything is read where the length is known, and what `IncomingBody.read` raises.
+        Raises `BodyTooLarge`, before anything is read where the length is known, and what `IncomingBody.read` raises. So
+        does what is streamed, with a sentence that says that a part was sent.
         """
         fields = exchange.fields
         length = fields.content_length

@@ -350,10 +350,10 @@ class CallerConnection(Flow, asyncio.Protocol):
         if now >= self._body_due and self.exchange is not None:
             self._body_due = inf
             self.exchange.fail(BadRequest(f"The request body stopped coming for {CALLER_IDLE:g} s."))
-        if now >= self._drain_due:
+        if self._drain_due < inf and self._takes(now):
             self._drain_due = now + CALLER_IDLE
-            if not self._takes(now):
-                self.abort()
+        if now >= self._drain_due:
+            self.abort()
         if now >= self.deadline:
             self._end_waiting(now)
         # It waits for CardCash, nothing is read, and so nobody would see that the caller is gone.

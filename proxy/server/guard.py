@@ -22,7 +22,8 @@ from proxy.core.path_readings import Route, classify
 from proxy.core.repeatability import buys, may_repeat, overriding_methods
 from proxy.core.request_fields import RequestFields
 from proxy.core.rules import Rule, allowed
-from proxy.core.target import host_in, names_this_machine, parse_target, query_keys, upstream_target
+from proxy.core.target import host_in, parse_target, query_keys, upstream_target
+from proxy.core.values import is_loopback
 from proxy.server.exchange import Exchange
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -138,7 +139,7 @@ class Guard:
         if fields.host is None:
             raise BadRequest("The request has no Host.")
         for name in (fields.host.decode("latin-1"), authority):
-            if name is not None and not names_this_machine(host_in(name)) and not self._serves(name, None):
+            if name is not None and not is_loopback(host_in(name)) and not self._serves(name, None):
                 raise HostNotAllowed("This Host is not in callers.allowed_hosts; a page may not call the proxy by it.")
         self.check_origin(fields)
 
@@ -186,7 +187,7 @@ class Guard:
     def _serves_host(self, authority: str, local: str | None) -> bool:
         """Say whether `host[:port]` is one that callers may name. Raises `BadRequest`."""
         name, hosts = host_in(authority), self.policy.hosts
-        if name in hosts or (self.policy.default_hosts and (names_this_machine(name) or name == local)):
+        if name in hosts or (self.policy.default_hosts and (is_loopback(name) or name == local)):
             return True
         labels = name.split(".")
         return any(f"*.{'.'.join(labels[place:])}" in hosts for place in range(1, len(labels)))

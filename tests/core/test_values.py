@@ -261,3 +261,33 @@ def test_what_names_no_server_is_no_origin(text: str) -> None:
 def test_a_name_beyond_ascii_is_asked_for_in_its_other_form() -> None:
     with pytest.raises(Bad, match=r"is not an origin .names beyond ASCII"):
         Origin.parse("https://h\u00fcst")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.255.255.254", "::1"])
+def test_this_machine_is_loopback(host: str) -> None:
+    assert values.is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "app.localhost",
+        "localhost.evil.com",
+        "xlocalhost",
+        "localhost.localdomain",
+        "127.0.0.1.evil.com",
+        "128.0.0.1",
+        "10.0.0.1",
+        "0.0.0.0",
+        "::",
+        "::2",
+        "2130706433",
+        "127.1",
+        "0x7f.0.0.1",
+        "0177.0.0.1",
+        "example.com",
+    ],
+)
+def test_any_other_machine_is_not_loopback(host: str) -> None:
+    assert not values.is_loopback(host)

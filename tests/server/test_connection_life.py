@@ -73,6 +73,14 @@ async def calling(both: BothWays) -> AsyncIterator[tuple[asyncio.StreamReader, a
         listener.close()
 
 
+async def settled(value: Callable[[], int]) -> None:
+    """Let the loop run until a value stands: 0.3 s of turns that have not changed it."""
+    seen, turns = value(), 0
+    while turns < 30:
+        await asyncio.sleep(0.01)
+        seen, turns = (now, turns + 1) if (now := value()) == seen else (now, 0)
+
+
 async def test_an_answer_that_nobody_takes_is_given_up_though_the_body_came_meanwhile(
     both_ways: BothWays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +89,24 @@ async def test_an_answer_that_nobody_takes_is_given_up_though_the_body_came_mean
         await until(lambda: both_ways.ends == {"body": "whole"})
         both_ways.late(monkeypatch)
         both_ways.late(monkeypatch)  # it had not taken anything since the look before
+        await until(lambda: both_ways.ends == {"body": "whole", "answer": "given up"})
+
+
+async def test_a_reader_that_stops_is_given_up_after_60_seconds(
+    both_ways: BothWays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its system takes by itself after the wait began does not count as taken at the end of the time."""
+    async with calling(both_ways) as (_, writer):
+        writer.write(b"b")
+        (link,) = both_ways.server.connections
+        await until(lambda: both_ways.ends == {"body": "whole"})
+        await settled(link.unread)
+        began = both_ways.server.time()
+        for second in (*range(1, 60), 61):
+            assert link.is_open()
+            monkeypatch.setattr(both_ways.server, "time", lambda then=began + second: then)
+            both_ways.server.look()
+        assert not link.is_open()
         await until(lambda: both_ways.ends == {"body": "whole", "answer": "given up"})
 
 

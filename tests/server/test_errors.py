@@ -13,6 +13,7 @@ from tests.conftest import StartProxy
 from tests.server.harness import OK, Peer, RawUpstream, Running, answer, until
 
 MARK = b"zebra-9173"
+SENT_IN_PART = "A part of it was sent to CardCash, without its end."
 
 
 @pytest.mark.parametrize(
@@ -144,8 +145,63 @@ async def test_a_small_chunked_body_beyond_the_limit_is_413_too(upstream: RawUps
     await caller.send(
         proxy.request("POST /a", b"Transfer-Encoding: chunked") + b"65\r\n" + b"x" * 101 + b"\r\n0\r\n\r\n"
     )
-    assert (await caller.answer()).code == "body_too_large"
+    got = await caller.answer()
+    assert (got.code, "sent" in got.json["message"][0]) == ("body_too_large", False)
     assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    ("then", "told"),
+    [
+        (b"51\r\n" + b"x" * 81 + b"\r\n0\r\n\r\n", (413, "body_too_large")),
+        (b"no size\r\n", (400, "bad_request")),
+        (b"", (400, "bad_request")),
+    ],
+    ids=["too large", "not framed", "no more"],
+)
+async def test_a_refusal_after_a_part_of_the_body_was_sent_says_so(
+    upstream: RawUpstream,
+    start_proxy: StartProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    then: bytes,
+    told: tuple[int, str],
+) -> None:
+    proxy = await start_proxy(LIMITS__REQUEST_BODY="100", LIMITS__REPLAY_BODY="10")
+    arrived = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"x" * 20)
+        arrived.set()
+        await peer.gone()
+
+    upstream.default = script
+    caller = await proxy.caller()
+    await caller.send(proxy.request("POST /a", b"Transfer-Encoding: chunked") + b"14\r\n" + b"x" * 20 + b"\r\n")
+    await arrived.wait()
+    answered = asyncio.create_task(caller.answer())
+    if then:
+        await caller.send(then)
+    server, passed = proxy.proxy.server, proxy.proxy.server.time()
+    while not then and not answered.done():
+        passed += connection.CALLER_IDLE + 1
+        monkeypatch.setattr(server, "time", lambda now=passed: now)
+        server.look()
+        await asyncio.sleep(0.002)
+    got = await answered
+    assert (got.status, got.code) == told
+    assert got.json["message"][0].endswith(SENT_IN_PART)
+
+
+async def test_a_session_call_whose_body_is_too_large_does_not_say_that_a_part_was_sent(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = await start_proxy(LIMITS__REQUEST_BODY="100", LIMITS__REPLAY_BODY="10")
+    caller = await proxy.caller()
+    await caller.send(
+        proxy.request("POST /session", b"Transfer-Encoding: chunked") + b"65\r\n" + b"x" * 101 + b"\r\n0\r\n\r\n"
+    )
+    got = await caller.answer()
+    assert (got.code, "sent" in got.json["message"][0]) == ("body_too_large", False)
 
 
 async def test_a_body_of_exactly_the_limit_passes(upstream: RawUpstream, start_proxy: StartProxy) -> None:

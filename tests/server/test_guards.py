@@ -21,7 +21,7 @@ from tests.server.harness import APP_ID, RawUpstream, Running, running_proxy
 
 
 @pytest.mark.parametrize(
-    "host", [b"127.0.0.1", b"localhost", b"LocalHost:80", b"app.localhost", b"[::1]:8080", b"127.0.0.2"]
+    "host", [b"127.0.0.1", b"localhost", b"LocalHost:80", b"localhost.", b"[::1]:8080", b"127.0.0.2"]
 )
 async def test_loopback_hosts_are_served(upstream: RawUpstream, proxy: Running, host: bytes) -> None:
     assert (await proxy.ask("GET /a", host=host)).status == 200
@@ -29,7 +29,16 @@ async def test_loopback_hosts_are_served(upstream: RawUpstream, proxy: Running, 
 
 @pytest.mark.parametrize(
     "host",
-    [b"evil.example", b"127.0.0.1.evil.example", b"localhost.evil.example", b"169.254.169.254", b"0.0.0.0", b"[::]"],
+    [
+        b"evil.example",
+        b"127.0.0.1.evil.example",
+        b"localhost.evil.example",
+        b"app.localhost",
+        b"a.b.localhost:8080",
+        b"169.254.169.254",
+        b"0.0.0.0",
+        b"[::]",
+    ],
 )
 async def test_other_hosts_are_421(upstream: RawUpstream, proxy: Running, host: bytes) -> None:
     got = await proxy.ask("GET /a", host=host)
@@ -37,8 +46,9 @@ async def test_other_hosts_are_421(upstream: RawUpstream, proxy: Running, host: 
     assert upstream.requests == []
 
 
-async def test_an_absolute_target_elsewhere_is_421(upstream: RawUpstream, proxy: Running) -> None:
-    got = await proxy.ask("GET http://evil.example/a")
+@pytest.mark.parametrize("authority", ["evil.example", "app.localhost"])
+async def test_an_absolute_target_elsewhere_is_421(upstream: RawUpstream, proxy: Running, authority: str) -> None:
+    got = await proxy.ask(f"GET http://{authority}/a")
     assert (got.status, got.code) == (421, "host_not_allowed")
     assert upstream.requests == []
 
@@ -48,6 +58,14 @@ async def test_configured_hosts_are_served(upstream: RawUpstream, start_proxy: S
     proxy = await start_proxy(CALLERS__ALLOWED_HOSTS="proxy.internal,*.svc.example")
     assert (await proxy.ask("GET /a", host=host)).status == 200
     assert (await proxy.ask("GET /a", host=b"other.internal")).status == 421
+
+
+async def test_names_below_localhost_are_served_where_they_are_configured(
+    upstream: RawUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = await start_proxy(CALLERS__ALLOWED_HOSTS="localhost,*.localhost")
+    assert (await proxy.ask("GET /a", host=b"app.localhost")).status == 200
+    assert (await proxy.admin.ask("POST /session/renew", headers={"Host": "app.localhost"})).status == 200
 
 
 @pytest.mark.parametrize("host", [b"localhost", b"127.0.0.1", b"[::1]", b"app.localhost"])
@@ -67,7 +85,13 @@ async def test_the_admin_port_acts_by_its_loopback_name_whatever_hosts_are_confi
     proxy = await start_proxy(CALLERS__ALLOWED_HOSTS="proxy.internal")
     for host in ("127.0.0.1", "localhost", "proxy.internal"):
         assert (await proxy.admin.ask("POST /session/renew", headers={"Host": host})).status == 200
-    assert (await proxy.admin.ask("POST /session/renew", headers={"Host": "other.internal"})).status == 421
+    for host in ("other.internal", "app.localhost"):
+        assert (await proxy.admin.ask("POST /session/renew", headers={"Host": host})).status == 421
+
+
+async def test_the_admin_port_does_not_act_by_a_name_below_localhost(proxy: Running) -> None:
+    for path in ("/session/renew", "/shutdown"):
+        assert (await proxy.admin.ask(f"POST {path}", headers={"Host": "app.localhost"})).status == 421
 
 
 @pytest.mark.parametrize(

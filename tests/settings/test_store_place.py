@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.core.secret import Secret
 from proxy.core.store_url import StoreUrl
 from proxy.settings import Settings, SettingsError, describe, load_settings
-from proxy.store_place import StorePlace
+from proxy.store_place import StorePlace, store_file
 from proxy.watched_files import SecretsWatch
 from tests.session.redis.servers import Tls
 
@@ -155,3 +157,65 @@ def test_a_password_is_no_flag() -> None:
     assert "hush" not in str(caught.value)
     flags = {"session.store": "redis://h"}
     assert load_settings(environ={"CARDCASH_APP_ID": "x"}, flags=flags).session.store == StoreUrl((("h", 6379),))
+
+
+def looks_at(settings: Settings) -> Callable[[], Awaitable[object]]:
+    """Return what looks at `session.store_file`, whatever kind of store it holds."""
+    url, file = settings.session.store, settings.session.store_file
+    assert file is not None
+    if isinstance(url, StoreUrl):
+        return StorePlace(settings, url, SecretsWatch(settings)).look
+    return store_file(file, url).look
+
+
+@pytest.mark.parametrize(
+    ("held", "new"),
+    [
+        ("file:///held", "file:///new"),
+        ("file:///held", "memory://"),
+        ("memory://", "file:///new"),
+        ("memory://", "redis://me:hush@h"),
+        ("file:///held", "rediss://me:hush@h"),
+        ("redis://me:hush@h", "file:///new"),
+        ("redis+sentinel://me:hush@h/m", "memory://"),
+    ],
+)
+async def test_another_kind_of_store_or_another_file_is_told_once_to_need_a_restart(
+    tmp_path: Path, held: str, new: str
+) -> None:
+    file = tmp_path / "url"
+    file.write_text(held)
+    look = looks_at(loaded(store_file=file))
+    with capture_logs() as lines:
+        await look()
+        assert lines == []
+        file.write_text(new)
+        for _ in range(3):
+            await look()
+    (line,) = lines
+    assert (line["log_level"], line["event"], line["setting"]) == ("warning", "secret_file_unreadable", "session.store")
+    assert "restart" in line["reason"]
+    assert "hush" not in str(line)
+
+
+async def test_another_kind_of_store_that_is_taken_back_and_put_again_is_told_again(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text("memory://")
+    look = looks_at(loaded(store_file=file))
+    with capture_logs() as lines:
+        for content in ("file:///new", "memory://\n", "file:///new"):
+            file.write_text(content)
+            await look()
+    assert [line["event"] for line in lines] == ["secret_file_unreadable"] * 2
+
+
+@pytest.mark.parametrize("held", ["memory://", "file:///held", "redis://h"])
+async def test_what_is_no_store_at_all_is_told_whatever_is_held(tmp_path: Path, held: str) -> None:
+    file = tmp_path / "url"
+    file.write_text(held)
+    look = looks_at(loaded(store_file=file))
+    file.write_text("hush://h")
+    with capture_logs() as lines:
+        await look()
+    assert [(line["event"], line["setting"]) for line in lines] == [("secret_file_unreadable", "session.store")]
+    assert "hush" not in str(lines)

@@ -181,6 +181,27 @@ async def test_a_file_that_others_may_read_is_told_of_once_and_costs_no_request(
     assert all("mode 0644" in event["why"] for event in events)
 
 
+async def test_another_place_in_store_file_is_told_to_need_a_restart_and_the_held_one_goes_on(
+    simulator: Simulator, file: Path, tmp_path: Path
+) -> None:
+    url, other = tmp_path / "url", tmp_path / "other.json"
+    url.write_text(f"file://{file}")
+    async with serving(simulator.url, SESSION__STORE_FILE=str(url), **ACCOUNT) as proxy:
+        await is_ready(proxy)
+        (tmp_path / "new").write_text(f"file://{other}")
+        (tmp_path / "new").rename(url)
+        proxy.signal(signal.SIGHUP)
+        await proxy.says(lambda out: b"secret_file_unreadable" in out)
+        (told,) = proxy.events("secret_file_unreadable")
+        assert (told["level"], told["setting"]) == ("warning", "session.store")
+        assert "restart" in told["reason"]
+        simulator.revoke_all()
+        before = file.read_bytes()
+        assert (await fetch("GET", f"{proxy.url}/carts"))[0] == 200
+        await until(lambda: file.read_bytes() != before)
+        assert not other.exists()
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_a_file_that_cannot_be_used_is_told_of_as_a_store_that_is_down_until_it_can(
     start: Start, file: Path, workers: str
