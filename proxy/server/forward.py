@@ -87,9 +87,8 @@ class Forwarder:
             return
         body, token = NO_BODY, None
         if exchange.body is not None:
-            token = (
-                self._sender.token_now()
-            )  # a slow caller may send for a minute: the account may be another's by then
+            # A slow caller may send for a minute: the account may be another's by then.
+            token = self._sender.token_now()
             body = await self._bodies.take(exchange, exchange.body)
         try:
             request = OutgoingRequest(self._sender, exchange, admission, body, record)

@@ -130,9 +130,8 @@ class Obstacles:
             if stored.knows_refusals or not self.refusals:
                 self.refusals = dict(stored.refusals)
             else:
-                self.refusals_unsaved = (
-                    True  # the store was emptied: that is nobody's word that they may be tried again
-                )
+                # The store was emptied: that is nobody's word that they may be tried again.
+                self.refusals_unsaved = True
         if knows_failures or stored.paused_for > self.pause.left(now):
             self.pause.take_over(now, failures=stored.failures, left=stored.paused_for)
 
