@@ -17,6 +17,7 @@ from proxy.core.values import Bad
 from proxy.session.stores.redis.place import Place
 from proxy.settings import Settings, files, parsing
 from proxy.telemetry.logs import log
+from proxy.tls import client_context
 from proxy.watched_files import Contents, SecretsWatch, WatchedFiles, secret_file
 
 #: A kind of store: a Redis, or a text that names `memory://` or a file.
@@ -85,8 +86,7 @@ def store_file(path: Path, held: Store) -> WatchedFiles[Store]:
 
 def _context(cert_file: Path | None, key_file: Path | None, contents: Contents) -> ssl.SSLContext:
     authorities = contents[0]
-    context = ssl.create_default_context(cadata=None if authorities is None else files.bundle(authorities))
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = client_context(None if authorities is None else files.bundle(authorities))
     if cert_file and key_file:
         files.use_certificate(context, cert_file, key_file)
     return context

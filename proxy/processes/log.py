@@ -21,18 +21,21 @@ class SupervisorLog(LogWriter):
 
     def write_on(self) -> None:
         """Write what is queued, if nobody else is writing and somebody reads: a line is short enough for any pipe then."""
-        while self._lines.qsize() and self._poll.poll(0):
+        while (self._lines.qsize() or self._tried != self._missing) and self._poll.poll(0):
             try:
                 if self._turn is not None:
                     fcntl.flock(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
-            line = self._lines.get()
-            self._write(line)
-            self._gone += len(line)
+            if self._lines.qsize():
+                self._in_hand = 1
+                self._write_batch([self._lines.get()])
+            else:
+                self._tell_of_missing()
 
     async def finish(self, seconds: float = LAST_SECONDS) -> None:
         """Write what is queued, as any process does at its end: nothing is forked any more."""
+        self.write_on()
         if self._lines.qsize():
             super()._wake()
         await super().finish(seconds)

@@ -33,8 +33,9 @@ _BETWEEN_TURNS: Final = 0.0002
 class LogWriter:
     """A binary stream over a file descriptor whose `write` never waits. One thread at a time calls its methods.
 
-    While the reader (a full pipe, a stopped terminal) takes nothing, up to 1 MiB is queued; then lines are dropped, counted,
-    and the count is written as a line of its own when there is room again.
+    While the reader (a full pipe, a stopped terminal) takes nothing, up to 1 MiB is queued; then lines are dropped. They and
+    those that could not be written (the reader is gone, a disk is full) are counted, and the count is written as a line of
+    its own when that is possible again; at the end on stderr.
     """
 
     def __init__(self, fd: int) -> None:
@@ -42,9 +43,10 @@ class LogWriter:
         self._turn: int | None = None
         self._lines: SimpleQueue[bytes] = SimpleQueue()
         # Counted since the start, so that each number has one thread that changes it: bytes that were taken and bytes that
-        # have left; lines there was no room for, lines that were given up, and those of both that were told of.
+        # have left; lines there was no room for, lines that were given up or could not be written, and those of both that
+        # were told of, and that it was tried to tell of.
         self._taken = self._gone = 0
-        self._refused = self._given_up = self._told = 0
+        self._refused = self._given_up = self._told = self._tried = 0
         #: Lines that the thread has taken and not written yet.
         self._in_hand = 0
         #: What is queued is not waited for any more.
@@ -78,18 +80,23 @@ class LogWriter:
     async def finish(self, seconds: float = LAST_SECONDS) -> None:
         """Write what is queued, waiting for a slow reader at most `seconds`; then say how many lines are missing.
 
-        Where even that cannot be written, it is said on stderr, if that takes it at once: it may be the same pipe.
-        The loop goes on meanwhile: a second signal still ends the process at once.
+        Where even that cannot be written, it is said on stderr, if that takes it at once: it may be the same pipe. A reader
+        that is gone is not waited for. The loop goes on meanwhile: a second signal still ends the process at once.
         """
         if not await self._written(within=seconds):
             self._gives_up = True
-            if not await self._written(within=_LAST_WORD):
-                missing = self._refused + self._given_up - self._told + self._in_hand + self._lines.qsize()
-                _write_at_once(2, _line("log_lines_dropped", lines=missing))
+            await self._written(within=_LAST_WORD)
+        if missing := self._missing - self._told + self._in_hand + self._lines.qsize():
+            _write_at_once(2, _line("log_lines_dropped", lines=missing))
+
+    @property
+    def _missing(self) -> int:
+        return self._refused + self._given_up
 
     async def _written(self, *, within: float) -> bool:
+        """Wait until everything has been written, or it has been tried."""
         end = time.monotonic() + within
-        while self._gone != self._taken or self._told != self._refused + self._given_up:
+        while self._gone != self._taken or self._tried != self._missing:
             if time.monotonic() >= end:
                 return False
             await asyncio.sleep(_LOOK_AGAIN)
@@ -104,17 +111,24 @@ class LogWriter:
             lines += [self._lines.get() for _ in range(self._lines.qsize())]
             self._in_hand = len(lines)
             for batch in _batches(lines):
-                if self._gives_up:
-                    self._given_up += len(batch)
-                else:
-                    self._write(b"".join(batch))
-                self._in_hand -= len(batch)
-                self._gone += sum(map(len, batch))
-            if (missing := self._refused + self._given_up) != self._told:
-                self._write(_line("log_lines_dropped", lines=missing - self._told))
-                self._told = missing
+                self._write_batch(batch)
+            if self._missing != self._told:
+                self._tell_of_missing()
 
-    def _write(self, data: bytes) -> None:
+    def _write_batch(self, batch: list[bytes]) -> None:
+        data = b"".join(batch)
+        self._given_up += len(batch) if self._gives_up else self._write(data)
+        self._in_hand -= len(batch)
+        self._gone += len(data)
+
+    def _tell_of_missing(self) -> None:
+        missing = self._missing
+        if not self._write(_line("log_lines_dropped", lines=missing - self._told)):
+            self._told = missing
+        self._tried = missing
+
+    def _write(self, data: bytes) -> int:
+        """Write whole lines; returns how many of them could not be, or not to their ends."""
         if self._turn is not None:
             fcntl.flock(self._turn, fcntl.LOCK_EX)
         try:
@@ -126,11 +140,12 @@ class LogWriter:
                     poll.register(self._fd, select.POLLOUT)
                     poll.poll()
         except OSError:
-            pass  # the reader is gone: nobody will ever read it
+            pass  # the reader is gone, or a disk is full
         finally:
             if self._turn is not None:
                 fcntl.flock(self._turn, fcntl.LOCK_UN)
                 time.sleep(_BETWEEN_TURNS)
+        return data.count(b"\n")
 
 
 def _batches(lines: list[bytes]) -> Iterator[list[bytes]]:

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from proxy.core.errors import UpstreamUnreachable
 from proxy.core.values import Origin
+from proxy.tls import client_context
 from proxy.upstream import error_kinds
 from proxy.upstream.tunnel import ProxyTunnel, open_tunnel
 
@@ -163,14 +164,7 @@ def _best(errors: list[BaseException | None]) -> BaseException:
 
 
 def tls_context(authorities: str | None) -> ssl.SSLContext:
-    """Build the context for the upstream: TLS 1.2 or newer, verified, names by subjectAltName only.
-
-    `authorities`: PEM certificates that are trusted instead of the system's. Loading them takes milliseconds, so a context
-    is for many connections.
-    """
-    context = ssl.create_default_context(cadata=authorities)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # RFC 9110, section 4.3.4, and RFC 6125: the common name is no longer a name.
-    context.hostname_checks_common_name = False
+    """Build the context for the upstream: what `client_context` demands, for HTTP/1.1."""
+    context = client_context(authorities)
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import trustme
 from structlog.testing import capture_logs
 
 from proxy.core.secret import Secret
 from proxy.core.store_url import StoreUrl
+from proxy.session.stores.redis.connection import connect
 from proxy.settings import Settings, SettingsError, describe, load_settings
 from proxy.store_place import StorePlace, store_file
 from proxy.watched_files import SecretsWatch
@@ -69,6 +73,24 @@ async def test_secrets_are_followed(tmp_path: Path) -> None:
     assert place().secrets == (Secret("new"), Secret("old"))
 
 
+async def test_a_common_name_alone_is_no_name_of_a_redis(tmp_path: Path) -> None:
+    authority, ca = trustme.CA(), tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca))
+    for certificate, accepted in (
+        (authority.issue_cert("localhost"), True),
+        (authority.issue_cert(common_name="localhost"), False),
+    ):
+        server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(server_side)
+        async with await asyncio.start_server(
+            lambda _, writer: writer.close(), "localhost", 0, ssl=server_side
+        ) as server:
+            port = server.sockets[0].getsockname()[1]
+            place, _ = placed(store=f"rediss://localhost:{port}", store_ca_file=ca)
+            with contextlib.nullcontext() if accepted else pytest.raises(ssl.SSLCertVerificationError):
+                (await connect(place(), ("localhost", port))).abort()
+
+
 async def test_an_authority_is_followed(tmp_path: Path, tls: Tls) -> None:
     file = tmp_path / "ca.pem"
     file.write_bytes(tls.ca.read_bytes())
@@ -76,6 +98,7 @@ async def test_an_authority_is_followed(tmp_path: Path, tls: Tls) -> None:
     first = place().tls
     assert isinstance(first, ssl.SSLContext)
     assert (first.minimum_version, first.check_hostname) == (ssl.TLSVersion.TLSv1_2, True)
+    assert not first.hostname_checks_common_name
     await place.look()
     assert place().tls is first
     file.write_text("half a")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -151,11 +153,74 @@ async def test_a_descriptor_that_somebody_made_non_blocking_gets_everything(pipe
     assert (await pipe.read(60_000)).count(b"\n") == 20
 
 
-async def test_what_nobody_will_ever_read_is_not_waited_for() -> None:
+def without_reader() -> int:
     reader, fd = os.pipe()
     os.close(reader)
-    await asyncio.wait_for(told(fd, *[b"x" * 999 + b"\n"] * 50).finish(), 1.0)
+    return fd
+
+
+def full_disk() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+LOST = pytest.mark.parametrize("lost", [without_reader, full_disk])
+
+
+@LOST
+async def test_what_cannot_be_written_is_not_waited_for_and_told_once_on_the_other_output(
+    lost: Callable[[], int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    fd = lost()
+    # A tenth of the patience with a reader that is slow.
+    await asyncio.wait_for(told(fd, *[b"x" * 999 + b"\n"] * 50).finish(30.0), 3.0)
     os.close(fd)
+    (note,) = capfd.readouterr().err.splitlines()
+    assert json.loads(note).items() >= {"event": "log_lines_dropped", "level": "warning", "lines": 50}.items()
+
+
+@LOST
+async def test_where_the_other_output_is_lost_too_nobody_is_told(lost: Callable[[], int]) -> None:
+    fd, kept = lost(), os.dup(2)
+    os.dup2(fd, 2)
+    try:
+        await asyncio.wait_for(told(fd, b"x\n").finish(30.0), 3.0)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(fd)
+
+
+async def test_who_is_told_everything_is_told_nothing_on_the_other_output(
+    pipe: Pipe, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await told(pipe.writer, b"one\n").finish()
+    assert (await pipe.read(), capfd.readouterr().err) == (b"one\n", "")
+
+
+async def test_lines_that_a_full_disk_did_not_take_are_told_of_there_as_soon_as_it_has_room(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write, tried, has_room = os.write, threading.Event(), False
+
+    def on_a_disk(fd: int, data: bytes) -> int:
+        if fd != pipe.writer or has_room:
+            return write(fd, data)
+        tried.set()
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("os.write", on_a_disk)
+    writer = told(pipe.writer, b"lost\n", b"lost\n")
+    assert await asyncio.to_thread(tried.wait, 10)
+    has_room = True
+    writer.write(b"next\n")
+    await writer.finish()
+    # The thread may have had two turns for the first two lines.
+    got = (await pipe.read()).splitlines()
+    notes = [json.loads(line) for line in got if line[:1] == b"{"]
+    assert {note["event"] for note in notes} == {"log_lines_dropped"}
+    assert len(got) - len(notes) + sum(note["lines"] for note in notes) == 3
+    assert got.count(b"next") == 1
+    assert capfd.readouterr().err == ""
 
 
 #: Request lines up to the bound, whose reader has stopped; prints the MB that they take.

@@ -19,6 +19,7 @@ import trustme
 from proxy.simulator import Simulator
 from tests.cardcash import CardCash, Reply
 from tests.server.harness import EMAIL, PASSWORD
+from tests.session.redis.raw import answering
 from tests.whole.processes import run
 
 APP_ID = "demo-app-id"
@@ -248,6 +249,28 @@ async def test_a_store_that_may_not_be_used_says_what_to_do(simulator: Simulator
     steps = await doctor(simulator.url, code=1, CARDCASH_SESSION__STORE=f"file://{tmp_path}/session.json")
     assert "open to other users" in steps["store"]["detail"]
     assert "chmod 600" in steps["store"]["advice"]
+
+
+@pytest.mark.parametrize(
+    ("code", "detail", "advice"),
+    [
+        (b"NOAUTH", "a Sentinel wants a password", "write it into session.store_sentinel_password or its file"),
+        (b"WRONGPASS", "a Sentinel refuses the password in session.store_sentinel_password", "config/README.md"),
+    ],
+)
+async def test_a_password_of_the_sentinels_is_told_as_theirs(
+    simulator: Simulator, code: bytes, detail: str, advice: str
+) -> None:
+    async with answering(lambda _: b"-%b hush\r\n" % code) as port:
+        steps = await doctor(
+            simulator.url,
+            code=1,
+            CARDCASH_SESSION__STORE=f"redis+sentinel://127.0.0.1:{port}/main",
+            **({"CARDCASH_SESSION__STORE_SENTINEL_PASSWORD": "not-theirs"} if code == b"WRONGPASS" else {}),
+        )
+    assert steps["store"]["outcome"] == "failed"
+    assert steps["store"]["detail"] == f"127.0.0.1:{port}: {detail}"
+    assert advice in steps["store"]["advice"]
 
 
 async def test_bad_settings_are_one_line_each_and_exit_code_2() -> None:

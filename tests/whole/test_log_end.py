@@ -105,6 +105,22 @@ async def test_what_nobody_reads_is_told_on_the_other_output(upstream: RawUpstre
     assert read.count(b"\n") + sum(gap["lines"] for gap in gaps) >= lines
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_lines_whose_reader_has_gone_are_counted_on_the_other_output(upstream: RawUpstream, workers: str) -> None:
+    process, reader, out = await started(upstream, workers)
+    (line,) = [json.loads(line) for line in out.splitlines() if b'"event":"started"' in line]
+    os.close(reader)
+    await asyncio.gather(*(ask_often(line["listen"][0], REQUESTS // 20) for _ in range(20)))
+    process.send_signal(TERM)
+    async with asyncio.timeout(30):
+        _, told = await process.communicate()
+    assert process.returncode == 0
+    gaps = [json.loads(each) for each in told.splitlines()]
+    assert {gap["event"] for gap in gaps} == {"log_lines_dropped"}
+    # Beside requests draining and stopped at least; what was logged just before the reader left is lost or not.
+    assert REQUESTS + 2 <= sum(gap["lines"] for gap in gaps) <= REQUESTS + 10
+
+
 def read_all(reader: int) -> bytes:
     out = b""
     while piece := os.read(reader, 65536):

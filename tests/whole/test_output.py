@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from proxy.simulator import Simulator
-from tests.whole.processes import ProxyProcess, is_ready, run, serving
+from tests.whole.processes import TERM, Process, ProxyProcess, is_ready, run, serving
 
 #: Commands that end by themselves, and their exit code when the output is lost to a full disk.
 COMMANDS = {
@@ -98,10 +102,45 @@ async def test_a_demo_that_nobody_reads_ends(proxy: ProxyProcess, command: str) 
     assert len(err.splitlines()) == 1
 
 
-async def test_a_log_that_cannot_be_written_stops_nothing(simulator: Simulator, proxy: ProxyProcess) -> None:
-    line = f"CARDCASH_LISTEN=127.0.0.1:0 CARDCASH_ADMIN__LISTEN=127.0.0.1:0 {CLI} serve"
-    code, err = await shell(f"timeout -s TERM 3 env {line} > /dev/full", proxy)
-    assert (code, err) == (124, "")
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("way", ["full", "closed", "both full"])
+async def test_a_log_that_cannot_be_written_stops_nothing_and_what_is_lost_is_counted(
+    simulator: Simulator, way: str, workers: str
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="s") as folder:
+        process = await Process.start(
+            "serve",
+            through=("bash", "-c", f'exec "$@" {WAYS[way]}', "bash"),
+            CARDCASH_APP_ID="demo-app-id",
+            CARDCASH_UPSTREAM__ORIGIN=simulator.url,
+            CARDCASH_LISTEN=f"unix:{folder}/callers",
+            CARDCASH_ADMIN__LISTEN=f"unix:{folder}/admin",
+            CARDCASH_WORKERS=workers,
+        )
+        try:
+            await answers(f"{folder}/admin", "/readyz")
+            await answers(f"{folder}/callers", "/v3/merchants/buy")
+            process.signal(TERM)
+            assert await process.ended() == 0
+        finally:
+            await process.close()
+    notes = [json.loads(line) for line in process.err.splitlines()]
+    assert {note["event"] for note in notes} == ({"log_lines_dropped"} if way == "full" else set())
+    if way == "full":
+        assert len(notes) <= (1 if workers == "1" else 3), "a process tells of it twice"
+        # started, the renewal, the request, draining, stopped
+        assert sum(note["lines"] for note in notes) >= 5
+
+
+async def answers(socket: str, path: str) -> None:
+    """Ask at a socket until that is answered 200."""
+    async with asyncio.timeout(40), aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=socket)) as client:
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with client.get(f"http://localhost{path}") as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.03)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8:strict"])

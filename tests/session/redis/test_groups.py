@@ -11,10 +11,11 @@ import pytest
 from proxy.core.secret import Secret
 from proxy.session.stores import Right, Turn
 from proxy.session.stores.redis.client import RedisUnavailable
+from proxy.session.stores.redis.diagnosis import FailureKind
 from tests.session.redis.conftest import Build
 from tests.session.redis.raw import answering
 from tests.session.redis.relay import relay_to
-from tests.session.redis.replicas import MINE, SECRETS, SOON, again, place_of
+from tests.session.redis.replicas import MINE, SECRETS, SOON, again, as_somebody, place_of
 from tests.session.redis.servers import Cluster, Sentinels, Server, free_port, wait_for
 
 
@@ -34,7 +35,7 @@ class TestSentinel:
             await replica(calm_sentinels.url.replace("/main", "/other")).stored()
 
     async def test_their_password_is_their_own(self, replica: Build, guarded: Sentinels) -> None:
-        with pytest.raises(RedisUnavailable, match="password"):
+        with pytest.raises(RedisUnavailable, match=r"wants a password; write it into session\.store_sentinel_password"):
             await replica(guarded).stored()
         place = replace(place_of(guarded.url), sentinel_password=Secret("of-the-sentinels"))
         assert await replica(place).save()
@@ -43,9 +44,19 @@ class TestSentinel:
         self, replica: Build, guarded: Sentinels
     ) -> None:
         place = place_of(guarded.url.replace("//", "//:of-the-sentinels@"))
-        for password in (None, Secret("not-theirs")):
-            with pytest.raises(RedisUnavailable, match="password"):
+        for password, sentence in ((None, "wants a password"), (Secret("not-theirs"), "refuses the password")):
+            with pytest.raises(
+                RedisUnavailable, match=rf"Sentinel {sentence}.*session\.store_sentinel_password"
+            ) as caught:
                 await replica(replace(place, sentinel_password=password)).stored()
+            assert caught.value.failure.kind is FailureKind.DENIED
+
+    async def test_a_wrong_password_of_redis_behind_them_is_one_of_the_url(
+        self, replica: Build, guarded: Sentinels
+    ) -> None:
+        place = replace(place_of(guarded.url), sentinel_password=Secret("of-the-sentinels"))
+        with pytest.raises(RedisUnavailable, match=r"Redis refuses the user or password in session\.store$"):
+            await replica(as_somebody(place, "me", "not-theirs")).stored()
 
     async def test_a_sentinel_that_was_cut_off_and_knows_an_old_master_only_is_passed_by(
         self, replica: Build, calm_sentinels: Sentinels

@@ -11,6 +11,7 @@ import pytest
 from proxy.core.secret import Secret
 from proxy.session.stores.redis.client import RedisUnavailable
 from proxy.session.stores.redis.connection import RedisError
+from proxy.session.stores.redis.diagnosis import failure_of
 from proxy.session.stores.redis.servers import NoMaster, Servers
 from tests.session.redis.conftest import Build
 from tests.session.redis.raw import answering
@@ -114,12 +115,20 @@ async def test_without_a_master_the_last_sentinel_says_why(
 
 
 @pytest.mark.parametrize(
-    ("said", "code"), [(b"-NOAUTH hush\r\n", "NOAUTH"), (b"-ERR unknown command\r\n", "NOSENTINEL")]
+    ("said", "sentence"),
+    [
+        (b"-NOAUTH hush\r\n", "a Sentinel wants a password; write it into session.store_sentinel_password or its file"),
+        (
+            b"-NOPERM hush\r\n",
+            "a Sentinel does not permit it; grant its default user +sentinel|get-master-addr-by-name",
+        ),
+        (b"-ERR unknown command\r\n", "what session.store names as a Sentinel is none"),
+    ],
 )
-async def test_what_a_sentinel_refuses_is_told(sentinels: Sentinels, said: bytes, code: str) -> None:
+async def test_what_a_sentinel_refuses_is_told_as_its_own(sentinels: Sentinels, said: bytes, sentence: str) -> None:
     with pytest.raises(RedisError) as caught:
         await (await sentinels.say(said)).find()
-    assert caught.value.code == code
+    assert failure_of(caught.value).sentence == sentence
 
 
 async def test_a_master_that_is_gone_is_not_tried_again_because_the_next_sentinel_names_it_too(

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from proxy.session.stores.redis.place import Place
 from proxy.session.stores.redis.scripts import Script
+from proxy.tls import client_context
 
 Address = tuple[str, int]
 Word = str | bytes | int
@@ -167,7 +167,7 @@ async def connect(place: Place, address: Address, *, to_sentinel: bool = False) 
     """Connect and log in; nothing is tried again. Raises what `RedisConnection.ask` does."""
     url = place.url
     timeout = SENTINEL_TIMEOUT if to_sentinel else TIMEOUT
-    tls = (place.tls or ssl.create_default_context()) if url.tls else None
+    tls = (place.tls or client_context()) if url.tls else None
     connection = RedisConnection(timeout)
     user, password = (None, place.sentinel_password) if to_sentinel else (url.user, url.password)
     try:

@@ -44,6 +44,15 @@ _CODES: Final = {
     "MOVED": RedisFailure(FailureKind.DOWN, "Redis sends us from one node to the next"),
     "ASK": RedisFailure(FailureKind.DOWN, "Redis sends us from one node to the next"),
     "NOSENTINEL": RedisFailure(FailureKind.DOWN, "what session.store names as a Sentinel is none"),
+    "SENTINELNOAUTH": RedisFailure(
+        FailureKind.DENIED, "a Sentinel wants a password; write it into session.store_sentinel_password or its file"
+    ),
+    "SENTINELWRONGPASS": RedisFailure(
+        FailureKind.DENIED, "a Sentinel refuses the password in session.store_sentinel_password"
+    ),
+    "SENTINELNOPERM": RedisFailure(
+        FailureKind.DENIED, "a Sentinel does not permit it; grant its default user +sentinel|get-master-addr-by-name"
+    ),
     "READONLY": RedisFailure(FailureKind.DOWN, "this Redis is a read-only replica, and no master was found"),
     "BUSY": RedisFailure(FailureKind.DOWN, "Redis is busy with a script"),
     "UNKILLABLE": RedisFailure(FailureKind.DOWN, "Redis is busy with a script"),

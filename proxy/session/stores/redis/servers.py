@@ -5,8 +5,18 @@ All of one binding is under one key, so one node of a cluster serves it, and no 
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from proxy.session.stores.redis.connection import Address, NotRedis, RedisError, connect
 from proxy.session.stores.redis.place import Place
+
+#: What a Sentinel refuses is another matter than the same word of the Redis behind it: the code that it has as its own.
+_OF_SENTINELS: Final = {
+    "ERR": "NOSENTINEL",
+    "NOAUTH": "SENTINELNOAUTH",
+    "WRONGPASS": "SENTINELWRONGPASS",
+    "NOPERM": "SENTINELNOPERM",
+}
 
 
 class NoMaster(Exception):
@@ -67,13 +77,19 @@ class Servers:
         raise failed or NoMaster
 
     async def _ask(self, sentinel: Address, master: str) -> Address | None:
-        connection = await connect(self.place, sentinel, to_sentinel=True)
         try:
-            found = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)
-            return None if found is None else (found[0].decode(), int(found[1]))
+            connection = await connect(self.place, sentinel, to_sentinel=True)
+            try:
+                return _named(await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master))
+            finally:
+                connection.abort()
         except RedisError as error:
-            raise RedisError("NOSENTINEL") if error.code == "ERR" else error from None
-        except (ValueError, TypeError, IndexError, AttributeError):
-            raise NotRedis from None
-        finally:
-            connection.abort()
+            raise RedisError(_OF_SENTINELS.get(error.code, error.code)) from None
+
+
+def _named(answer: Any) -> Address | None:
+    """Read which master a Sentinel names. Raises `NotRedis`."""
+    try:
+        return None if answer is None else (answer[0].decode(), int(answer[1]))
+    except (ValueError, TypeError, IndexError, AttributeError):
+        raise NotRedis from None
