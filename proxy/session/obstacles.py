@@ -127,11 +127,7 @@ class Obstacles:
         # In the place of ours may stand those of other secrets, as in a rollout, or what only others can read, whose
         # `store_secret` is another. That forgets nothing: both would try what is refused in turn for ever.
         if self.refusals is before and not self.refusals_unsaved and not stored.refuses_others:
-            if stored.knows_refusals or not self.refusals:
-                self.refusals = dict(stored.refusals)
-            else:
-                # The store was emptied: that is nobody's word that they may be tried again.
-                self.refusals_unsaved = True
+            self.refusals = dict(stored.refusals)
         if knows_failures or stored.paused_for > self.pause.left(now):
             self.pause.take_over(now, failures=stored.failures, left=stored.paused_for)
 

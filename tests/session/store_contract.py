@@ -444,17 +444,6 @@ class StoreContract:
         await make().refuse({}, "secrets")
         assert await refusals(make(), "secrets") == {}
 
-    async def test_that_refusals_were_forgotten_is_known_and_told_from_a_store_that_knows_of_none(
-        self, make: Make, clock: FakeClock
-    ) -> None:
-        await make().save(self.token(clock), replaces=None)
-        assert not (await make().look("secrets")).knows_refusals
-        for refused in ({"login": "Check it."}, {}):
-            await make().refuse(refused, "secrets")
-            assert [(await make().look(secrets)).knows_refusals for secrets in ("secrets", "other secrets")] == [
-                True
-            ] * 2
-
     async def test_token_refusals_and_pause_leave_each_other_alone(self, make: Make, clock: FakeClock) -> None:
         await make().refuse({"login": "Check it."}, "secrets")
         token = self.token(clock)

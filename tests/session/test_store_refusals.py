@@ -166,33 +166,6 @@ async def test_an_operator_opens_a_latch_that_a_renewal_under_way_would_have_fou
     assert (house.keeper.refusals, house.held.identity) == ({}, ME)
 
 
-@pytest.mark.parametrize("refusal", [NO_LOGIN, NO_APP], ids=lambda one: one.what)
-@pytest.mark.parametrize("next_is", ["a look", "a renewal"])
-async def test_a_store_that_was_emptied_is_told_again_what_was_refused_and_nobody_tries_it(
-    build: Build, tmp_path: Path, refusal: SessionRefused, next_is: str
-) -> None:
-    path = tmp_path / "session.json"
-    world = World(build, FileStore(path, binding=lambda: BINDING, clock=FakeClock(), warn=pytest.fail), path)
-    house = await world.refused(refusal)
-    logins = len(house.calls.logins)
-    path.unlink()
-    if next_is == "a renewal":
-        house.clock.advance(1200)
-        with suppress(SessionUnavailable):
-            await house.keeper.token()
-        assert len(house.calls.logins) == logins
-    for _ in range(2):
-        await house.keeper.catch_up()
-    assert set(house.keeper.refusals) == {refusal.what}
-    other = await world.restarted()
-    assert (set(other.keeper.refusals), other.calls.logins) == ({refusal.what}, [])
-    await other.keeper.renew_now()
-    await house.keeper.catch_up()
-    assert house.keeper.refusals == {}
-    for one in world.stores:
-        await one.close()
-
-
 async def test_what_is_refused_again_to_an_operator_is_latched_again(world: World) -> None:
     await world.refused(NO_LOGIN)
     house = await world.restarted()

@@ -76,8 +76,6 @@ class Stored:
     paused_for: float = 0.0
     #: All that is remembered as refused is of other secrets, which somebody who shares the store has, or cannot be read.
     refuses_others: bool = False
-    #: Something is remembered in their place, be it that all was forgotten: else nothing ever was, or the store was emptied.
-    knows_refusals: bool = True
     #: There is something in the token's place that cannot be read.
     is_foreign: bool = False
 

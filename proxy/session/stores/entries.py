@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeGuard
 
 from proxy.core.dialect import well_formed
@@ -108,7 +108,7 @@ def with_refusals(
 ) -> Refused:
     """Add what was refused of the secrets with this fingerprint (`instead_of` another of the same), the last of a few.
 
-    Nothing was: all of it is forgotten, which is remembered.
+    Nothing was: all of it is forgotten.
     """
     others = [(other, what) for other, what in refused.items() if other not in {fingerprint, instead_of}]
     return dict([*others, (fingerprint, dict(refusals))][-_MOST_REFUSED:]) if refusals else {}
@@ -142,11 +142,10 @@ def _is_refusals(content: object) -> bool:
 
 @dataclass(slots=True, repr=False)
 class Entry:
-    """All that is stored for one binding. `refused`: by slow salted hashes of the secrets, the latest last; None: nothing
-    is known of it, not even that it was forgotten."""
+    """All that is stored for one binding. `refused`: by slow salted hashes of the secrets, the latest last."""
 
     token: Token | None = None
-    refused: Refused | None = None
+    refused: Refused = field(default_factory=dict)
     written: float = 0.0
     pause: StoredPause = StoredPause()
 
@@ -155,10 +154,8 @@ class Entry:
         """Return the entry in `content` if everything about it is sound."""
         if not isinstance(content, dict):
             return None
-        written, refused = content.get("written"), None
-        if "latches" in content and (refused := read_refused(content)) is None:
-            return None
-        if not _is_number(written):
+        written, refused = content.get("written"), read_refused(content)
+        if refused is None or not _is_number(written):
             return None
         entry = cls(refused=refused, written=written)
         if (token := content.get("token")) is not None:
@@ -173,7 +170,7 @@ class Entry:
         return {
             "written": self.written,
             "token": None if self.token is None else token_content(self.token),
-            **({} if self.refused is None else refused_content(self.refused)),
+            **refused_content(self.refused),
             "pause": [self.pause.failures, self.pause.began, self.pause.seconds],
         }
 
@@ -201,9 +198,7 @@ def render(entries: Entries, wall: float) -> bytes:
     stored = {
         key: entry
         for key, entry in entries.items()
-        if entry.refused is not None
-        or entry.pause.failures_at(wall)
-        or (entry.token is not None and is_alive(entry.token, wall))
+        if entry.refused or entry.pause.failures_at(wall) or (entry.token is not None and is_alive(entry.token, wall))
     }
     newest = sorted(stored, key=lambda key: stored[key].written)[-_MOST_ENTRIES:]
     content = {"version": _VERSION, "entries": {key: stored[key].content() for key in newest}}

@@ -149,10 +149,10 @@ class FileStore:
         fingerprint = await self._in_thread(fingerprint_of, secrets) if refusals else ""
 
         def change(entry: Entry) -> bool:
-            had = entry.refused or {}
+            had = entry.refused
             ours = self._fingerprints.find(had, secrets) if refusals else None
             entry.refused = with_refusals(had, fingerprint, refusals, instead_of=ours)
-            return True
+            return bool(had or refusals)
 
         await self._change(binding, change)
 
@@ -203,15 +203,13 @@ class FileStore:
     def _looked(self, secrets: str, binding: Binding, now: Moment) -> tuple[Stored, bool]:
         entries, is_sound = self._read()
         entry = entries.get(binding.key, Entry())
-        refused = entry.refused or {}
-        ours = self._fingerprints.find(refused, secrets)
+        ours = self._fingerprints.find(entry.refused, secrets)
         stored = Stored(
             None if entry.token is None else aged(entry.token, now, app_id=binding.app_id),
-            {} if ours is None else refused[ours],
+            {} if ours is None else entry.refused[ours],
             entry.pause.failures_at(now.wall),
             entry.pause.left(now.wall),
-            refuses_others=bool(refused) and ours is None,
-            knows_refusals=entry.refused is not None,
+            bool(entry.refused) and ours is None,
         )
         return stored, is_sound
 

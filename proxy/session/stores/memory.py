@@ -17,7 +17,7 @@ class _Memory:
 
     token: Token | None = None
     #: By the secrets that it is about.
-    refused: Refused | None = None
+    refused: Refused = field(default_factory=dict)
     failures: int = 0
     paused_until: float = float("-inf")
     #: Who has a right, and until when (steady seconds).
@@ -82,7 +82,7 @@ class MemoryStore:
 
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
         """Remember what was refused, as long as the process lives."""
-        self._memory.refused = with_refusals(self._memory.refused or {}, secrets, refusals)
+        self._memory.refused = with_refusals(self._memory.refused, secrets, refusals)
 
     async def end_pause(self) -> None:
         """Forget the failures."""
@@ -95,17 +95,16 @@ class MemoryStore:
 
     def _stored(self, secrets: str) -> Stored:
         memory, now = self._memory, self._clock.now()
-        token, refused = memory.token, memory.refused or {}
+        token = memory.token
         if token is not None and now.steady - token.born.steady >= token.lifetime:
             token = None
         left = memory.paused_until - now.steady
         return Stored(
             token,
-            refused.get(secrets, {}),
+            memory.refused.get(secrets, {}),
             memory.failures if left > -FAILURES_LAST else 0,
             max(0.0, left),
-            refuses_others=bool(refused) and secrets not in refused,
-            knows_refusals=memory.refused is not None,
+            bool(memory.refused) and secrets not in memory.refused,
         )
 
     def _holds(self, right: Right) -> bool:

@@ -29,8 +29,6 @@ _FAILURES_FOR: Final = 600.0
 _REFUSED_FOR: Final = 30 * 86_400.0
 #: Seconds by which a writer may be wrong about Redis's time.
 _OFF: Final = 0.5
-#: In the place of refusals: an operator has forgotten them. Where nothing is, Redis has, and whoever knows them tells it.
-FORGOTTEN: Final = b"-"
 #: The tag of what no script of ours can have written.
 FOREIGN: Final = b"?"
 #: The fields of the rights.
@@ -179,10 +177,15 @@ write(pause + FAILURES, 'failures', failures + 1, 'until', number(now + pause), 
 return '1'
 """
 
-# sealed refusals (FORGOTTEN, whatever there is), those that were read
+# sealed refusals ('': none, whatever there is), those that were read
 _REFUSE: Final = """
-if ARGV[1] ~= '-' and (f.refused or '') ~= ARGV[2] then return '0' end
-write(REFUSED, 'refused', ARGV[1])
+if ARGV[1] == '' then
+  erase('refused')
+elseif (f.refused or '') == ARGV[2] then
+  write(REFUSED, 'refused', ARGV[1])
+else
+  return '0'
+end
 return '1'
 """
 

@@ -157,7 +157,7 @@ class RedisStore:
     async def refuse(self, refusals: Mapping[str, str], secrets: str) -> None:
         """Remember what CardCash refused; of `secrets` only a slow salted hash is stored, and that encrypted."""
         if not refusals:
-            await self._run(scripts.REFUSE, scripts.FORGOTTEN, b"")
+            await self._run(scripts.REFUSE, b"")
             return
         vault, _ = await self._vault()
         fingerprint = await asyncio.to_thread(fingerprint_of, secrets)
@@ -207,9 +207,7 @@ class RedisStore:
             {} if ours is None else refused[ours],
             reply.failures,
             reply.pause,
-            # Also of those with another store_secret: unreadable.
-            refuses_others=reply.refused not in (b"", scripts.FORGOTTEN) and ours is None,
-            knows_refusals=bool(reply.refused),
+            refuses_others=bool(reply.refused) and ours is None,  # also of those with another store_secret: unreadable
             is_foreign=token is None and bool(self._in_place.tag) and not self._in_place.is_outdated,
         )
 
