@@ -66,9 +66,9 @@ def judge_failure(status: int, body: bytes) -> FailedCall:
 def may_count(status: int, body: bytes) -> bool:
     """Say whether a login that was answered so may count towards a lock-out, though it is no refusal as CardCash writes one.
 
-    How a failed login looks is not documented (open question 3): any 4xx with words that are no web page may be one.
+    How a failed login looks is not documented (open question 3): any 4xx that is no web page may be one.
     """
-    return status == 429 or (400 <= status < 500 and status != 408 and bool(body.strip()) and not is_web_page(body))
+    return status == 429 or (400 <= status < 500 and status != 408 and not is_web_page(body))
 
 
 def is_web_page(body: bytes) -> bool:

@@ -67,6 +67,7 @@ class OwnProcess:
             "accepted": self.counted.accepted,
             "was_ready": self.life.was_ready,
             "refusals": [f"{what} refused: {sentence}" for what, sentence in self.keeper.refusals.items()],
+            "forgotten": [f"{what} was refused and is tried again" for what in self.keeper.forgotten],
             "not_alive": self.not_alive(),
             "events": self.events.snapshot(),
             "traffic": self.traffic.snapshot(),

@@ -107,13 +107,14 @@ class Processes:
     def not_ready_because(self) -> list[str]:
         """List what stands against readiness; an outage of the upstream does not.
 
-        A refusal does as long as these credentials were never good: a rollout of wrong ones halts. Once ready, it does not:
-        to take all replicas out of service helps nobody.
+        A refusal does as long as these credentials were never good, also while they are tried again: a rollout of wrong ones
+        halts. Once ready, it does not: to take all replicas out of service helps nobody.
         """
         if self.draining:
             return ["draining"]
-        was_ready = any(one.report.get("was_ready") for one in self.each)
-        return self.starting + ["draining"] * any(self._all("draining")) + ([] if was_ready else self.refusals)
+        was_ready, accepted = (any(one.report.get(name) for one in self.each) for name in ("was_ready", "accepted"))
+        refused = [] if was_ready or accepted else self.refusals or _once(self._all("forgotten"))
+        return self.starting + ["draining"] * any(self._all("draining")) + refused
 
     def status(self) -> State:
         """Describe them as one proxy, and each; holds no token and no application id."""

@@ -23,7 +23,7 @@ from proxy.core.failed_calls import (
     may_count,
 )
 from proxy.core.identity import contradicts, logged_in, refreshed
-from proxy.core.rejections import Rejection, judge_rejection
+from proxy.core.rejections import Rejection, judge_rejection, read_error
 from proxy.core.token import Token
 from proxy.session.call_sender import CallAnswer, CallClient, CallSender
 
@@ -188,6 +188,10 @@ class SessionCalls:
             return newer
         if judge_rejection(answer.status, answer.body) is not Rejection.NONE:
             raise SessionTokenRejected(f"CardCash rejected the token of the keep-alive call with {answer.status}.")
+        error = read_error(answer.body) if 400 <= answer.status < 500 else None
+        if (error is None or not error.envelope) and (answer.status // 100 != 2 or is_web_page(answer.body)):
+            # An outage, or an edge on the way: whether CardCash takes the token nobody knows.
+            raise _outage("the keep-alive call", answer)
         return None
 
     def _session(self, answer: CallAnswer, credentials: Credentials) -> Token | SessionRefused | SessionOutage:

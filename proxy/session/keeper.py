@@ -110,8 +110,6 @@ class SessionKeeper:
         self._fraction = random.random()  # noqa: S311 - spreads, guards nothing
         self._harvests = 0
 
-    # What the request path asks
-
     async def token(self, *, patient: bool = False, account: bool = False) -> Token:
         """Return a token that is not expired; waits for a renewal only when none is held.
 
@@ -225,6 +223,11 @@ class SessionKeeper:
         """What CardCash refused ("app_id", "login"), each with a sentence for people."""
         return self._obstacles.refusals
 
+    @property
+    def forgotten(self) -> Mapping[str, str]:
+        """What was refused before, and is forgotten so that it may be tried again: that proves nothing yet."""
+        return self._obstacles.forgotten
+
     @asynccontextmanager
     async def login_turn(self) -> AsyncIterator[Token]:
         """Hold the turn to handle a caller's login, among all callers here and all who share the store; gives the token.
@@ -245,8 +248,6 @@ class SessionKeeper:
             finally:
                 await self.catch_up()
 
-    # What operators and the composition root ask
-
     @property
     def first_renewal_over(self) -> asyncio.Event:
         """Set when the first renewal has ended, well or not."""
@@ -266,8 +267,8 @@ class SessionKeeper:
         renewals = self._renewals
         self._obstacles.forget()
         await self._shared.end_pause()
-        if not self.refusals:
-            await self._shared.refuse({})
+        if not self.refusals and not await self._shared.refuse({}):
+            self._obstacles.refusals_unsaved = True  # or what the store still has of them would count again
         if renewals.current is not None and not renewals.current.is_forced:
             # It began before the operator asked, and may have passed the point where a refusal mattered.
             await renewals.current.outcome()

@@ -90,7 +90,9 @@ class Obstacles:
     def __init__(self) -> None:
         #: What CardCash refused; a new mapping with each change, so that an older reading of the store is known as such.
         self.refusals: Mapping[str, str] = {}
-        #: The store could not be told of them.
+        #: The last that were forgotten.
+        self.forgotten: Mapping[str, str] = {}
+        #: The store could not be told of them, or that they are forgotten.
         self.refusals_unsaved = False
         self.pause = Pause()
         #: Between background tries that bring nothing; no request is refused over it.
@@ -127,6 +129,8 @@ class Obstacles:
         # In the place of ours may stand those of other secrets, as in a rollout, or what only others can read, whose
         # `store_secret` is another. That forgets nothing: both would try what is refused in turn for ever.
         if self.refusals is before and not self.refusals_unsaved and not stored.refuses_others:
+            if not stored.refusals:
+                self.forgotten = self.refusals or self.forgotten
             self.refusals = dict(stored.refusals)
         if knows_failures or stored.paused_for > self.pause.left(now):
             self.pause.take_over(now, failures=stored.failures, left=stored.paused_for)
@@ -146,6 +150,7 @@ class Obstacles:
 
     def forget(self) -> None:
         """Forget all of it: an operator asks, or the secrets are others."""
+        self.forgotten = self.refusals or self.forgotten
         self.refusals = {}
         self.refusals_unsaved = False
         self.pause.end()

@@ -25,6 +25,7 @@ def report(session: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]
         "accepted": False,
         "was_ready": False,
         "refusals": [],
+        "forgotten": [],
         "not_alive": [],
         "events": {"recent_failures": [], "recent_renewals": []},
         "traffic": {"requests": [1], "errors": [0], "buckets": [[1, 0]], "bounds_seconds": [1.0]},
@@ -122,6 +123,8 @@ REFUSED = ["login refused: no"]
         ([report(starting=["wait"]), report()], ["wait"]),
         ([report(draining=True), report()], ["draining"]),
         ([report(refusals=REFUSED), report()], REFUSED),
+        ([report(forgotten=REFUSED), report()], REFUSED),
+        ([report(forgotten=REFUSED), report(accepted=True)], []),
         # Once ready, and once accepted, by whichever of them.
         ([report(refusals=REFUSED), report(was_ready=True)], []),
         ([report(refusals=REFUSED), report(accepted=True)], []),

@@ -296,6 +296,30 @@ async def test_a_keep_alive_without_a_new_token_brings_none(calls: Call) -> None
         assert await calls(server.url).keep_alive(held(), "/v3/carts") is None
 
 
+@pytest.mark.parametrize(
+    ("reply", "known"),
+    [
+        (answer("204 No Content"), True),
+        (answer("400 Bad Request", b'{"message": ["Error, insufficient inventory"]}'), True),
+        (answer("500 Internal Server Error"), False),
+        (answer("429 Too Many", b"slow down"), False),
+        (answer("403 Forbidden", PAGE), False),
+        (answer("200 OK", PAGE), False),
+        (answer("404 Not Found", b"404 page not found"), False),
+        (answer("302 Found", b"", "Location: /x"), False),
+    ],
+    ids=["204", "business error", "500", "429", "page 403", "page 200", "router", "302"],
+)
+async def test_only_cardcashs_own_answer_says_that_a_token_was_taken(calls: Call, reply: bytes, known: bool) -> None:
+    async with serving(reply) as server:
+        keeping = calls(server.url).keep_alive(held(), "/v3/carts")
+        if known:
+            assert await keeping is None
+        else:
+            with pytest.raises(SessionOutage, match="keep-alive"):
+                await keeping
+
+
 async def test_a_keep_alive_does_not_bring_the_token_of_another_account(calls: Call) -> None:
     token = Token("held.token.x", FakeClock().now(), 600, identity="a@example.com", own_login=True)
     async with serving(answer("200 OK", b"{}", f"authorization: {jwt(email='b@example.com')}")) as server:
@@ -381,8 +405,9 @@ async def test_a_login_that_met_the_edge_is_tried_again_but_not_after_429(calls:
         answer("403 Forbidden", b"RBAC: access denied", "Content-Type: text/plain"),
         answer("403 Forbidden", b"[]", "Content-Type: application/json"),
         answer("421 Misdirected Request", b'"no"', "Content-Type: application/json"),
+        answer("401 Unauthorized", b" \r\n"),
     ],
-    ids=["router", "mesh", "array", "string"],
+    ids=["router", "mesh", "array", "string", "nothing"],
 )
 async def test_a_word_of_a_router_on_the_way_refuses_nothing_but_a_login_is_tried_again_only_after_the_pause(
     calls: Call, reply: bytes, call: str, tries: int

@@ -166,6 +166,38 @@ async def test_an_operator_opens_a_latch_that_a_renewal_under_way_would_have_fou
     assert (house.keeper.refusals, house.held.identity) == ({}, ME)
 
 
+async def test_what_an_operator_forgot_while_the_store_could_not_be_told_does_not_come_back_from_it(
+    build: Build,
+) -> None:
+    class Flaky(BrokenStore):
+        shared = True
+
+    clock = FakeClock()
+    store = Flaky(clock)
+    house = build(store=store, clock=clock, credentials=LOGIN)
+    house.calls.on_login.append(NO_LOGIN)
+    await house.keeper.token()
+    store.broken = ("latch",)
+    assert (await house.keeper.renew_now()).identity == ME
+    for _ in range(2):
+        await house.keeper.catch_up()
+    assert house.keeper.refusals == {}
+    store.broken = ()
+    await house.keeper.catch_up()
+    assert (house.keeper.refusals, (await store.look(LOGIN.secrets)).refusals) == ({}, {})
+
+
+async def test_what_was_refused_is_known_as_that_while_it_is_tried_again(build: Build) -> None:
+    house = build(credentials=LOGIN)
+    house.calls.on_login.append(NO_LOGIN)
+    await house.keeper.token()
+    assert house.keeper.forgotten == {}
+    house.calls.meanwhile = lambda: seen.append((dict(house.keeper.refusals), set(house.keeper.forgotten)))
+    seen: list[tuple[dict[str, str], set[str]]] = []
+    await house.keeper.renew_now()
+    assert seen == [({}, {"login"})]
+
+
 async def test_what_is_refused_again_to_an_operator_is_latched_again(world: World) -> None:
     await world.refused(NO_LOGIN)
     house = await world.restarted()
