@@ -90,7 +90,7 @@ class Obstacles:
     def __init__(self) -> None:
         #: What CardCash refused; a new mapping with each change, so that an older reading of the store is known as such.
         self.refusals: Mapping[str, str] = {}
-        #: The last that were forgotten.
+        #: Those that were forgotten, as long as no token shows that they hold no more.
         self.forgotten: Mapping[str, str] = {}
         #: The store could not be told of them, or that they are forgotten.
         self.refusals_unsaved = False
@@ -134,6 +134,13 @@ class Obstacles:
             self.refusals = dict(stored.refusals)
         if knows_failures or stored.paused_for > self.pause.left(now):
             self.pause.take_over(now, failures=stored.failures, left=stored.paused_for)
+
+    def adopted(self, token: Token) -> None:
+        """Learn from a token that is held now: nobody gets one without an application id, nor an account without a login."""
+        self.background_pause.end()
+        self.forgotten = {
+            what: why for what, why in self.forgotten.items() if what == "login" and token.identity is None
+        }
 
     def refused(self, refused: Mapping[str, str]) -> None:
         """Remember what a renewal was refused."""

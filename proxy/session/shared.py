@@ -106,7 +106,7 @@ class Shared:
             self._saved = token
         else:
             self._replaced = self._stored
-        self._obstacles.background_pause.end()
+        self._obstacles.adopted(token)
         # A caller's login cannot be made again: who is told that the one before is gone must find it.
         self.save(later=later and self.access.is_distant and not token.own_login)
 

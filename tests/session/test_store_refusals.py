@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import SessionUnavailable
-from proxy.session.cardcash_calls import Credentials, SessionRefused
+from proxy.session.cardcash_calls import Credentials, SessionOutage, SessionRefused
 from proxy.session.stores import Binding, SharedStore, Stored
 from proxy.session.stores.file import FileStore
 from proxy.session.stores.memory import MemoryStore
@@ -194,8 +194,25 @@ async def test_what_was_refused_is_known_as_that_while_it_is_tried_again(build: 
     assert house.keeper.forgotten == {}
     house.calls.meanwhile = lambda: seen.append((dict(house.keeper.refusals), set(house.keeper.forgotten)))
     seen: list[tuple[dict[str, str], set[str]]] = []
+    house.calls.on_login.append(SessionOutage("down"))
+    with pytest.raises(SessionUnavailable):
+        await house.keeper.renew_now()
+    assert (seen, set(house.keeper.forgotten)) == ([({}, {"login"})], {"login"})
     await house.keeper.renew_now()
-    assert seen == [({}, {"login"})]
+    assert (house.held.identity, house.keeper.forgotten) == (ME, {})
+
+
+async def test_what_another_process_was_accepted_with_is_proven_here_too(build: Build, tmp_path: Path) -> None:
+    path = tmp_path / "session.json"
+    world = World(build, FileStore(path, binding=lambda: BINDING, clock=FakeClock(), warn=pytest.fail), path)
+    house = await world.refused(NO_LOGIN)
+    other = await world.restarted()
+    world.clock.advance(1)
+    await other.keeper.renew_now()
+    await house.keeper.catch_up()
+    assert (house.held.identity, house.keeper.refusals, house.keeper.forgotten) == (ME, {}, {})
+    for one in world.stores:
+        await one.close()
 
 
 async def test_what_is_refused_again_to_an_operator_is_latched_again(world: World) -> None:
