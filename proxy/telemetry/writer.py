@@ -27,7 +27,7 @@ LAST_SECONDS: Final = 5.0
 _LAST_WORD: Final = 1.0
 _LOOK_AGAIN: Final = 0.005
 #: Between two turns: a lock that is given up and taken again at once goes past those who wait for it (flock has no queue).
-_BETWEEN_TURNS: Final = 0.0002
+_BETWEEN_TURNS: Final = 0.001
 
 
 class LogWriter:

